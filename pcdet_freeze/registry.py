@@ -1,0 +1,58 @@
+"""NAME in a YAML -> class. One registry a room; an unknown NAME lists the known ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from pcdet_freeze.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Classes (or functions) of one kind, found by the NAME that a config gives.
+
+    >>> vfes = Registry("VFE")
+    >>> @vfes.register
+    ... class PillarVFE: ...
+    >>> vfes.get("PillarVFE") is PillarVFE
+    True
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._known: dict[str, T] = {}
+
+    def register(self, item: T) -> T:
+        """Decorator: file ``item`` under its ``__name__``. A name taken twice is an error."""
+        return self.register_as(item.__name__)(item)  # type: ignore[attr-defined]
+
+    def register_as(self, name: str) -> Callable[[T], T]:
+        """Decorator: file an item under ``name``."""
+
+        def add(item: T) -> T:
+            if name in self._known:
+                raise ConfigError(f"{self.kind} NAME must be unique, but {name!r} is registered twice")
+            self._known[name] = item
+            return item
+
+        return add
+
+    def get(self, name: str) -> T:
+        """Return the item called ``name``; raises ConfigError that lists the known names."""
+        if name in self._known:
+            return self._known[name]
+        close = difflib.get_close_matches(str(name), self._known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"{self.kind} NAME must be one of {', '.join(self.names()) or '(none)'}; got {name!r}.{hint}"
+        )
+
+    def names(self) -> list[str]:
+        """Known names, in order of registration."""
+        return list(self._known)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known

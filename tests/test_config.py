@@ -1,0 +1,170 @@
+"""Configs: bases from anywhere, faults with file and line, --set as users write it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, locate, plain, where
+from pcdet_freeze.errors import ConfigError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def model_yaml(tmp_path: Path) -> Path:
+    return write(
+        tmp_path,
+        "m.yaml",
+        "CLASS_NAMES: [Car]\nMODEL:\n  NAME: PointPillar\n  VFE: {NAME: PillarVFE}\n"
+        "OPTIMIZATION:\n  LR: 0.003\n  NUM_EPOCHS: 2\n  MOMS: [0.95, 0.85]\n",
+    )
+
+
+def test_values_are_reached_as_attributes(model_yaml: Path) -> None:
+    assert cfg_from_yaml_file(model_yaml).MODEL.VFE.NAME == "PillarVFE"
+
+
+@pytest.mark.parametrize("base_at", ["cfgs/x/base.yaml", "cfgs/dataset_configs/base.yaml"])
+def test_base_config_is_found_beside_the_file_and_in_the_config_root(
+    tmp_path: Path, base_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, base_at, "DATASET: A\nDATA_PATH: p\nNESTED: {A: 1, B: 2}\n")
+    asked = "base.yaml" if "x/" in base_at else base_at
+    path = write(tmp_path, "cfgs/x/m.yaml", f"DATA_CONFIG:\n  _BASE_CONFIG_: {asked}\n  NESTED: {{B: 3}}\n")
+    monkeypatch.chdir("/")
+    assert cfg_from_yaml_file(path).DATA_CONFIG == {
+        "DATASET": "A",
+        "DATA_PATH": "p",
+        "NESTED": {"A": 1, "B": 3},
+    }
+
+
+def test_base_config_is_found_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "work", "base.yaml", "DATASET: A\n")
+    path = write(tmp_path / "elsewhere", "m.yaml", "DATA_CONFIG: {_BASE_CONFIG_: base.yaml}\n")
+    monkeypatch.chdir(tmp_path / "work")
+    assert cfg_from_yaml_file(path).DATA_CONFIG.DATASET == "A"
+
+
+def test_a_missing_base_names_the_line_and_every_place_looked_at(tmp_path: Path) -> None:
+    path = write(tmp_path, "cfgs/m.yaml", "MODEL: {}\nDATA_CONFIG:\n  _BASE_CONFIG_: no.yaml\n")
+    with pytest.raises(ConfigError, match=r"m\.yaml, line 3: _BASE_CONFIG_ no\.yaml was not found"):
+        cfg_from_yaml_file(path)
+
+
+def test_bases_in_a_circle_are_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "MODEL: {_BASE_CONFIG_: a.yaml}\n")
+    with pytest.raises(ConfigError, match="lead back"):
+        cfg_from_yaml_file(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODEL:\n  A: 1\n  A: 2\n", r"line 3: key MODEL\.A was given already in line 2"),
+        ("OPTIMIZATION:\n  LR: fast\n", r"line 2: OPTIMIZATION\.LR must be a number; got 'fast'"),
+        ("CLASS_NAMES: Car\n", r"line 1: CLASS_NAMES must be a list of class names; got 'Car'"),
+        ("MODEL: [1\n", r"line 2: not valid YAML"),
+        ("- 1\n", "a config is a mapping"),
+        ("MODLE: {}\n", r"line 1: unknown top-level key MODLE; did you mean MODEL\?"),
+        ("NOT_TRAIN_IN_MULTI_TASK: [vfe]\n", "belongs under MODEL"),
+        ("MODEL: {A: !x {}}\n", "unknown tag"),
+    ],
+)
+def test_a_fault_names_file_line_and_rule(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        cfg_from_yaml_file(write(tmp_path, "m.yaml", text))
+    assert "m.yaml" in str(caught.value)
+
+
+def test_all_type_faults_come_in_one_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "m.yaml", "OPTIMIZATION: {LR: a, NUM_EPOCHS: 0, MOMS: [1]}\n")
+    with pytest.raises(ConfigError) as caught:
+        cfg_from_yaml_file(path)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: .*no\.yaml"):
+        cfg_from_yaml_file(tmp_path / "no.yaml")
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    assert (
+        cfg_from_yaml_file(write(tmp_path, "m.yaml", "OPTIMIZATION: {LR: 1e-3}\n")).OPTIMIZATION.LR == 0.001
+    )
+
+
+def test_n1_an_exemption_needs_no_quotes_in_a_block_list(tmp_path: Path) -> None:
+    path = write(tmp_path, "m.yaml", "MODEL:\n  NOT_TRAIN_IN_MULTI_TASK:\n  - vfe\n  - !vfe.norm\n")
+    assert cfg_from_yaml_file(path).MODEL.NOT_TRAIN_IN_MULTI_TASK == ["vfe", "!vfe.norm"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[vfe, backbone_2d.blocks]", "vfe,backbone_2d.blocks", '["vfe", "backbone_2d.blocks"]']
+)
+def test_n6_the_freeze_list_is_taken_from_the_command_line_in_both_forms(model_yaml: Path, text: str) -> None:
+    cfg = cfg_from_yaml_file(model_yaml)
+    cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", text], cfg)
+    assert cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK == ["vfe", "backbone_2d.blocks"]
+
+
+def test_n6_a_single_name_and_an_exemption_on_the_command_line_make_a_list(model_yaml: Path) -> None:
+    cfg = cfg_from_yaml_file(model_yaml)
+    cfg_from_list(
+        ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, !vfe.pfn_layers.0]", "MODEL.FREEZE.EVAL", "vfe"], cfg
+    )
+    assert cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK == ["vfe", "!vfe.pfn_layers.0"]
+    assert cfg.MODEL.FREEZE.EVAL == ["vfe"]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", ""])
+def test_n6_the_list_can_be_emptied_on_the_command_line(model_yaml: Path, text: str) -> None:
+    cfg = cfg_from_yaml_file(model_yaml)
+    cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", text], cfg)
+    assert not cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK
+
+
+def test_set_keeps_types_and_reaches_into_lists(model_yaml: Path) -> None:
+    cfg = cfg_from_yaml_file(model_yaml)
+    cfg_from_list(["OPTIMIZATION.LR", "1", "OPTIMIZATION.MOMS", "0.9,0.8", "OPTIMIZATION.MOMS.0", "0.5"], cfg)
+    assert cfg.OPTIMIZATION.LR == 1.0 and isinstance(cfg.OPTIMIZATION.LR, float)
+    assert cfg.OPTIMIZATION.MOMS == [0.5, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (["OPTIMIZATION.LRR", "1"], r"no such key 'LRR'. Did you mean LR\?"),
+        (["OPTIMIZATION.LR"], "pairs KEY VALUE"),
+        (["OPTIMIZATION.NUM_EPOCHS", "many"], "must be int like 2; got 'many'"),
+        (["MODEL.VFE", "3"], "must be EasyDict|must be"),
+        (["MODEL.FREEZ.EVAL", "vfe"], "no such key 'FREEZ'"),
+        (["OPTIMIZATION.MOMS.7", "1"], r"Known here: 0\.\.1"),
+    ],
+)
+def test_set_refuses_what_has_no_effect(model_yaml: Path, items: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cfg_from_list(items, cfg_from_yaml_file(model_yaml))
+
+
+def test_where_follows_a_key_to_its_file_and_line_and_survives_a_copy(model_yaml: Path) -> None:
+    cfg = copy.deepcopy(cfg_from_yaml_file(model_yaml))
+    assert where(cfg, "MODEL.VFE.NAME").endswith("m.yaml, line 4")
+    assert where(cfg, "MODEL.VFE.NEW").endswith("m.yaml, line 4")
+    assert locate(cfg, "MODEL.VFE.NAME must be known").endswith("m.yaml, line 4)")
+
+
+def test_plain_holds_dicts_and_lists_only(model_yaml: Path) -> None:
+    value = plain(cfg_from_yaml_file(model_yaml))
+    assert type(value) is dict and type(value["MODEL"]) is dict
