@@ -40,5 +40,5 @@ define install
 	@start=$$(date +%s); rm -f $(VENV)/.installed*; \
 	$(PYTHON) -m venv $(VENV) && \
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e "$(1)" && \
-	touch $@ && echo "installation: $$(( $$(date +%s) - start )) s ($(VENV))"
+	touch $(RUN) $@ && echo "installation: $$(( $$(date +%s) - start )) s ($(VENV))"
 endef
