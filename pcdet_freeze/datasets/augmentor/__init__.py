@@ -1,0 +1,5 @@
+"""Random changes of training samples, under OpenPCDet's names; labels and maps move with the points."""
+
+from pcdet_freeze.datasets.augmentor.data_augmentor import DataAugmentor
+
+__all__ = ["DataAugmentor"]

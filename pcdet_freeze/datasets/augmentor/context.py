@@ -1,0 +1,19 @@
+"""What every augmentor is told besides its own config."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class AugmentorContext:
+    """Trained classes, range (6,) in metres, folder of the ground-truth database, log."""
+
+    class_names: list[str]
+    point_cloud_range: np.ndarray
+    root_path: Path
+    logger: logging.Logger

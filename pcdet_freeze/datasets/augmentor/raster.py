@@ -1,0 +1,33 @@
+"""A BEV raster under a change of the scene. Rows are y, columns x, over the point cloud range."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pcdet_freeze.datasets.frames import IGNORE
+
+
+def flip_raster(raster: np.ndarray, axis: str, limits: np.ndarray) -> np.ndarray:
+    """``raster`` (H, W) mirrored at the x or y axis; exact where the range is symmetric about that axis."""
+    dim, low, high = (0, limits[1], limits[4]) if axis == "x" else (1, limits[0], limits[3])
+    if low == -high:
+        return np.flip(raster, dim).copy()
+    mirror = np.diag([1.0, -1.0] if axis == "x" else [-1.0, 1.0])
+    return resample_raster(raster, limits, mirror)
+
+
+def resample_raster(raster: np.ndarray, limits: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Each new cell takes the old cell that holds its centre, moved ``back``; 255 for what comes from outside.
+
+    raster: (H, W); limits: (6,) metres; back: (2, 2), row vectors ``new @ back = old`` (x, y about the sensor).
+    """
+    low, high = limits[:2].astype(np.float64), limits[3:5].astype(np.float64)
+    size = np.array(raster.shape[::-1])
+    cell = (high - low) / size
+    xs, ys = (low[i] + (np.arange(size[i]) + 0.5) * cell[i] for i in (0, 1))
+    new = np.stack(np.meshgrid(xs, ys), axis=-1)
+    old = np.floor((new @ np.asarray(back, np.float64) - low) / cell).astype(np.int64)
+    known = ((old >= 0) & (old < size)).all(axis=-1)
+    out = np.full_like(raster, IGNORE)
+    out[known] = raster[old[known][:, 1], old[known][:, 0]]
+    return out

@@ -1,0 +1,101 @@
+"""From a data config to a data set, and to batches in an order that can be resumed."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from pcdet_freeze.datasets.registry import DATASETS, Config, find, require
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.errors import ConfigError
+
+
+def build_dataset(
+    dataset_cfg: Config,
+    class_names: Sequence[str],
+    training: bool,
+    root_path: str | Path | None = None,
+    logger: logging.Logger | None = None,
+) -> DatasetTemplate:
+    """The data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
+    _register_all()
+    build = find(DATASETS, require("DATA_CONFIG", dataset_cfg, "DATASET"))
+    return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
+
+
+def _register_all() -> None:
+    """Import every data set of this package, so that each has put its name into the registry."""
+    package = importlib.import_module("pcdet_freeze.datasets")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.ispkg:
+            importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+class EpochSampler(Sampler):
+    """Indices in an order that is a pure function of (seed, epoch); in file order without shuffling.
+
+    Rank r of world_size W takes indices r, r + W, ... of that order. The order is filled up from its own
+    beginning to a multiple of W, so that all ranks make the same number of steps: interleave the ranks and
+    cut at ``len(dataset)`` to get each frame once.
+    ``len()`` is the length of a whole epoch for this rank, also after ``set_epoch(epoch, start_iter)``.
+    """
+
+    def __init__(
+        self, dataset: DatasetTemplate, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank must lie in 0..world_size - 1; got rank {rank} of {world_size}")
+        self.dataset, self.batch_size, self.shuffle = dataset, batch_size, shuffle
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
+        """Choose the epoch's order, for the data set too; the first ``start_iter`` batches are left out."""
+        self.epoch = epoch
+        self.start = start_iter * self.batch_size
+        self.dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(len(self.dataset))
+        if self.shuffle:
+            order = np.random.RandomState([self.seed & 0xFFFFFFFF, self.epoch]).permutation(order)
+        filled = np.resize(order, len(self) * self.world_size)
+        return iter(filled[self.rank :: self.world_size][self.start :].tolist())
+
+
+def build_dataloader(
+    dataset_cfg: Config,
+    class_names: Sequence[str],
+    batch_size: int,
+    *,
+    training: bool,
+    workers: int = 0,
+    root_path: str | Path | None = None,
+    logger: logging.Logger | None = None,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> tuple[DatasetTemplate, DataLoader, EpochSampler]:
+    """(dataset, loader, sampler); what the loader yields depends on (seed, epoch) only, not on ``workers``.
+
+    Call ``sampler.set_epoch(epoch)`` before each pass: workers are started anew for each, and learn it then.
+    """
+    dataset = build_dataset(dataset_cfg, class_names, training, root_path, logger)
+    dataset.seed = seed
+    sampler = EpochSampler(
+        dataset, batch_size, shuffle=training, seed=seed, rank=rank, world_size=world_size)
+    loader = DataLoader(
+        dataset, batch_size=batch_size, sampler=sampler, num_workers=workers,
+        collate_fn=dataset.collate_batch, persistent_workers=False)
+    return dataset, loader, sampler

@@ -1,0 +1,5 @@
+"""The last steps before a batch: range mask, shuffle, sampling, voxels; under OpenPCDet's names."""
+
+from pcdet_freeze.datasets.processor.data_processor import DataProcessor
+
+__all__ = ["DataProcessor"]

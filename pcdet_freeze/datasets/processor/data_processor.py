@@ -1,0 +1,41 @@
+"""DATA_CONFIG.DATA_PROCESSOR: a list of processors, run in the order of the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pcdet_freeze.datasets.processor import points as _points  # registers its processors
+from pcdet_freeze.datasets.processor import voxels as _voxels  # registers its processors
+from pcdet_freeze.datasets.processor.context import ProcessorContext
+from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, find, require
+
+__all__ = ["DataProcessor", "ProcessorContext", "_points", "_voxels"]
+
+
+class DataProcessor:
+    """Runs the configured processors on a sample.
+
+    ``grid_size`` (int64 x, y, z cells) and ``voxel_size`` (3 floats, metres) come from the voxel step;
+    both are None where no processor makes voxels.
+    """
+
+    def __init__(
+        self, configs: Sequence[Config], point_cloud_range: np.ndarray, training: bool, num_point_features: int
+    ) -> None:
+        context = ProcessorContext(point_cloud_range, training, num_point_features)
+        self.grid_size: np.ndarray | None = None
+        self.voxel_size: list[float] | None = None
+        self.steps = []
+        for number, cfg in enumerate(configs):
+            step = find(PROCESSORS, require(f"DATA_PROCESSOR[{number}]", cfg, "NAME"))(cfg, context)
+            self.grid_size = getattr(step, "grid_size", self.grid_size)
+            self.voxel_size = getattr(step, "voxel_size", self.voxel_size)
+            self.steps.append(step)
+
+    def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
+        """The sample after all steps; ``rng`` serves the random ones."""
+        for step in self.steps:
+            sample = step(sample, rng)
+        return sample

@@ -1,0 +1,56 @@
+"""Counter-based random numbers for the kernels: a number is a function of its key alone.
+
+So the noise of a ray does not depend on which rays were cast before it. Mixing function: splitmix64
+(Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"). Numba's disk cache watches
+only the file of the function that is called from Python, so after a change here, change ``raycast.py`` and
+``echo.py`` as well (see GENERATION there).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@njit(cache=True)
+def mix(key: np.uint64) -> np.uint64:
+    """Scramble 64 bits."""
+    key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return key ^ (key >> np.uint64(31))
+
+
+@njit(cache=True)
+def stream(key: np.uint64, number: int) -> np.uint64:
+    """The ``number``-th 64-bit word of the stream ``key``."""
+    return mix(key + np.uint64(number + 1) * GOLDEN)
+
+
+@njit(cache=True)
+def uniform(key: np.uint64, number: int) -> float:
+    """A float in [0, 1)."""
+    return float(stream(key, number) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True)
+def bell(key: np.uint64, number: int) -> float:
+    """Nearly normal, mean 0, deviation 1, never beyond 3.47: the sum of four 16-bit uniforms."""
+    word = stream(key, number)
+    total = 0.0
+    for _ in range(4):
+        total += float(word & np.uint64(0xFFFF))
+        word = word >> np.uint64(16)
+    return (total / 65535.0 - 2.0) * 1.7320508075688772
+
+
+@njit(cache=True)
+def blotch(key: np.uint64, x: float, y: float) -> float:
+    """Smooth noise in [0, 1] over the plane, lattice of 1: bilinear between random corners."""
+    column, row = np.floor(x), np.floor(y)
+    u, v = x - column, y - row
+    base = (int(column) + 32768) * 65536 + int(row) + 32768
+    low = uniform(key, base) * (1 - v) + uniform(key, base + 1) * v
+    high = uniform(key, base + 65536) * (1 - v) + uniform(key, base + 65537) * v
+    return low * (1 - u) + high * u

@@ -1,0 +1,210 @@
+"""What every data set has in common: from a raw frame to a sample, and from samples to a batch.
+
+```
+__getitem__(index)
+    rng    = RandomState([seed, epoch, index])      # so worker count and resume do not change data
+    sample = load_sample(index)                     # the subclass: a raw frame
+    prepare_data(sample, rng)
+        data_augmentor            (training only)
+        boxes of other classes go; gt_names become the class column
+        point_feature_encoder
+        data_processor            (range mask, shuffle, voxels)
+collate_batch([sample, ...]) -> batch_dict
+```
+
+Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-clockwise from x):
+
+| key | shape | |
+| --- | --- | --- |
+| points | (N, C) float32 | x, y, z, intensity, ... |
+| frame_id | str | |
+| gt_boxes | (G, 7) or (G, 9) float32 | x, y, z, dx, dy, dz, heading[, vx, vy]; centre in the middle of the box |
+| gt_names | (G,) str | before prepare_data; afterwards the last column of gt_boxes is the 1-based class |
+| point_labels | (N,) int64 | optional; 255: no class |
+| lane_map | (H, W) uint8 | optional; raster over the point cloud range, rows y, columns x; 255: no lane |
+| calib, image_shape | | optional |
+| voxels, voxel_coords, voxel_num_points | (M, P, C), (M, 3) zyx, (M,) | where the processor makes voxels |
+| skipped_frames | list of str | names of bad or empty frames that were passed over to find this one |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pcdet_freeze.datasets.augmentor import DataAugmentor
+from pcdet_freeze.datasets.collate import collate
+from pcdet_freeze.datasets.frames import keep_boxes
+from pcdet_freeze.datasets.point_features import PointFeatureEncoder
+from pcdet_freeze.datasets.processor import DataProcessor
+from pcdet_freeze.datasets.registry import Config, Sample, require
+from pcdet_freeze.errors import ConfigError, DataError
+
+
+class DatasetTemplate(Dataset):
+    """Base of all data sets; a subclass loads raw frames and says what is true in them.
+
+    It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
+    ``generate_prediction_dicts``. ``DATA_CONFIG.KEEP_EMPTY_FRAMES`` (default False, as in OpenPCDet):
+    whether training takes frames in which no box of the trained classes is left.
+    """
+
+    def __init__(
+        self,
+        dataset_cfg: Config,
+        class_names: Sequence[str],
+        training: bool = True,
+        root_path: str | Path | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset_cfg = dataset_cfg
+        self.class_names = list(class_names)
+        self.training = training
+        self.logger = logger or logging.getLogger("pcdet_freeze")
+        self.root_path = Path(root_path if root_path is not None else dataset_cfg.get("DATA_PATH") or ".")
+        self.seed = 0
+        self.epoch = 0
+        self.keep_empty_frames = bool(dataset_cfg.get("KEEP_EMPTY_FRAMES", False))
+        self.point_cloud_range = _checked_range(require("DATA_CONFIG", dataset_cfg, "POINT_CLOUD_RANGE"))
+        self.point_feature_encoder = PointFeatureEncoder(
+            require("DATA_CONFIG", dataset_cfg, "POINT_FEATURE_ENCODING"))
+        self.data_augmentor = self._build_augmentor() if training else None
+        self.data_processor = DataProcessor(
+            dataset_cfg.get("DATA_PROCESSOR") or [], self.point_cloud_range, training,
+            self.point_feature_encoder.num_point_features)
+        self.grid_size = self.data_processor.grid_size
+        self.voxel_size = self.data_processor.voxel_size
+        self.depth_downsample_factor = None
+        self._warned: set[str] = set()
+
+    def _build_augmentor(self) -> DataAugmentor:
+        return DataAugmentor(
+            self.dataset_cfg.get("DATA_AUGMENTOR") or [], self.class_names, self.point_cloud_range,
+            root_path=self.info_root, logger=self.logger)
+
+    @property
+    def info_root(self) -> Path:
+        """Folder of the info files and the ground-truth database: INFO_ROOT, or the data folder itself."""
+        return Path(self.dataset_cfg.get("INFO_ROOT") or self.root_path)
+
+    @property
+    def mode(self) -> str:
+        """'train' or 'test', as the keys of a config are called."""
+        return "train" if self.training else "test"
+
+    def set_epoch(self, epoch: int) -> None:
+        """Name the epoch that the next samples belong to; their random draws depend on it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must say how many frames it has (__len__)")
+
+    def load_sample(self, index: int) -> Sample:
+        """Raw frame ``index``; raises DataError, naming the file, for a frame that cannot be used."""
+        raise NotImplementedError(f"{type(self).__name__} must implement load_sample")
+
+    def ground_truth_annos(self) -> list[dict[str, Any]]:
+        """KITTI annotation dicts of all frames, in the order of the frames, for the evaluation."""
+        raise NotImplementedError(f"{type(self).__name__} has no annotations to evaluate against")
+
+    def frame_name(self, index: int) -> str:
+        """What frame ``index`` is called in messages."""
+        return str(index)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample ``index``; in training the next good one, with the bad ones named in ``skipped_frames``."""
+        skipped: list[str] = []
+        for step in range(len(self)):
+            current = (index + step) % len(self)
+            try:
+                raw = self.load_sample(current)
+            except DataError as error:
+                if not self.training:
+                    raise
+                self._skip(current, str(error), skipped)
+                continue
+            sample = self.prepare_data(raw, self.random_state(current))
+            if not self._is_empty(sample):
+                sample["skipped_frames"] = skipped
+                return sample
+            self._skip(current, f"no point or no box of {', '.join(self.class_names)} in range", skipped)
+        raise DataError(f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} frames "
+                        f"were skipped; the log gives each reason, the first frames are {skipped[:5]}")
+
+    def random_state(self, index: int) -> np.random.RandomState:
+        """The one source of randomness of sample ``index``: a pure function of (seed, epoch, index)."""
+        return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.epoch, index)])
+
+    def _is_empty(self, sample: Sample) -> bool:
+        if not self.training:
+            return False
+        no_box = "gt_boxes" in sample and len(sample["gt_boxes"]) == 0
+        return len(sample["points"]) == 0 or (no_box and not self.keep_empty_frames)
+
+    def _skip(self, index: int, reason: str, skipped: list[str]) -> None:
+        name = self.frame_name(index)
+        skipped.append(name)
+        if name not in self._warned:
+            self._warned.add(name)
+            self.logger.warning("skipped frame %s (%d so far): %s", name, len(self._warned), reason)
+
+    def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
+        """Augment (training only), turn names into classes, pick point features, process; in that order."""
+        if self.data_augmentor is not None:
+            sample = self.data_augmentor(sample, rng)
+        self._names_to_classes(sample)
+        self.point_feature_encoder(sample)
+        sample = self.data_processor(sample, rng)
+        sample.pop("road_plane", None)
+        return sample
+
+    def _names_to_classes(self, sample: Sample) -> None:
+        if sample.get("gt_boxes") is None:
+            sample.pop("gt_boxes", None)
+            return
+        keep_boxes(sample, np.isin(np.asarray(sample["gt_names"], str), self.class_names))
+        classes = [self.class_names.index(name) + 1 for name in sample.pop("gt_names")]
+        column = np.array(classes, np.float32).reshape(-1, 1)
+        sample["gt_boxes"] = np.concatenate([sample["gt_boxes"].astype(np.float32), column], axis=1)
+
+    @staticmethod
+    def collate_batch(samples: Sequence[Sample]) -> dict[str, Any]:
+        """batch_dict of numpy arrays; see :func:`pcdet_freeze.datasets.collate.collate`."""
+        return collate(samples)
+
+    def generate_prediction_dicts(
+        self,
+        batch_dict: dict[str, Any],
+        pred_dicts: list[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: str | Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predictions as annotation dicts: name, score, boxes_lidar (K, 7), pred_labels, frame_id."""
+        annos = []
+        for frame_id, prediction in zip(batch_dict["frame_id"], pred_dicts, strict=True):
+            labels = prediction["pred_labels"].cpu().numpy()
+            annos.append({
+                "name": np.array([class_names[label - 1] for label in labels], dtype=str),
+                "score": prediction["pred_scores"].cpu().numpy(),
+                "boxes_lidar": prediction["pred_boxes"].cpu().numpy(),
+                "pred_labels": labels,
+                "frame_id": frame_id,
+            })
+        return annos
+
+
+def _checked_range(values: Any) -> np.ndarray:
+    try:
+        limits = np.array(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"DATA_CONFIG.POINT_CLOUD_RANGE must be six numbers; got {values!r}") from error
+    if limits.shape != (6,) or not (limits[:3] < limits[3:]).all():
+        raise ConfigError("DATA_CONFIG.POINT_CLOUD_RANGE must be [x_min, y_min, z_min, x_max, y_max, z_max] "
+                          f"with min < max; got {values!r}")
+    return limits
