@@ -13,7 +13,6 @@ from pcdet_freeze.datasets.frames import IGNORE, keep_points
 from pcdet_freeze.datasets.registry import AUGMENTORS, Config, Sample, check_keys, require
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
-from pcdet_freeze.ops.iou import boxes_iou_bev
 
 KNOWN = {
     "NAME", "DB_INFO_PATH", "PREPARE", "SAMPLE_GROUPS", "NUM_POINT_FEATURES", "REMOVE_EXTRA_WIDTH",
@@ -108,7 +107,7 @@ class DatabaseSampler:
                               f"columns of the scene's points; got {self.features}")
         sample["points"] = np.concatenate([cloud, sample["points"]])
         if sample.get("point_labels") is not None:
-            labels = [info.get("point_label", self.point_labels.get(info["name"], IGNORE)) for info in chosen]
+            labels = [int(info.get("point_label", self.point_labels.get(info["name"], IGNORE))) for info in chosen]
             pasted = np.repeat(labels, [len(rows) for rows in clouds]).astype(sample["point_labels"].dtype)
             sample["point_labels"] = np.concatenate([pasted, sample["point_labels"]])
 
@@ -127,6 +126,8 @@ class DatabaseSampler:
 
 def free_places(candidates: np.ndarray, taken: np.ndarray) -> list[int]:
     """Indices of the candidates (M, 7) that overlap neither ``taken`` (N, 7) nor an earlier kept one in BEV."""
+    from pcdet_freeze.ops.iou import boxes_iou_bev
+
     if len(candidates) == 0:
         return []
     both = np.concatenate([taken, candidates]).astype(np.float32)
