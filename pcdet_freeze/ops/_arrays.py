@@ -1,0 +1,73 @@
+"""What the operators share: shape checks, numpy <-> torch, and the numba decorator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+
+from pcdet_freeze.errors import DataError
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """``numba.njit`` with a cache on disk, strict IEEE arithmetic and no GIL.
+
+    The cache lies beside the module, or in the user's cache folder where the package is read-only.
+    Where neither can be written, numba refuses to cache; then the function is compiled once a process.
+    """
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def check_columns(name: str, array: Any, columns: int, exact: bool = False) -> None:
+    """Raise DataError unless ``array`` is a numpy array or tensor of shape (N, columns or more)."""
+    if not isinstance(array, (np.ndarray, torch.Tensor)):
+        raise DataError(f"{name} must be a numpy array or a torch tensor; got {type(array).__name__}")
+    fits = array.ndim == 2 and (array.shape[1] == columns or (array.shape[1] > columns and not exact))
+    if not fits:
+        wanted = f"(N, {columns})" if exact else f"(N, {columns}) or wider"
+        raise DataError(
+            f"{name} must have shape {wanted}, with N = 0 too; got {tuple(array.shape)}: reshape or slice it"
+        )
+
+
+def check_same_kind(name_a: str, a: Any, name_b: str, b: Any) -> None:
+    """Raise DataError unless both are numpy arrays, or both tensors on one device."""
+    if isinstance(a, torch.Tensor) != isinstance(b, torch.Tensor):
+        raise DataError(
+            f"{name_a} and {name_b} must be both numpy or both torch; got {type(a).__name__} and "
+            f"{type(b).__name__}: convert one of them"
+        )
+    if isinstance(a, torch.Tensor) and a.device != b.device:
+        raise DataError(f"{name_a} and {name_b} must be on one device; got {a.device} and {b.device}")
+
+
+def to_float64(array: np.ndarray | torch.Tensor, columns: int | None = None) -> np.ndarray:
+    """Contiguous float64 numpy copy or view of the first ``columns`` columns of a CPU array."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu().double().numpy()
+    return np.ascontiguousarray(array[:, :columns] if columns else array, dtype=np.float64)
+
+
+def to_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A tensor without gradient; numpy arrays are copied where torch could not share them."""
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def floating_like(result: np.ndarray | torch.Tensor, like: Array) -> Array:
+    """``result`` as the kind, device and floating dtype of ``like`` (float64 where that is an integer)."""
+    if isinstance(like, torch.Tensor):
+        dtype = like.dtype if like.dtype.is_floating_point else torch.float64
+        return to_tensor(result).to(device=like.device, dtype=dtype)
+    array = result.cpu().numpy() if isinstance(result, torch.Tensor) else result
+    return array.astype(like.dtype if like.dtype.kind == "f" else np.float64, copy=False)
