@@ -1,0 +1,132 @@
+"""Who is matched with whom. Compiled: a benchmark asks this some two thousand times of every label.
+
+A label's candidates are the detections that overlap it enough, ``candidate[first[i]:first[i + 1]]``. Since a
+detection is a candidate only within its own frame, labels are visited one after another without regard to
+frames. Labels and detections that take no part are left out by the caller; those ``ignored`` may be matched,
+but then neither count nor miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+
+from pcdet_freeze.evaluation.kitti.tables import Flags, Floats, Ints
+
+RECALL_POINTS = 41
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile at the first call; to callers it keeps its own signature."""
+    return cast(F, numba.njit(function))
+
+
+@compiled
+def true_positive_scores(
+    first: Ints, candidate: Ints, label_ignored: Flags, ignored: Flags, score: Floats
+) -> Floats:
+    """(T,) scores of matched pairs that count, when each label takes its best-scored free candidate."""
+    taken = np.zeros(len(score), np.bool_)
+    found = np.empty(len(label_ignored))
+    count = 0
+    for label in range(len(label_ignored)):
+        best = -1
+        for pair in range(first[label], first[label + 1]):
+            detection = candidate[pair]
+            if not taken[detection] and (best < 0 or score[detection] > score[best]):
+                best = detection
+        if best < 0:
+            continue
+        taken[best] = True
+        if not label_ignored[label] and not ignored[best]:
+            found[count] = score[best]
+            count += 1
+    return found[:count]
+
+
+@compiled
+def recall_thresholds(scores: Floats, num_labels: int) -> Floats:
+    """(at most 41,) scores at which recall comes nearest to 0, 1/40, 2/40, ...
+
+    Args:
+        scores: (T,) of true positives, falling.
+        num_labels: how many labels must be found.
+    """
+    kept = np.empty(len(scores))
+    count = 0
+    wanted = 0.0
+    for i in range(len(scores)):
+        recall, next_recall = (i + 1) / num_labels, (i + 2) / num_labels
+        if i < len(scores) - 1 and next_recall - wanted < wanted - recall:
+            continue  # the next score comes nearer; the last has no next
+        kept[count] = scores[i]
+        count += 1
+        wanted += 1 / (RECALL_POINTS - 1)
+    return kept[:count]
+
+
+@compiled
+def _closest(
+    candidates: Ints, overlap: Floats, ignored: Flags, score: Floats, taken: Flags, threshold: float
+) -> int:
+    """The free candidate that overlaps most, or the first ignored one where no other is left; -1: none."""
+    best, best_overlap = -1, 0.0
+    for pair in range(len(candidates)):
+        detection = candidates[pair]
+        if taken[detection] or score[detection] < threshold:
+            continue
+        if ignored[detection]:
+            if best < 0:
+                best = detection
+        elif overlap[pair] > best_overlap:
+            best, best_overlap = detection, overlap[pair]
+    return best
+
+
+@compiled
+def count_at(
+    thresholds: Floats,
+    first: Ints,
+    candidate: Ints,
+    overlap: Floats,
+    label_ignored: Flags,
+    ignored: Flags,
+    score: Floats,
+    excused: Flags,
+    label_alpha: Floats,
+    alpha: Floats,
+) -> tuple[Floats, Floats, Floats]:
+    """True positives, false positives and summed orientation similarity at each of T score thresholds.
+
+    Args:
+        thresholds: (T,) detections with a lower score do not exist.
+        first, candidate, overlap: (L + 1,), (P,), (P,) the labels' candidates, as the module says.
+        label_ignored, label_alpha: (L,); ignored, score, alpha: (D,).
+        excused: (D,) where an unmatched detection is no false positive: it lies on a DontCare region.
+
+    Returns:
+        three (T,); similarity is (1 + cos(difference of alpha)) / 2 for each true positive.
+    """
+    true = np.zeros(len(thresholds))
+    false = np.zeros(len(thresholds))
+    similarity = np.zeros(len(thresholds))
+    for t in range(len(thresholds)):
+        taken = np.zeros(len(score), np.bool_)
+        for label in range(len(label_ignored)):
+            mine = slice(first[label], first[label + 1])
+            best = _closest(candidate[mine], overlap[mine], ignored, score, taken, thresholds[t])
+            if best < 0:
+                continue
+            taken[best] = True
+            if not label_ignored[label] and not ignored[best]:
+                true[t] += 1
+                similarity[t] += (1 + np.cos(label_alpha[label] - alpha[best])) / 2
+        for detection in range(len(score)):
+            if not (score[detection] < thresholds[t] or taken[detection] or ignored[detection]):
+                false[t] += not excused[detection]
+    return true, false, similarity

@@ -1,0 +1,47 @@
+"""The scores in the words and under the keys that OpenPCDet's users know."""
+
+from __future__ import annotations
+
+from pcdet_freeze.evaluation.kitti.rules import DIFFICULTIES
+from pcdet_freeze.evaluation.kitti.scoring import OVERLAP_SETS, KittiScores
+
+# metric -> its line's head in the text, and its decimals
+LINES = {"image": ("bbox AP", 4), "bev": ("bev  AP", 4), "3d": ("3d   AP", 4), "aos": ("aos  AP", 2)}
+RECALL_NAMES = {11: "AP", 40: "AP_R40"}
+
+
+def as_text(scores: KittiScores) -> str:
+    """A block for each class, overlap set and number of recall points: easy, moderate, hard by metric."""
+    blocks = []
+    for c in range(len(scores.classes)):
+        for overlap_set in range(OVERLAP_SETS):
+            for recall_points in RECALL_NAMES:
+                blocks.append(_block(scores, c, overlap_set, recall_points))
+    return "".join(blocks)
+
+
+def _block(scores: KittiScores, c: int, overlap_set: int, recall_points: int) -> str:
+    wanted = scores.classes[c]
+    least = ", ".join(f"{wanted.least_overlap(m)[overlap_set]:.2f}" for m in ("image", "bev", "3d"))
+    lines = [f"{wanted.name} {RECALL_NAMES[recall_points]}@{least}:"]
+    for metric, (head, decimals) in LINES.items():
+        if metric in scores.curves:
+            values = scores.average(metric, recall_points)[c, :, overlap_set]
+            lines.append(f"{head}:" + ", ".join(f"{value:.{decimals}f}" for value in values))
+    return "\n".join(lines) + "\n"
+
+
+def as_dict(scores: KittiScores) -> dict[str, float]:
+    """Percent by key: ``Car_3d/moderate_R40`` at the strict overlap, ``Car_3d_0.50/moderate_R40`` at each."""
+    values: dict[str, float] = {}
+    for metric in scores.curves:
+        for recall_points in RECALL_NAMES:
+            average = scores.average(metric, recall_points)
+            for c, wanted in enumerate(scores.classes):
+                for d, difficulty in enumerate(DIFFICULTIES):
+                    tail = f"/{difficulty.name}_R{recall_points}"
+                    if recall_points == 40:
+                        values[f"{wanted.name}_{metric}{tail}"] = float(average[c, d, 0])
+                    for o, least in enumerate(wanted.least_overlap(metric)):
+                        values[f"{wanted.name}_{metric}_{least:.2f}{tail}"] = float(average[c, d, o])
+    return values

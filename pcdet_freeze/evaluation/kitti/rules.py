@@ -1,0 +1,100 @@
+"""The benchmark's figures: classes, difficulties, overlaps, and whom each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.evaluation.kitti.tables import Detections, Labels
+
+COUNTED, IGNORED, OTHER = 0, 1, -1
+"""An object's state: it counts; it may be matched without effect; it takes no part."""
+
+States = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class KittiClass:
+    """A class, the class whose labels it is forgiven for finding, and the least overlaps of a match."""
+
+    name: str
+    neighbour: str | None
+    image_overlap: tuple[float, float]
+    """Strict, loose: for image and aos."""
+    box_overlap: tuple[float, float]
+    """Strict, loose: for bev and 3d."""
+
+    def least_overlap(self, metric: str) -> tuple[float, float]:
+        """Strict and loose overlap of a metric: image, bev, 3d or aos."""
+        return self.box_overlap if metric in ("bev", "3d") else self.image_overlap
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """Which labels are asked for; harder ones are ignored."""
+
+    name: str
+    min_height: float
+    """Pixels; a label must be taller, a detection no smaller."""
+    max_occlusion: int
+    max_truncation: float
+
+
+# numbers are positions: 0 is Car
+CLASSES = (
+    KittiClass("Car", "Van", (0.7, 0.7), (0.7, 0.5)),
+    KittiClass("Pedestrian", "Person_sitting", (0.5, 0.5), (0.5, 0.25)),
+    KittiClass("Cyclist", None, (0.5, 0.5), (0.5, 0.25)),
+    KittiClass("Van", None, (0.7, 0.7), (0.7, 0.5)),
+    KittiClass("Person_sitting", None, (0.5, 0.5), (0.5, 0.25)),
+    KittiClass("Truck", None, (0.7, 0.5), (0.7, 0.5)),
+)
+
+DIFFICULTIES = (
+    Difficulty("easy", 40, 0, 0.15),
+    Difficulty("moderate", 25, 1, 0.3),
+    Difficulty("hard", 25, 2, 0.5),
+)
+
+
+def find_classes(current_classes: str | int | Sequence[str | int]) -> list[KittiClass]:
+    """Classes by name or number, one or many; raises ConfigError for one that KITTI does not know."""
+    if isinstance(current_classes, (str, int, np.integer)):
+        current_classes = [current_classes]
+    if len(current_classes) == 0:
+        raise ConfigError("KITTI evaluation needs at least one class; got none. Name them, e.g. ['Car'].")
+    return [_find_class(wanted) for wanted in current_classes]
+
+
+def _find_class(wanted: str | int) -> KittiClass:
+    for number, known in enumerate(CLASSES):
+        if wanted == (known.name if isinstance(wanted, str) else number):
+            return known
+    names = ", ".join(f"{known.name} ({number})" for number, known in enumerate(CLASSES))
+    raise ConfigError(
+        f"KITTI evaluation knows the classes {names}; got {wanted!r}. "
+        f"Rename your class to one of these in both lists of annotations, or leave it out."
+    )
+
+
+def label_states(labels: Labels, wanted: KittiClass, difficulty: Difficulty) -> States:
+    """(K,) COUNTED where a label must be found; IGNORED where it is too hard, or the neighbour's."""
+    same = labels.name == wanted.name.lower()
+    neighbour = (labels.name == wanted.neighbour.lower()) if wanted.neighbour else np.zeros_like(same)
+    hard = (
+        (labels.occluded > difficulty.max_occlusion)
+        | (labels.truncated > difficulty.max_truncation)
+        | (labels.height <= difficulty.min_height)
+    )
+    return np.select([same & ~hard, same | neighbour], [COUNTED, IGNORED], OTHER).astype(np.int8)
+
+
+def detection_states(detections: Detections, wanted: KittiClass, difficulty: Difficulty) -> States:
+    """(K,) IGNORED where a detection is too small, of whatever class; COUNTED where it is of this class."""
+    small = detections.height < difficulty.min_height
+    same = detections.name == wanted.name.lower()
+    return np.select([small, same], [IGNORED, COUNTED], OTHER).astype(np.int8)
