@@ -5,5 +5,11 @@ from pcdet_freeze.datasets.registry import AUGMENTORS, DATASETS, PROCESSORS
 from pcdet_freeze.datasets.template import DatasetTemplate
 
 __all__ = [
-    "AUGMENTORS", "DATASETS", "PROCESSORS", "DatasetTemplate", "EpochSampler", "build_dataloader", "build_dataset",
+    "AUGMENTORS",
+    "DATASETS",
+    "PROCESSORS",
+    "DatasetTemplate",
+    "EpochSampler",
+    "build_dataloader",
+    "build_dataset",
 ]

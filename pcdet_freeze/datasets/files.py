@@ -27,13 +27,17 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: the point file cannot be read ({error.strerror}); "
-                        "check DATA_PATH, and that the file is there") from error
+        raise DataError(
+            f"{path}: the point file cannot be read ({error.strerror}); "
+            "check DATA_PATH, and that the file is there"
+        ) from error
     row = 4 * features
     if len(raw) % row or not (raw or allow_empty):
         kind = "empty" if not raw else "truncated"
-        raise DataError(f"{path}: {kind} point file; its size must be a positive multiple of {row} bytes "
-                        f"({features} float32 a point), got {len(raw)}. Fetch the file again")
+        raise DataError(
+            f"{path}: {kind} point file; its size must be a positive multiple of {row} bytes "
+            f"({features} float32 a point), got {len(raw)}. Fetch the file again"
+        )
     return check_points(np.frombuffer(raw, "<f4").reshape(-1, features).astype(np.float32), path)
 
 
@@ -86,14 +90,25 @@ def read_pickle(path: Path) -> Any:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: the info file cannot be read ({error.strerror}). Write it with "
-                        f"`{PREPARE_HINT}`, or set DATA_PATH or INFO_ROOT to where it is") from error
+        raise DataError(
+            f"{path}: the info file cannot be read ({error.strerror}). Write it with "
+            f"`{PREPARE_HINT}`, or set DATA_PATH or INFO_ROOT to where it is"
+        ) from error
     try:
         return PlainUnpickler(io.BytesIO(raw)).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
-            MemoryError) as error:
-        raise DataError(f"{path}: not an info file of plain values ({error}). Write it anew with "
-                        f"`{PREPARE_HINT}`") from error
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        MemoryError,
+    ) as error:
+        raise DataError(
+            f"{path}: not an info file of plain values ({error}). Write it anew with `{PREPARE_HINT}`"
+        ) from error
 
 
 def write_pickle(path: Path, value: Any) -> None:
@@ -103,15 +118,19 @@ def write_pickle(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Callable[[bytes], Any]]:
-    """Yields a write function; ``path`` appears, or changes, only when the block ends without an error."""
+def replacing(path: Path, sync: bool = True) -> Iterator[Callable[[bytes], Any]]:
+    """Yields a write function; ``path`` appears, or changes, only when the block ends without an error.
+
+    ``sync=False`` leaves out the wait for the disk (for thousands of small files).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream.write
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

@@ -47,7 +47,13 @@ class EpochSampler(Sampler):
     """
 
     def __init__(
-        self, dataset: DatasetTemplate, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0,
+        self,
+        dataset: DatasetTemplate,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
@@ -93,9 +99,13 @@ def build_dataloader(
     """
     dataset = build_dataset(dataset_cfg, class_names, training, root_path, logger)
     dataset.seed = seed
-    sampler = EpochSampler(
-        dataset, batch_size, shuffle=training, seed=seed, rank=rank, world_size=world_size)
+    sampler = EpochSampler(dataset, batch_size, shuffle=training, seed=seed, rank=rank, world_size=world_size)
     loader = DataLoader(
-        dataset, batch_size=batch_size, sampler=sampler, num_workers=workers,
-        collate_fn=dataset.collate_batch, persistent_workers=False)
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=dataset.collate_batch,
+        persistent_workers=False,
+    )
     return dataset, loader, sampler

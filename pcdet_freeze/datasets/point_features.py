@@ -17,11 +17,17 @@ class PointFeatureEncoder:
     """
 
     def __init__(self, cfg: Config) -> None:
-        check_keys(WHERE, cfg, {"encoding_type", "used_feature_list", "src_feature_list"},
-                   not_built={"filter_sweeps", "max_sweeps"})
+        check_keys(
+            WHERE,
+            cfg,
+            {"encoding_type", "used_feature_list", "src_feature_list"},
+            not_built={"filter_sweeps", "max_sweeps"},
+        )
         encoding = cfg.get("encoding_type", "absolute_coordinates_encoding")
         if encoding != "absolute_coordinates_encoding":
-            raise ConfigError(f"{WHERE}.encoding_type must be absolute_coordinates_encoding; got {encoding!r}")
+            raise ConfigError(
+                f"{WHERE}.encoding_type must be absolute_coordinates_encoding; got {encoding!r}"
+            )
         self.used_feature_list: list[str] = list(require(WHERE, cfg, "used_feature_list"))
         self.src_feature_list: list[str] = list(require(WHERE, cfg, "src_feature_list"))
         self._check()
@@ -33,8 +39,10 @@ class PointFeatureEncoder:
                 raise ConfigError(f"{WHERE}.{key}_feature_list must begin with x, y, z; got {names}")
         missing = [name for name in self.used_feature_list if name not in self.src_feature_list]
         if missing:
-            raise ConfigError(f"{WHERE}.used_feature_list asks for {missing}, which src_feature_list "
-                              f"{self.src_feature_list} does not hold")
+            raise ConfigError(
+                f"{WHERE}.used_feature_list asks for {missing}, which src_feature_list "
+                f"{self.src_feature_list} does not hold"
+            )
 
     @property
     def num_point_features(self) -> int:
@@ -45,7 +53,9 @@ class PointFeatureEncoder:
         """Replace ``points`` (N, len(src)) by (N, len(used)) float32."""
         points = sample["points"]
         if points.shape[1] != len(self.src_feature_list):
-            raise ConfigError(f"{WHERE}.src_feature_list names {len(self.src_feature_list)} columns "
-                              f"{self.src_feature_list}, but the points have {points.shape[1]}")
+            raise ConfigError(
+                f"{WHERE}.src_feature_list names {len(self.src_feature_list)} columns "
+                f"{self.src_feature_list}, but the points have {points.shape[1]}"
+            )
         if not np.array_equal(self.columns, np.arange(points.shape[1])):
             sample["points"] = np.ascontiguousarray(points[:, self.columns])

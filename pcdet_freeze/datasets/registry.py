@@ -19,18 +19,39 @@ AUGMENTORS: Registry[Any] = Registry("DATA_AUGMENTOR")
 PROCESSORS: Registry[Any] = Registry("DATA_PROCESSOR")
 
 NOT_BUILT: dict[str, frozenset[str]] = {
-    DATASETS.kind: frozenset({
-        "NuScenesDataset", "WaymoDataset", "PandasetDataset", "LyftDataset", "ONCEDataset",
-        "CustomDataset", "Argo2Dataset",
-    }),
-    AUGMENTORS.kind: frozenset({
-        "random_image_flip", "random_world_translation", "random_local_translation",
-        "random_local_rotation", "random_local_scaling", "random_world_frustum_dropout",
-        "random_local_frustum_dropout", "random_local_pyramid_aug", "imgaug",
-    }),
-    PROCESSORS.kind: frozenset({
-        "double_flip", "calculate_grid_size", "downsample_depth_map", "image_normalize", "image_calibrate",
-    }),
+    DATASETS.kind: frozenset(
+        {
+            "NuScenesDataset",
+            "WaymoDataset",
+            "PandasetDataset",
+            "LyftDataset",
+            "ONCEDataset",
+            "CustomDataset",
+            "Argo2Dataset",
+        }
+    ),
+    AUGMENTORS.kind: frozenset(
+        {
+            "random_image_flip",
+            "random_world_translation",
+            "random_local_translation",
+            "random_local_rotation",
+            "random_local_scaling",
+            "random_world_frustum_dropout",
+            "random_local_frustum_dropout",
+            "random_local_pyramid_aug",
+            "imgaug",
+        }
+    ),
+    PROCESSORS.kind: frozenset(
+        {
+            "double_flip",
+            "calculate_grid_size",
+            "downsample_depth_map",
+            "image_normalize",
+            "image_calibrate",
+        }
+    ),
 }
 """Names that OpenPCDet knows and that are not built here yet."""
 
@@ -56,8 +77,9 @@ def check_keys(where: str, cfg: Config, known: Collection[str], not_built: Colle
         if key not in known and not (key in not_built and _is_off(value))
     ]
     if faults:
-        raise ConfigError(f"{where} has keys without effect: {'; '.join(faults)}. "
-                          f"Known keys: {', '.join(sorted(known))}")
+        raise ConfigError(
+            f"{where} has keys without effect: {'; '.join(faults)}. Known keys: {', '.join(sorted(known))}"
+        )
 
 
 def require(where: str, cfg: Config, key: str) -> Any:

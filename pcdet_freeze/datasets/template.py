@@ -18,7 +18,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 | --- | --- | --- |
 | points | (N, C) float32 | x, y, z, intensity, ... |
 | frame_id | str | |
-| gt_boxes | (G, 7) or (G, 9) float32 | x, y, z, dx, dy, dz, heading[, vx, vy]; centre in the middle of the box |
+| gt_boxes | (G, 7) or (G, 9) float32 | x, y, z, dx, dy, dz, heading[, vx, vy]; centre in the box middle |
 | gt_names | (G,) str | before prepare_data; afterwards the last column of gt_boxes is the 1-based class |
 | point_labels | (N,) int64 | optional; 255: no class |
 | lane_map | (H, W) uint8 | optional; raster over the point cloud range, rows y, columns x; 255: no lane |
@@ -68,16 +68,21 @@ class DatasetTemplate(Dataset):
         self.training = training
         self.logger = logger or logging.getLogger("pcdet_freeze")
         self.root_path = Path(root_path if root_path is not None else dataset_cfg.get("DATA_PATH") or ".")
+        self.check_root()
         self.seed = 0
         self.epoch = 0
         self.keep_empty_frames = bool(dataset_cfg.get("KEEP_EMPTY_FRAMES", False))
         self.point_cloud_range = _checked_range(require("DATA_CONFIG", dataset_cfg, "POINT_CLOUD_RANGE"))
         self.point_feature_encoder = PointFeatureEncoder(
-            require("DATA_CONFIG", dataset_cfg, "POINT_FEATURE_ENCODING"))
+            require("DATA_CONFIG", dataset_cfg, "POINT_FEATURE_ENCODING")
+        )
         self.data_augmentor = self._build_augmentor() if training else None
         self.data_processor = DataProcessor(
-            dataset_cfg.get("DATA_PROCESSOR") or [], self.point_cloud_range, training,
-            self.point_feature_encoder.num_point_features)
+            dataset_cfg.get("DATA_PROCESSOR") or [],
+            self.point_cloud_range,
+            training,
+            self.point_feature_encoder.num_point_features,
+        )
         self.grid_size = self.data_processor.grid_size
         self.voxel_size = self.data_processor.voxel_size
         self.depth_downsample_factor = None
@@ -85,8 +90,12 @@ class DatasetTemplate(Dataset):
 
     def _build_augmentor(self) -> DataAugmentor:
         return DataAugmentor(
-            self.dataset_cfg.get("DATA_AUGMENTOR") or [], self.class_names, self.point_cloud_range,
-            root_path=self.info_root, logger=self.logger)
+            self.dataset_cfg.get("DATA_AUGMENTOR") or [],
+            self.class_names,
+            self.point_cloud_range,
+            root_path=self.info_root,
+            logger=self.logger,
+        )
 
     @property
     def info_root(self) -> Path:
@@ -97,6 +106,9 @@ class DatasetTemplate(Dataset):
     def mode(self) -> str:
         """'train' or 'test', as the keys of a config are called."""
         return "train" if self.training else "test"
+
+    def check_root(self) -> None:
+        """Raise DataError where ``root_path`` cannot hold this data set; called before anything is read."""
 
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch that the next samples belong to; their random draws depend on it."""
@@ -134,8 +146,10 @@ class DatasetTemplate(Dataset):
                 sample["skipped_frames"] = skipped
                 return sample
             self._skip(current, f"no point or no box of {', '.join(self.class_names)} in range", skipped)
-        raise DataError(f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} frames "
-                        f"were skipped; the log gives each reason, the first frames are {skipped[:5]}")
+        raise DataError(
+            f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} "
+            f"frames were skipped; the log gives each reason, the first frames are {skipped[:5]}"
+        )
 
     def random_state(self, index: int) -> np.random.RandomState:
         """The one source of randomness of sample ``index``: a pure function of (seed, epoch, index)."""
@@ -189,13 +203,15 @@ class DatasetTemplate(Dataset):
         annos = []
         for frame_id, prediction in zip(batch_dict["frame_id"], pred_dicts, strict=True):
             labels = prediction["pred_labels"].cpu().numpy()
-            annos.append({
-                "name": np.array([class_names[label - 1] for label in labels], dtype=str),
-                "score": prediction["pred_scores"].cpu().numpy(),
-                "boxes_lidar": prediction["pred_boxes"].cpu().numpy(),
-                "pred_labels": labels,
-                "frame_id": frame_id,
-            })
+            annos.append(
+                {
+                    "name": np.array([class_names[label - 1] for label in labels], dtype=str),
+                    "score": prediction["pred_scores"].cpu().numpy(),
+                    "boxes_lidar": prediction["pred_boxes"].cpu().numpy(),
+                    "pred_labels": labels,
+                    "frame_id": frame_id,
+                }
+            )
         return annos
 
 
@@ -205,6 +221,8 @@ def _checked_range(values: Any) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"DATA_CONFIG.POINT_CLOUD_RANGE must be six numbers; got {values!r}") from error
     if limits.shape != (6,) or not (limits[:3] < limits[3:]).all():
-        raise ConfigError("DATA_CONFIG.POINT_CLOUD_RANGE must be [x_min, y_min, z_min, x_max, y_max, z_max] "
-                          f"with min < max; got {values!r}")
+        raise ConfigError(
+            "DATA_CONFIG.POINT_CLOUD_RANGE must be [x_min, y_min, z_min, x_max, y_max, z_max] "
+            f"with min < max; got {values!r}"
+        )
     return limits

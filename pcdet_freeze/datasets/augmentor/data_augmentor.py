@@ -33,7 +33,8 @@ class DataAugmentor:
         logger: logging.Logger | None = None,
     ) -> None:
         context = AugmentorContext(
-            list(class_names), point_cloud_range, Path(root_path), logger or logging.getLogger("pcdet_freeze"))
+            list(class_names), point_cloud_range, Path(root_path), logger or logging.getLogger("pcdet_freeze")
+        )
         self.steps = []
         for number, cfg in enumerate(_enabled(configs)):
             build = find(AUGMENTORS, require(f"AUG_CONFIG_LIST[{number}]", cfg, "NAME"))

@@ -17,7 +17,9 @@ ObjectInfo = dict[str, Any]
 Database = dict[str, list[ObjectInfo]]
 
 
-def load_database(paths: Sequence[Path], names: Sequence[str], prepare: Config, log: logging.Logger) -> Database:
+def load_database(
+    paths: Sequence[Path], names: Sequence[str], prepare: Config, log: logging.Logger
+) -> Database:
     """The objects of the classes ``names`` in all ``paths``, after the filters of ``PREPARE``.
 
     Raises DataError for a missing or broken info file, ConfigError for an unknown filter.
@@ -33,13 +35,18 @@ def load_database(paths: Sequence[Path], names: Sequence[str], prepare: Config, 
         if key not in FILTERS:
             raise ConfigError(f"gt_sampling.PREPARE knows {', '.join(FILTERS)}; got {key!r}")
         database = FILTERS[key](database, setting)
-    log.info("database for gt_sampling: %s",
-             ", ".join(f"{len(infos)} {name}" for name, infos in database.items()) or "empty")
+    log.info(
+        "database for gt_sampling: %s",
+        ", ".join(f"{len(infos)} {name}" for name, infos in database.items()) or "empty",
+    )
     return database
 
 
 def _by_difficulty(database: Database, removed: Any) -> Database:
-    return {name: [info for info in infos if info["difficulty"] not in removed] for name, infos in database.items()}
+    return {
+        name: [info for info in infos if info["difficulty"] not in removed]
+        for name, infos in database.items()
+    }
 
 
 def _by_min_points(database: Database, entries: Any) -> Database:
@@ -49,8 +56,10 @@ def _by_min_points(database: Database, entries: Any) -> Database:
         if not colon or not number.strip().isdigit():
             raise ConfigError(f"filter_by_min_points must hold entries such as 'Car:5'; got {entry!r}")
         least[name] = int(number)
-    return {name: [info for info in infos if info["num_points_in_gt"] >= least.get(name, 0)]
-            for name, infos in database.items()}
+    return {
+        name: [info for info in infos if info["num_points_in_gt"] >= least.get(name, 0)]
+        for name, infos in database.items()
+    }
 
 
 FILTERS: dict[str, Callable[[Database, Any], Database]] = {

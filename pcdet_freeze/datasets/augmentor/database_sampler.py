@@ -13,14 +13,27 @@ from pcdet_freeze.datasets.frames import IGNORE, keep_points
 from pcdet_freeze.datasets.registry import AUGMENTORS, Config, Sample, check_keys, require
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
+from pcdet_freeze.ops.iou import boxes_iou_bev
 
 KNOWN = {
-    "NAME", "DB_INFO_PATH", "PREPARE", "SAMPLE_GROUPS", "NUM_POINT_FEATURES", "REMOVE_EXTRA_WIDTH",
-    "LIMIT_WHOLE_SCENE", "USE_ROAD_PLANE", "POINT_LABELS",
+    "NAME",
+    "DB_INFO_PATH",
+    "PREPARE",
+    "SAMPLE_GROUPS",
+    "NUM_POINT_FEATURES",
+    "REMOVE_EXTRA_WIDTH",
+    "LIMIT_WHOLE_SCENE",
+    "USE_ROAD_PLANE",
+    "POINT_LABELS",
 }
 NOT_BUILT = {
-    "DATABASE_WITH_FAKELIDAR", "USE_SHARED_MEMORY", "DB_DATA_PATH", "BACKUP_DB_INFO",
-    "FILTER_OBJ_POINTS_BY_TIMESTAMP", "IMG_AUG_TYPE", "AUG_USE_TYPE",
+    "DATABASE_WITH_FAKELIDAR",
+    "USE_SHARED_MEMORY",
+    "DB_DATA_PATH",
+    "BACKUP_DB_INFO",
+    "FILTER_OBJ_POINTS_BY_TIMESTAMP",
+    "IMG_AUG_TYPE",
+    "AUG_USE_TYPE",
 }
 
 
@@ -50,7 +63,10 @@ class DatabaseSampler:
         self.root = context.root_path
         self.database = load_database(
             [self.root / name for name in require("gt_sampling", cfg, "DB_INFO_PATH")],
-            list(self.groups), cfg.get("PREPARE") or {}, context.logger)
+            list(self.groups),
+            cfg.get("PREPARE") or {},
+            context.logger,
+        )
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         chosen: list[ObjectInfo] = []
@@ -103,13 +119,19 @@ class DatabaseSampler:
     def _add_points(self, sample: Sample, chosen: list[ObjectInfo], clouds: list[np.ndarray]) -> None:
         cloud = np.concatenate(clouds)
         if cloud.shape[1] != sample["points"].shape[1]:
-            raise ConfigError(f"gt_sampling.NUM_POINT_FEATURES must be {sample['points'].shape[1]}, the number of "
-                              f"columns of the scene's points; got {self.features}")
+            raise ConfigError(
+                f"gt_sampling.NUM_POINT_FEATURES must be {sample['points'].shape[1]}, the number "
+                f"of columns of the scene's points; got {self.features}"
+            )
         sample["points"] = np.concatenate([cloud, sample["points"]])
         if sample.get("point_labels") is not None:
-            labels = [int(info.get("point_label", self.point_labels.get(info["name"], IGNORE))) for info in chosen]
+            labels = [self._label_of(info) for info in chosen]
             pasted = np.repeat(labels, [len(rows) for rows in clouds]).astype(sample["point_labels"].dtype)
             sample["point_labels"] = np.concatenate([pasted, sample["point_labels"]])
+
+    def _label_of(self, info: ObjectInfo) -> int:
+        own = info.get("point_label")
+        return int(self.point_labels.get(info["name"], IGNORE) if own is None else own)
 
     @staticmethod
     def _add_boxes(sample: Sample, chosen: list[ObjectInfo], boxes: np.ndarray) -> None:
@@ -125,16 +147,14 @@ class DatabaseSampler:
 
 
 def free_places(candidates: np.ndarray, taken: np.ndarray) -> list[int]:
-    """Indices of the candidates (M, 7) that overlap neither ``taken`` (N, 7) nor an earlier kept one in BEV."""
-    from pcdet_freeze.ops.iou import boxes_iou_bev
-
+    """Indices of the candidates (M, 7) that overlap in BEV neither ``taken`` (N, 7) nor one kept before."""
     if len(candidates) == 0:
         return []
     both = np.concatenate([taken, candidates]).astype(np.float32)
     overlap = boxes_iou_bev(candidates.astype(np.float32), both) > 0
     kept: list[int] = []
     for index, row in enumerate(overlap):
-        if not row[: len(taken)].any() and not row[len(taken):][kept].any():
+        if not row[: len(taken)].any() and not row[len(taken) :][kept].any():
             kept.append(index)
     return kept
 

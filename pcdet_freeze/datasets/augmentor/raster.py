@@ -17,9 +17,9 @@ def flip_raster(raster: np.ndarray, axis: str, limits: np.ndarray) -> np.ndarray
 
 
 def resample_raster(raster: np.ndarray, limits: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Each new cell takes the old cell that holds its centre, moved ``back``; 255 for what comes from outside.
+    """Each new cell takes the old cell that its centre came from; 255 where that lies outside.
 
-    raster: (H, W); limits: (6,) metres; back: (2, 2), row vectors ``new @ back = old`` (x, y about the sensor).
+    raster: (H, W); limits: (6,) metres; back: (2, 2) for row vectors, ``new @ back = old`` (x, y, metres).
     """
     low, high = limits[:2].astype(np.float64), limits[3:5].astype(np.float64)
     size = np.array(raster.shape[::-1])

@@ -106,8 +106,10 @@ class RandomWorldRotation:
     def __init__(self, cfg: Config, context: AugmentorContext) -> None:
         check_keys(cfg["NAME"], cfg, {"NAME", "WORLD_ROT_ANGLE"})
         value = require(cfg["NAME"], cfg, "WORLD_ROT_ANGLE")
-        self.low, self.high = _bounds("random_world_rotation.WORLD_ROT_ANGLE",
-                                      [-value, value] if isinstance(value, (int, float)) else value)
+        self.low, self.high = _bounds(
+            "random_world_rotation.WORLD_ROT_ANGLE",
+            [-value, value] if isinstance(value, (int, float)) else value,
+        )
         self.limits = context.point_cloud_range
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
@@ -120,8 +122,9 @@ class RandomWorldScaling:
 
     def __init__(self, cfg: Config, context: AugmentorContext) -> None:
         check_keys(cfg["NAME"], cfg, {"NAME", "WORLD_SCALE_RANGE"})
-        self.low, self.high = _bounds("random_world_scaling.WORLD_SCALE_RANGE",
-                                      require(cfg["NAME"], cfg, "WORLD_SCALE_RANGE"))
+        self.low, self.high = _bounds(
+            "random_world_scaling.WORLD_SCALE_RANGE", require(cfg["NAME"], cfg, "WORLD_SCALE_RANGE")
+        )
         if self.low <= 0:
             raise ConfigError(f"random_world_scaling.WORLD_SCALE_RANGE must be positive; got {self.low}")
         self.limits = context.point_cloud_range

@@ -22,7 +22,11 @@ class DataProcessor:
     """
 
     def __init__(
-        self, configs: Sequence[Config], point_cloud_range: np.ndarray, training: bool, num_point_features: int
+        self,
+        configs: Sequence[Config],
+        point_cloud_range: np.ndarray,
+        training: bool,
+        num_point_features: int,
     ) -> None:
         context = ProcessorContext(point_cloud_range, training, num_point_features)
         self.grid_size: np.ndarray | None = None

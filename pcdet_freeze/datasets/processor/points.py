@@ -29,7 +29,9 @@ class MaskOutsideRange:
     """
 
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "REMOVE_OUTSIDE_BOXES", "USE_CENTER_TO_FILTER", "min_num_corners"})
+        check_keys(
+            cfg["NAME"], cfg, {"NAME", "REMOVE_OUTSIDE_BOXES", "USE_CENTER_TO_FILTER", "min_num_corners"}
+        )
         self.limits = context.point_cloud_range
         self.boxes_too = bool(cfg.get("REMOVE_OUTSIDE_BOXES", False)) and context.training
         self.use_center = bool(cfg.get("USE_CENTER_TO_FILTER", True))
@@ -38,14 +40,18 @@ class MaskOutsideRange:
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         keep_points(sample, points_in_range(sample["points"], self.limits))
         if self.boxes_too and sample.get("gt_boxes") is not None:
-            keep_boxes(sample, mask_boxes_outside_range(
-                sample["gt_boxes"][:, :7], self.limits, self.min_num_corners, self.use_center))
+            keep_boxes(
+                sample,
+                mask_boxes_outside_range(
+                    sample["gt_boxes"][:, :7], self.limits, self.min_num_corners, self.use_center
+                ),
+            )
         return sample
 
 
 @PROCESSORS.register_as("shuffle_points")
 class ShufflePoints:
-    """Puts the points, and their labels with them, in random order. Key: ``SHUFFLE_ENABLED`` {train, test}."""
+    """Puts the points and their labels in random order. Key: ``SHUFFLE_ENABLED`` {train, test}."""
 
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         check_keys(cfg["NAME"], cfg, {"NAME", "SHUFFLE_ENABLED"})
@@ -74,7 +80,9 @@ class SamplePoints:
         if self.number != -1:
             points = sample["points"]
             if len(points) == 0:
-                raise DataError(f"frame {sample.get('frame_id')}: sample_points needs at least one point in range")
+                raise DataError(
+                    f"frame {sample.get('frame_id')}: sample_points needs a point in range; got none"
+                )
             keep_points(sample, rng.permutation(pick_points(points, self.number, rng)))
         return sample
 

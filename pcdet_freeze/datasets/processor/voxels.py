@@ -41,10 +41,12 @@ class PointsToVoxels:
         self.voxel_size = voxel_size_of(cfg)
         self.grid_size = grid_size_of(context.point_cloud_range, self.voxel_size)
         self.voxelizer = Voxelizer(
-            self.voxel_size, context.point_cloud_range,
+            self.voxel_size,
+            context.point_cloud_range,
             int(require(cfg["NAME"], cfg, "MAX_POINTS_PER_VOXEL")),
             int(context.of_mode(cfg["NAME"], cfg, "MAX_NUMBER_OF_VOXELS")),
-            context.num_point_features)
+            context.num_point_features,
+        )
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         voxels, coords, counts = self.voxelizer(sample["points"])

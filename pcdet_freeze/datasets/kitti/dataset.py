@@ -1,0 +1,206 @@
+"""KITTI 3D object detection in OpenPCDet's layout and with its config keys."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdet_freeze.datasets.augmentor.database_sampler import DatabaseSampler
+from pcdet_freeze.datasets.files import read_pickle
+from pcdet_freeze.datasets.frames import keep_points
+from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar, image_boxes, lidar_to_camera
+from pcdet_freeze.datasets.kitti.calibration import Calibration
+from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
+from pcdet_freeze.datasets.kitti.labels import DONT_CARE, label_line
+from pcdet_freeze.datasets.kitti.prepare import data_root
+from pcdet_freeze.datasets.registry import DATASETS, Config, Sample, check_keys, require
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.errors import ConfigError, DataError
+
+KNOWN = {
+    "_BASE_CONFIG_",
+    "DATASET",
+    "DATA_PATH",
+    "INFO_ROOT",
+    "POINT_CLOUD_RANGE",
+    "DATA_SPLIT",
+    "INFO_PATH",
+    "GET_ITEM_LIST",
+    "FOV_POINTS_ONLY",
+    "KEEP_EMPTY_FRAMES",
+    "DATA_AUGMENTOR",
+    "POINT_FEATURE_ENCODING",
+    "DATA_PROCESSOR",
+}
+
+
+@DATASETS.register
+class KittiDataset(DatasetTemplate):
+    """Frames of the infos that INFO_PATH names for this mode.
+
+    Keys: ``DATA_PATH`` (holds training/, testing/, ImageSets/), ``INFO_ROOT`` (where the info files and
+    gt_database/ are, if not in DATA_PATH), ``DATA_SPLIT`` and ``INFO_PATH`` {train, test},
+    ``GET_ITEM_LIST`` ([points]), ``FOV_POINTS_ONLY`` (keep only points that the camera sees).
+    """
+
+    def __init__(
+        self,
+        dataset_cfg: Config,
+        class_names: Sequence[str],
+        training: bool = True,
+        root_path: str | Path | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        _check_config(dataset_cfg)
+        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+        self.split = str(_of_mode(dataset_cfg, "DATA_SPLIT", self.mode))
+        self.files = FrameFiles(self.root_path / ("testing" if self.split == "test" else "training"))
+        self.fov_points_only = bool(dataset_cfg.get("FOV_POINTS_ONLY", False))
+        self.infos = self._read_infos()
+        self._note_missing_planes()
+
+    def check_root(self) -> None:
+        data_root(self.root_path)
+
+    def _read_infos(self) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = []
+        paths = [self.info_root / name for name in _of_mode(self.dataset_cfg, "INFO_PATH", self.mode)]
+        for path in paths:
+            found = read_pickle(path)
+            if not isinstance(found, list):
+                raise DataError(f"{path}: an info file holds a list of frames; got {type(found).__name__}")
+            infos += found
+        if not infos:
+            raise DataError(
+                f"the info files {', '.join(map(str, paths))} list no frame; "
+                f"is ImageSets/{self.split}.txt empty?"
+            )
+        self.logger.info("KITTI %s: %d frames", self.split, len(infos))
+        return infos
+
+    def _note_missing_planes(self) -> None:
+        """Say once, before the workers start, that pasted objects will stay at their own height."""
+        steps = self.data_augmentor.steps if self.data_augmentor is not None else []
+        if not any(isinstance(step, DatabaseSampler) and step.use_road_plane for step in steps):
+            return
+        missing = sum(not self.files.plane_path(self.frame_name(i)).is_file() for i in range(len(self)))
+        if missing:
+            self.logger.info(
+                "no road plane for %d of %d frames in %s: objects that gt_sampling pastes there stay at their "
+                "own height",
+                missing,
+                len(self),
+                self.files.folder / "planes",
+            )
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def frame_name(self, index: int) -> str:
+        return str(self.infos[index]["point_cloud"]["lidar_idx"])
+
+    def load_sample(self, index: int) -> Sample:
+        """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes and gt_names where labelled."""
+        info = self.infos[index]
+        frame = self.frame_name(index)
+        try:
+            calib = Calibration.from_info(info["calib"])
+            shape = np.asarray(info["image"]["image_shape"], np.int32)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise DataError(
+                f"frame {frame}: its info lacks calib or image_shape ({error}); write the info "
+                "files anew with `python -m pcdet_freeze prepare kitti`"
+            ) from error
+        sample: Sample = {
+            "points": self.files.points(frame),
+            "frame_id": frame,
+            "calib": calib,
+            "image_shape": shape,
+        }
+        if self.fov_points_only:
+            keep_points(sample, calib.in_image(sample["points"], shape))
+        if "annos" in info:
+            sample["gt_boxes"], sample["gt_names"] = _boxes(info["annos"], calib)
+        if self.training and (plane := self.files.road_plane(frame)) is not None:
+            sample["road_plane"] = plane
+        return sample
+
+    def ground_truth_annos(self) -> list[dict[str, Any]]:
+        """Copies of the infos' annotations, with frame_id and boxes_lidar (K, 7; zero rows for DontCare)."""
+        if any("annos" not in info for info in self.infos):
+            raise DataError(f"the split {self.split!r} has frames without labels: it cannot be evaluated")
+        annos = []
+        for index, info in enumerate(self.infos):
+            anno = copy.deepcopy(info["annos"])
+            boxes = np.zeros((len(anno["name"]), 7), np.float32)
+            boxes[anno["name"] != DONT_CARE] = _boxes(anno, Calibration.from_info(info["calib"]))[0]
+            anno.update(boxes_lidar=boxes, frame_id=self.frame_name(index))
+            annos.append(anno)
+        return annos
+
+    def generate_prediction_dicts(
+        self,
+        batch_dict: dict[str, Any],
+        pred_dicts: list[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: str | Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predictions as KITTI annotations (camera boxes, alpha, projected 2D box clipped to the image).
+
+        With ``output_path`` each frame is also written there as a KITTI result file ``<frame_id>.txt``.
+        """
+        annos = super().generate_prediction_dicts(batch_dict, pred_dicts, class_names)
+        for index, anno in enumerate(annos):
+            shape = np.asarray([int(edge) for edge in batch_dict["image_shape"][index]])
+            _add_camera_boxes(anno, batch_dict["calib"][index], shape)
+            if output_path is not None:
+                _write_result(Path(output_path) / f"{anno['frame_id']}.txt", anno)
+        return annos
+
+
+def _add_camera_boxes(anno: dict[str, Any], calib: Calibration, image_shape: np.ndarray) -> None:
+    location, dimensions, rotation_y, alpha = lidar_to_camera(anno["boxes_lidar"], calib)
+    anno.update(
+        truncated=np.zeros(len(location)),
+        occluded=np.zeros(len(location)),
+        alpha=alpha,
+        bbox=image_boxes(location, dimensions, rotation_y, calib, image_shape),
+        dimensions=dimensions,
+        location=location,
+        rotation_y=rotation_y,
+    )
+
+
+def _write_result(path: Path, anno: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(label_line(anno, i) + "\n" for i in range(len(anno["name"]))))
+
+
+def _boxes(annos: dict[str, Any], calib: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    real = annos["name"] != DONT_CARE
+    boxes = camera_to_lidar(
+        annos["location"][real], annos["dimensions"][real], annos["rotation_y"][real], calib
+    )
+    return boxes, annos["name"][real]
+
+
+def _check_config(cfg: Config) -> None:
+    check_keys("DATA_CONFIG (KittiDataset)", cfg, KNOWN)
+    items = list(cfg.get("GET_ITEM_LIST") or ["points"])
+    if items != ["points"]:
+        raise ConfigError(
+            "DATA_CONFIG.GET_ITEM_LIST must be [points]: images, depth maps and 2D boxes are not "
+            f"built yet; got {items}"
+        )
+
+
+def _of_mode(cfg: Config, key: str, mode: str) -> Any:
+    values = require("DATA_CONFIG", cfg, key)
+    if not hasattr(values, "keys") or mode not in values:
+        raise ConfigError(f"DATA_CONFIG.{key} must be a mapping with the keys train and test; got {values!r}")
+    return values[mode]

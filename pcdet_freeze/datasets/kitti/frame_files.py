@@ -1,0 +1,64 @@
+"""The files of one frame in KITTI's standard layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pcdet_freeze.datasets.files import read_bin
+from pcdet_freeze.datasets.kitti.calibration import Calibration
+from pcdet_freeze.errors import DataError
+
+NUM_FEATURES = 4
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """Files of frames under ``folder`` (``training`` or ``testing``); every reader raises DataError."""
+
+    folder: Path
+
+    def points(self, frame: str) -> np.ndarray:
+        """(N, 4) float32 x, y, z, intensity."""
+        return read_bin(self.folder / "velodyne" / f"{frame}.bin", NUM_FEATURES)
+
+    def calibration(self, frame: str) -> Calibration:
+        """The frame's calibration."""
+        return Calibration.from_file(self.folder / "calib" / f"{frame}.txt")
+
+    def label_path(self, frame: str) -> Path:
+        """Where the frame's labels are."""
+        return self.folder / "label_2" / f"{frame}.txt"
+
+    def plane_path(self, frame: str) -> Path:
+        """Where the frame's road plane is, if there is one."""
+        return self.folder / "planes" / f"{frame}.txt"
+
+    def image_shape(self, frame: str) -> np.ndarray:
+        """(2,) int32 height, width of the frame's image, from the file's header."""
+        path = self.folder / "image_2" / f"{frame}.png"
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{path}: the image's size cannot be read ({error})") from error
+        return np.array([height, width], np.int32)
+
+    def road_plane(self, frame: str) -> np.ndarray | None:
+        """(4,) a, b, c, d of a x + b y + c z + d = 0 (rectified camera), normal up; or None."""
+        path = self.plane_path(frame)
+        if not path.is_file():
+            return None
+        lines = path.read_text().splitlines()
+        try:
+            plane = np.array([float(word) for word in lines[3].split()])
+        except (IndexError, ValueError) as error:
+            raise DataError(
+                f"{path}: the fourth line of a plane file holds four numbers ({error})"
+            ) from error
+        if plane.shape != (4,) or not np.isfinite(plane).all() or plane[1] == 0:
+            raise DataError(f"{path}: a road plane is four finite numbers with b != 0; got {lines[3]!r}")
+        return plane / np.linalg.norm(plane[:3]) * -np.sign(plane[1])  # y points down: up is b < 0

@@ -1,0 +1,79 @@
+"""One frame -> its entry in ``kitti_infos_*.pkl`` and its objects in the ground-truth database.
+
+The keys are OpenPCDet's, so its files can be read here and ours there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdet_freeze.datasets.files import replacing
+from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar
+from pcdet_freeze.datasets.kitti.calibration import Calibration
+from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
+from pcdet_freeze.datasets.kitti.labels import DONT_CARE, read_labels
+from pcdet_freeze.ops.boxes import points_in_boxes_mask
+
+DATABASE = "gt_database"
+Info = dict[str, Any]
+
+
+def frame_info(files: FrameFiles, frame: str, labelled: bool) -> tuple[Info, np.ndarray]:
+    """The frame's info and its points (N, 4); DataError names the file that is at fault."""
+    points = files.points(frame)
+    calib = files.calibration(frame)
+    shape = files.image_shape(frame)
+    info: Info = {
+        "point_cloud": {"num_features": NUM_FEATURES, "lidar_idx": frame},
+        "image": {"image_idx": frame, "image_shape": shape},
+        "calib": calib.to_info(),
+    }
+    if labelled:
+        annos = read_labels(files.label_path(frame))
+        _add_boxes(annos, calib, points[calib.in_image(points, shape)])
+        info["annos"] = annos
+    return info, points
+
+
+def _add_boxes(annos: dict[str, Any], calib: Calibration, visible: np.ndarray) -> None:
+    """Add gt_boxes_lidar (G, 7), index (K,) and num_points_in_gt (K,); the latter two are -1 for DontCare."""
+    total, objects = len(annos["name"]), int(np.sum(annos["name"] != DONT_CARE))
+    boxes = camera_to_lidar(
+        annos["location"][:objects], annos["dimensions"][:objects], annos["rotation_y"][:objects], calib
+    )
+    annos["gt_boxes_lidar"] = boxes
+    annos["index"] = np.full(total, -1, np.int32)
+    annos["index"][:objects] = np.arange(objects)
+    annos["num_points_in_gt"] = np.full(total, -1, np.int32)
+    annos["num_points_in_gt"][:objects] = points_in_boxes_mask(visible, boxes, margin=0.0).sum(axis=1)
+
+
+def write_objects(out: Path, info: Info, points: np.ndarray) -> list[Info]:
+    """Write each object's points, relative to the middle of its box, and return the database's entries."""
+    annos, frame = info["annos"], info["point_cloud"]["lidar_idx"]
+    boxes = annos["gt_boxes_lidar"]
+    entries = []
+    for number, (box, inside) in enumerate(zip(boxes, points_in_boxes_mask(points, boxes), strict=True)):
+        name = str(annos["name"][number])
+        path = f"{DATABASE}/{frame}_{name}_{number}.bin"
+        cloud = points[inside]
+        cloud[:, :3] -= box[:3]
+        with replacing(out / path, sync=False) as write:
+            write(cloud.astype("<f4").tobytes())
+        entries.append(
+            {
+                "name": name,
+                "path": path,
+                "image_idx": frame,
+                "gt_idx": number,
+                "box3d_lidar": box,
+                "num_points_in_gt": len(cloud),
+                "difficulty": annos["difficulty"][number],
+                "bbox": annos["bbox"][number],
+                "score": annos["score"][number],
+            }
+        )
+    return entries

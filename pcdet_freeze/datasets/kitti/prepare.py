@@ -1,0 +1,173 @@
+"""Write ``kitti_infos_{train,val,trainval,test}.pkl``, ``kitti_dbinfos_train.pkl`` and ``gt_database/``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
+from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
+from pcdet_freeze.datasets.registry import Config
+from pcdet_freeze.errors import DataError
+
+SPLITS = ("train", "val", "trainval", "test")
+
+
+@dataclass
+class PrepareReport:
+    """What was written: frames a split, database objects a class, and each bad frame with its reason."""
+
+    frames: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        frames = ", ".join(f"{number} {split}" for split, number in self.frames.items())
+        objects = ", ".join(f"{number} {name}" for name, number in self.objects.items()) or "none"
+        return f"frames: {frames}; objects in the database: {objects}; skipped frames: {len(self.skipped)}"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    info: Info
+    objects: list[Info]
+
+
+def prepare_kitti(
+    dataset_cfg: Config,
+    class_names: Sequence[str],
+    data_path: str | Path | None = None,
+    out_dir: str | Path | None = None,
+    workers: int = 4,
+    logger: logging.Logger | None = None,
+) -> PrepareReport:
+    """Read KITTI at ``data_path`` (default: DATA_PATH) and write its info files to ``out_dir``.
+
+    ``out_dir`` defaults to INFO_ROOT, then to the data folder. The database holds objects of all classes;
+    ``class_names`` are those that a note is logged for when the database has none of them. A bad frame
+    (broken points, calibration, image or label) is left out, named with its reason, and counted. Info files
+    are written after all frames have been read, each whole or not at all.
+
+    Raises DataError: no data folder, no split files, no good frame, a folder that cannot be written.
+    """
+    log = logger or logging.getLogger("pcdet_freeze")
+    root = data_root(data_path or dataset_cfg.get("DATA_PATH") or "data/kitti")
+    out = Path(out_dir or dataset_cfg.get("INFO_ROOT") or root)
+    splits = read_splits(root)
+    report = PrepareReport()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        frames = _read_all(root, out, splits, workers, report)
+        _write_all(out, splits, frames, report)
+    except OSError as error:
+        raise DataError(
+            f"the info files cannot be written to {out} ({error}). Name another folder with "
+            "--out DIR, and set DATA_CONFIG.INFO_ROOT to it"
+        ) from error
+    _log(log, report, out, class_names)
+    return report
+
+
+def data_root(path: str | Path) -> Path:
+    """``path`` if KITTI's ``training`` or ``testing`` folder is in it, else DataError."""
+    root = Path(path)
+    if not (root / "training").is_dir() and not (root / "testing").is_dir():
+        raise DataError(
+            f"KITTI is expected at {root.absolute()} with training/{{velodyne,calib,label_2,image_2}} and "
+            "ImageSets/, but there is no such folder. Set DATA_CONFIG.DATA_PATH to where it is, and write the "
+            "info files with `python -m pcdet_freeze prepare kitti --cfg_file "
+            f"cfgs/dataset_configs/kitti_dataset.yaml --set DATA_PATH {root}`"
+        )
+    return root
+
+
+def read_splits(root: Path) -> dict[str, list[str]]:
+    """Frame ids of each split that has a file in ImageSets; trainval is train and val where it has none."""
+    splits = {}
+    for split in SPLITS:
+        path = root / "ImageSets" / f"{split}.txt"
+        if path.is_file():
+            splits[split] = list(dict.fromkeys(path.read_text().split()))
+    missing = [f"{split}.txt" for split in ("train", "val") if split not in splits]
+    if missing:
+        raise DataError(
+            f"{root / 'ImageSets'} must hold train.txt and val.txt (one frame id a line); "
+            f"{' and '.join(missing)} is not there"
+        )
+    splits.setdefault("trainval", list(dict.fromkeys(splits["train"] + splits["val"])))
+    return splits
+
+
+def _read_all(
+    root: Path, out: Path, splits: dict[str, list[str]], workers: int, report: PrepareReport
+) -> dict[str, dict[str, _Frame]]:
+    """Frames of 'training' and of 'testing' by id; the bad ones go into the report."""
+    labelled = list(dict.fromkeys(splits["train"] + splits["val"] + splits["trainval"]))
+    pasted = set(splits["train"])
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        training = FrameFiles(root / "training")
+        found = {
+            "training": _read(
+                training, labelled, pool, report, lambda frame: out if frame in pasted else None
+            ),
+            "testing": _read(FrameFiles(root / "testing"), splits.get("test", []), pool, report, None),
+        }
+    if not found["training"]:
+        first = next(iter(report.skipped.values()), "ImageSets lists none")
+        raise DataError(f"{root} has no usable frame; the first fault: {first}")
+    return found
+
+
+def _read(
+    files: FrameFiles,
+    ids: list[str],
+    pool: ThreadPoolExecutor,
+    report: PrepareReport,
+    database_of: Callable[[str], Path | None] | None,
+) -> dict[str, _Frame]:
+    """Read the frames ``ids``; ``database_of(id)`` says where a frame's objects go (None: unlabelled split)."""
+
+    def one(frame: str) -> _Frame | DataError:
+        try:
+            info, points = frame_info(files, frame, labelled=database_of is not None)
+        except DataError as error:
+            return error
+        out = database_of(frame) if database_of is not None else None
+        return _Frame(info, write_objects(out, info, points) if out is not None else [])
+
+    found = {}
+    for frame, result in zip(ids, pool.map(one, ids), strict=True):
+        if isinstance(result, DataError):
+            report.skipped[f"{files.folder.name}/{frame}"] = str(result)
+        else:
+            found[frame] = result
+    return found
+
+
+def _write_all(
+    out: Path, splits: dict[str, list[str]], frames: dict[str, dict[str, _Frame]], report: PrepareReport
+) -> None:
+    for split, ids in splits.items():
+        known = frames["testing" if split == "test" else "training"]
+        infos = [known[frame].info for frame in ids if frame in known]
+        write_pickle(out / f"kitti_infos_{split}.pkl", infos)
+        report.frames[split] = len(infos)
+    database: dict[str, list[Info]] = {}
+    for frame in splits["train"]:
+        for entry in frames["training"][frame].objects if frame in frames["training"] else ():
+            database.setdefault(entry["name"], []).append(entry)
+    write_pickle(out / "kitti_dbinfos_train.pkl", database)
+    report.objects = {name: len(entries) for name, entries in database.items()}
+
+
+def _log(log: logging.Logger, report: PrepareReport, out: Path, class_names: Sequence[str]) -> None:
+    for name, reason in report.skipped.items():
+        log.warning("skipped frame %s: %s", name, reason)
+    for name in class_names:
+        if name not in report.objects:
+            log.warning("the training split has no %s: gt_sampling will have none to paste", name)
+    log.info("written to %s: %s", out, report)
