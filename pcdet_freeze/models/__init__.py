@@ -1,0 +1,67 @@
+"""Models: a config section -> a network with OpenPCDet's names, keys and numbers.
+
+>>> from pcdet_freeze.models import build_network
+>>> model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+
+# importing the rooms registers their classes
+from pcdet_freeze.models import backbones_2d, dense_heads, detectors, map_to_bev, vfe
+from pcdet_freeze.models.registry import (
+    BACKBONES_2D,
+    BACKBONES_3D,
+    DENSE_HEADS,
+    DETECTORS,
+    MAP_TO_BEVS,
+    PFES,
+    TASK_HEADS,
+    VFES,
+)
+from pcdet_freeze.models.transfer import load_data_to_gpu
+
+__all__ = [
+    "BACKBONES_2D",
+    "BACKBONES_3D",
+    "DENSE_HEADS",
+    "DETECTORS",
+    "MAP_TO_BEVS",
+    "PFES",
+    "TASK_HEADS",
+    "VFES",
+    "backbones_2d",
+    "build_network",
+    "dense_heads",
+    "detectors",
+    "load_data_to_gpu",
+    "map_to_bev",
+    "vfe",
+]
+
+
+def build_network(model_cfg: Mapping[str, Any], num_class: int, dataset: Any) -> nn.Module:
+    """Build the detector that ``model_cfg.NAME`` names.
+
+    Args:
+        model_cfg: ``cfg.MODEL``.
+        num_class: number of detection classes.
+        dataset: anything with the attributes that Detector3DTemplate lists.
+
+    Raises:
+        ConfigError: a key that is missing, unknown, of the wrong type, or not built; modules that do not fit.
+    """
+    if not isinstance(model_cfg, Mapping) or not isinstance(model_cfg.get("NAME"), str):
+        raise ConfigError(f"MODEL must be a section with a NAME (a string); got {model_cfg!r}")
+    if model_cfg["NAME"] not in DETECTORS:
+        raise ConfigError(
+            f"MODEL.NAME must be one of {', '.join(DETECTORS.names())}; got {model_cfg['NAME']!r}, "
+            "whose family is not built (yet)"
+        )
+    return DETECTORS.get(model_cfg["NAME"])(model_cfg, num_class, dataset)

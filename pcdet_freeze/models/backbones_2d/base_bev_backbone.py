@@ -1,0 +1,145 @@
+"""BaseBEVBackbone: strided blocks top down, transposed convolutions back up, concatenated.
+
+The region proposal network of VoxelNet (arXiv:1711.06396) in the form of PointPillars (arXiv:1812.05784,
+2.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.registry import BACKBONES_2D
+
+
+@dataclass(frozen=True)
+class BaseBEVBackboneSettings:
+    """``MODEL.BACKBONE_2D`` of BaseBEVBackbone: one entry a level."""
+
+    layer_nums: tuple[int, ...]
+    """3x3 convolutions of a block after its first, strided one"""
+    layer_strides: tuple[int, ...]
+    num_filters: tuple[int, ...]
+    upsample_strides: tuple[float, ...] = ()
+    """scale of each level's way back up (below 1: a strided convolution); one more: of the whole"""
+    num_upsample_filters: tuple[int, ...] = ()
+    use_conv_for_no_stride: bool = False
+    """an upsample stride of 1 is a 1x1 convolution instead of a transposed one"""
+    bn_momentum: float = 0.01
+
+    def __post_init__(self) -> None:
+        levels, ups = len(self.layer_nums), len(self.upsample_strides)
+        if not levels or not levels == len(self.layer_strides) == len(self.num_filters):
+            raise ConfigError(
+                "LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level; got "
+                f"{levels}, {len(self.layer_strides)} and {len(self.num_filters)} entries"
+            )
+        if ups not in (0, levels, levels + 1) or len(self.num_upsample_filters) != min(ups, levels):
+            raise ConfigError(
+                f"UPSAMPLE_STRIDES and NUM_UPSAMPLE_FILTERS must have {levels} entries each, or none "
+                f"(UPSAMPLE_STRIDES may have one more); got {ups} and {len(self.num_upsample_filters)}"
+            )
+        filters = (*self.num_filters, *self.num_upsample_filters)
+        if min(*self.layer_strides, *self.upsample_strides, *filters) <= 0:
+            raise ConfigError(f"strides and filters must be positive; got {self}")
+
+
+@BACKBONES_2D.register
+class BaseBEVBackbone(nn.Module):
+    """``blocks``: one a level; ``deblocks``: one a level, all to the same size."""
+
+    Settings = BaseBEVBackboneSettings
+    reads = ("spatial_features",)
+    writes = ("spatial_features_2d",)
+    reads_train: tuple[str, ...] = ()
+
+    def __init__(self, settings: BaseBEVBackboneSettings, context: BuildContext) -> None:
+        super().__init__()
+        given = context.features_of("spatial_features", "MODEL.BACKBONE_2D (BaseBEVBackbone)")
+        self.momentum = settings.bn_momentum
+        self.blocks, self.deblocks = nn.ModuleList(), nn.ModuleList()
+        sizes: list[tuple[int, int]] = []
+        channels, size = given.channels, (given.height, given.width)
+        for level, width in enumerate(settings.num_filters):
+            stride = settings.layer_strides[level]
+            self.blocks.append(self._block(channels, width, stride, settings.layer_nums[level]))
+            channels, size = width, ((size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1)
+            if settings.upsample_strides:
+                up, width_up = settings.upsample_strides[level], settings.num_upsample_filters[level]
+                self.deblocks.append(self._deblock(width, width_up, up, settings.use_conv_for_no_stride))
+                sizes.append(_resized(size, up))
+        if len(set(sizes)) > 1:
+            raise ConfigError(_sizes_differ(sizes, given))
+        self.num_bev_features = sum(settings.num_upsample_filters) or channels
+        size = sizes[0] if sizes else size
+        if len(settings.upsample_strides) > len(self.blocks):
+            up = settings.upsample_strides[-1]
+            self.deblocks.append(self._deblock(self.num_bev_features, self.num_bev_features, up, False))
+            size = _resized(size, up)
+        context.features["spatial_features_2d"] = Features(self.num_bev_features, *size)
+
+    def _block(self, channels: int, width: int, stride: int, repeats: int) -> nn.Sequential:
+        layers: list[nn.Module] = [nn.ZeroPad2d(1), nn.Conv2d(channels, width, 3, stride=stride, bias=False)]
+        layers += self._norm(width)
+        for _ in range(repeats):
+            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), *self._norm(width)]
+        return nn.Sequential(*layers)
+
+    def _deblock(self, channels: int, width: int, up: float, conv_for_one: bool) -> nn.Sequential:
+        conv: nn.Module
+        if up > 1 or (up == 1 and not conv_for_one):
+            conv = nn.ConvTranspose2d(channels, width, _whole(up), stride=_whole(up), bias=False)
+        else:
+            conv = nn.Conv2d(channels, width, _whole(1 / up), stride=_whole(1 / up), bias=False)
+        return nn.Sequential(conv, *self._norm(width))
+
+    def _norm(self, width: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(width, eps=1e-3, momentum=self.momentum), nn.ReLU()]
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Encode the map.
+
+        Reads:
+            spatial_features: (B, C, H, W), H along y, W along x
+        Writes:
+            spatial_features_2d: (B, sum of NUM_UPSAMPLE_FILTERS, H', W')
+        """
+        x, ups = batch_dict["spatial_features"], []
+        for level, block in enumerate(self.blocks):
+            x = block(x)
+            ups.append(self.deblocks[level](x) if len(self.deblocks) else x)
+        if len(self.deblocks):
+            x = torch.cat(ups, dim=1) if len(ups) > 1 else ups[0]
+        if len(self.deblocks) > len(self.blocks):
+            x = self.deblocks[-1](x)
+        batch_dict["spatial_features_2d"] = x
+        return batch_dict
+
+
+def _whole(stride: float) -> int:
+    if abs(stride - round(stride)) > 1e-6:
+        raise ConfigError(
+            "MODEL.BACKBONE_2D.UPSAMPLE_STRIDES must be whole numbers or their reciprocals; "
+            f"got {stride} or {1 / stride}"
+        )
+    return round(stride)
+
+
+def _resized(size: tuple[int, int], up: float) -> tuple[int, int]:
+    """Rows and columns after a deblock of stride ``up``."""
+    if up >= 1:
+        return size[0] * _whole(up), size[1] * _whole(up)
+    return size[0] // _whole(1 / up), size[1] // _whole(1 / up)
+
+
+def _sizes_differ(sizes: list[tuple[int, int]], given: Features) -> str:
+    return (
+        "MODEL.BACKBONE_2D: all levels must come back to one size, but a map of "
+        f"{given.height} x {given.width} cells gives {', '.join(f'{h} x {w}' for h, w in sizes)}: choose "
+        "UPSAMPLE_STRIDES that undo LAYER_STRIDES, and a POINT_CLOUD_RANGE whose cells the strides divide"
+    )

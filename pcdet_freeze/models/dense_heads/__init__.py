@@ -1,0 +1,8 @@
+"""Heads on the bird's-eye-view map, with their anchors, targets, box coder and losses."""
+
+from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass, AnchorGenerator
+from pcdet_freeze.models.dense_heads.anchor_head_single import AnchorHeadSingle
+from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
+from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
+
+__all__ = ["AnchorClass", "AnchorGenerator", "AnchorHeadSingle", "AxisAlignedTargetAssigner", "ResidualCoder"]

@@ -1,0 +1,123 @@
+"""Anchors: fixed boxes on a grid, one set a class (SECOND, Sensors 2018, 18(10), 3337, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcdet_freeze.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AnchorClass:
+    """One entry of ``ANCHOR_GENERATOR_CONFIG``."""
+
+    lower_keys: ClassVar[bool] = True
+    class_name: str
+    anchor_sizes: tuple[tuple[float, ...], ...]
+    """dx, dy, dz in metres"""
+    anchor_rotations: tuple[float, ...]
+    """headings in radians"""
+    anchor_bottom_heights: tuple[float, ...]
+    """z of the bottom face in metres"""
+    feature_map_stride: int
+    """cells of the voxel grid to one cell of the feature map"""
+    matched_threshold: float
+    """overlap from which an anchor is positive"""
+    unmatched_threshold: float
+    """overlap below which an anchor is negative"""
+    align_center: bool = False
+    """anchors in the middle of cells; otherwise from border to border of the range"""
+
+    def __post_init__(self) -> None:
+        if not (self.anchor_sizes and self.anchor_rotations and self.anchor_bottom_heights):
+            raise ConfigError("sizes, rotations and bottom heights need one entry or more; got an empty list")
+        if any(len(size) != 3 or min(size) <= 0 for size in self.anchor_sizes):
+            raise ConfigError(f"an anchor size is three positive numbers; got {self.anchor_sizes}")
+        if self.unmatched_threshold > self.matched_threshold:
+            raise ConfigError(
+                f"unmatched_threshold must not exceed matched_threshold; got {self.unmatched_threshold} "
+                f"and {self.matched_threshold}"
+            )
+        if self.feature_map_stride < 1:
+            raise ConfigError(f"feature_map_stride must be positive; got {self.feature_map_stride}")
+
+    @property
+    def per_location(self) -> int:
+        """Anchors of this class at one cell of the feature map."""
+        return len(self.anchor_sizes) * len(self.anchor_rotations) * len(self.anchor_bottom_heights)
+
+
+class AnchorGenerator:
+    """Makes all anchors once and keeps a copy on each device that asks for them.
+
+    Args:
+        classes: one entry a class, in the order of the head's outputs.
+        point_cloud_range: x, y, z minimum, then maximum, in metres.
+        grid_size: cells of the voxel grid along x, y, z.
+    """
+
+    def __init__(
+        self, classes: Sequence[AnchorClass], point_cloud_range: Sequence[float], grid_size: Sequence[int]
+    ) -> None:
+        self.classes = tuple(classes)
+        self.range = np.asarray(point_cloud_range, dtype=np.float32)
+        self.map_sizes = [tuple(int(n) // c.feature_map_stride for n in grid_size[:2]) for c in classes]
+        self.num_per_location = sum(c.per_location for c in classes)
+        self.anchors = [
+            self._grid(c, nx, ny) for c, (nx, ny) in zip(self.classes, self.map_sizes, strict=True)
+        ]
+        self._on: dict[torch.device, Tensor] = {}
+
+    def all(self, device: torch.device) -> Tensor:
+        """(A, 7) anchors in the order of outputs: cell (y, x), then class, height, size, rotation."""
+        return self._cells(device).view(-1, 7)
+
+    def per_class(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The same anchors, a class each: (cells, anchors of the class per cell, 7)."""
+        return self._cells(device).split([c.per_location for c in self.classes], dim=1)
+
+    def _cells(self, device: torch.device) -> Tensor:
+        """(cells, anchors per cell, 7), made once a device."""
+        if device not in self._on:
+            parts = [
+                anchors.permute(1, 2, 0, 3, 4, 5).reshape(-1, c.per_location, 7)
+                for anchors, c in zip(self.anchors, self.classes, strict=True)
+            ]
+            self._on[device] = torch.cat(parts, dim=1).to(device)
+        return self._on[device]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AnchorGenerator:
+        # anchors never change, so copies of a model share them
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_on": {}}
+
+    def _grid(self, anchor: AnchorClass, nx: int, ny: int) -> Tensor:
+        """(heights, ny, nx, sizes, rotations, 7) boxes [x, y, z, dx, dy, dz, heading], z their middle."""
+        xs, ys = self._places(anchor, 0, nx), self._places(anchor, 1, ny)
+        sizes = torch.tensor(anchor.anchor_sizes, dtype=torch.float32)
+        turns = torch.tensor(anchor.anchor_rotations, dtype=torch.float32)
+        bottoms = torch.tensor(anchor.anchor_bottom_heights, dtype=torch.float32)
+        boxes = torch.empty(len(bottoms), ny, nx, len(sizes), len(turns), 7)
+        boxes[..., 0] = xs.view(1, 1, -1, 1, 1)
+        boxes[..., 1] = ys.view(1, -1, 1, 1, 1)
+        boxes[..., 2] = bottoms.view(-1, 1, 1, 1, 1)
+        boxes[..., 3:6] = sizes.view(1, 1, 1, -1, 1, 3)
+        boxes[..., 6] = turns
+        boxes[..., 2] += boxes[..., 5] / 2
+        return boxes
+
+    def _places(self, anchor: AnchorClass, axis: int, count: int) -> Tensor:
+        """``count`` positions along x (axis 0) or y (axis 1), in metres."""
+        # rounding (float32 range, float64 step, torch.arange) is that of the published anchors, bit for bit
+        low, high = self.range[axis], self.range[axis + 3]
+        step = float(high - low) / (count if anchor.align_center else max(count - 1, 1))
+        start = float(low) + (step / 2 if anchor.align_center else 0.0)
+        return torch.arange(start, start + (count - 0.5) * step, step, dtype=torch.float32)

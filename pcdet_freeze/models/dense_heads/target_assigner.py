@@ -1,0 +1,124 @@
+"""Which anchor answers for which box (SECOND, Sensors 2018, 18(10), 3337, section 3.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass
+from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
+from pcdet_freeze.ops.boxes import boxes3d_nearest_bev_iou
+from pcdet_freeze.ops.iou import boxes_iou3d
+
+
+class AxisAlignedTargetAssigner:
+    """Matches anchors of a class with boxes of that class by overlap of their nearest axis-aligned BEV boxes.
+
+    An anchor is positive where its best overlap reaches the class's ``matched_threshold``, or where it is
+    the best anchor of some box; negative below ``unmatched_threshold``; ignored between. A positive takes
+    class and box of the box that it overlaps most.
+
+    Args:
+        classes: anchor classes, in the order of the head's outputs.
+        class_names: the data set's classes; label 1 is the first.
+        box_coder: makes regression targets.
+        norm_by_num_examples: regression weights are 1 / (anchors that are not ignored) instead of 1.
+        match_height: overlap is the 3D IoU.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[AnchorClass],
+        class_names: Sequence[str],
+        box_coder: ResidualCoder,
+        norm_by_num_examples: bool = False,
+        match_height: bool = False,
+    ) -> None:
+        given, known = [c.class_name for c in classes], list(class_names)
+        if sorted(given) != sorted(known):
+            raise ConfigError(
+                f"ANCHOR_GENERATOR_CONFIG must have one entry for each class, {', '.join(known)}; "
+                f"got entries for {', '.join(given) or '(none)'}"
+            )
+        self.classes = tuple(classes)
+        self.labels = [known.index(name) + 1 for name in given]
+        self.box_coder = box_coder
+        self.norm_by_num_examples = norm_by_num_examples
+        self.overlap = boxes_iou3d if match_height else boxes3d_nearest_bev_iou
+
+    @torch.no_grad()
+    def assign_targets(self, anchors: Sequence[Tensor], gt_boxes: Tensor) -> dict[str, Tensor]:
+        """Targets of all anchors, in the order of the head's outputs.
+
+        Args:
+            anchors: a class each, (cells, anchors per cell, 7).
+            gt_boxes: (B, G, 8) boxes [x, y, z, dx, dy, dz, heading, class from 1]; rows of class 0 are
+                padding. It is only read.
+
+        Returns:
+            box_cls_labels (B, A) int32: class, 0 negative, -1 ignored;
+            box_reg_targets (B, A, code_size): residuals, zero where not positive;
+            reg_weights (B, A): positive or not.
+        """
+        samples = gt_boxes.shape[0]
+        boxes, owner = self._list_boxes(gt_boxes)
+        found = []
+        for anchor, label, own in zip(self.classes, self.labels, anchors, strict=True):
+            mine = boxes[:, -1] == label
+            parts = self._assign_class(anchor, label, own.flatten(0, 1), boxes[mine], owner[mine], samples)
+            found.append([part.view(samples, *own.shape[:2], *part.shape[2:]) for part in parts])
+        labels, targets, weights = (
+            torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*found, strict=True)
+        )
+        return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights}
+
+    @staticmethod
+    def _list_boxes(gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch's boxes without padding, (N, 8), and the sample of each, (N,)."""
+        real = gt_boxes[..., -1] > 0
+        return gt_boxes[real].float(), real.nonzero()[:, 0]
+
+    def _assign_class(
+        self, anchor: AnchorClass, label: int, anchors: Tensor, boxes: Tensor, owner: Tensor, samples: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels (B, A), targets (B, A, code_size) and weights (B, A) of one class's (A, 7) anchors."""
+        labels = anchors.new_zeros(samples, len(anchors), dtype=torch.int32)
+        targets = anchors.new_zeros(samples, len(anchors), self.box_coder.code_size)
+        weights = anchors.new_zeros(samples, len(anchors))
+        if len(boxes) == 0:
+            return labels, targets, weights
+        overlaps = self.overlap(anchors, boxes[:, :7])
+        for sample in owner.unique().tolist():
+            mine = owner == sample
+            labels[sample], best = self._match(anchor, label, overlaps[:, mine])
+            positive = (labels[sample] > 0).nonzero()[:, 0]
+            matched = boxes[mine][best[positive], :-1]
+            targets[sample, positive] = self.box_coder.encode(matched, _widen(anchors[positive], matched))
+            weights[sample, positive] = self._weight(labels[sample])
+        return labels, targets, weights
+
+    @staticmethod
+    def _match(anchor: AnchorClass, label: int, overlaps: Tensor) -> tuple[Tensor, Tensor]:
+        """(A, G) overlaps, G > 0 -> labels (A,) and the box that each anchor overlaps most, (A,)."""
+        best_overlap, best_box = overlaps.max(dim=1)
+        best_of_box = overlaps.max(dim=0).values
+        best_of_box = torch.where(best_of_box > 0, best_of_box, torch.inf)
+        forced = (overlaps == best_of_box).any(dim=1)
+        labels = torch.full_like(best_box, -1, dtype=torch.int32)
+        labels[best_overlap < anchor.unmatched_threshold] = 0
+        labels[forced | (best_overlap >= anchor.matched_threshold)] = label
+        return labels, best_box
+
+    def _weight(self, labels: Tensor) -> Tensor | float:
+        if not self.norm_by_num_examples:
+            return 1.0
+        return 1.0 / (labels >= 0).sum().clamp(min=1).float()
+
+
+def _widen(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Anchors with as many columns as boxes: they stand still, where boxes have a velocity."""
+    extra = boxes.shape[-1] - anchors.shape[-1]
+    return torch.nn.functional.pad(anchors, (0, extra)) if extra > 0 else anchors

@@ -1,0 +1,6 @@
+"""Detectors: an ordered set of modules, their losses and their predictions."""
+
+from pcdet_freeze.models.detectors.detector3d_template import Detector3DTemplate
+from pcdet_freeze.models.detectors.pointpillar import PointPillar
+
+__all__ = ["Detector3DTemplate", "PointPillar"]

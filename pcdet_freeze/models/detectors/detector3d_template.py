@@ -1,0 +1,130 @@
+"""Detector3DTemplate: builds the modules that the config names, runs them in order, adds up their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.models.context import BuildContext
+from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
+from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
+from pcdet_freeze.models.settings import raise_faults, read_settings
+
+LOSS_NAMES = {"dense_head": "loss_rpn", "point_head": "loss_point", "roi_head": "loss_rcnn"}
+
+
+class Detector3DTemplate(nn.Module):
+    """A detector is its modules, in the order of ``module_topology``.
+
+    A head is any module with ``get_loss(tb_dict) -> (loss, tb_dict)``; the training loss is the sum over
+    heads. A head may also have ``add_predictions(batch_dict, pred_dicts)``, which adds its own keys to each
+    sample's dict.
+
+    Args:
+        model_cfg: ``cfg.MODEL``.
+        num_class: number of detection classes.
+        dataset: gives class_names, point_feature_encoder.num_point_features, point_cloud_range, grid_size,
+            voxel_size and depth_downsample_factor; it is not kept.
+
+    Raises:
+        ConfigError: all faults of the config's keys at once, or the first module that does not fit.
+    """
+
+    module_topology = tuple(slot.attribute for slot in TOPOLOGY)
+    global_step: Tensor
+
+    def __init__(self, model_cfg: Mapping[str, Any], num_class: int, dataset: Any) -> None:
+        super().__init__()
+        faults: list[str] = []
+        parts = read_parts(model_cfg, faults)
+        self.post_processing_settings = None
+        if model_cfg.get("POST_PROCESSING") is not None:
+            self.post_processing_settings = read_settings(
+                PostProcessingSettings, model_cfg["POST_PROCESSING"], "MODEL.POST_PROCESSING", faults
+            )
+        elif any("batch_box_preds" in getattr(part.cls, "writes", ()) for part in parts):
+            faults.append("MODEL.POST_PROCESSING is required where a head predicts boxes, but missing")
+        if not parts and not faults:
+            faults.append("MODEL must have sections for its modules (VFE, BACKBONE_2D, ...); got none")
+        raise_faults(faults)
+
+        context = BuildContext.from_dataset(dataset, num_class)
+        self.model_cfg = model_cfg
+        self.num_class, self.class_names = num_class, list(context.class_names)
+        self.register_buffer("global_step", torch.zeros(1, dtype=torch.long))
+        self.module_names = tuple(part.slot.attribute for part in parts)
+        for part in parts:
+            self.add_module(part.slot.attribute, part.cls(part.settings, context))
+
+    @property
+    def mode(self) -> str:
+        return "TRAIN" if self.training else "TEST"
+
+    @property
+    def module_list(self) -> list[nn.Module]:
+        """The modules in the order in which they run."""
+        return [getattr(self, name) for name in self.module_names]
+
+    def update_global_step(self) -> None:
+        self.global_step += 1
+
+    def forward(self, batch_dict: dict[str, Any]) -> Any:
+        """Run all modules on ``batch_dict``, filled in place; each lists what it reads and writes.
+
+        Returns:
+            In train mode ``({'loss': loss}, tb_dict, disp_dict)``; in eval mode ``(pred_dicts,
+            recall_dict)``, with a dict a sample: pred_boxes (K, 7), pred_scores (K,), pred_labels (K,) from
+            1.
+
+        Raises:
+            DataError: a module reads a key that neither the batch nor an earlier module has.
+        """
+        for name in self.module_names:
+            module = getattr(self, name)
+            _check_reads(name, module, batch_dict)
+            batch_dict = module(batch_dict)
+        if self.training:
+            loss, tb_dict, disp_dict = self.get_training_loss()
+            return {"loss": loss}, tb_dict, disp_dict
+        return self.post_processing(batch_dict)
+
+    def get_training_loss(self) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
+        """Sum of the heads' losses of the last forward, its parts by name, and nothing to show beside."""
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, float] = {}
+        for name, module in zip(self.module_names, self.module_list, strict=True):
+            get_loss: Any = getattr(module, "get_loss", None)
+            if get_loss is not None:
+                losses[LOSS_NAMES.get(name, f"loss_{name}")], parts = get_loss(parts)
+        if not losses:
+            raise ConfigError(
+                f"training needs a head with a loss; got none among {', '.join(self.module_names)}"
+            )
+        stacked = torch.stack(list(losses.values()))
+        tb_dict = dict(zip(losses, stacked.detach().tolist(), strict=True))
+        return stacked.sum(), {**tb_dict, **parts}, {}
+
+    def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+        """Detections and recall counts (see ``post_process``), with other heads' predictions added."""
+        pred_dicts: list[dict[str, Tensor]] = [{} for _ in range(int(batch_dict["batch_size"]))]
+        recall_dict: dict[str, float] = {}
+        if self.post_processing_settings is not None and "batch_box_preds" in batch_dict:
+            pred_dicts, recall_dict = post_process(batch_dict, self.post_processing_settings)
+        for module in self.module_list:
+            add_predictions: Any = getattr(module, "add_predictions", None)
+            if add_predictions is not None:
+                add_predictions(batch_dict, pred_dicts)
+        return pred_dicts, recall_dict
+
+
+def _check_reads(name: str, module: nn.Module, batch_dict: Mapping[str, Any]) -> None:
+    missing = [key for key in getattr(module, "reads", ()) if key not in batch_dict]
+    if missing:
+        raise DataError(
+            f"{name} ({type(module).__name__}) reads {', '.join(missing)}, but the batch has only "
+            f"{', '.join(batch_dict)}: add the data processor step or the module that writes it"
+        )

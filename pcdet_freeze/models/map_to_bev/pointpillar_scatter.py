@@ -1,0 +1,68 @@
+"""PointPillarScatter: pillar features back to their cells (PointPillars, arXiv:1812.05784, section 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.registry import MAP_TO_BEVS
+
+
+@dataclass(frozen=True)
+class PointPillarScatterSettings:
+    """``MODEL.MAP_TO_BEV`` of PointPillarScatter."""
+
+    num_bev_features: int
+    """channels of the map: those of ``pillar_features``"""
+
+
+@MAP_TO_BEVS.register
+class PointPillarScatter(nn.Module):
+    """Writes each pillar's features into its cell of an otherwise zero map."""
+
+    Settings = PointPillarScatterSettings
+    reads = ("pillar_features", "voxel_coords", "batch_size")
+    writes = ("spatial_features",)
+    reads_train: tuple[str, ...] = ()
+
+    def __init__(self, settings: PointPillarScatterSettings, context: BuildContext) -> None:
+        super().__init__()
+        who = "MODEL.MAP_TO_BEV (PointPillarScatter)"
+        context.need_voxels(who)
+        width, height, depth = context.grid_size
+        channels = context.features_of("pillar_features", who).channels
+        if depth != 1:
+            raise ConfigError(
+                f"{who} needs one pillar per cell, so a voxel as high as POINT_CLOUD_RANGE; got {depth} in z"
+            )
+        if settings.num_bev_features != channels:
+            raise ConfigError(
+                f"MODEL.MAP_TO_BEV.NUM_BEV_FEATURES must be the width of pillar_features, {channels}; "
+                f"got {settings.num_bev_features}"
+            )
+        self.num_bev_features = channels
+        self.width, self.height = width, height
+        context.features["spatial_features"] = Features(channels, height, width)
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Scatter pillars.
+
+        Reads:
+            pillar_features: (M, C)
+            voxel_coords: (M, 4) [sample, z, y, x], in cells
+            batch_size: samples in the batch, the empty ones too
+        Writes:
+            spatial_features: (batch_size, C, H, W), H along y, W along x
+        """
+        features, coords = batch_dict["pillar_features"], batch_dict["voxel_coords"].long()
+        samples = int(batch_dict["batch_size"])
+        cell = (coords[:, 0] * self.height + coords[:, 2]) * self.width + coords[:, 3]
+        canvas = features.new_zeros(samples * self.height * self.width, self.num_bev_features)
+        canvas[cell] = features
+        canvas = canvas.view(samples, self.height, self.width, self.num_bev_features)
+        batch_dict["spatial_features"] = canvas.permute(0, 3, 1, 2).contiguous()
+        return batch_dict

@@ -1,0 +1,161 @@
+"""From raw boxes and scores to detections: score threshold, NMS, recall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.ops.iou import boxes_iou3d
+from pcdet_freeze.ops.nms import nms, nms_normal
+
+NMS_TYPES = {"nms_gpu": nms, "nms_normal_gpu": nms_normal}
+
+
+@dataclass(frozen=True)
+class NMSSettings:
+    """``NMS_CONFIG``; the names of the types are OpenPCDet's, they work on any device."""
+
+    nms_type: str
+    nms_thresh: float
+    """BEV IoU above which the lower score goes"""
+    nms_pre_maxsize: int
+    nms_post_maxsize: int
+    multi_classes_nms: bool = False
+    """each class by itself"""
+
+    def __post_init__(self) -> None:
+        if self.nms_type not in NMS_TYPES:
+            raise ConfigError(f"NMS_TYPE must be one of {', '.join(NMS_TYPES)}; got {self.nms_type!r}")
+        if min(self.nms_pre_maxsize, self.nms_post_maxsize) < 1:
+            raise ConfigError(
+                "NMS_PRE_MAXSIZE and NMS_POST_MAXSIZE must be positive; got "
+                f"{self.nms_pre_maxsize} and {self.nms_post_maxsize}"
+            )
+
+
+@dataclass(frozen=True)
+class PostProcessingSettings:
+    """``MODEL.POST_PROCESSING``."""
+
+    nms_config: NMSSettings
+    score_thresh: float
+    recall_thresh_list: tuple[float, ...] = ()
+    """3D IoU at which recall is counted"""
+    output_raw_score: bool = False
+    """give logits as scores"""
+    eval_metric: str = "kitti"
+    """read by the evaluation"""
+    multi_classes_nms: bool = False
+    """has no effect, as in OpenPCDet, where only the key of NMS_CONFIG counts; so the two must agree"""
+
+    def __post_init__(self) -> None:
+        if self.multi_classes_nms and not self.nms_config.multi_classes_nms:
+            raise ConfigError("MULTI_CLASSES_NMS: True belongs into NMS_CONFIG; found beside it only")
+
+
+def class_agnostic_nms(
+    boxes: Tensor, scores: Tensor, settings: NMSSettings, score_thresh: float
+) -> tuple[Tensor, Tensor]:
+    """NMS over all classes at once.
+
+    Args:
+        boxes: (N, 7 + C) [x, y, z, dx, dy, dz, heading, ...].
+        scores: (N,).
+
+    Returns:
+        Indices of the kept boxes, (K,) int64, by falling score, and their scores, (K,).
+    """
+    candidates = (scores >= score_thresh).nonzero()[:, 0]
+    if len(candidates) == 0:
+        return candidates, scores[candidates]
+    kept = NMS_TYPES[settings.nms_type](
+        boxes[candidates, :7], scores[candidates], settings.nms_thresh, pre_maxsize=settings.nms_pre_maxsize
+    )
+    chosen = candidates[kept[: settings.nms_post_maxsize]]
+    return chosen, scores[chosen]
+
+
+def multi_classes_nms(
+    boxes: Tensor, scores: Tensor, settings: NMSSettings, score_thresh: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """NMS for each class by itself, classes one after the other.
+
+    Args:
+        boxes: (N, 7 + C).
+        scores: (N, classes).
+
+    Returns:
+        Indices (K,), scores (K,) and labels (K,), from 1, of the kept boxes.
+    """
+    found = [class_agnostic_nms(boxes, scores[:, k], settings, score_thresh) for k in range(scores.shape[1])]
+    labels = [index.new_full((len(index),), k + 1) for k, (index, _) in enumerate(found)]
+    chosen, kept_scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return chosen, kept_scores, torch.cat(labels)
+
+
+@torch.no_grad()
+def post_process(
+    batch_dict: dict[str, Any], settings: PostProcessingSettings
+) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+    """Detections of a batch.
+
+    Reads:
+        batch_cls_preds: (B, A, classes) logits, or probabilities where cls_preds_normalized says so
+        batch_box_preds: (B, A, 7 + C)
+        gt_boxes (optional): (B, G, 8); recall is counted where it is there
+        rois (optional): (B, R, 7), proposals whose recall is counted beside
+
+    Returns:
+        One dict a sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1; and recall
+        counts: ``gt``, and ``roi_T`` and ``rcnn_T`` for each threshold T.
+    """
+    detections: list[dict[str, Tensor]] = []
+    recall: dict[str, float] = {}
+    for sample in range(int(batch_dict["batch_size"])):
+        raw, boxes = batch_dict["batch_cls_preds"][sample], batch_dict["batch_box_preds"][sample]
+        scores = raw if batch_dict.get("cls_preds_normalized", False) else raw.sigmoid()
+        detections.append(_select(boxes, scores, raw, settings))
+        if "gt_boxes" in batch_dict:
+            rois = batch_dict["rois"][sample] if "rois" in batch_dict else None
+            _count_recall(
+                recall, settings, detections[-1]["pred_boxes"], batch_dict["gt_boxes"][sample], rois
+            )
+    return detections, recall
+
+
+def _select(
+    boxes: Tensor, scores: Tensor, raw: Tensor, settings: PostProcessingSettings
+) -> dict[str, Tensor]:
+    nms_config = settings.nms_config
+    if nms_config.multi_classes_nms:
+        chosen, kept, labels = multi_classes_nms(boxes, scores, nms_config, settings.score_thresh)
+    else:
+        best, winner = scores.max(dim=-1)
+        chosen, kept = class_agnostic_nms(boxes, best, nms_config, settings.score_thresh)
+        labels = winner[chosen] + 1
+    if settings.output_raw_score:
+        kept = raw[chosen].max(dim=-1).values
+    return {"pred_boxes": boxes[chosen], "pred_scores": kept, "pred_labels": labels}
+
+
+def _count_recall(
+    recall: dict[str, float],
+    settings: PostProcessingSettings,
+    boxes: Tensor,
+    gt_boxes: Tensor,
+    rois: Tensor | None,
+) -> None:
+    """Add one sample's counts to ``recall``: its boxes, and how many a detection (a proposal) covers."""
+    real = gt_boxes[gt_boxes[:, -1] > 0][:, :7]
+    recall["gt"] = recall.get("gt", 0) + len(real)
+    for name, found in (("roi", rois), ("rcnn", boxes)):
+        covered = None
+        if found is not None and len(found) and len(real):
+            covered = boxes_iou3d(found[:, :7], real).max(dim=0).values
+        for thresh in settings.recall_thresh_list:
+            hits = 0 if covered is None else int((covered > thresh).sum())
+            recall[f"{name}_{thresh}"] = recall.get(f"{name}_{thresh}", 0) + hits

@@ -1,0 +1,154 @@
+"""PillarVFE, the pillar feature network of PointPillars (arXiv:1812.05784, section 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.registry import VFES
+
+
+@dataclass(frozen=True)
+class PillarVFESettings:
+    """``MODEL.VFE`` of PillarVFE."""
+
+    num_filters: tuple[int, ...]
+    """output width of each layer"""
+    use_norm: bool = True
+    with_distance: bool = False
+    """append each point's distance from the sensor"""
+    use_abslote_xyz: bool = True
+    """keep x, y, z beside the offsets (the spelling is OpenPCDet's)"""
+    bn_momentum: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.num_filters or min(self.num_filters) < 1:
+            raise ConfigError(f"NUM_FILTERS needs one positive width or more; got {list(self.num_filters)}")
+        if any(width % 2 for width in self.num_filters[:-1]):
+            raise ConfigError(f"NUM_FILTERS must be even except for the last; got {list(self.num_filters)}")
+
+
+class PFNLayer(nn.Module):
+    """Linear, norm, ReLU on each point, then the maximum over the points of a pillar.
+
+    All but the last layer give half of their width to the maximum, repeated beside each point's own features.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, use_norm: bool, last: bool, momentum: float
+    ) -> None:
+        super().__init__()
+        self.last = last
+        width = channels_out if last else channels_out // 2
+        self.use_norm = use_norm
+        self.linear = nn.Linear(channels_in, width, bias=not use_norm)
+        if use_norm:
+            self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=momentum)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out)."""
+        features = self.linear(points)
+        if self.use_norm:
+            # channels before points: on rows of channels last, torch sums a batch's statistics less exactly
+            features = self._normalise(features.permute(0, 2, 1)).permute(0, 2, 1)
+        features = F.relu(features)
+        highest = features.max(dim=1).values
+        if self.last:
+            return highest
+        return torch.cat([features, highest.unsqueeze(1).expand_as(features)], dim=2)
+
+    def _normalise(self, features: Tensor) -> Tensor:
+        """Batch norm of (M, width, P).
+
+        Fewer than two points have no variance: the running statistics then stand in, unchanged. A norm that
+        is shared between processes is called all the same, since the others wait for it.
+        """
+        norm = self.norm
+        if len(features) * features.shape[2] > 1 or not norm.training or isinstance(norm, nn.SyncBatchNorm):
+            return norm(features)
+        return F.batch_norm(
+            features,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            training=False,
+            eps=norm.eps,
+        )
+
+
+@VFES.register
+class PillarVFE(nn.Module):
+    """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
+
+    Settings = PillarVFESettings
+    reads = ("voxels", "voxel_num_points", "voxel_coords")
+    writes = ("pillar_features",)
+    reads_train: tuple[str, ...] = ()
+
+    def __init__(self, settings: PillarVFESettings, context: BuildContext) -> None:
+        super().__init__()
+        context.need_voxels("MODEL.VFE (PillarVFE)")
+        self.with_distance = settings.with_distance
+        self.use_absolute_xyz = settings.use_abslote_xyz
+        self.voxel_size = context.voxel_size
+        self.centre_of_first = tuple(
+            size / 2 + low for size, low in zip(context.voxel_size, context.point_cloud_range, strict=False)
+        )
+        width_in = context.num_point_features + (6 if self.use_absolute_xyz else 3) + int(self.with_distance)
+        widths = [width_in, *settings.num_filters]
+        self.pfn_layers = nn.ModuleList(
+            PFNLayer(width, wider, settings.use_norm, i == len(widths) - 2, settings.bn_momentum)
+            for i, (width, wider) in enumerate(pairwise(widths))
+        )
+        context.features["pillar_features"] = Features(self.get_output_feature_dim())
+
+    def get_output_feature_dim(self) -> int:
+        """Channels of ``pillar_features``."""
+        return int(self.pfn_layers[-1].linear.out_features)  # type: ignore[union-attr,arg-type]
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Encode pillars.
+
+        Reads:
+            voxels: (M, P, C) points, x, y, z in metres first, zero rows as padding
+            voxel_num_points: (M,) points in each pillar, padding apart
+            voxel_coords: (M, 4) [sample, z, y, x], in cells
+        Writes:
+            pillar_features: (M, F); (0, F) where the batch has no pillar
+
+        Padding goes through the layers as zeros and takes part in the batch statistics, as in OpenPCDet.
+        """
+        features = self._decorate(
+            batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"]
+        )
+        for layer in self.pfn_layers:
+            features = layer(features)
+        batch_dict["pillar_features"] = features
+        return batch_dict
+
+    def _decorate(self, voxels: Tensor, counts: Tensor, coords: Tensor) -> Tensor:
+        """(M, P, C) points -> (M, P, width_in) features of points, zero in padding."""
+        xyz = voxels[..., :3]
+        mean = xyz.sum(dim=1, keepdim=True) / counts.clamp(min=1).to(voxels.dtype).view(-1, 1, 1)
+        centres = [
+            coords[:, 3 - axis].to(voxels.dtype) * self.voxel_size[axis] + self.centre_of_first[axis]
+            for axis in range(3)
+        ]
+        parts = [
+            voxels if self.use_absolute_xyz else voxels[..., 3:],
+            xyz - mean,
+            xyz - torch.stack(centres, dim=1).unsqueeze(1),
+        ]
+        if self.with_distance:
+            parts.append(xyz.norm(dim=2, keepdim=True))
+        slots = torch.arange(voxels.shape[1], device=voxels.device)
+        filled = slots < counts.unsqueeze(1)
+        return torch.cat(parts, dim=-1) * filled.unsqueeze(-1).to(voxels.dtype)
