@@ -1,0 +1,68 @@
+"""The flags of tools/train.py and tools/test.py: OpenPCDet's, and a few more."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """Flags of tools/train.py."""
+    parser = _common("Train a model; MODEL.NOT_TRAIN_IN_MULTI_TASK names what must not train.")
+    add = parser.add_argument
+    add("--epochs", type=int, help="epochs; default OPTIMIZATION.NUM_EPOCHS")
+    add("--max_iters", type=int, help="iterations in all: sets the schedule's length, ends with a checkpoint")
+    add("--sync_bn", action="store_true", help="SyncBatchNorm over all processes (CUDA)")
+    add("--fix_random_seed", action="store_true", help="seed 666 instead of a random one")
+    add("--ckpt_save_interval", type=int, default=1, help="epochs between two checkpoints")
+    add("--max_ckpt_save_num", type=int, default=30, help="how many checkpoint_epoch_N.pth to keep")
+    add("--ckpt_save_time_interval", type=float, default=300, help="seconds between two latest_model.pth")
+    add("--num_epochs_to_eval", type=int, default=1, help="evaluate the checkpoints of the last N epochs; 0: none")
+    add("--logger_iter_interval", type=int, default=50, help="iterations between two log lines")
+    add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
+    return _last(parser)
+
+
+def test_parser() -> argparse.ArgumentParser:
+    """Flags of tools/test.py."""
+    parser = _common("Evaluate one checkpoint (--ckpt), or all of a run as they appear (--eval_all).")
+    add = parser.add_argument
+    add("--eval_tag", default="default", help="name of this evaluation's folder")
+    add("--eval_all", action="store_true", help="every checkpoint of --ckpt_dir, waiting for new ones")
+    add("--ckpt_dir", help="folder of checkpoints for --eval_all; default: the run's own")
+    add("--max_waiting_mins", type=float, default=30, help="minutes to wait for the next checkpoint")
+    add("--infer_time", action="store_true", help="log the time spent in the model")
+    return _last(parser)
+
+
+test_parser.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
+
+
+def _common(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--cfg_file", required=True, help="config of the run")
+    add("--batch_size", type=int, help="samples a step, over all processes; default BATCH_SIZE_PER_GPU each")
+    add("--workers", type=int, default=4, help="processes that load data, for each training process")
+    add("--extra_tag", default="default", help="name of this run's folder")
+    add("--output_dir", help="folder in place of ./output")
+    add("--ckpt", help="checkpoint to go on from, or to evaluate; train: default the newest valid of the run")
+    add("--pretrained_model", help="file whose tensors are loaded where name and shape fit")
+    add("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    add("--tcp_port", type=int, default=18888, help="port of the process group, where the launcher sets none")
+    add("--start_epoch", type=int, default=0, help="evaluate checkpoints after this epoch only")
+    add("--save_to_file", action="store_true", help="write predictions as text files too")
+    add("--device", help="cpu or cuda; default: CUDA where it is there")
+    add("--verbose", action="store_true", help="show the whole traceback of an error")
+    return parser
+
+
+def _last(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument(
+        "--set",
+        dest="set_cfgs",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to change; must come last",
+    )
+    return parser

@@ -1,0 +1,252 @@
+"""From flags to a trainer, in the one order that keeps the freeze contract.
+
+build, SyncBN, load pretrained, read the checkpoint, freeze, load the resumed model state, compare with the
+stored certificate, optimizer, its state, DDP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, plain
+from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.engine import distributed
+from pcdet_freeze.engine.checkpoint import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
+from pcdet_freeze.engine.checkpoint_hook import CheckpointHook, TimedCheckpointHook
+from pcdet_freeze.engine.distributed import World
+from pcdet_freeze.engine.evaluate import eval_one_epoch
+from pcdet_freeze.engine.evaluation_hook import EvaluationHook
+from pcdet_freeze.engine.folders import RunFolders, run_folders
+from pcdet_freeze.engine.freeze_hook import check_same_list
+from pcdet_freeze.engine.hooks import ConfiguredHook, Hook, hooks_from_cfg
+from pcdet_freeze.engine.log import create_logger, log_config, log_environment, log_name
+from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
+from pcdet_freeze.engine.loop import Trainer, clip_norm_of
+from pcdet_freeze.engine.max_iters_hook import MaxItersHook
+from pcdet_freeze.engine.optimizer import build_optimizer
+from pcdet_freeze.engine.progress_hook import ProgressHook
+from pcdet_freeze.engine.rng import set_seed
+from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.engine.weights import load_model_state, load_pretrained
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freeze import is_frozen
+from pcdet_freeze.models import build_network, load_data_to_gpu
+
+FIXED_SEED = 666
+Checkpoint = tuple[Path, dict[str, Any]]
+
+
+@dataclass
+class Run:
+    """What every step of building needs to know."""
+
+    args: argparse.Namespace
+    cfg: Any
+    world: World
+    device: torch.device
+    folders: RunFolders
+    logger: logging.Logger
+    seed: int = FIXED_SEED
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step in this process."""
+        total = self.args.batch_size
+        if total is None:
+            return self.cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
+        if total < self.world.size or total % self.world.size:
+            raise ConfigError(
+                f"--batch_size must be a multiple of the number of processes; got {total} for {self.world.size}"
+            )
+        return total // self.world.size
+
+
+@dataclass
+class Data:
+    """A data set with its loader and sampler."""
+
+    dataset: Any
+    loader: Any
+    sampler: Any
+
+
+def start_run(args: argparse.Namespace, kind: str) -> Run:
+    """Read the config, join the other processes, open the log; ``kind`` is 'train' or 'eval'."""
+    cfg = cfg_from_yaml_file(args.cfg_file)
+    cfg_from_list(args.set_cfgs, cfg)
+    world = distributed.start(args.launcher, args.tcp_port, args.device)
+    device = distributed.pick_device(args.device, world)
+    folders = run_folders(args.cfg_file, args.extra_tag, args.output_dir)
+    logger = create_logger(folders.root / log_name(kind), world.rank)
+    log_environment(logger, device, world.size)
+    log_config(logger, vars(args), cfg)
+    if kind == "train" and world.is_main:
+        shutil.copy(args.cfg_file, folders.root)
+    return Run(args, cfg, world, device, folders, logger)
+
+
+def find_checkpoint(run: Run) -> Checkpoint | None:
+    """The checkpoint to go on from: ``--ckpt``, else the newest valid one of this run, else None."""
+    if run.args.ckpt is not None:
+        found: Checkpoint | None = (Path(run.args.ckpt), load_checkpoint(run.args.ckpt))
+    else:
+        found = newest_checkpoint(run.folders.ckpt, run.logger)
+    if found is not None:
+        run.logger.info("Resume from %s: epoch %s, iteration %s", found[0], found[1].get("epoch"), found[1].get("it"))
+    return found
+
+
+def choose_seed(run: Run, checkpoint: Checkpoint | None) -> None:
+    """Seed this process; a resumed run keeps its seed, and with it the order of the data."""
+    ours = checkpoint[1].get(OURS, {}) if checkpoint else {}
+    fresh = FIXED_SEED if run.args.fix_random_seed else random.SystemRandom().randrange(2**31)
+    run.seed = distributed.from_main(int(ours.get("seed", fresh)))
+    if run.args.fix_random_seed:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    set_seed(run.seed)
+    run.logger.info("Random seed %d", run.seed)
+
+
+def build_data(run: Run, training: bool) -> Data:
+    """The training or the test data of the config."""
+    parts = build_dataloader(
+        run.cfg.DATA_CONFIG,
+        run.cfg.CLASS_NAMES,
+        run.batch_size,
+        training=training,
+        workers=run.args.workers,
+        logger=run.logger,
+        seed=run.seed,
+        rank=run.world.rank,
+        world_size=run.world.size,
+    )
+    run.logger.info("%s: %d frames", "Training data" if training else "Test data", len(parts[0]))
+    return Data(*parts)
+
+
+def build_model(run: Run, dataset: Any) -> nn.Module:
+    """The detector on its device, with SyncBN where asked for and the pretrained tensors loaded."""
+    model = build_network(model_cfg=run.cfg.MODEL, num_class=len(run.cfg.CLASS_NAMES), dataset=dataset)
+    if getattr(run.args, "sync_bn", False):
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if run.args.pretrained_model is not None:
+        load_pretrained(model, run.args.pretrained_model, run.logger)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    run.logger.info("----------- Model %s created, param count: %d -----------", run.cfg.MODEL.NAME, count)
+    return model.to(run.device)
+
+
+def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None) -> list[ConfiguredHook]:
+    """Freeze what the config names, then load the resumed state and compare it with its certificate."""
+    if checkpoint is not None:
+        check_same_list(run.cfg, checkpoint[1].get(OURS))
+    hooks = hooks_from_cfg(run.cfg, model)
+    for hook in hooks:
+        run.logger.info("%s", hook.describe())
+    if not hooks:
+        run.logger.info("MODEL.NOT_TRAIN_IN_MULTI_TASK names nothing: nothing is frozen.")
+    if getattr(run.args, "sync_bn", False):
+        check_sync_bn(model, run.device)
+    if checkpoint is not None:
+        load_model_state(model, checkpoint[1]["model_state"], checkpoint[0])
+        for hook in hooks:
+            hook.check_resumed(checkpoint[1].get(OURS, {}))
+    return hooks
+
+
+def check_sync_bn(model: nn.Module, device: torch.device) -> None:
+    """ConfigError where a SyncBatchNorm would have to run live on a CPU, which torch cannot do."""
+    live = [name for name, m in model.named_modules() if isinstance(m, nn.SyncBatchNorm) and not is_frozen(m)]
+    if live and device.type != "cuda":
+        raise ConfigError(
+            f"--sync_bn needs CUDA for every norm layer that is not frozen, but the device is {device} and "
+            f"{len(live)} are live: {', '.join(live[:4])}. Leave --sync_bn out, or freeze them."
+        )
+
+
+def build_trainer(
+    run: Run, model: nn.Module, train: Data, test: Data, hooks: Sequence[Hook], checkpoint: Checkpoint | None
+) -> Trainer:
+    """A trainer that stands where ``checkpoint`` left off, or at the start."""
+    optim_cfg, steps = run.cfg.OPTIMIZATION, run.args.max_iters
+    epochs = -(-steps // len(train.loader)) if steps else (run.args.epochs or optim_cfg.NUM_EPOCHS)
+    optimizer = build_optimizer(model, optim_cfg)
+    length = len(train.loader)
+    trainer = Trainer(
+        model,
+        optimizer,
+        build_scheduler(optimizer, steps or epochs * length, length, optim_cfg),
+        train.loader,
+        epochs=epochs,
+        hooks=[*builtin_hooks(run, test), *hooks],
+        sampler=train.sampler,
+        device=run.device,
+        clip_norm=clip_norm_of(optim_cfg),
+        use_amp=run.args.use_amp,
+        move=load_data_to_gpu,
+        logger=run.logger,
+    )
+    set_seed(run.seed + run.world.rank)
+    if checkpoint is not None:
+        _note_changes(run, checkpoint[1].get(OURS))
+        resume(trainer, checkpoint[1])
+    trainer.rebuild(optimizer)
+    return trainer
+
+
+def _note_changes(run: Run, ours: Mapping[str, Any] | None) -> None:
+    if ours is None:
+        run.logger.warning("The checkpoint stores no generators and no data order: this resume is not bit-exact.")
+    elif ours.get("cfg_digest") != cfg_digest(plain(run.cfg)):
+        run.logger.warning("The config is not the one that the checkpoint was written with.")
+
+
+def builtin_hooks(run: Run, test: Data) -> list[Hook]:
+    """What every training does besides training, in order."""
+    args, extra = run.args, {"seed": run.seed, "cfg_digest": cfg_digest(plain(run.cfg))}
+    ckpt = run.folders.ckpt
+    hooks: list[Hook] = [MaxItersHook(args.max_iters)] if args.max_iters else []
+    return [
+        *hooks,
+        LogHook(args.logger_iter_interval),
+        TensorboardHook(run.folders.tensorboard),
+        ProgressHook(),
+        CheckpointHook(ckpt, args.ckpt_save_interval, args.max_ckpt_save_num, extra),
+        TimedCheckpointHook(ckpt, args.ckpt_save_time_interval, extra),
+        EvaluationHook(Evaluation(run, test, "eval_with_train"), ckpt, args.num_epochs_to_eval, args.start_epoch),
+    ]
+
+
+@dataclass
+class Evaluation:
+    """Evaluates a model of epoch N into ``eval/<folder>/epoch_N/<split>[/<tag>]``."""
+
+    run: Run
+    data: Data
+    folder: str = "."
+    tag: str = "."
+
+    def __call__(self, model: nn.Module, epoch: int | str) -> dict[str, float]:
+        run = self.run
+        split = str((run.cfg.DATA_CONFIG.get("DATA_SPLIT") or {}).get("test", "test"))
+        return eval_one_epoch(
+            run.cfg,
+            model,
+            self.data.loader,
+            epoch,
+            run.logger,
+            dist_test=run.world.size > 1,
+            result_dir=run.folders.eval / self.folder / f"epoch_{epoch}" / split / self.tag,
+            save_to_file=run.args.save_to_file,
+            infer_time=getattr(run.args, "infer_time", False),
+        )

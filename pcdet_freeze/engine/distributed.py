@@ -1,0 +1,167 @@
+"""One process or many: starting a process group, agreeing between ranks, wrapping a model.
+
+Every function here also works in a single process, where it does nothing, so that callers need no branches.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes logs and checkpoints."""
+        return self.rank == 0
+
+
+def start(launcher: str, tcp_port: int = 18888, device: str | None = None) -> World:
+    """Join the process group that ``launcher`` ('none', 'pytorch' or 'slurm') describes.
+
+    NCCL where the work is done by CUDA, gloo on CPU. Raises ConfigError where the launcher's variables are
+    missing.
+    """
+    if launcher == "none":
+        return World()
+    world = {"pytorch": _torchrun_world, "slurm": _slurm_world}[launcher](tcp_port)
+    use_cuda = pick_device(device, world).type == "cuda"
+    if use_cuda:
+        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+    dist.init_process_group("nccl" if use_cuda else "gloo", rank=world.rank, world_size=world.size)
+    return world
+
+
+def _torchrun_world(tcp_port: int) -> World:
+    try:
+        rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    except KeyError as missing:
+        raise ConfigError(
+            f"--launcher pytorch needs the variables that torchrun sets; {missing.args[0]} is not set. "
+            "Start with: torchrun --nproc_per_node=N tools/train.py --launcher pytorch ..."
+        ) from None
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(tcp_port))
+    return World(rank, size, local)
+
+
+def _slurm_world(tcp_port: int) -> World:
+    names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODELIST")
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"--launcher slurm needs the variables that srun sets; {', '.join(missing)} not set. "
+            "Start with: srun --ntasks=N python tools/train.py --launcher slurm ..."
+        )
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.environ["MASTER_ADDR"] = hosts[0]
+    os.environ["MASTER_PORT"] = str(tcp_port)
+    return World(*(int(os.environ[name]) for name in names[:3]))
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if is_distributed():
+        dist.destroy_process_group()
+
+
+def pick_device(wanted: str | None, world: World | None = None) -> torch.device:
+    """The device of this process: ``wanted``, else its CUDA device, else the CPU."""
+    if wanted is not None and wanted != "cuda":
+        return torch.device(wanted)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda needs a CUDA device; none was found. Use --device cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", (world or World()).local_rank % torch.cuda.device_count())
+
+
+def is_distributed() -> bool:
+    """True where more than this process may take part."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Rank of this process; 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if is_distributed():
+        dist.barrier()
+
+
+def gather(value: T) -> list[T]:
+    """``value`` of every rank, in rank order, on every rank. Values are pickled: keep them small."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: T) -> T:
+    """Rank 0's ``value``, on every rank."""
+    if not is_distributed():
+        return value
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def reduce_sum(values: dict[str, float]) -> dict[str, float]:
+    """Key-wise sum over all ranks; a key that a rank lacks counts as zero there."""
+    total: dict[str, float] = {}
+    for part in gather(dict(values)):
+        for key, value in part.items():
+            total[key] = total.get(key, 0) + value
+    return total
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The detector inside DistributedDataParallel (``module``) and torch.compile (``_orig_mod``)."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model`` in DistributedDataParallel where there is a process group, else ``model`` itself.
+
+    Never with ``find_unused_parameters``: what does not train is not handed to DDP in the first place.
+    """
+    if not is_distributed():
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Copy rank 0's buffers to every rank: running statistics differ between ranks after a step."""
+    if is_distributed():
+        for buffer in unwrap(model).buffers():
+            dist.broadcast(buffer, src=0)

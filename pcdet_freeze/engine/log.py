@@ -1,0 +1,67 @@
+"""One logger: console and file, rank 0 only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pcdet_freeze import __version__
+from pcdet_freeze.config import plain
+
+FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
+
+
+def create_logger(log_file: str | Path | None = None, rank: int = 0, name: str = "pcdet_freeze") -> logging.Logger:
+    """The logger ``name``, writing to the console and to ``log_file``; ranks other than 0 log errors only.
+
+    Called again, it starts anew: earlier handlers of the same name are closed.
+    """
+    logger = logging.getLogger(name)
+    close_logger(logger)
+    logger.propagate = False
+    logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if log_file is not None and rank == 0:
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT))
+        logger.addHandler(handler)
+    return logger
+
+
+def close_logger(logger: logging.Logger) -> None:
+    """Close and remove the handlers of ``logger``."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def log_name(kind: str) -> str:
+    """``<kind>_<YYYYmmdd-HHMMSS>.log``"""
+    return f"{kind}_{time.strftime('%Y%m%d-%H%M%S')}.log"
+
+
+def log_environment(logger: logging.Logger, device: torch.device, processes: int) -> None:
+    """What this run runs on, one line each."""
+    logger.info("**********************Start logging**********************")
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ.get("CUDA_VISIBLE_DEVICES", "ALL"))
+    logger.info("pcdet_freeze %s, torch %s, Python %s", __version__, torch.__version__, platform.python_version())
+    logger.info("device %s%s, %d processes, %d threads each", device, gpu, processes, torch.get_num_threads())
+
+
+def log_config(logger: logging.Logger, args: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Flags and config, as they are used."""
+    for key, value in args.items():
+        logger.info("%-26s %s", key, value)
+    logger.info("config:\n%s", yaml.safe_dump(plain(cfg), sort_keys=False, default_flow_style=None, width=100))
