@@ -1,0 +1,61 @@
+"""What slipped is put right before the next forward of the model (H4, H5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.freeze.claims import slipped, take
+from pcdet_freeze.freeze.records import RECORD, Claim, record_of, state_of
+
+
+def hold_fast(module: nn.Module, _args: Any) -> None:
+    """Forward pre-hook of the root: hold again whatever no longer is (a replaced child, ``requires_grad``).
+
+    Under ``torch.compile`` it does nothing, so that it leaves no break in the graph; held layers need none.
+    """
+    if not torch.compiler.is_compiling():
+        put_right(module)
+
+
+def put_right(root: nn.Module) -> list[str]:
+    """Do what :func:`hold_fast` does now; returns the tokens of the claims that had slipped."""
+    state = state_of(root)
+    mended = []
+    for claim in list(state.claims.values()) if state is not None else []:
+        if slipped(root, claim):
+            take(root, _without_released(root, claim))
+            mended.append(claim.token)
+    return mended
+
+
+def _without_released(root: nn.Module, claim: Claim) -> Claim:
+    """``claim`` less the modules that were let go without this root being asked."""
+    for path, module, _ in list(claim.cover.modules(root)):
+        record = record_of(module)
+        if record is None or claim.token not in record.released:
+            continue
+        claim = replace(claim, cover=claim.cover.remove(path), eval_cover=claim.eval_cover.remove(path))
+        rest = tuple(token for token in record.released if token != claim.token)
+        if rest or record.owners:
+            module.__dict__[RECORD] = replace(record, released=rest)
+        else:
+            del module.__dict__[RECORD]
+    return claim
+
+
+def attach(root: nn.Module) -> None:
+    """Give ``root`` the hook, once."""
+    if hold_fast not in root._forward_pre_hooks.values():
+        root.register_forward_pre_hook(hold_fast, prepend=True)
+
+
+def detach(root: nn.Module) -> None:
+    """Take the hook off, also where the handle that put it there belongs to another copy of the model."""
+    for key, hook in list(root._forward_pre_hooks.items()):
+        if hook is hold_fast:
+            del root._forward_pre_hooks[key]
+            root._forward_pre_hooks_with_kwargs.pop(key, None)

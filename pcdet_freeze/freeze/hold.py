@@ -1,0 +1,110 @@
+"""Holding one layer in eval mode, whatever anybody sets, and letting it go again.
+
+The layer stays the same object. Only its ``__class__`` becomes a subclass of its own class on which
+``training`` always reads False; this is how ``torch.nn.utils.parametrize`` changes one instance in place.
+``train()``, ``m.training = True`` and a parent's ``train()`` are remembered and change nothing.
+``isinstance``, ``repr``, parameters and ``state_dict`` keys stay as they were; a forward costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+ASKED = "_pcdet_freeze_asked"
+"""Instance attribute: the mode that a held layer was last asked to take."""
+_MARK = "_pcdet_freeze_held"
+
+
+def _get_training(self: nn.Module) -> bool:
+    """False while held. (A class put on top after holding can outlive the hold: then the real flag.)"""
+    return False if ASKED in self.__dict__ else bool(self.__dict__["training"])
+
+
+def _set_training(self: nn.Module, mode: bool) -> None:
+    self.__dict__[ASKED if ASKED in self.__dict__ else "training"] = mode
+
+
+def _keep_running_stats(self: Any) -> None:
+    """While held, ``torch.optim.swa_utils.update_bn`` must not reset the statistics."""
+    if not is_held(self):
+        base_class(self).reset_running_stats(self)  # type: ignore[attr-defined]
+
+
+def _reduce(self: nn.Module, protocol: Any) -> Any:
+    """Pickle and copy as the layer's own class would, and hold the result."""
+    base = base_class(self)
+    reduced = base.__reduce_ex__(self, protocol)  # type: ignore[call-arg, arg-type]
+    if isinstance(reduced, str):
+        return reduced
+    build, arguments, *rest = reduced
+    plain = tuple(base if argument is type(self) else argument for argument in arguments)
+    return (_rebuild, (base, build, plain), *rest)
+
+
+def _rebuild(base: type, build: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Unpickle a held layer: build it as its own class would, then take the held class."""
+    layer = build(*arguments)
+    layer.__class__ = held_class(base)
+    return layer
+
+
+def base_class(module: object) -> type:
+    """The class that ``module`` has, or would have if it were not held."""
+    for cls in type(module).__mro__:
+        if _MARK in cls.__dict__:
+            return cls.__bases__[0]
+    return type(module)
+
+
+def held_class(base: type) -> type:
+    """The held class of ``base``: one for each class, found in Python's own list of subclasses."""
+    subclasses: list[type] = type.__subclasses__(base)
+    for known in subclasses:
+        if _MARK in known.__dict__:
+            return known
+    body: dict[str, Any] = {
+        _MARK: True,
+        "__slots__": (),
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduce,
+        "__jit_unused_properties__": ["training", *getattr(base, "__jit_unused_properties__", [])],
+        "training": property(_get_training, _set_training),
+    }
+    if hasattr(base, "reset_running_stats"):
+        body["reset_running_stats"] = _keep_running_stats
+    # made below nn.Module first: an __init_subclass__ of the layer's class (a registry, say) must not see it
+    made = type(base)(base.__name__, (nn.Module,), body)
+    made.__bases__ = (base,)
+    return made
+
+
+def is_held(module: nn.Module) -> bool:
+    """Whether ``module`` is held in eval mode."""
+    return ASKED in module.__dict__ and hasattr(type(module), _MARK)
+
+
+def asked_mode(module: nn.Module) -> bool:
+    """The training flag that ``module`` would have if it were not held."""
+    return bool(module.__dict__.get(ASKED, module.__dict__.get("training", module.training)))
+
+
+def hold(module: nn.Module) -> None:
+    """Hold ``module`` in eval mode. Holding twice is holding once."""
+    if not is_held(module):
+        module.__dict__[ASKED] = bool(module.training)
+        module.__dict__["training"] = False
+    if not hasattr(type(module), _MARK):
+        module.__class__ = held_class(type(module))
+
+
+def let_go(module: nn.Module, mode: bool) -> None:
+    """Undo :func:`hold`; ``module`` takes ``mode`` as its training flag."""
+    if _MARK in type(module).__dict__:
+        module.__class__ = base_class(module)
+    module.__dict__.pop(ASKED, None)
+    module.__dict__["training"] = mode

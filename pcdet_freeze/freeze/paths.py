@@ -1,0 +1,200 @@
+"""Names of modules: dotted paths from the detector, wrappers left out, aliases kept apart.
+
+A *path* is what a user writes (``backbone_2d.blocks.0``). The segments that wrappers add (``module`` for
+DistributedDataParallel, DataParallel and AveragedModel, ``_orig_mod`` for ``torch.compile``) are no part of
+it, so a wrapped and a plain model have the same paths.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+WRAPPER_CHILDREN = ("module", "_orig_mod")
+
+
+def wrapped(module: nn.Module) -> nn.Module | None:
+    """The one module that ``module`` wraps, or None where it is no wrapper."""
+    children = module._modules
+    if len(children) != 1:
+        return None
+    ((name, child),) = children.items()
+    return child if name in WRAPPER_CHILDREN and not module._parameters else None
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """``module`` without its wrappers."""
+    inside = wrapped(module)
+    while inside is not None:
+        module, inside = inside, wrapped(inside)
+    return module
+
+
+def join(path: str, name: str) -> str:
+    """``path`` and a name below it as one path."""
+    return f"{path}.{name}" if path else name
+
+
+def is_within(path: str, top: str) -> bool:
+    """Whether ``path`` is ``top`` or lies inside it."""
+    return path == top or top == "" or path.startswith(top + ".")
+
+
+def children(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Children of ``module`` with their paths. What a wrapper wraps has the wrapper's own path."""
+    inside = wrapped(module)
+    if inside is not None:
+        yield path, inside
+        return
+    for name, child in module._modules.items():
+        if child is not None:
+            yield join(path, name), child
+
+
+def walk(root: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    """Every (path, module, parent) below and including ``root``, parents first.
+
+    A module that several paths reach comes once for each of them; a module inside itself is not followed.
+    """
+    yield from _walk("", root, None, ())
+
+
+def _walk(
+    path: str, module: nn.Module, parent: nn.Module | None, above: tuple[int, ...]
+) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    if id(module) in above:
+        return
+    yield path, module, parent
+    for child_path, child in children(path, module):
+        yield from _walk(child_path, child, module, (*above, id(module)))
+
+
+def find(root: nn.Module, path: str) -> tuple[nn.Module, nn.Module | None] | None:
+    """(module, parent) at a path without globs, or None. Of a wrapped module, the wrapper is returned."""
+    module, parent = root, None
+    for name in path.split(".") if path else []:
+        holder = unwrap(module)
+        child = holder._modules.get(name)
+        if child is None:
+            return None
+        module, parent = child, holder
+    return module, parent
+
+
+@dataclass(frozen=True)
+class Match:
+    """What an entry's segments lead to: ``paths``, or the deepest point where they stopped."""
+
+    paths: tuple[str, ...]
+    deepest: str = ""
+    """Path of the last module that did resolve (empty: the detector itself)."""
+    choices: tuple[str, ...] = ()
+    """Names of the children there."""
+    tensor: bool = False
+    """The next segment is a parameter or buffer of that module, and the last one of the entry."""
+
+
+def match(root: nn.Module, entry: str) -> Match:
+    """Follow ``entry`` from ``root``; ``*``, ``?`` and ``[0-2]`` match within one segment."""
+    level: list[tuple[str, nn.Module]] = [("", root)]
+    segments = entry.split(".")
+    for number, segment in enumerate(segments):
+        below = [(path, unwrap(module)) for path, module in level]
+        found = [
+            (join(path, name), child)
+            for path, holder in below
+            for name, child in holder._modules.items()
+            if child is not None and (name == segment or fnmatchcase(name, segment))
+        ]
+        if not found and segment in WRAPPER_CHILDREN:
+            continue
+        if not found:
+            last = number == len(segments) - 1
+            return _stopped(below, segment if last else "")
+        level = found
+    return Match(tuple(dict.fromkeys(path for path, _ in level if path)))
+
+
+def _stopped(level: list[tuple[str, nn.Module]], tensor_name: str) -> Match:
+    path, holder = level[0]
+    choices = tuple(name for name, child in holder._modules.items() if child is not None)
+    owned = tensor_name in holder._parameters or tensor_name in holder._buffers
+    return Match((), path, choices, bool(tensor_name) and owned)
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Up to ``count`` of ``known`` that look like ``name``, the best first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+
+
+def segments_match(name: str, pattern: str) -> bool:
+    """Whether the first segments of ``name`` match all segments of ``pattern``."""
+    parts, patterns = name.split("."), pattern.split(".")
+    return len(parts) >= len(patterns) and all(
+        part == glob or fnmatchcase(part, glob) for part, glob in zip(parts, patterns, strict=False)
+    )
+
+
+@dataclass(frozen=True)
+class Cover:
+    """A set of subtrees with holes: the deepest path of ``plus`` or ``minus`` above a module decides."""
+
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.plus)
+
+    def holds(self, path: str) -> bool:
+        """Whether the module at ``path`` is covered."""
+        yes = max((len(top) for top in self.plus if is_within(path, top)), default=-1)
+        no = max((len(top) for top in self.minus if is_within(path, top)), default=-1)
+        return yes > no
+
+    def add(self, path: str) -> Cover:
+        """This cover with all of ``path``."""
+        rest = self._outside(path)
+        return rest if rest.holds(path) else Cover((*rest.plus, path), rest.minus)
+
+    def remove(self, path: str) -> Cover:
+        """This cover without anything of ``path``."""
+        rest = self._outside(path)
+        return Cover(rest.plus, (*rest.minus, path)) if rest.holds(path) else rest
+
+    def touches(self, path: str) -> bool:
+        """Whether anything at, in or around ``path`` is covered."""
+        return self.holds(path) or any(is_within(top, path) for top in self.plus)
+
+    def tops(self) -> tuple[str, ...]:
+        """The outermost covered paths."""
+        return tuple(top for top in self.plus if not any(is_within(top, t) for t in self.plus if t != top))
+
+    def modules(self, root: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+        """Every covered (path, module, parent) once, parents first; paths that are gone are passed over."""
+        seen: set[int] = set()
+        for top in self.tops():
+            found = find(root, top)
+            if found is not None:
+                yield from self._below(top, found[0], found[1], True, seen)
+
+    def _below(
+        self, path: str, module: nn.Module, parent: nn.Module | None, inside: bool, seen: set[int]
+    ) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+        if self.minus:
+            inside = path in self.plus or (inside and path not in self.minus)
+        if inside:
+            if id(module) in seen:
+                return
+            seen.add(id(module))
+            yield path, module, parent
+        for child_path, child in children(path, module):
+            yield from self._below(child_path, child, module, inside, seen)
+
+    def _outside(self, path: str) -> Cover:
+        keep_plus = tuple(top for top in self.plus if not is_within(top, path))
+        keep_minus = tuple(top for top in self.minus if not is_within(top, path))
+        return Cover(keep_plus, keep_minus)

@@ -1,0 +1,77 @@
+"""What is frozen, in words and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from pcdet_freeze.freeze import kinds
+from pcdet_freeze.freeze.claims import frozen_parameters, members
+from pcdet_freeze.freeze.paths import children, is_within, walk
+from pcdet_freeze.freeze.plan import KEY, FreezePlan
+from pcdet_freeze.freeze.records import Claim
+from pcdet_freeze.freeze.resolve import Resolution
+
+
+def norm_layers(root: nn.Module, claim: Claim) -> tuple[str, ...]:
+    """Paths of the norm layers that ``claim`` holds."""
+    return tuple(m.path for m in members(root, claim) if m.mode and kinds.is_norm(m.module))
+
+
+def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
+    """"frozen 4.2 of 4.8 M parameters, 16 norm layers, by vfe, backbone_2d.blocks"."""
+    if not plan:
+        return f"nothing is frozen: MODEL.{KEY} is absent, null or empty"
+    if claim is None:
+        return f"no longer frozen: {', '.join(plan.entries)} (released)"
+    norms = len(norm_layers(root, claim))
+    layers = f"{norms} norm layer{'' if norms == 1 else 's'}"
+    by = ", ".join(plan.entries)
+    if not plan.parameters:
+        return f"held {layers}, parameters go on training, by {by}"
+    total = sum(parameter.numel() for parameter in root.parameters())
+    part = sum(parameter.numel() for parameter in frozen_parameters(root, claim))
+    return f"frozen {counts(part, total)} parameters, {layers}, by {by}"
+
+
+def counts(part: int, total: int) -> str:
+    """"4.2 of 4.8 M", or plain numbers for small models."""
+    if total < 100_000:
+        return f"{part:,} of {total:,}"
+    return f"{part / 1e6:.1f} of {total / 1e6:.1f} M"
+
+
+def report(root: nn.Module, claim: Claim | None, resolution: Resolution, notes: Iterable[str]) -> str:
+    """A table with a line for each child of the detector and each frozen module, and the notes."""
+    rows: list[Sequence[str]] = [("module", "parameters", "frozen", "norm held", "off", "by")]
+    paths = [path for path, _ in children("", root)]
+    tops = claim.cover.tops() if claim is not None else ()
+    paths += [top for top in tops if top not in paths]
+    held = list(members(root, claim)) if claim is not None else []
+    ours = {id(parameter) for parameter in (frozen_parameters(root, claim) if claim is not None else [])}
+    order = {path: place for place, (path, _, _) in reversed(list(enumerate(walk(root))))}
+    for path in sorted(dict.fromkeys(paths), key=lambda p: order.get(p, 0)):
+        parameters = list(root.get_submodule(path).parameters())
+        inside = [m for m in held if m.mode and is_within(m.path, path)]
+        norms = sum(kinds.is_norm(m.module) for m in inside)
+        rows.append(
+            (
+                path,
+                f"{sum(p.numel() for p in parameters):,}",
+                f"{sum(p.numel() for p in parameters if id(p) in ours):,}",
+                str(norms),
+                str(len(inside) - norms),
+                resolution.entry_of(path),
+            )
+        )
+    return "\n".join([_table(rows), *(f"note: {note}" for note in notes)])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True))]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)

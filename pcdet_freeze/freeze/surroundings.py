@@ -1,0 +1,81 @@
+"""Who else holds a frozen parameter: an optimizer, which gives it up, and a live DDP, which cannot."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.errors import FreezeError
+
+_INNER = ("optimizer", "opt", "optim", "base_optimizer", "_optimizer")
+
+
+def optimizers(optimizer: Any) -> list[Any]:
+    """``optimizer`` and what it wraps, as far as they have parameter groups.
+
+    Raises FreezeError where none has.
+    """
+    found: list[Any] = []
+    pending = [optimizer]
+    while pending:
+        candidate = pending.pop()
+        if candidate is None or any(candidate is known for known in found):
+            continue
+        if isinstance(getattr(candidate, "param_groups", None), list):
+            found.append(candidate)
+        elif candidate is not optimizer:
+            continue
+        pending += [getattr(candidate, name, None) for name in _INNER]
+    if not found:
+        raise FreezeError(
+            f"optimizer must be a torch optimizer or wrap one as .optimizer; got {type(optimizer).__name__}"
+        )
+    return found
+
+
+def take_out(found: Iterable[Any], parameters: Iterable[nn.Parameter]) -> None:
+    """Remove ``parameters`` and their state. Groups stay, even empty: schedulers count on their number."""
+    gone = {id(parameter) for parameter in parameters}
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["params"][:] = [p for p in group["params"] if id(p) not in gone]
+        state = getattr(optimizer, "state", {})
+        for parameter in [p for p in state if id(p) in gone]:
+            del state[parameter]
+
+
+def live_ddp(parameters: Iterable[nn.Parameter]) -> str | None:
+    """Type name of a DistributedDataParallel that holds any of ``parameters``, or None.
+
+    The inner model does not know its wrapper, so Python's garbage collector is asked for living ones.
+    """
+    wanted = {id(parameter) for parameter in parameters}
+    if not wanted or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    if not any(True for _ in _wrappers(wanted)):
+        return None
+    gc.collect()  # one that was dropped may only wait for collection
+    return next(_wrappers(wanted), None)
+
+
+def _wrappers(wanted: set[int]) -> Iterator[str]:
+    kind = nn.parallel.DistributedDataParallel
+    for candidate in gc.get_objects():
+        is_live = issubclass(type(candidate), kind) and "module" in candidate.__dict__.get("_modules", {})
+        if is_live and any(id(parameter) in wanted for parameter in candidate.parameters()):
+            yield type(candidate).__name__
+
+
+def refuse_live_ddp(parameters: Iterable[nn.Parameter], verb: str) -> None:
+    """Raise FreezeError where ``verb``-ing would change parameters under a live DistributedDataParallel."""
+    name = live_ddp(parameters)
+    if name is not None:
+        raise FreezeError(
+            f"cannot {verb} parameters under a live {name}: its reducer was built for the old set, so ranks "
+            f"would hang or diverge. {verb.capitalize()} first and wrap after, or delete the wrapper, "
+            f"{verb}, and wrap again"
+        )
