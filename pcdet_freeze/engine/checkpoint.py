@@ -19,6 +19,7 @@ import logging
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ from pcdet_freeze.errors import CheckpointError
 
 OURS = "pcdet_freeze"
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -102,6 +105,8 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
     try:
+        if not mmap:
+            _check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -112,6 +117,15 @@ def _read(path: Path, mmap: bool) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
         raise CheckpointError(f"A checkpoint must hold the key 'model_state', but {path} does not.")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """torch.load does not look at the checksums that torch.save writes: a flipped bit would pass."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"the checksum of its record {bad} is wrong")
 
 
 def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.hooks import HOOKS, ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.errors import CertificateError, CheckpointError
@@ -23,21 +22,19 @@ class MultiTaskFreezeHook(ConfiguredHook):
     rank stops all ranks, by name.
     """
 
-    def __init__(self, handle: FreezeHandle, entries: Sequence[str]) -> None:
-        self.handle, self.entries = handle, tuple(entries)
-        self.start: Certificate = handle.certificate()
+    def __init__(self, handle: FreezeHandle) -> None:
+        self.handle = handle
         self._first_step_checked = False
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any], model: nn.Module) -> MultiTaskFreezeHook | None:
         """Freeze what ``cfg`` names in ``model``; None where it names nothing."""
         plan = FreezePlan.from_cfg(cfg)
-        return cls(freeze(model, plan), plan.entries) if plan else None
+        return cls(freeze(model, plan)) if plan else None
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
         """Compare the loaded state with the certificate stored beside it; CertificateError if it differs."""
-        stored = Certificate.from_plain(ours["freeze"]["certificate"])
-        changed = compare(stored, self.handle.certificate())
+        changed = compare(Certificate.from_plain(ours["freeze"]["certificate"]), self.handle.certificate())
         if changed:
             raise CertificateError(
                 "The frozen state of a checkpoint must be what its own certificate says, but differs in:\n  "
@@ -46,10 +43,11 @@ class MultiTaskFreezeHook(ConfiguredHook):
             )
 
     def describe(self) -> str:
-        return self.handle.summary()
+        return "\n".join([self.handle.summary(), *(f"  note: {note}" for note in self.handle.notes)])
 
     def before_train(self, trainer: Trainer) -> None:
-        self.start, self._first_step_checked = self.handle.certificate(), False
+        self.handle.renew()
+        self._first_step_checked = False
 
     def after_step(self, trainer: Trainer) -> None:
         if not self._first_step_checked:
@@ -61,21 +59,24 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     def at_checkpoint(self, trainer: Trainer, ours: dict[str, Any]) -> None:
         self._check(f"at the checkpoint of iteration {trainer.iteration}")
-        ours["freeze"] = {"entries": list(self.entries), "certificate": self.start.to_plain()}
+        ours["freeze"] = {
+            "entries": list(self.handle.entries),
+            "certificate": self.handle.certificate().to_plain(),
+        }
 
     def after_train(self, trainer: Trainer) -> None:
         self._check("at the end")
         trainer.logger.info("Certificate intact: the frozen state is what it was at the start, bit for bit.")
 
     def _check(self, when: str) -> None:
-        # All ranks hear all verdicts before any raises: nobody is left waiting in a collective call.
-        verdicts = distributed.gather(compare(self.start, self.handle.certificate()))
-        faults = [f"rank {rank}: {line}" for rank, lines in enumerate(verdicts) for line in lines]
-        if faults:
+        """All ranks hear all verdicts before any raises, so that nobody is left waiting in a collective call."""
+        try:
+            self.handle.verify()
+        except CertificateError as error:
             raise CertificateError(
-                f"Frozen state must not change, but {when} it had:\n  " + "\n  ".join(faults) + "\n"
-                "No checkpoint was written with it. Something outside the optimizer writes to these tensors."
-            )
+                f"Frozen state must not change, but {when} it had. No checkpoint was written with it; look for "
+                f"what writes to these tensors besides the optimizer.\n{error}"
+            ) from error
 
 
 def check_same_list(cfg: Mapping[str, Any], ours: Mapping[str, Any] | None) -> None:
