@@ -16,45 +16,33 @@ KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.description = "Write a data set's info files and its ground-truth database, in OpenPCDet's format."
+    parser.description = "Write a data set's info files and ground-truth database, in OpenPCDet's format."
     parser.add_argument("dataset", choices=["kitti"], help="which data set")
-    parser.add_argument(
-        "--cfg_file", required=True, help="a data set config, or a model config with DATA_CONFIG"
-    )
-    parser.add_argument("--set", dest="set_cfgs", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
-                        help="change config keys, e.g. --set DATA_PATH /data/kitti (put it last)")  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, help="folder to write to (default: INFO_ROOT, else the data folder)"
-    )
+    parser.add_argument("--cfg_file", required=True, help="a data set config, or a model config")
+    parser.add_argument("--set", dest="set_cfgs", nargs="*", default=[], metavar="KEY VALUE",
+                        help="change config keys, e.g. --set DATA_PATH /data/kitti")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder to write to; default: INFO_ROOT, else DATA_PATH")
     parser.add_argument("--workers", type=int, default=4, help="frames that are read at the same time")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the data set; returns 0. Errors come up as PCDetFreezeError."""
-    words, out = _split_off_out(list(args.set_cfgs), args.out)
     cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(words, cfg)
+    cfg_from_list(args.set_cfgs, cfg)
     data_cfg = cfg.get("DATA_CONFIG", cfg)
     if data_cfg.get("DATASET") != "KittiDataset":
         raise ConfigError(f"`prepare kitti` needs DATASET: KittiDataset; {args.cfg_file} has "
                           f"{data_cfg.get('DATASET')!r}")  # fmt: skip
     report = prepare_kitti(
-        data_cfg, cfg.get("CLASS_NAMES", KITTI_CLASSES), out_dir=out, workers=args.workers, logger=_console()
+        data_cfg,
+        cfg.get("CLASS_NAMES", KITTI_CLASSES),
+        out_dir=args.out,
+        workers=args.workers,
+        logger=_console(),
     )
-    if out is not None:
-        print(f"to train with these files: --set DATA_CONFIG.INFO_ROOT {out}")
+    if args.out is not None:
+        print(f"to train with these files: --set DATA_CONFIG.INFO_ROOT {args.out}")
     return 0 if report.frames else 1
-
-
-def _split_off_out(words: list[str], out: Path | None) -> tuple[list[str], Path | None]:
-    """Take `--out DIR` out of what followed --set, since --set takes all the words after it."""
-    if "--out" in words:
-        at = words.index("--out")
-        if at + 1 == len(words):
-            raise ConfigError("--out needs a folder; got nothing after it")
-        out = Path(words[at + 1])
-        del words[at : at + 2]
-    return words, out
 
 
 def _console() -> logging.Logger:

@@ -139,13 +139,18 @@ class DatasetTemplate(Dataset):
             except DataError as error:
                 if not self.training:
                     raise
-                self._skip(current, str(error), skipped)
+                self._skip(current, str(error), skipped, logging.WARNING)
                 continue
             sample = self.prepare_data(raw, self.random_state(current))
             if not self._is_empty(sample):
                 sample["skipped_frames"] = skipped
                 return sample
-            self._skip(current, f"no point or no box of {', '.join(self.class_names)} in range", skipped)
+            self._skip(
+                current,
+                f"no point or no box of {', '.join(self.class_names)} in range",
+                skipped,
+                logging.INFO,
+            )
         raise DataError(
             f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} "
             f"frames were skipped; the log gives each reason, the first frames are {skipped[:5]}"
@@ -161,12 +166,12 @@ class DatasetTemplate(Dataset):
         no_box = "gt_boxes" in sample and len(sample["gt_boxes"]) == 0
         return len(sample["points"]) == 0 or (no_box and not self.keep_empty_frames)
 
-    def _skip(self, index: int, reason: str, skipped: list[str]) -> None:
+    def _skip(self, index: int, reason: str, skipped: list[str], level: int) -> None:
         name = self.frame_name(index)
         skipped.append(name)
         if name not in self._warned:
             self._warned.add(name)
-            self.logger.warning("skipped frame %s (%d so far): %s", name, len(self._warned), reason)
+            self.logger.log(level, "skipped frame %s (%d so far): %s", name, len(self._warned), reason)
 
     def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """Augment (training only), turn names into classes, pick point features, process; in that order."""

@@ -12,9 +12,13 @@ import numpy as np
 from pcdet_freeze.datasets.augmentor import database_sampler as _database  # registers gt_sampling
 from pcdet_freeze.datasets.augmentor import world as _world  # registers its augmentors
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
-from pcdet_freeze.datasets.registry import AUGMENTORS, Config, Sample, check_keys, find, require
+from pcdet_freeze.datasets.registry import AUGMENTORS, NOT_BUILT, Config, Sample, check_keys, find, require
+from pcdet_freeze.errors import ConfigError
 
 __all__ = ["DataAugmentor", "_database", "_world"]
+
+PLACEHOLDER = "placeholder"
+"""What OpenPCDet's YAMLs write in a DISABLE_AUG_LIST that disables nothing."""
 
 
 class DataAugmentor:
@@ -59,4 +63,9 @@ def _enabled(configs: Any) -> list[Config]:
         return list(configs)
     check_keys("DATA_AUGMENTOR", configs, {"AUG_CONFIG_LIST", "DISABLE_AUG_LIST"})
     disabled = set(configs.get("DISABLE_AUG_LIST") or ())
+    known = {PLACEHOLDER, *AUGMENTORS.names(), *NOT_BUILT[AUGMENTORS.kind]}
+    if not disabled <= known:
+        raise ConfigError(
+            f"DISABLE_AUG_LIST may hold {', '.join(sorted(known))}; got {', '.join(sorted(disabled - known))}"
+        )
     return [cfg for cfg in configs.get("AUG_CONFIG_LIST") or () if cfg.get("NAME") not in disabled]

@@ -91,8 +91,8 @@ class KittiDataset(DatasetTemplate):
         missing = sum(not self.files.plane_path(self.frame_name(i)).is_file() for i in range(len(self)))
         if missing:
             self.logger.info(
-                "no road plane for %d of %d frames in %s: objects that gt_sampling pastes there stay at their "
-                "own height",
+                "no road plane for %d of %d frames in %s: objects that gt_sampling pastes there stay at "
+                "their own height",
                 missing,
                 len(self),
                 self.files.folder / "planes",

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.files import PREPARE_HINT, write_pickle
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.registry import Config
@@ -78,9 +78,8 @@ def data_root(path: str | Path) -> Path:
     if not (root / "training").is_dir() and not (root / "testing").is_dir():
         raise DataError(
             f"KITTI is expected at {root.absolute()} with training/{{velodyne,calib,label_2,image_2}} and "
-            "ImageSets/, but there is no such folder. Set DATA_CONFIG.DATA_PATH to where it is, and write the "
-            "info files with `python -m pcdet_freeze prepare kitti --cfg_file "
-            f"cfgs/dataset_configs/kitti_dataset.yaml --set DATA_PATH {root}`"
+            "ImageSets/, but no such folder is there. Set DATA_CONFIG.DATA_PATH to where it is; write the "
+            f"info files with `{PREPARE_HINT} --set DATA_PATH {root}`"
         )
     return root
 
@@ -129,7 +128,7 @@ def _read(
     report: PrepareReport,
     database_of: Callable[[str], Path | None] | None,
 ) -> dict[str, _Frame]:
-    """Read the frames ``ids``; ``database_of(id)`` says where a frame's objects go (None: unlabelled split)."""
+    """Read the frames ``ids``; ``database_of(id)``: where its objects go (None: the split has no labels)."""
 
     def one(frame: str) -> _Frame | DataError:
         try:

@@ -1,0 +1,93 @@
+"""Fixtures of the data sets' tests: a tiny KITTI, prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from easydict import EasyDict
+from kitti_maker import make_kitti
+
+from pcdet_freeze.config import cfg_from_yaml_file
+from pcdet_freeze.datasets import DatasetTemplate
+from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
+from pcdet_freeze.errors import DataError
+
+CLASSES = ["Car", "Pedestrian", "Cyclist"]
+
+
+@pytest.fixture
+def pillar_cfg(root: Path) -> EasyDict:
+    """The data config of cfgs/kitti_models/pointpillar.yaml."""
+    return cfg_from_yaml_file(root / "cfgs/kitti_models/pointpillar.yaml").DATA_CONFIG
+
+
+@pytest.fixture
+def raw_kitti(tmp_path: Path, pillar_cfg: EasyDict) -> EasyDict:
+    """Config of a tiny KITTI that has not been prepared."""
+    pillar_cfg.DATA_PATH = str(make_kitti(tmp_path / "kitti"))
+    return pillar_cfg
+
+
+@pytest.fixture
+def kitti_cfg(raw_kitti: EasyDict) -> EasyDict:
+    """Config of a tiny KITTI with its info files."""
+    prepare_kitti(raw_kitti, CLASSES, workers=1)
+    return raw_kitti
+
+
+@pytest.fixture
+def kitti(kitti_cfg: EasyDict) -> Callable[..., KittiDataset]:
+    """kitti(training=True) -> the tiny KITTI."""
+    return lambda training=True, **options: KittiDataset(kitti_cfg, CLASSES, training, **options)
+
+
+class ToyDataset(DatasetTemplate):
+    """Ten frames of ten points; frames in ``bad`` cannot be read, frames in ``empty`` have no box."""
+
+    bad: tuple[int, ...] = ()
+    empty: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return 10
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        if index in self.bad:
+            raise DataError(f"frame {index} is broken")
+        points = np.full((10, 4), index + 1, np.float32)
+        points[:, 1] = np.arange(10) - 4.5
+        boxes = np.array([[5, 0, 0, 4, 2, 1.5, 0.1], [5, 4, 0, 4, 2, 1.5, 0.1]], np.float32)
+        names = np.array(["Van", "Car"])
+        keep = slice(0, 1) if index in self.empty else slice(0, 2)
+        return {"points": points, "frame_id": str(index), "gt_boxes": boxes[keep], "gt_names": names[keep],
+                "point_labels": np.arange(10), "lane_map": np.full((4, 4), index, np.uint8)}  # fmt: skip
+
+
+@pytest.fixture
+def toy_cfg() -> EasyDict:
+    """Config of ToyDataset: shuffle and random flip in training."""
+    return EasyDict({
+        "POINT_CLOUD_RANGE": [0, -20, -3, 20, 20, 1],
+        "DATA_AUGMENTOR": [{"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"]}],
+        "POINT_FEATURE_ENCODING": {
+            "used_feature_list": ["x", "y", "z", "intensity"],
+            "src_feature_list": ["x", "y", "z", "intensity"]},
+        "DATA_PROCESSOR": [
+            {"NAME": "mask_points_and_boxes_outside_range", "REMOVE_OUTSIDE_BOXES": True},
+            {"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}}],
+    })  # fmt: skip
+
+
+@pytest.fixture
+def toy(toy_cfg: EasyDict) -> Callable[..., ToyDataset]:
+    """toy(bad=(), empty=(), training=True) -> a ToyDataset for the class Car."""
+
+    def build(bad: tuple[int, ...] = (), empty: tuple[int, ...] = (), training: bool = True) -> ToyDataset:
+        dataset = ToyDataset(toy_cfg, ["Car"], training)
+        dataset.bad, dataset.empty = bad, empty
+        return dataset
+
+    return build
