@@ -38,11 +38,11 @@ class Emission(NamedTuple):
 
 class Echoes(NamedTuple):
     """Points of a revolution: ``points`` (N, 4) float32 x, y, z, intensity in [0, 1]; ``labels`` (N,) uint8;
-    ``owner`` (N,) int32 object or -1; ``ray`` (N,) int32."""
+    ``owner`` (N,) int16 object or -1; ``ray`` (N,) int32."""
 
     points: NDArray[np.float32]
     labels: NDArray[np.uint8]
-    owner: NDArray[np.int32]
+    owner: NDArray[np.int16]
     ray: NDArray[np.int32]
 
 
@@ -81,7 +81,14 @@ def _paint(lines: NDArray, x: float, y: float, lateral: float, key: np.uint64) -
 
 @njit(cache=True)
 def _ground_echo(
-    g: Ground, lines: NDArray, surface: int, x: float, y: float, lateral: float, key: np.uint64, ray: np.uint64
+    g: Ground,
+    lines: NDArray,
+    surface: int,
+    x: float,
+    y: float,
+    lateral: float,
+    key: np.uint64,
+    ray: np.uint64,
 ) -> tuple:
     """(label, reflectivity) of a point on the ground."""
     grain = bell(ray, 2)
@@ -89,8 +96,8 @@ def _ground_echo(
         paint = _paint(lines, x, y, lateral, key)
         if paint > 0:
             return LANE, paint * (1.0 + 0.18 * grain)
-        coarse = blotch(stream(key, 12), 0.4 * x, 0.4 * y) + 0.6 * blotch(stream(key, 13), 2.5 * x, 2.5 * y) - 0.8
-        return ROAD, g.asphalt * (1.0 + g.patchiness * coarse + 0.22 * grain)
+        patch, grit = blotch(stream(key, 12), 0.4 * x, 0.4 * y), blotch(stream(key, 13), 2.5 * x, 2.5 * y)
+        return ROAD, g.asphalt * (1.0 + g.patchiness * (patch + 0.6 * grit - 0.8) + 0.22 * grain)
     if surface == TERRAIN:
         return TERRAIN, g.terrain * (1.0 + 0.35 * grain)
     return surface, g.pavement * (1.0 + 0.18 * grain)
@@ -103,7 +110,7 @@ def echoes(
     """Turn hits into points."""
     count, beams = len(hits.ray), len(rays.cos_el)
     points, labels = np.empty((count, 4), np.float32), np.empty(count, np.uint8)
-    owner, source = np.empty(count, np.int32), np.empty(count, np.int32)
+    owner, source = np.empty(count, np.int16), np.empty(count, np.int32)
     n = 0
     for k in range(count):
         number, t, what, facing = hits.ray[k], hits.range[k], hits.what[k], hits.facing[k]
@@ -126,7 +133,7 @@ def echoes(
         if uniform(ray, 5) < emission.spurious:
             t, label, held = 1.5 + (t - 1.5) * uniform(ray, 6), IGNORE, -1
         t += noise * bell(ray, 7)
-        shade = bright * (0.6 + 0.4 * facing) * (1.0 + 0.12 * bell(ray, 8))
+        shade = bright * (0.85 + 0.15 * facing) * (1.0 + 0.12 * bell(ray, 8))
         points[n, 0], points[n, 1], points[n, 2] = t * dx, t * dy, t * dz
         points[n, 3] = round(100 * min(max(shade, 0.0), 1.0)) / 100
         labels[n], owner[n], source[n] = label, held, number
@@ -135,7 +142,9 @@ def echoes(
 
 
 @njit(cache=True)
-def count_alone(hits: Hits, solids: NDArray, dropout: float, objects: int, key: np.uint64) -> NDArray[np.int64]:
+def count_alone(
+    hits: Hits, solids: NDArray, dropout: float, objects: int, key: np.uint64
+) -> NDArray[np.int64]:
     """Echoes (G,) that each object would give if it stood alone; ``hits`` from ``hits_alone``."""
     out = np.zeros(objects, np.int64)
     for k in range(len(hits.ray)):

@@ -1,9 +1,8 @@
 """Counter-based random numbers for the kernels: a number is a function of its key alone.
 
 So the noise of a ray does not depend on which rays were cast before it. Mixing function: splitmix64
-(Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"). Numba's disk cache watches
-only the file of the function that is called from Python, so after a change here, change ``raycast.py`` and
-``echo.py`` as well (see GENERATION there).
+(Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"). Numba's disk cache watches only
+the file of the kernel that Python calls: after a change here, touch ``raycast.py`` and ``echo.py`` too.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ solids of its column, nearest first, and stops when the next one starts behind t
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -19,8 +19,6 @@ from pcdet_freeze.datasets.synthetic.shapes import CYLINDER, ELLIPSOID, Ground
 
 MISS = 1e9
 """Range of a ray that meets nothing."""
-GENERATION = 1
-"""Raised with every change of the kernels or of noise.py: scenes of two generations differ."""
 
 
 class Hits(NamedTuple):
@@ -50,7 +48,7 @@ def _clip(span: tuple, dn: float, room: float, length: float) -> tuple:
 
 
 @njit(cache=True)
-def _cross_hexahedron(s, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
+def _cross_hexahedron(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
     span = _clip((-MISS, MISS, 0.0), dz, s.hz - oz, 1.0)
     span = _clip(span, -dz, s.hz + oz, 1.0)
     lean = s.front / (2 * s.hz)
@@ -64,7 +62,7 @@ def _cross_hexahedron(s, ox: float, oy: float, oz: float, dx: float, dy: float, 
 
 
 @njit(cache=True)
-def _cross_round(s, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
+def _cross_round(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
     """Ellipsoid, or upright elliptic cylinder."""
     px, py, qx, qy = ox / s.hx, oy / s.hy, dx / s.hx, dy / s.hy
     upright = 0.0 if s.kind == CYLINDER else 1.0
@@ -85,7 +83,7 @@ def _cross_round(s, ox: float, oy: float, oz: float, dx: float, dy: float, dz: f
 
 
 @njit(cache=True)
-def _cross(s, dx: float, dy: float, dz: float) -> tuple:
+def _cross(s: Any, dx: float, dy: float, dz: float) -> tuple:
     """(enter, leave, facing) of a ray from the sensor through one solid; enter > leave: it misses."""
     ox, oy = -(s.cx * s.cos + s.cy * s.sin), s.cx * s.sin - s.cy * s.cos
     lx, ly = dx * s.cos + dy * s.sin, dy * s.cos - dx * s.sin
@@ -95,7 +93,7 @@ def _cross(s, dx: float, dy: float, dz: float) -> tuple:
 
 
 @njit(cache=True)
-def _meet(s, number: int, dx: float, dy: float, dz: float, key: np.uint64) -> tuple:
+def _meet(s: Any, number: int, dx: float, dy: float, dz: float, key: np.uint64) -> tuple:
     """(range, facing) where a ray meets a solid, MISS if it passes. A porous one is met at a free path
     drawn from the exponential law of its density, and turns a random side to the ray."""
     enter, leave, facing = _cross(s, dx, dy, dz)
@@ -184,7 +182,7 @@ def windows(solids: NDArray, rays: Rays) -> tuple:
             least, most, far = min(least, turn), max(most, turn), max(far, math.hypot(x, y))
         ox, oy = s.cx * s.cos + s.cy * s.sin, s.cy * s.cos - s.cx * s.sin
         near[i] = max(math.hypot(max(abs(ox) - s.hx, 0.0), max(abs(oy) - s.hy, 0.0)), 0.1)
-        first[i] = int(math.floor((middle + least - rays.start) / rays.step)) - rays.pad
+        first[i] = math.floor((middle + least - rays.start) / rays.step) - rays.pad
         columns[i] = min(int((most - least) / rays.step) + 2 + 2 * rays.pad, total)
         low[i] = (s.cz - s.hz) / (near[i] if s.cz < s.hz else far)
         high[i] = (s.cz + s.hz) / (near[i] if s.cz > -s.hz else far)
@@ -253,6 +251,7 @@ def hits_alone(
     ``hull`` (G,) SOLID: a box round each object; its solids are ``offsets[g] ... offsets[g + 1]``.
     """
     first, columns, near, low, high = windows(hull, rays)
+    begin, span, nearest, bottom, top = windows(solids, rays)
     total, beams = len(rays.cos_az), len(rays.cos_el)
     room = 64
     for g in range(len(hull)):
@@ -269,6 +268,10 @@ def hits_alone(
                 dx, dy, dz = _direction(rays, column, beam)
                 number, t, found, cosine = column * beams + beam, MISS, 0, 0.0
                 for i in range(offsets[g], offsets[g + 1]):
+                    if nearest[i] > t or not bottom[i] <= rays.tan_el[beam] <= top[i]:
+                        continue
+                    if (column - begin[i]) % total >= span[i]:
+                        continue
                     met, side = _meet(solids[i], i, dx, dy, dz, stream(key, number))
                     if met < t:
                         t, found, cosine = met, i, side

@@ -77,5 +77,7 @@ def rays(sensor: Sensor, start: float) -> Rays:
         *(np.cos(azimuth), np.sin(azimuth)),
         *(np.cos(elevation), np.sin(elevation), np.tan(elevation)),
         *(np.cos(stagger), np.sin(stagger)),
-        *(float(start), float(step), int(np.ceil(np.abs(stagger).max() / step)) + 1),
+        start=float(start),
+        step=float(step),
+        pad=int(np.ceil(np.abs(stagger).max() / step)) + 1,
     )

@@ -1,0 +1,136 @@
+"""SyntheticDataset: simulated LiDAR street scenes with boxes, point labels and lane maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
+from pcdet_freeze.datasets.synthetic.annos import (
+    boxes_to_anno,
+    ground_truth_anno,
+    in_range,
+    write_kitti_label,
+)
+from pcdet_freeze.datasets.synthetic.cache import FrameCache
+from pcdet_freeze.datasets.synthetic.render import Frame, render
+from pcdet_freeze.datasets.synthetic.scene import draw_scene
+from pcdet_freeze.datasets.synthetic.settings import read_settings
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.errors import DataError
+
+MAX_ATTEMPTS = 16
+
+
+@DATASETS.register
+class SyntheticDataset(DatasetTemplate):
+    """Scenes that are a pure function of (seed, index) and of the settings; nothing is read from disk.
+
+    Keys of DATA_CONFIG besides the template's (defaults in brackets):
+
+    * ``SEED`` {train, test}: must differ; ``NUM_SCENES`` {train, test}
+    * ``SENSOR``: ``BEAMS`` [HDL-64E], HDL-32E, VLP-32C, VLP-16 or elevations in degrees; ``AZIMUTH_STEP``
+      degrees [0.36]; ``RANGE_NOISE`` m [0.02]; ``DROPOUT`` scale [1]; ``SPURIOUS`` share of stray points
+      [0.0002]; ``MAX_RANGE`` m [40]; ``HEIGHT`` m above the ground [1.73]
+    * ``LANE``: ``CELL_SIZE`` m of the lane map [0.32], drawn ``WIDTH`` of a line m [0.3]
+    * ``MIN_POINTS`` [5]: objects with fewer points get no training box, and do not count in the evaluation
+    * ``MIN_CARS`` [5]: every scene has at least so many cars with MIN_POINTS points and centre in range
+    * ``CACHE`` [null]: ``memory`` or a folder keeps rendered scenes (see ``cache.FrameCache``)
+
+    A sample has points (x, y, z, intensity; the sensor at the origin, ground near z = -HEIGHT), gt_boxes,
+    gt_names, point_labels (``labels.CLASSES``) and lane_map.
+    """
+
+    def __init__(
+        self,
+        dataset_cfg: Config,
+        class_names: Sequence[str],
+        training: bool = True,
+        root_path: str | Path | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+        self.settings = read_settings(dataset_cfg, training)
+        self._cache = FrameCache(self.settings, self.render, self.logger)
+
+    def __len__(self) -> int:
+        return self.settings.num_scenes
+
+    def frame_name(self, index: int) -> str:
+        """Seed and index, for example "7_000012"."""
+        return f"{self.settings.seed}_{index:06d}"
+
+    def render(self, index: int) -> Frame:
+        """Scene ``index``, drawn and cast anew; layouts with too few visible cars are drawn again.
+
+        Raises DataError where the settings cannot show MIN_CARS cars (a tiny range, a few beams).
+        """
+        want = self.settings
+        for attempt in range(MAX_ATTEMPTS):
+            scene = draw_scene(
+                want.seed, index, sensor_height=want.sensor.height, reach=want.reach, attempt=attempt
+            )
+            frame = render(scene, want.sensor, want.range, want.grid, want.lane_width, attempt)
+            if self.visible_cars(frame) >= want.min_cars:
+                return frame
+        raise DataError(
+            f"synthetic scene {self.frame_name(index)}: MIN_CARS asks for {want.min_cars} cars with "
+            f"{want.min_points} points in POINT_CLOUD_RANGE, but {MAX_ATTEMPTS} layouts showed fewer; lower "
+            "MIN_CARS, or give the sensor more beams or a wider range"
+        )
+
+    def visible_cars(self, frame: Frame) -> int:
+        """Cars with at least MIN_POINTS points whose centre is in range."""
+        seen = (frame.names == "Car") & (frame.num_points >= self.settings.min_points)
+        return int((seen & in_range(frame.boxes, self.settings.range)).sum())
+
+    def frame(self, index: int) -> Frame:
+        """All that is known of scene ``index``: owners, occlusion and lane polylines too."""
+        return self._cache.get(index)
+
+    def load_sample(self, index: int) -> Sample:
+        """Raw scene ``index``; boxes are those of objects with at least MIN_POINTS points in range."""
+        frame = self.frame(index)
+        labelled = frame.num_points >= self.settings.min_points
+        return {
+            "points": frame.points.copy(),
+            "frame_id": self.frame_name(index),
+            "gt_boxes": frame.boxes[labelled].astype(np.float32),
+            "gt_names": frame.names[labelled],
+            "point_labels": frame.labels.astype(np.int64),
+            "lane_map": frame.lane_map.copy(),
+        }
+
+    def ground_truth_annos(self) -> list[dict[str, Any]]:
+        """KITTI annotation dicts of all scenes (see ``annos``)."""
+        want = self.settings
+        return [
+            ground_truth_anno(self.frame(index), self.frame_name(index), want.range, want.min_points)
+            for index in range(len(self))
+        ]
+
+    def generate_prediction_dicts(
+        self,
+        batch_dict: dict[str, Any],
+        pred_dicts: list[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: str | Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels.
+
+        With ``output_path``, each frame is also written there as a KITTI label file.
+        """
+        annos = []
+        for frame_id, prediction in zip(batch_dict["frame_id"], pred_dicts, strict=True):
+            labels = prediction["pred_labels"].cpu().numpy()
+            names = np.array([class_names[label - 1] for label in labels], dtype=str)
+            anno = boxes_to_anno(prediction["pred_boxes"].cpu().numpy(), names, str(frame_id))
+            anno.update(score=prediction["pred_scores"].cpu().numpy(), pred_labels=labels)
+            if output_path is not None:
+                write_kitti_label(anno, Path(output_path))
+            annos.append(anno)
+        return annos
