@@ -1,4 +1,4 @@
-"""Area that two rotated rectangles share: one formula, once for numba and once for torch, in float64.
+"""Area that two rotated rectangles share: one formula without special cases, in float64.
 
 Let A be the smaller rectangle, B the larger, in whose frame (half sizes hx, hy) we work. Green's theorem
 with P(x, y) = clamp(x, -hx, hx) * [|y| <= hy], whose x-derivative is 1 inside B and 0 outside, turns the area
@@ -14,20 +14,21 @@ clamped centre of A keeps the summands, and so the rounding error, as small as t
 Rounding leaves about 1e-15 of the smaller area; what is below EPSILON of it counts as touching: exactly 0.
 A rectangle with a value that is not finite, or a size that is not positive, shares nothing with anyone.
 
-A rectangle is a row [x, y, dx, dy, angle] of a float64 array.
+A rectangle is a row [x, y, dx, dy, angle] of a float64 array. `_overlap_torch.py` is the same on tensors.
+The numba half of NMS stands here too: numba's cache on disk asks only whether a function's own file is newer,
+so compiled functions that call each other share a file.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
-import torch
 
 from pcdet_freeze.ops._arrays import jit
 
 EPSILON = 1e-9
+_CELLS = 128  # the grid of NMS has at most so many cells a side
 
 
 @jit
@@ -118,60 +119,112 @@ def overlap_pairs(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
-def prepare_torch(rectangles: torch.Tensor) -> torch.Tensor:
-    """``prepare`` on a tensor."""
-    x, y, dx, dy, angle = rectangles.unbind(1)
-    radius = (dx * dx + dy * dy).sqrt() / 2
-    rows = torch.stack([x, y, dx / 2, dy / 2, angle.cos(), angle.sin(), radius, dx * dy], dim=1)
-    usable = (dx > 0) & (dy > 0) & (x + y + dx * dy + angle).isfinite()
-    rows = torch.where(usable[:, None], rows, torch.zeros_like(rows))
-    rows[:, 6] = torch.where(usable, radius, -math.inf)
-    return rows
+@jit
+def _above(a, b, thresh):  # type: ignore[no-untyped-def]
+    """IoU of two prepared rectangles > thresh; the area is computed only where it can matter."""
+    dx, dy, reach = a[0] - b[0], a[1] - b[1], a[6] + b[6]
+    if not (reach > 0 and dx * dx + dy * dy < reach * reach):
+        return False
+    # inter / (both - inter) > thresh needs inter > needed; a little less, to leave room for rounding
+    both = a[7] + b[7]
+    needed = thresh / (1 + thresh) * both * (1 - 1e-9)
+    if min(a[7], b[7]) < needed or _bound(a, b, dx, dy) < needed or _bound(b, a, dx, dy) < needed:
+        return False
+    inter = overlap(a, b)
+    return inter / (both - inter) > thresh
 
 
-def near_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Prepared (N, 8), (M, 8) -> (N, M) bool: the circumscribed circles meet."""
-    dx, dy = a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1]
-    reach = a[:, None, 6] + b[None, :, 6]
-    return (reach > 0) & (dx * dx + dy * dy < reach * reach)
+@jit
+def _bound(a, b, dx, dy):  # type: ignore[no-untyped-def]
+    """Area that b shares with a's bounding rectangle along b's own sides: no less than overlap(a, b)."""
+    cos, sin = abs(a[4] * b[4] + a[5] * b[5]), abs(a[5] * b[4] - a[4] * b[5])
+    width, length = a[2] * cos + a[3] * sin, a[2] * sin + a[3] * cos
+    x, y = abs(dx * b[4] + dy * b[5]), abs(dy * b[4] - dx * b[5])
+    x_shared = min(2 * b[2], 2 * width, b[2] + width - x)
+    y_shared = min(2 * b[3], 2 * length, b[3] + length - y)
+    return max(x_shared, 0.0) * max(y_shared, 0.0)
 
 
-def overlap_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``overlap`` of prepared pairs (P, 8), (P, 8) whose circles meet -> (P,)."""
-    swap = (a[:, 7] > b[:, 7])[:, None]
-    a, b = torch.where(swap, b, a), torch.where(swap, a, b)
-    ax, ay, ahx, ahy, acos, asin, _, smaller = a.unbind(1)
-    bx, by, hx, hy, bcos, bsin, _, _ = b.unbind(1)
-    dx, dy = ax - bx, ay - by
-    x, y = dx * bcos + dy * bsin, dy * bcos - dx * bsin
-    cos, sin = acos * bcos + asin * bsin, asin * bcos - acos * bsin
-    ux, uy, vx, vy = ahx * cos, ahx * sin, -ahy * sin, ahy * cos
-    x0 = _clamp(x, hx)
-    p, q, r, s = ux + vx, uy + vy, vx - ux, vy - uy
-    corners = ((x + p, y + q), (x + r, y + s), (x - p, y - q), (x - r, y - s), (x + p, y + q))
-    area = torch.zeros_like(x)
-    for (x1, y1), (x2, y2) in itertools.pairwise(corners):
-        area = area + _edge_torch(x1, y1, x2, y2, hx, hy, x0)
-    return torch.where(area > EPSILON * smaller, torch.minimum(area, smaller), 0.0)
+@jit
+def _grid(rows):  # type: ignore[no-untyped-def]
+    """Lower corner, cell size and cells a side; nine boxes of ten reach no further than a neighbour cell."""
+    radius = rows[:, 6].copy()
+    radius.sort()
+    radius = radius[np.searchsorted(radius, 0.0, side="right") :]
+    if len(radius) == 0:
+        return 0.0, 0.0, 1.0, 1
+    x1, y1, x2, y2 = np.inf, np.inf, -np.inf, -np.inf
+    for n in range(len(rows)):
+        if rows[n, 6] > 0:
+            x1, x2 = min(x1, rows[n, 0]), max(x2, rows[n, 0])
+            y1, y2 = min(y1, rows[n, 1]), max(y2, rows[n, 1])
+    span = max(x2 - x1, y2 - y1)
+    cell = max(2 * radius[len(radius) * 9 // 10], span / (_CELLS - 1))
+    return x1, y1, cell, int(span / cell) + 1 if cell < np.inf else 1
 
 
-def _clamp(value: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-    return torch.minimum(torch.maximum(value, -half), half)
+@jit
+def greedy(rows, thresh):  # type: ignore[no-untyped-def]
+    """Prepared rectangles by falling score -> positions of those that stay."""
+    x1, y1, cell, side = _grid(rows)
+    large = side * side  # the list of those that are larger than a cell
+    head = np.full(large + 1, -1, dtype=np.int64)  # newest kept box of each list
+    older = np.full(len(rows), -1, dtype=np.int64)  # the one kept before it in that list
+    kept = np.empty(len(rows), dtype=np.int64)
+    count = 0
+    for n in range(len(rows)):
+        if rows[n, 6] > 0:
+            i = min(int((rows[n, 0] - x1) / cell), side - 1)
+            j = min(int((rows[n, 1] - y1) / cell), side - 1)
+            if 2 * rows[n, 6] > cell:  # may reach anyone
+                rival = _beaten_by_any(rows, n, kept, count, thresh)
+                place = large
+            else:
+                rival = _beaten_nearby(rows, n, head, older, side, i, j, thresh)
+                place = i * side + j
+            if rival:
+                continue
+            older[n], head[place] = head[place], n
+        kept[count] = n
+        count += 1
+    return kept[:count].copy()
 
 
-def _edge_torch(
-    x1: torch.Tensor,
-    y1: torch.Tensor,
-    x2: torch.Tensor,
-    y2: torch.Tensor,
-    hx: torch.Tensor,
-    hy: torch.Tensor,
-    x0: torch.Tensor,
-) -> torch.Tensor:
-    ya, yb = _clamp(y1, hy), _clamp(y2, hy)
-    xa = x1 + (ya - y1) / (y2 - y1) * (x2 - x1)
-    xb = x1 + (yb - y1) / (y2 - y1) * (x2 - x1)
-    ca, cb = _clamp(xa, hx), _clamp(xb, hx)
-    weighted = (ca - xa) * (ca - x0) + (cb - ca) * ((ca + cb) / 2 - x0) + (xb - cb) * (cb - x0)
-    mean = torch.where(xa == xb, ca - x0, weighted / (xb - xa))
-    return torch.where(ya == yb, 0.0, (yb - ya) * mean)
+@jit
+def _beaten_by_any(rows, n, kept, count, thresh):  # type: ignore[no-untyped-def]
+    box = row(rows, n)
+    for k in range(count):  # noqa: SIM110 (numba compiles no any(...))
+        if _above(box, row(rows, kept[k]), thresh):
+            return True
+    return False
+
+
+@jit
+def _beaten_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignore[no-untyped-def]
+    box = row(rows, n)
+    for near in range(10):
+        p, q = i - 1 + near // 3, j - 1 + near % 3
+        if near == 9:
+            other = head[side * side]  # the large ones
+        elif 0 <= p < side and 0 <= q < side:
+            other = head[p * side + q]
+        else:
+            continue
+        while other >= 0:
+            # asked here once more: most answers are no, and come without loading the other numbers
+            dx, dy = box[0] - rows[other, 0], box[1] - rows[other, 1]
+            reach = box[6] + rows[other, 6]
+            if dx * dx + dy * dy < reach * reach and _above(box, row(rows, other), thresh):
+                return True
+            other = older[other]
+    return False
+
+
+@jit
+def walk(count, later, earlier):  # type: ignore[no-untyped-def]
+    """Greedy choice from the overlapping pairs, sorted by ``later``: whoever meets a kept one goes."""
+    stays = np.ones(count, dtype=np.bool_)
+    for pair in range(len(later)):
+        if stays[earlier[pair]]:
+            stays[later[pair]] = False
+    return stays

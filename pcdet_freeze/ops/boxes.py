@@ -24,7 +24,7 @@ from pcdet_freeze.ops._arrays import (
     to_tensor,
 )
 
-# Lower face then upper face; in each: front-left, front-right, rear-right, rear-left... seen from above.
+# lower face, then upper face; in each: front-left, front-right, rear-right, rear-left
 _CORNER_SIGNS = (
     (1, 1, -1), (1, -1, -1), (-1, -1, -1), (-1, 1, -1),
     (1, 1, 1), (1, -1, 1), (-1, -1, 1), (-1, 1, 1),

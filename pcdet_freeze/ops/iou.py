@@ -17,17 +17,10 @@ import torch
 
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops._arrays import Array, check_columns, check_same_kind, floating_like, to_float64
-from pcdet_freeze.ops._overlap import (
-    near_torch,
-    overlap_matrix,
-    overlap_pairs,
-    overlap_torch,
-    prepare,
-    prepare_torch,
-)
+from pcdet_freeze.ops._overlap import overlap_matrix, overlap_pairs, prepare
+from pcdet_freeze.ops._overlap_torch import overlap_matrix_torch, pair_overlap_torch, prepare_torch
 
 BEV_COLUMNS = [0, 1, 3, 4, 6]
-_CHUNK = 1 << 21  # pairs that the torch path holds at once
 
 
 def rotated_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -70,25 +63,6 @@ def boxes_aligned_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
         inter = torch.from_numpy(overlap_pairs(prepare(flat_a), prepare(flat_b)))
     height = _shared_height(a, b)
     return floating_like(_ratio(inter * height, _area(a) * a[:, 5], _area(b) * b[:, 5]), boxes_a)
-
-
-def pair_overlap_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Prepared rectangles (P, 8), (P, 8) -> shared areas (P,)."""
-    dx, dy, reach = a[:, 0] - b[:, 0], a[:, 1] - b[:, 1], a[:, 6] + b[:, 6]
-    near = (reach > 0) & (dx * dx + dy * dy < reach * reach)  # else the formula meets 0 / 0
-    inter = torch.zeros_like(dx)
-    inter[near] = overlap_torch(a[near], b[near])
-    return inter
-
-
-def overlap_matrix_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Prepared rectangles (N, 8), (M, 8) -> shared areas (N, M), a block of rows at a time."""
-    out = a.new_zeros((len(a), len(b)))
-    rows = max(1, _CHUNK // max(1, len(b)))
-    for begin in range(0, len(a), rows):
-        n, m = near_torch(a[begin : begin + rows], b).nonzero(as_tuple=True)
-        out[begin + n, m] = overlap_torch(a[begin + n], b[m])
-    return out
 
 
 def _check(boxes_a: Any, boxes_b: Any) -> None:

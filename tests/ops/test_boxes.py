@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,30 +16,14 @@ from pcdet_freeze.ops import boxes as B
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.fixture(scope="module")
-def golden(reference: Path) -> dict[str, Any]:
-    return json.loads((reference / "boxes_nms.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def recipe(reference: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference_recipe", reference / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def boxes(golden: dict[str, Any]) -> np.ndarray:
-    return np.array(golden["boxes"], dtype=np.float32)
-
-
 @pytest.mark.parametrize(
     ("key", "offset", "period"),
     [("off0_2pi", 0.0, 2 * math.pi), ("off05_pi", 0.5, math.pi), ("off078_2pi", 0.78, 2 * math.pi)],
 )
-def test_limit_period_equals_upstream(golden: dict[str, Any], key: str, offset: float, period: float) -> None:
-    x, want = np.array(golden["limit_period"]["x"]), np.array(golden["limit_period"][key])
+def test_limit_period_equals_upstream(
+    boxes_golden: dict[str, Any], key: str, offset: float, period: float
+) -> None:
+    x, want = np.array(boxes_golden["limit_period"]["x"]), np.array(boxes_golden["limit_period"][key])
     assert np.abs(B.limit_period(x, offset, period) - want).max() < 1e-6
     assert np.array_equal(
         B.limit_period(torch.from_numpy(x), offset, period).numpy(), B.limit_period(x, offset, period)
@@ -74,22 +55,22 @@ def test_rotation_names_wrong_shapes() -> None:
         B.rotate_points_along_z(np.zeros((3, 3)), np.zeros(3))
 
 
-def test_corners_equal_upstream(golden: dict[str, Any], boxes: np.ndarray) -> None:
-    want = np.array(golden["corners_first5"])
+def test_corners_equal_upstream(boxes_golden: dict[str, Any], boxes: np.ndarray) -> None:
+    want = np.array(boxes_golden["corners_first5"])
     assert np.abs(B.boxes_to_corners_3d(boxes[:5]) - want).max() < 1e-5
     assert B.boxes_to_corners_3d(torch.from_numpy(boxes)).dtype == torch.float32
 
 
-def test_nearest_bev_boxes_equal_upstream(golden: dict[str, Any], boxes: np.ndarray) -> None:
-    want = np.array(golden["nearest_bev_aligned"])
+def test_nearest_bev_boxes_equal_upstream(boxes_golden: dict[str, Any], boxes: np.ndarray) -> None:
+    want = np.array(boxes_golden["nearest_bev_aligned"])
     assert np.abs(B.nearest_bev_boxes(boxes[: len(want)]) - want).max() < 1e-5
 
 
 def test_nearest_bev_iou_equals_upstream(
-    golden: dict[str, Any], boxes: np.ndarray, recipe: ModuleType
+    boxes_golden: dict[str, Any], boxes: np.ndarray, recipe: ModuleType
 ) -> None:
     tensor = torch.from_numpy(boxes)
-    iou, want = B.boxes3d_nearest_bev_iou(tensor, tensor), golden["boxes3d_nearest_bev_iou"]
+    iou, want = B.boxes3d_nearest_bev_iou(tensor, tensor), boxes_golden["boxes3d_nearest_bev_iou"]
     got = recipe.summary(iou)
     assert got["shape"] == want["shape"]
     assert got["dtype"] == want["dtype"]
@@ -107,8 +88,8 @@ def test_nearest_bev_iou_of_numpy_equals_torch(boxes: np.ndarray) -> None:
     ("key", "options"),
     [("center", {"use_center": True}), ("corners1", {}), ("corners8", {"min_num_corners": 8})],
 )
-def test_range_masks_equal_upstream(reference: Path, key: str, options: dict[str, Any]) -> None:
-    golden = json.loads((reference / "voxel_aug.json").read_text())["mask_boxes"]
+def test_range_masks_equal_upstream(voxel_golden: dict[str, Any], key: str, options: dict[str, Any]) -> None:
+    golden = voxel_golden["mask_boxes"]
     boxes = np.array(golden["boxes"], dtype=np.float32)
     limit = [0, -39.68, -3, 69.12, 39.68, 1]
     assert B.mask_boxes_outside_range(boxes, limit, **options).tolist() == golden[key]
@@ -119,12 +100,12 @@ def test_range_mask_of_no_boxes_is_empty() -> None:
 
 
 def test_points_in_boxes_counts_equal_upstream(
-    golden: dict[str, Any], boxes: np.ndarray, recipe: ModuleType
+    boxes_golden: dict[str, Any], boxes: np.ndarray, recipe: ModuleType
 ) -> None:
     points = recipe.make_points(55, 4000, [0, -20, -2, 40, 20, 1], 0)
     mask = B.points_in_boxes_mask(points, boxes)
-    assert mask.sum(axis=1).tolist() == golden["points_in_boxes_cpu"]["per_box"]
-    first, want = B.points_in_boxes(points, boxes), golden["points_in_boxes_gpu_semantics"]
+    assert mask.sum(axis=1).tolist() == boxes_golden["points_in_boxes_cpu"]["per_box"]
+    first, want = B.points_in_boxes(points, boxes), boxes_golden["points_in_boxes_gpu_semantics"]
     assert (first == -1).sum() == want["background"]
     assert np.bincount(first[first >= 0], minlength=len(boxes)).tolist() == want["counts"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.ops import _overlap as O
+from pcdet_freeze.ops import _overlap_torch as T
 from pcdet_freeze.ops import iou as I
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-@pytest.fixture(scope="module")
-def golden(reference: Path) -> dict[str, Any]:
-    return json.loads((reference / "boxes_nms.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def boxes(golden: dict[str, Any]) -> np.ndarray:
-    return np.array(golden["boxes"], dtype=np.float32)
 
 
 def box(x: float, y: float, dx: float, dy: float, angle: float = 0.0) -> np.ndarray:
@@ -37,9 +25,9 @@ def box(x: float, y: float, dx: float, dy: float, angle: float = 0.0) -> np.ndar
 def area(a: np.ndarray, b: np.ndarray) -> float:
     """The shared area, after all four ways to it agree."""
     got = float(I.rotated_intersection(a, b)[0, 0])
-    pair = [O.prepare_torch(torch.from_numpy(np.asarray(r, dtype=np.float64))) for r in (a, b)]
-    assert float(I.overlap_matrix_torch(*pair)) == pytest.approx(got, rel=1e-12, abs=0)
-    assert float(I.pair_overlap_torch(*pair)) == pytest.approx(got, rel=1e-12, abs=0)
+    pair = [T.prepare_torch(torch.from_numpy(np.asarray(r, dtype=np.float64))) for r in (a, b)]
+    assert float(T.overlap_matrix_torch(*pair)) == pytest.approx(got, rel=1e-12, abs=0)
+    assert float(T.pair_overlap_torch(*pair)) == pytest.approx(got, rel=1e-12, abs=0)
     assert float(I.rotated_intersection(b, a)[0, 0]) == pytest.approx(got, rel=1e-12, abs=0)
     return got
 
@@ -66,8 +54,8 @@ def clipped_area(a: np.ndarray, b: np.ndarray) -> float:
     return sum((shape[k - 1].conjugate() * shape[k]).imag for k in range(len(shape))) / 2
 
 
-def test_bev_iou_equals_the_exact_polygon_area(golden: dict[str, Any], boxes: np.ndarray) -> None:
-    pairs = np.array(golden["iou_bev_nonzero_upper"])
+def test_bev_iou_equals_the_exact_polygon_area(boxes_golden: dict[str, Any], boxes: np.ndarray) -> None:
+    pairs = np.array(boxes_golden["iou_bev_nonzero_upper"])
     n, m = pairs[:, 0].astype(int), pairs[:, 1].astype(int)
     iou = I.boxes_iou_bev(boxes, boxes)
     assert np.abs(iou[n, m] - pairs[:, 4]).max() < 1e-6
@@ -77,31 +65,33 @@ def test_bev_iou_equals_the_exact_polygon_area(golden: dict[str, Any], boxes: np
     assert not rest.any()
 
 
-def test_iou3d_equals_upstream(golden: dict[str, Any], boxes: np.ndarray) -> None:
-    pairs = np.array(golden["iou_bev_nonzero_upper"])
+def test_iou3d_equals_upstream(boxes_golden: dict[str, Any], boxes: np.ndarray) -> None:
+    pairs = np.array(boxes_golden["iou_bev_nonzero_upper"])
     n, m = pairs[:, 0].astype(int), pairs[:, 1].astype(int)
     assert np.abs(I.boxes_iou3d(boxes, boxes)[n, m] - pairs[:, 3]).max() < 9e-4
 
 
-def test_aligned_iou3d_equals_upstream_and_the_diagonal(golden: dict[str, Any], boxes: np.ndarray) -> None:
+def test_aligned_iou3d_equals_upstream_and_the_diagonal(
+    boxes_golden: dict[str, Any], boxes: np.ndarray
+) -> None:
     a, b = boxes[:60], boxes[100:160]
     aligned = I.boxes_aligned_iou3d(a, b)
-    assert np.abs(aligned - golden["iou3d_aligned_first60_vs_100_160"]).max() < 9e-4
+    assert np.abs(aligned - boxes_golden["iou3d_aligned_first60_vs_100_160"]).max() < 9e-4
     assert np.array_equal(aligned, np.diag(I.boxes_iou3d(a, b)))
 
 
 def test_torch_arithmetic_is_numbas_to_the_last_bit(boxes: np.ndarray) -> None:
     flat = boxes.astype(np.float64)[:, I.BEV_COLUMNS]
-    rows = O.prepare_torch(torch.from_numpy(flat))
-    got = I.overlap_matrix_torch(rows, rows).numpy()
+    rows = T.prepare_torch(torch.from_numpy(flat))
+    got = T.overlap_matrix_torch(rows, rows).numpy()
     assert np.abs(got - I.rotated_intersection(flat, flat)).max() < 1e-13
 
 
 def test_blocks_make_no_difference(boxes: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = O.prepare_torch(torch.from_numpy(boxes.astype(np.float64)[:, I.BEV_COLUMNS]))
-    whole = I.overlap_matrix_torch(rows, rows)
-    monkeypatch.setattr(I, "_CHUNK", 7 * len(boxes))
-    assert torch.equal(I.overlap_matrix_torch(rows, rows), whole)
+    rows = T.prepare_torch(torch.from_numpy(boxes.astype(np.float64)[:, I.BEV_COLUMNS]))
+    whole = T.overlap_matrix_torch(rows, rows)
+    monkeypatch.setattr(T, "_CHUNK", 7 * len(boxes))
+    assert torch.equal(T.overlap_matrix_torch(rows, rows), whole)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 4, math.pi / 2, -2.0, math.pi, 1e-12])
@@ -205,8 +195,8 @@ def test_empty_inputs_give_empty_answers(n: int, m: int) -> None:
         assert function(a, b).shape == (n, m)
         assert function(torch.from_numpy(a), torch.from_numpy(b)).shape == (n, m)
     assert I.boxes_aligned_iou3d(a[:0], b[:0]).shape == (0,)
-    rows = [O.prepare_torch(torch.ones(k, 5, dtype=torch.float64)) for k in (n, m)]
-    assert I.overlap_matrix_torch(*rows).shape == (n, m)
+    rows = [T.prepare_torch(torch.ones(k, 5, dtype=torch.float64)) for k in (n, m)]
+    assert T.overlap_matrix_torch(*rows).shape == (n, m)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])

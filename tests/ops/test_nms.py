@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,21 +15,6 @@ from pcdet_freeze.ops.iou import boxes_iou_bev
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 THRESHOLDS = [0.01, 0.1, 0.2, 0.5, 0.7]
-
-
-@pytest.fixture(scope="module")
-def golden(reference: Path) -> dict[str, Any]:
-    return json.loads((reference / "boxes_nms.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def boxes(golden: dict[str, Any]) -> np.ndarray:
-    return np.array(golden["boxes"], dtype=np.float32)
-
-
-@pytest.fixture(scope="module")
-def scores(golden: dict[str, Any]) -> np.ndarray:
-    return np.array(golden["scores"], dtype=np.float32)
 
 
 def crowd(seed: int, n: int = 700) -> tuple[np.ndarray, np.ndarray]:
@@ -55,9 +38,9 @@ def plain_greedy(boxes: np.ndarray, scores: np.ndarray, thresh: float) -> list[i
 
 @pytest.mark.parametrize("thresh", THRESHOLDS)
 def test_nms_keeps_what_upstream_keeps(
-    golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray, thresh: float
+    boxes_golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray, thresh: float
 ) -> None:
-    want = golden[f"nms_gpu_{thresh}"]
+    want = boxes_golden[f"nms_gpu_{thresh}"]
     b, s = torch.from_numpy(boxes), torch.from_numpy(scores)
     assert S.nms(boxes, scores, thresh).tolist() == want
     assert S.nms(b, s, thresh).tolist() == want
@@ -66,17 +49,17 @@ def test_nms_keeps_what_upstream_keeps(
 
 @pytest.mark.parametrize("thresh", THRESHOLDS)
 def test_nms_normal_keeps_what_upstream_keeps(
-    golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray, thresh: float
+    boxes_golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray, thresh: float
 ) -> None:
     before = boxes.copy()
-    assert S.nms_normal(boxes, scores, thresh).tolist() == golden[f"nms_normal_gpu_{thresh}"]
+    assert S.nms_normal(boxes, scores, thresh).tolist() == boxes_golden[f"nms_normal_gpu_{thresh}"]
     assert np.array_equal(boxes, before)
 
 
 def test_pre_maxsize_looks_at_the_best_scores_only(
-    golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray
+    boxes_golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray
 ) -> None:
-    want = golden["nms_gpu_0.2_pre100"]
+    want = boxes_golden["nms_gpu_0.2_pre100"]
     assert S.nms(boxes, scores, 0.2, 100).tolist() == want
     assert S.nms_torch(torch.from_numpy(boxes), torch.from_numpy(scores), 0.2, 100).tolist() == want
     assert S.nms(boxes, scores, 0.2, 0).tolist() == []

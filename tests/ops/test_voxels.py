@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import json
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -21,19 +19,6 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 PILLARS = ([0.16, 0.16, 4], [0, -39.68, -3, 69.12, 39.68, 1])
 SECOND = ([0.05, 0.05, 0.1], [0, -40, -3, 70.4, 40, 1])
 NAMES = ("voxels", "coords", "num_points")
-
-
-@pytest.fixture(scope="module")
-def golden(reference: Path) -> dict[str, Any]:
-    return json.loads((reference / "voxel_aug.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def recipe(reference: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference_recipe", reference / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -57,8 +42,8 @@ def cloud_on_borders(seed: int, size: list[float], bounds: list[float], n: int) 
 @pytest.mark.parametrize(
     "case", ["kitti_pointpillar", "kitti_pointpillar_capped", "kitti_second", "dense_overflow"]
 )
-def test_voxels_have_upstreams_digests(golden: dict[str, Any], recipe: ModuleType, case: str) -> None:
-    want = golden[case]
+def test_voxels_have_upstreams_digests(voxel_golden: dict[str, Any], recipe: ModuleType, case: str) -> None:
+    want = voxel_golden[case]
     points = recipe.make_points(7, 20000, want["range"], 1)
     if "then" in want["points"]:
         points[:2000, :2] = np.float32(points[:2000, :2] * 0.02 + 10)
@@ -70,8 +55,8 @@ def test_voxels_have_upstreams_digests(golden: dict[str, Any], recipe: ModuleTyp
     assert_same(voxelizer(torch.from_numpy(points)), got)
 
 
-def test_points_on_borders_fall_as_upstreams_do(golden: dict[str, Any]) -> None:
-    border = golden["border"]
+def test_points_on_borders_fall_as_upstreams_do(voxel_golden: dict[str, Any]) -> None:
+    border = voxel_golden["border"]
     points = np.array(border["points"], dtype=np.float32)
     for kind in (np.asarray, torch.from_numpy):
         voxels, coords, num_points = Voxelizer(*PILLARS, 32, 16000, 4)(kind(points))
