@@ -2,7 +2,7 @@
 
 A box is [x, y, z, dx, dy, dz, heading]: centre and full sizes in metres, heading in radians. Columns after
 the seventh (velocity, class) are ignored. Functions take numpy arrays or torch tensors and return the same
-kind; gradients do not flow through them. A wrong shape is a DataError.
+kind; gradients flow through limit_period alone. A wrong shape is a DataError.
 """
 
 from __future__ import annotations
