@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.frames import check_points
+from pcdet_freeze.datasets.plain_pickle import load_plain
 from pcdet_freeze.errors import DataError
 
 PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
@@ -41,50 +41,6 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
     return check_points(np.frombuffer(raw, "<f4").reshape(-1, features).astype(np.float32), path)
 
 
-def _scalar(dtype: np.dtype, raw: bytes) -> Any:
-    """What numpy scalars are pickled as, for plain dtypes only."""
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("a numpy scalar of objects")
-    return np.frombuffer(raw, dtype)[0]
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-    probe = np.zeros(1).__reduce__()[0]  # numpy's own rebuilding function, wherever this version keeps it
-    for core in ("numpy.core", "numpy._core"):
-        names[core + ".multiarray", "_reconstruct"] = probe
-        names[core + ".multiarray", "scalar"] = _scalar
-        names[core + ".numeric", "_frombuffer"] = _frombuffer
-    return names
-
-
-def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """What large numpy arrays are pickled as under protocol 5."""
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)  # type: ignore[call-overload]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """What bytes are pickled as under protocol 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
-    return text.encode("latin1")
-
-
-ALLOWED = {**_allowed(), ("_codecs", "encode"): _encode}
-
-
-class PlainUnpickler(pickle.Unpickler):
-    """Unpickles plain Python values and numpy arrays, scalars and dtypes; refuses every other global.
-
-    Both module paths of numpy are known: ``numpy.core`` (1.x) and ``numpy._core`` (2.x).
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in ALLOWED:
-            return ALLOWED[module, name]
-        raise pickle.UnpicklingError(f"{module}.{name} is neither a plain value nor a numpy array")
-
-
 def read_pickle(path: Path) -> Any:
     """The plain value in an info file; DataError that names the file where it is missing or not plain."""
     try:
@@ -95,17 +51,8 @@ def read_pickle(path: Path) -> Any:
             f"`{PREPARE_HINT}`, or set DATA_PATH or INFO_ROOT to where it is"
         ) from error
     try:
-        return PlainUnpickler(io.BytesIO(raw)).load()
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        MemoryError,
-    ) as error:
+        return load_plain(raw)
+    except Exception as error:  # a damaged stream can raise anything, SystemError and SyntaxError included
         raise DataError(
             f"{path}: not an info file of plain values ({error}). Write it anew with `{PREPARE_HINT}`"
         ) from error

@@ -103,3 +103,27 @@ def test_bad_point_files_are_named(tmp_path: Path, raw: bytes, message: str) -> 
 def test_a_missing_point_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.bin.*cannot be read"):
         read_bin(tmp_path / "gone.bin", 4)
+
+
+def test_a_damaged_info_file_raises_nothing_but_data_errors(tmp_path: Path) -> None:
+    rng, path, refused = np.random.RandomState(0), tmp_path / "infos.pkl", 0
+    for _ in range(300):
+        raw = bytearray(pickle.dumps(INFOS, 4))
+        raw[rng.randint(len(raw))] = rng.randint(256)
+        path.write_bytes(raw)
+        try:
+            read_pickle(path)
+        except DataError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize("value", [np.zeros(3, ">i4"), np.asfortranarray(np.eye(3, 4)), np.zeros((0, 7), "f4"),
+                                   np.array([], str), np.array(["a", "b"]), np.str_(""), np.array(5)])  # fmt: skip
+def test_odd_arrays_come_back_as_they_were(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "infos.pkl"
+    for protocol in (2, 5):
+        path.write_bytes(pickle.dumps([value], protocol))
+        found = read_pickle(path)[0]
+        np.testing.assert_array_equal(found, value)
+        assert (type(found), found.dtype, found.shape) == (type(value), value.dtype, value.shape)

@@ -1,0 +1,109 @@
+"""Pickles of plain Python values and numpy arrays, read without running anything that they name.
+
+A pickle names functions that rebuild its values. Here none of numpy's own is called: dtypes and arrays are
+rebuilt by the stand-ins below, from a type code, a shape and raw bytes. Both module paths of numpy are
+known, ``numpy.core`` (1.x) and ``numpy._core`` (2.x). Every other name is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+
+_PLAIN = re.compile(r"[biufcSU]\d+")  # numbers, booleans, text; no objects, no records
+
+
+def load_plain(raw: bytes) -> Any:
+    """The value in ``raw``; raises UnpicklingError for a name that is refused, anything for damage."""
+    return _finished(_PlainUnpickler(io.BytesIO(raw)).load())
+
+
+class _Dtype:
+    """Stands for a numpy dtype: its type code, and the byte order that its state brings."""
+
+    def __init__(self, code: str, align: object = False, copy: object = True) -> None:
+        if not isinstance(code, str) or not _PLAIN.fullmatch(code):
+            raise pickle.UnpicklingError(f"an array of {code!r} is neither numbers nor text")
+        self.code = code
+        self.order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = {"<": "<", ">": ">", "|": "=", "=": "="}[state[1]]
+
+    @property
+    def real(self) -> np.dtype:
+        return np.dtype(self.order + self.code)
+
+
+class _Array:
+    """Stands for a numpy array until its state has come."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, raw = state
+        self.value = _frombuffer(raw, dtype, shape, "F" if fortran else "C").copy(order="K")
+
+
+def _reconstruct(*_: object) -> _Array:
+    return _Array()
+
+
+def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """What large arrays are pickled as under protocol 5."""
+    if dtype.real.itemsize == 0:
+        return np.zeros(shape, dtype.real)
+    return np.frombuffer(raw, dtype.real).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _scalar(dtype: _Dtype, raw: bytes) -> Any:
+    return _frombuffer(raw, dtype, (), "C")[()]
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """What bytes are pickled as up to protocol 2."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    **{
+        (f"numpy.{core}.{module}", name): stand_in
+        for core in ("core", "_core")
+        for module, name, stand_in in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _frombuffer),
+        )
+    },
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        raise pickle.UnpicklingError(f"{module}.{name} is neither a plain value nor a numpy array")
+
+
+def _finished(value: Any) -> Any:
+    """``value`` with arrays in the place of their stand-ins."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _finished(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_finished(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return value.copy(order="K")  # from a buffer of the file: make it writable
+    if value is not None and not isinstance(value, str | bytes | int | float | complex | np.generic):
+        raise pickle.UnpicklingError(f"{type(value).__name__} is neither a plain value nor a numpy array")
+    return value
