@@ -118,8 +118,9 @@ def test_a_damaged_info_file_raises_nothing_but_data_errors(tmp_path: Path) -> N
     assert refused > 50
 
 
-@pytest.mark.parametrize("value", [np.zeros(3, ">i4"), np.asfortranarray(np.eye(3, 4)), np.zeros((0, 7), "f4"),
-                                   np.array([], str), np.array(["a", "b"]), np.str_(""), np.array(5)])  # fmt: skip
+@pytest.mark.parametrize("value", [
+    np.zeros(3, ">i4"), np.asfortranarray(np.eye(3, 4)), np.zeros((0, 7), "f4"), np.array([], str),
+    np.array(["a", "b"]), np.str_(""), np.array(5)])  # fmt: skip
 def test_odd_arrays_come_back_as_they_were(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "infos.pkl"
     for protocol in (2, 5):
