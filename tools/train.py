@@ -1,7 +1,7 @@
 """Train a model, and hold still what MODEL.NOT_TRAIN_IN_MULTI_TASK names.
 
 One process:     python tools/train.py --cfg_file cfgs/kitti_models/pointpillar.yaml
-Second stage:    python tools/train.py --cfg_file ... --extra_tag stage2 --pretrained_model output/.../x.pth \\
+Second stage:    python tools/train.py --cfg_file ... --extra_tag stage2 --pretrained_model .../x.pth \\
                      --set MODEL.NOT_TRAIN_IN_MULTI_TASK "[vfe, backbone_2d.blocks]"
 Two processes:   torchrun --nproc_per_node=2 tools/train.py --launcher pytorch --cfg_file ...
 """
@@ -18,7 +18,7 @@ from pcdet_freeze.engine.entry import run_tool
 
 
 def train(args: argparse.Namespace) -> None:
-    """Build, freeze, run. The order of these lines is the contract's: what is frozen never meets an optimizer."""
+    """Build, freeze, run. The order is the contract's: what is frozen never meets an optimizer."""
     run = build.start_run(args, "train")
     checkpoint = build.find_checkpoint(run)
     build.choose_seed(run, checkpoint)

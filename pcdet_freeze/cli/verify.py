@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     before, after = load_checkpoint(args.before), load_checkpoint(args.after)
     scope = scope_of(args, after.get(OURS) or {})
     states = [scope.of(state["model_state"]) for state in (before, after)]
-    changed = compare_states(*states, scope.names)
+    changed = compare_states(states[0], states[1], scope.names)
     named = ", ".join(scope.names)
     if changed:
         print(f"CHANGED: {len(changed)} of the tensors of {named}:")
@@ -60,7 +60,9 @@ class Scope:
         plain = {plain_key(key): value for key, value in state.items()}
         chosen = self._chosen(plain)
         if not chosen:
-            raise CheckpointError(f"verify needs something to compare, but {', '.join(self.names)} holds no tensor.")
+            raise CheckpointError(
+                f"verify needs something to compare, but {', '.join(self.names)} holds no tensor."
+            )
         return chosen
 
     def _chosen(self, plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class Scope:
 
 
 def scope_of(args: argparse.Namespace, ours: Mapping[str, Any]) -> Scope:
-    """From ``--names``, ``--cfg_file`` or B's own certificate; CheckpointError where there is none of them."""
+    """From ``--names``, ``--cfg_file`` or B's own certificate; CheckpointError where there is none."""
     if args.names is not None:
         scope = Scope(tuple(part.strip() for part in args.names.split(",") if part.strip()))
     elif args.cfg_file is not None:

@@ -16,7 +16,12 @@ def train_parser() -> argparse.ArgumentParser:
     add("--ckpt_save_interval", type=int, default=1, help="epochs between two checkpoints")
     add("--max_ckpt_save_num", type=int, default=30, help="how many checkpoint_epoch_N.pth to keep")
     add("--ckpt_save_time_interval", type=float, default=300, help="seconds between two latest_model.pth")
-    add("--num_epochs_to_eval", type=int, default=1, help="evaluate the checkpoints of the last N epochs; 0: none")
+    add(
+        "--num_epochs_to_eval",
+        type=int,
+        default=1,
+        help="evaluate the checkpoints of the last N epochs; 0: none",
+    )
     add("--logger_iter_interval", type=int, default=50, help="iterations between two log lines")
     add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
     return _last(parser)

@@ -23,12 +23,13 @@ from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.checkpoint import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook, TimedCheckpointHook
+from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.distributed import World
 from pcdet_freeze.engine.evaluate import eval_one_epoch
 from pcdet_freeze.engine.evaluation_hook import EvaluationHook
 from pcdet_freeze.engine.folders import RunFolders, run_folders
 from pcdet_freeze.engine.freeze_hook import check_same_list
-from pcdet_freeze.engine.hooks import ConfiguredHook, Hook, hooks_from_cfg
+from pcdet_freeze.engine.hooks import ConfiguredHook, Hook
 from pcdet_freeze.engine.log import create_logger, log_config, log_environment, log_name
 from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
 from pcdet_freeze.engine.loop import Trainer, clip_norm_of
@@ -66,7 +67,8 @@ class Run:
             return self.cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
         if total < self.world.size or total % self.world.size:
             raise ConfigError(
-                f"--batch_size must be a multiple of the number of processes; got {total} for {self.world.size}"
+                f"--batch_size must be a multiple of the number of processes; got {total} for "
+                f"{self.world.size}"
             )
         return total // self.world.size
 
@@ -102,7 +104,9 @@ def find_checkpoint(run: Run) -> Checkpoint | None:
     else:
         found = newest_checkpoint(run.folders.ckpt, run.logger)
     if found is not None:
-        run.logger.info("Resume from %s: epoch %s, iteration %s", found[0], found[1].get("epoch"), found[1].get("it"))
+        run.logger.info(
+            "Resume from %s: epoch %s, iteration %s", found[0], found[1].get("epoch"), found[1].get("it")
+        )
     return found
 
 
@@ -206,7 +210,9 @@ def build_trainer(
 
 def _note_changes(run: Run, ours: Mapping[str, Any] | None) -> None:
     if ours is None:
-        run.logger.warning("The checkpoint stores no generators and no data order: this resume is not bit-exact.")
+        run.logger.warning(
+            "The checkpoint stores no generators and no data order: this resume is not bit-exact."
+        )
     elif ours.get("cfg_digest") != cfg_digest(plain(run.cfg)):
         run.logger.warning("The config is not the one that the checkpoint was written with.")
 
@@ -223,7 +229,9 @@ def builtin_hooks(run: Run, test: Data) -> list[Hook]:
         ProgressHook(),
         CheckpointHook(ckpt, args.ckpt_save_interval, args.max_ckpt_save_num, extra),
         TimedCheckpointHook(ckpt, args.ckpt_save_time_interval, extra),
-        EvaluationHook(Evaluation(run, test, "eval_with_train"), ckpt, args.num_epochs_to_eval, args.start_epoch),
+        EvaluationHook(
+            Evaluation(run, test, "eval_with_train"), ckpt, args.num_epochs_to_eval, args.start_epoch
+        ),
     ]
 
 

@@ -36,8 +36,15 @@ from pcdet_freeze.errors import CheckpointError
 OURS = "pcdet_freeze"
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 _UNREADABLE = (
-    OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -80,7 +87,9 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
         part.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"A checkpoint must be written whole, but {path} could not be: {error}") from error
+        raise CheckpointError(
+            f"A checkpoint must be written whole, but {path} could not be: {error}"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -131,8 +140,8 @@ def _check_sums(path: Path) -> None:
 def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint in ``folder`` that is furthest in training, with its content; None where there is none.
 
-    How far a file is stands in the file: copied files keep their order. One that is broken is skipped with a
-    warning that names it and the one that is taken instead; where all are broken, CheckpointError.
+    How far a file is stands in the file: copied files keep their order. One that is broken is skipped
+    with a warning that names it and the one that is taken instead; where all are, CheckpointError.
     """
     broken: list[str] = []
     files = sorted(Path(folder).glob("*.pth"))
@@ -150,8 +159,8 @@ def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path,
         return path, state
     if broken:
         raise CheckpointError(
-            f"A run must go on from a valid checkpoint, but none in {folder} can be read: {', '.join(broken)}. "
-            "Remove them to start anew, or choose another --extra_tag."
+            f"A run must go on from a valid checkpoint, but none in {folder} can be read: "
+            f"{', '.join(broken)}. Remove them to start anew, or choose another --extra_tag."
         )
     return None
 
@@ -184,8 +193,8 @@ def epoch_of(path: Path) -> int:
 def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Put optimizer, counters, scaler and generators of ``trainer`` to where ``state`` was saved.
 
-    The model state is loaded before this (``weights.load_model_state``). A checkpoint without our part (one of
-    OpenPCDet's) goes on at the start of the epoch after its last finished one.
+    The model state is loaded before this (``weights.load_model_state``). A checkpoint without our part (one
+    of OpenPCDet's) goes on at the start of the epoch after its last finished one.
     """
     ours = state.get(OURS, {})
     if state.get("optimizer_state") is None:
@@ -193,7 +202,9 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
             "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "
             "To start from its weights use --pretrained_model."
         )
-    load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer_state"], ours.get("optimizer_names"))
+    load_optimizer_state(
+        trainer.model, trainer.optimizer, state["optimizer_state"], ours.get("optimizer_names")
+    )
     trainer.epoch, trainer.iteration = int(state["epoch"]), int(state["it"])
     if ours:
         _resume_position(trainer, ours)
@@ -203,9 +214,9 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     sampler, states = ours["sampler"], ours["rng"]
     if sampler["offset"] and sampler["length"] != trainer.epoch_length:
         raise CheckpointError(
-            f"A run can only go on in the middle of an epoch that is as long as before ({sampler['length']} "
-            f"iterations), but this one has {trainer.epoch_length}. Use the same data, --batch_size and number of "
-            "processes, or a checkpoint from the end of an epoch."
+            "A run can only go on in the middle of an epoch that is as long as before "
+            f"({sampler['length']} iterations), but this one has {trainer.epoch_length}. Use the same data, "
+            "--batch_size and number of processes, or a checkpoint from the end of an epoch."
         )
     trainer.offset = sampler["offset"]
     if ours["scaler"] and trainer.scaler.is_enabled():

@@ -27,7 +27,9 @@ class CheckpointHook(Hook):
     A run that ends in the middle of epoch N writes under that N too; the whole epoch replaces it later.
     """
 
-    def __init__(self, folder: Path, every: int = 1, keep: int = 30, extra: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, every: int = 1, keep: int = 30, extra: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder, self.every, self.keep, self.extra = folder, every, keep, extra or {}
         self._saved_at = 0
 
@@ -64,7 +66,12 @@ class TimedCheckpointHook(Hook):
         extra: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path, self.seconds, self.extra, self.clock = folder / "latest_model.pth", seconds, extra or {}, clock
+        self.path, self.seconds, self.extra, self.clock = (
+            folder / "latest_model.pth",
+            seconds,
+            extra or {},
+            clock,
+        )
         self._last = clock()
 
     def before_train(self, trainer: Trainer) -> None:

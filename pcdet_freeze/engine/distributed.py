@@ -71,7 +71,10 @@ def _slurm_world(tcp_port: int) -> World:
             "Start with: srun --ntasks=N python tools/train.py --launcher slurm ..."
         )
     hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], capture_output=True, text=True, check=True
+        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     os.environ["MASTER_ADDR"] = hosts[0]
     os.environ["MASTER_PORT"] = str(tcp_port)

@@ -55,7 +55,9 @@ def eval_one_epoch(
     logger.info("Generate label finished (sec_per_example: %.4f second).", spent)
     if infer_time:
         logger.info("Average inference time: %.2f ms a batch", 1000 * seconds / max(len(loader), 1))
-    result = distributed.from_main(_score(cfg, loader.dataset, annos, recall, logger) if distributed.rank() == 0 else {})
+    result = distributed.from_main(
+        _score(cfg, loader.dataset, annos, recall, logger) if distributed.rank() == 0 else {}
+    )
     if folder is not None and distributed.rank() == 0:
         _write(folder, annos, result)
         logger.info("Result is saved to %s", folder)
@@ -105,8 +107,8 @@ def _score(
     truth = dataset.ground_truth_annos()
     if len(annos) != len(truth):
         raise DataError(
-            f"Every frame must be predicted once, but there are {len(annos)} predictions for {len(truth)} frames "
-            f"of {type(dataset).__name__}."
+            f"Every frame must be predicted once, but there are {len(annos)} predictions for "
+            f"{len(truth)} frames of {type(dataset).__name__}."
         )
     result: dict[str, float] = {}
     total = max(recall.get("gt", recall.get("gt_num", 0)), 1)

@@ -21,7 +21,9 @@ class EvaluationHook(Hook):
     The final model is evaluated as it is, and is what the model holds afterwards.
     """
 
-    def __init__(self, evaluate: Callable[[nn.Module, int], Any], folder: Path, epochs: int = 1, start: int = 0) -> None:
+    def __init__(
+        self, evaluate: Callable[[nn.Module, int], Any], folder: Path, epochs: int = 1, start: int = 0
+    ) -> None:
         self.evaluate, self.folder, self.epochs, self.start = evaluate, folder, epochs, start
 
     def after_train(self, trainer: Trainer) -> None:

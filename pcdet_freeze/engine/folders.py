@@ -1,4 +1,4 @@
-"""Where a run writes: OpenPCDet's layout, ``output/<group>/<tag>/<extra_tag>/{ckpt,tensorboard,eval,...}``."""
+"""Where a run writes, in OpenPCDet's layout: ``output/<group>/<tag>/<extra_tag>/{ckpt,tensorboard,eval}``."""
 
 from __future__ import annotations
 

@@ -66,16 +66,16 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     def after_train(self, trainer: Trainer) -> None:
         self._check("at the end")
-        trainer.logger.info("Certificate intact: the frozen state is what it was at the start, bit for bit.")
+        trainer.logger.info("Certificate intact: the frozen state is the same as at the start, bit for bit.")
 
     def _check(self, when: str) -> None:
-        """All ranks hear all verdicts before any raises, so that nobody is left waiting in a collective call."""
+        """All ranks hear all verdicts before any raises: nobody is left waiting in a collective call."""
         try:
             self.handle.verify()
         except CertificateError as error:
             raise CertificateError(
-                f"Frozen state must not change, but {when} it had. No checkpoint was written with it; look for "
-                f"what writes to these tensors besides the optimizer.\n{error}"
+                f"Frozen state must not change, but {when} it had. No checkpoint was written with it; look "
+                f"for what writes to these tensors besides the optimizer.\n{error}"
             ) from error
 
 
@@ -88,7 +88,7 @@ def check_same_list(cfg: Mapping[str, Any], ours: Mapping[str, Any] | None) -> N
     then = list(((ours or {}).get("freeze") or {}).get("entries", []))
     if now != then:
         raise CheckpointError(
-            "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written with. "
-            f"Checkpoint: {then}; now: {now}. To start a new stage from these weights, give the file as "
-            "--pretrained_model and choose another --extra_tag."
+            "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written "
+            f"with. Checkpoint: {then}; now: {now}. To start a new stage from these weights, give the file "
+            "as --pretrained_model and choose another --extra_tag."
         )

@@ -59,7 +59,7 @@ class ConfiguredHook(Hook):
         raise NotImplementedError(f"{cls.__name__} must say when a config turns it on: define from_cfg")
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
-        """The model state of a checkpoint has been loaded; ``ours`` is what ``at_checkpoint`` put beside it."""
+        """A checkpoint's model state has been loaded; ``ours`` is what ``at_checkpoint`` put beside it."""
 
     def describe(self) -> str:
         """One line for the log's first lines."""
@@ -67,9 +67,3 @@ class ConfiguredHook(Hook):
 
 
 HOOKS: Registry[type[ConfiguredHook]] = Registry("HOOK")
-
-
-def hooks_from_cfg(cfg: Mapping[str, Any], model: nn.Module) -> list[ConfiguredHook]:
-    """The registered hooks that ``cfg`` turns on, made for ``model``."""
-    made = (HOOKS.get(name).from_cfg(cfg, model) for name in HOOKS.names())
-    return [hook for hook in made if hook is not None]

@@ -20,7 +20,9 @@ from pcdet_freeze.config import plain
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
 
-def create_logger(log_file: str | Path | None = None, rank: int = 0, name: str = "pcdet_freeze") -> logging.Logger:
+def create_logger(
+    log_file: str | Path | None = None, rank: int = 0, name: str = "pcdet_freeze"
+) -> logging.Logger:
     """The logger ``name``, writing to the console and to ``log_file``; ranks other than 0 log errors only.
 
     Called again, it starts anew: earlier handlers of the same name are closed.
@@ -56,7 +58,9 @@ def log_environment(logger: logging.Logger, device: torch.device, processes: int
     logger.info("**********************Start logging**********************")
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ.get("CUDA_VISIBLE_DEVICES", "ALL"))
-    logger.info("pcdet_freeze %s, torch %s, Python %s", __version__, torch.__version__, platform.python_version())
+    logger.info(
+        "pcdet_freeze %s, torch %s, Python %s", __version__, torch.__version__, platform.python_version()
+    )
     logger.info("device %s%s, %d processes, %d threads each", device, gpu, processes, torch.get_num_threads())
 
 
@@ -64,4 +68,6 @@ def log_config(logger: logging.Logger, args: Mapping[str, Any], cfg: Mapping[str
     """Flags and config, as they are used."""
     for key, value in args.items():
         logger.info("%-26s %s", key, value)
-    logger.info("config:\n%s", yaml.safe_dump(plain(cfg), sort_keys=False, default_flow_style=None, width=100))
+    logger.info(
+        "config:\n%s", yaml.safe_dump(plain(cfg), sort_keys=False, default_flow_style=None, width=100)
+    )

@@ -15,7 +15,7 @@ from pcdet_freeze.engine.loop import Trainer
 
 
 class LogHook(Hook):
-    """One line every ``every`` iterations and at the end of each epoch; names the frames that were skipped."""
+    """One line every ``every`` iterations and at the end of each epoch; names the skipped frames."""
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
@@ -50,9 +50,10 @@ class LogHook(Hook):
         now, done = trainer.seconds, trainer.iteration - self._first
         spent = time.monotonic() - self._begin
         left = spent / done * (trainer.epochs * trainer.epoch_length - trainer.iteration)
+        epoch, length = trainer.epoch_number, trainer.epoch_length
         return (
-            f"Train: {trainer.epoch_number:>4}/{trainer.epochs} ({100 * trainer.epoch_number // trainer.epochs:>3}%) "
-            f"[{trainer.offset:>4}/{trainer.epoch_length} ({100 * trainer.offset // trainer.epoch_length:>3}%)]  "
+            f"Train: {epoch:>4}/{trainer.epochs} ({100 * epoch // trainer.epochs:>3}%) "
+            f"[{trainer.offset:>4}/{length} ({100 * trainer.offset // length:>3}%)]  "
             f"Loss: {trainer.loss:#.4g} ({mean['loss']:#.3g})  LR: {trainer.lr:.3e}  "
             f"Time cost: {_clock(spent)}/{_clock(spent + left)}  Acc_iter {trainer.iteration}  "
             f"Data time: {now['data']:.2f}({mean['data']:.2f})  "
@@ -62,7 +63,7 @@ class LogHook(Hook):
 
 
 class TensorboardHook(Hook):
-    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``, one value an iteration."""
+    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

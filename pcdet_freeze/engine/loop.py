@@ -25,9 +25,9 @@ class NonFiniteLossError(PCDetFreezeError, ArithmeticError):
 
 
 class Trainer:
-    """Trains ``model`` on ``loader`` for ``epochs`` epochs, and calls ``hooks`` (``hooks.Hook``) in order.
+    """Trains ``model`` on ``loader`` for ``epochs`` epochs; calls ``hooks`` (``hooks.Hook``) in order.
 
-    The model is called as ``model(batch)`` and returns ``({'loss': loss}, tb_dict, disp_dict)`` in train mode.
+    The model is called as ``model(batch)`` and returns ``({'loss': loss}, tb_dict, disp_dict)``.
     ``sampler``, where given, is told ``set_epoch(epoch, start_iter)`` and must then skip the first
     ``start_iter`` batches. ``move(batch, device)`` brings a batch to the device in place.
 
@@ -154,8 +154,8 @@ class Trainer:
         self.seconds["forward"] = perf_counter() - begin
         if not loss.requires_grad:
             raise FreezeError(
-                "A loss must be left that reaches something trainable, but the loss of this model depends on no "
-                "trainable parameter. Take an entry out of MODEL.NOT_TRAIN_IN_MULTI_TASK."
+                "A loss must be left that reaches something trainable, but the loss of this model depends on "
+                "no trainable parameter. Take an entry out of MODEL.NOT_TRAIN_IN_MULTI_TASK."
             )
         if not math.isfinite(self.loss):
             self._refuse("loss", self.loss)
@@ -174,9 +174,10 @@ class Trainer:
         parts = {name: number for name, number in self.tb_dict.items() if not _is_finite(number)}
         frames = self.batch.get("frame_id")
         raise NonFiniteLossError(
-            f"The {what} must be finite, but is {value} at iteration {self.iteration} (epoch {self.epoch + 1}); "
-            f"not finite in it: {parts or 'none of the logged parts'}; frames: {list(frames or [])}. The weights "
-            "were not updated, and earlier checkpoints stay good. Lower OPTIMIZATION.LR, or look at these frames."
+            f"The {what} must be finite, but is {value} at iteration {self.iteration} (epoch "
+            f"{self.epoch + 1}); not finite in it: {parts or 'none of the logged parts'}; frames: "
+            f"{list(frames if frames is not None else [])}. The weights were not updated, and earlier "
+            "checkpoints stay good. Lower OPTIMIZATION.LR, or look at these frames."
         )
 
 

@@ -21,13 +21,15 @@ OPTIMIZERS: Registry[Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimi
 
 
 class DecoupledAdam(torch.optim.Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), in the groups of ``torch.optim.Adam``.
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), in ``torch.optim.Adam``'s groups.
 
-    The decay ``p *= 1 - lr * decay`` is applied by hand to every group, and the groups say ``weight_decay: 0``:
-    so the state is plain Adam's, and goes both ways between this package and OpenPCDet.
+    The decay ``p *= 1 - lr * decay`` is applied by hand to every group, and the groups say
+    ``weight_decay: 0``: so the state is plain Adam's, and goes both ways between this package and OpenPCDet.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], decay: float) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], decay: float
+    ) -> None:
         super().__init__(groups, lr=lr, betas=betas)
         self.decay = decay
 
@@ -80,7 +82,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def split_by_norm(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters of (everything else, BatchNorm layers), each in module order, a shared one once."""
+    """Trainable parameters of (all else, BatchNorm layers), each in module order, a shared one once."""
     seen: set[int] = set()
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for module in model.modules():

@@ -22,7 +22,9 @@ class ProgressHook(Hook):
     def before_train(self, trainer: Trainer) -> None:
         if self.show and distributed.rank() == 0:
             total = trainer.epochs * trainer.epoch_length
-            self._bar = tqdm(total=total, initial=trainer.iteration, desc="train", dynamic_ncols=True, leave=True)
+            self._bar = tqdm(
+                total=total, initial=trainer.iteration, desc="train", dynamic_ncols=True, leave=True
+            )
 
     def after_step(self, trainer: Trainer) -> None:
         if self._bar is not None:

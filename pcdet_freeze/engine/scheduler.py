@@ -39,9 +39,9 @@ class Schedule(ABC):
 class OneCycle(Schedule):
     """One cycle (Smith & Topin 2018) with cosine arcs, in the two phases that fastai made usual.
 
-    The rate rises from ``lr_max / div_factor`` to ``lr_max`` over the first ``pct_start`` of the iterations and
-    falls to ``lr_max / div_factor / 1e4`` over the rest; the momentum goes from ``moms[0]`` to ``moms[1]`` and
-    back.
+    The rate rises from ``lr_max / div_factor`` to ``lr_max`` over the first ``pct_start`` of the iterations
+    and falls to ``lr_max / div_factor / 1e4`` over the rest; the momentum goes from ``moms[0]`` to
+    ``moms[1]`` and back.
     """
 
     lr_max: float
@@ -66,7 +66,7 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """``base * decay ** (milestones passed)``, never below ``floor``; a cosine rise from ``warmup_lr`` before."""
+    """``base * decay ** (milestones passed)``, at least ``floor``; first a cosine rise from ``warmup_lr``."""
 
     base: float
     milestones: tuple[int, ...]
@@ -93,8 +93,10 @@ def build_scheduler(
     optimizer: torch.optim.Optimizer, total_steps: int, steps_per_epoch: int, optim_cfg: Mapping[str, Any]
 ) -> Schedule:
     """The schedule that ``optim_cfg`` describes, over ``total_steps`` iterations; sets the first rate."""
-    schedule = _one_cycle(total_steps, optim_cfg) if optim_cfg["OPTIMIZER"] == "adam_onecycle" else (
-        _step_decay(steps_per_epoch, optim_cfg)
+    schedule = (
+        _one_cycle(total_steps, optim_cfg)
+        if optim_cfg["OPTIMIZER"] == "adam_onecycle"
+        else (_step_decay(steps_per_epoch, optim_cfg))
     )
     schedule.apply(optimizer, 0)
     return schedule

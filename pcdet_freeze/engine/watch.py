@@ -29,19 +29,25 @@ def evaluate_all(
     max_waiting_mins: float = 30,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[int]:
-    """Evaluate each ``checkpoint_epoch_N.pth`` with N >= ``start_epoch`` once, oldest first; returns the epochs.
+    """Evaluate each ``checkpoint_epoch_N.pth``, N >= ``start_epoch``, once, oldest first; returns the epochs.
 
     Epochs written to ``eval_list.txt`` by an earlier call are left out. Gives up when no new checkpoint came
     for ``max_waiting_mins`` minutes.
     """
     result_dir.mkdir(parents=True, exist_ok=True)
-    done_file, finished, waited = result_dir / DONE_LIST, [], 0.0
+    done_file, waited = result_dir / DONE_LIST, 0.0
+    finished: list[int] = []
     while True:
         path = distributed.from_main(_next(ckpt_dir, _done(done_file), start_epoch))
         if path is None:
             if waited >= 60 * max_waiting_mins:
                 return finished
-            logger.info("No new checkpoint in %s; waited %.1f of %.1f minutes", ckpt_dir, waited / 60, max_waiting_mins)
+            logger.info(
+                "No new checkpoint in %s; waited %.1f of %.1f minutes",
+                ckpt_dir,
+                waited / 60,
+                max_waiting_mins,
+            )
             sleep(step := min(30.0, 60 * max_waiting_mins))
             waited += step
             continue

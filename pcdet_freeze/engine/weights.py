@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.engine.checkpoint import load_checkpoint
+from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.errors import CheckpointError
 
 
@@ -33,7 +32,9 @@ class Fit:
         """One line a kind: how many, and the first ``limit`` names."""
         rows = (("loaded", self.loaded), ("missing", self.missing))
         rows += (("unexpected", self.unexpected), ("mis-shaped", self.misshaped))  # type: ignore[assignment]
-        return "\n".join(f"  {title:<10} {len(names):>5}  {_some(names, limit)}".rstrip() for title, names in rows)
+        return "\n".join(
+            f"  {title:<10} {len(names):>5}  {_some(names, limit)}".rstrip() for title, names in rows
+        )
 
 
 def compare_keys(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
@@ -52,7 +53,7 @@ def compare_keys(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Load all of ``state``; CheckpointError, before anything is changed, unless every tensor has its place."""
+    """Load all of ``state``; CheckpointError, before anything is changed, unless every tensor fits."""
     fit = compare_keys(model, state)
     if fit.missing or fit.unexpected or fit.misshaped:
         raise CheckpointError(

@@ -70,8 +70,18 @@ class ToySampler(torch.utils.data.Sampler):
         return iter(order[self.rank :: self.world][self.start :])
 
 
-def toy_trainer(hooks: Any = (), *, epochs: int = 2, optimizer: str = "adam_onecycle", model: Any = None,
-                batch_size: int = 2, seed: int = 0, rank: int = 0, world: int = 1, **more: Any) -> Trainer:  # fmt: skip
+def toy_trainer(
+    hooks: Any = (),
+    *,
+    epochs: int = 2,
+    optimizer: str = "adam_onecycle",
+    model: Any = None,
+    batch_size: int = 2,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    **more: Any,
+) -> Trainer:
     """Four iterations an epoch, unless ``batch_size`` says otherwise."""
     set_seed(seed)
     model = model or ToyModel()
@@ -80,7 +90,9 @@ def toy_trainer(hooks: Any = (), *, epochs: int = 2, optimizer: str = "adam_onec
     cfg = {**OPTIM, "OPTIMIZER": optimizer}
     made = build_optimizer(model, cfg)
     schedule = build_scheduler(made, epochs * len(loader), len(loader), cfg)
-    return Trainer(model, made, schedule, loader, epochs=epochs, hooks=hooks, sampler=sampler, clip_norm=10.0, **more)
+    return Trainer(
+        model, made, schedule, loader, epochs=epochs, hooks=hooks, sampler=sampler, clip_norm=10.0, **more
+    )
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:

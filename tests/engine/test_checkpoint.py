@@ -13,7 +13,15 @@ from engine_toy import ToyModel, assert_same_state, files_in, tensors_of, toy_tr
 from torch import nn
 
 from pcdet_freeze.engine.checkpoint import (
-    OURS, cfg_digest, checkpoint_state, epoch_of, load_checkpoint, newest_checkpoint, prune, resume, save_checkpoint,
+    OURS,
+    cfg_digest,
+    checkpoint_state,
+    epoch_of,
+    load_checkpoint,
+    newest_checkpoint,
+    prune,
+    resume,
+    save_checkpoint,
 )  # fmt: skip
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks import Hook
@@ -212,7 +220,9 @@ def other(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [cut, flip, empty, garbage, other])
-def test_a_broken_checkpoint_is_named_and_skipped(folder: Path, spoil: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_checkpoint_is_named_and_skipped(
+    folder: Path, spoil: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     spoil(folder / "checkpoint_epoch_3.pth")
     path, _ = newest_checkpoint(folder, LOGGER)
     assert path.name == "checkpoint_epoch_2.pth"
@@ -260,7 +270,9 @@ def test_a_checkpoint_of_another_model_is_one_error_that_lists_all_and_changes_n
     assert_same_state(before, tensors_of(model))
 
 
-def test_pretrained_tensors_are_loaded_where_name_and_shape_fit(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pretrained_tensors_are_loaded_where_name_and_shape_fit(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = ToyModel()
     model.extra = nn.Linear(1, 1)
     caplog.set_level(logging.INFO)

@@ -12,8 +12,9 @@ from engine_toy import ToyModel, assert_same_state, tensors_of, toy_trainer
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, resume, save_checkpoint
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook
+from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook, check_same_list
-from pcdet_freeze.engine.hooks import HOOKS, Hook, hooks_from_cfg
+from pcdet_freeze.engine.hooks import HOOKS, Hook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
 from pcdet_freeze.engine.optimizer import parameter_names
@@ -38,7 +39,9 @@ def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:
     assert [type(hook) for hook in hooks_from_cfg(cfg_of("vfe"), ToyModel())] == [MultiTaskFreezeHook]
 
 
-@pytest.mark.parametrize("model_cfg", [{}, {"NOT_TRAIN_IN_MULTI_TASK": None}, {"NOT_TRAIN_IN_MULTI_TASK": []}])
+@pytest.mark.parametrize(
+    "model_cfg", [{}, {"NOT_TRAIN_IN_MULTI_TASK": None}, {"NOT_TRAIN_IN_MULTI_TASK": []}]
+)
 def test_n2_without_the_key_nothing_is_frozen(model_cfg: dict[str, Any]) -> None:
     assert hooks_from_cfg({"MODEL": model_cfg}, ToyModel()) == []
 
@@ -122,7 +125,9 @@ def resumed(path: Path, cfg: Any = None, hooks: Any = (), **more: Any) -> Traine
 
 
 @pytest.mark.parametrize("iterations", [3, 4, 6])
-def test_r1_a_frozen_run_resumed_with_the_same_list_is_equal_to_the_bit(tmp_path: Path, iterations: int) -> None:
+def test_r1_a_frozen_run_resumed_with_the_same_list_is_equal_to_the_bit(
+    tmp_path: Path, iterations: int
+) -> None:
     whole = frozen_trainer()
     whole.run()
     frozen_trainer([MaxItersHook(iterations), CheckpointHook(tmp_path)]).run()

@@ -13,7 +13,12 @@ import torch
 from engine_toy import OPTIM, ToyModel, assert_same_state
 from torch import nn
 
-from pcdet_freeze.engine.optimizer import build_optimizer, load_optimizer_state, parameter_names, split_by_norm
+from pcdet_freeze.engine.optimizer import (
+    build_optimizer,
+    load_optimizer_state,
+    parameter_names,
+    split_by_norm,
+)
 from pcdet_freeze.engine.scheduler import build_scheduler
 from pcdet_freeze.errors import CheckpointError, ConfigError
 
@@ -44,7 +49,7 @@ def golden_step(model: nn.Module, optimizer: torch.optim.Optimizer, i: int) -> t
 
 
 def assert_final(model: nn.Module, final: dict[str, Any]) -> None:
-    """All but the bias before the norm layer, and the mean that contains it: its gradient is rounding noise."""
+    """All but the bias before the norm layer and the mean with it in: its gradient is rounding noise."""
     for name, value in model.state_dict().items():
         if name in ("0.bias", "1.running_mean"):
             continue
@@ -80,7 +85,9 @@ def test_groups_and_their_options_are_openpcdets(golden: dict[str, Any], golden_
     facts = golden["adam_onecycle_toy"]
     optimizer = build_optimizer(golden_model, facts["optim_cfg"])
     assert parameter_names(golden_model, optimizer) == facts["param_groups"]
-    for group, wanted in zip(optimizer.state_dict()["param_groups"], facts["initial_group_opts"], strict=True):
+    for group, wanted in zip(
+        optimizer.state_dict()["param_groups"], facts["initial_group_opts"], strict=True
+    ):
         assert {key: list(group[key]) if key == "betas" else group[key] for key in wanted} == wanted
 
 
@@ -93,7 +100,9 @@ def test_the_state_is_plain_adams_and_a_plain_adam_loads_it(golden_model: nn.Mod
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd"])
-def test_adam_and_sgd_have_openpcdets_options(golden: dict[str, Any], golden_model: nn.Module, name: str) -> None:
+def test_adam_and_sgd_have_openpcdets_options(
+    golden: dict[str, Any], golden_model: nn.Module, name: str
+) -> None:
     cfg = {**golden["adam_onecycle_toy"]["optim_cfg"], "OPTIMIZER": name}
     group = build_optimizer(golden_model, cfg).state_dict()["param_groups"][0]
     wanted = golden[name]["group_opts"][0]
@@ -151,7 +160,9 @@ def test_a_state_with_other_names_is_refused_and_nothing_is_loaded() -> None:
     old = stepped(model)
     frozen.vfe.requires_grad_(False)
     new = build_optimizer(frozen, OPTIM)
-    with pytest.raises(CheckpointError, match=r"vfe\.0\.bias, vfe\.0\.weight.*no longer train.*--pretrained_model"):
+    with pytest.raises(
+        CheckpointError, match=r"vfe\.0\.bias, vfe\.0\.weight.*no longer train.*--pretrained_model"
+    ):
         load_optimizer_state(frozen, new, old.state_dict(), parameter_names(model, old))
     assert new.state_dict()["state"] == {}
 

@@ -1,0 +1,118 @@
+"""Two real gloo processes, started by torchrun."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import assert_same_state, files_in
+from torch import nn
+
+from pcdet_freeze.engine import distributed
+from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint
+from pcdet_freeze.engine.evaluate import interleave
+from pcdet_freeze.errors import ConfigError
+
+
+def torchrun(*words: str, processes: int = 2, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes; its output is in the result."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    launch = ["torch.distributed.run", f"--nproc_per_node={processes}", "--master_port", str(port)]
+    command = [sys.executable, "-m", *launch, *words]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False, **more)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    out = tmp_path_factory.mktemp("ranks")
+    done = torchrun(str(Path(__file__).with_name("distributed_worker.py")), str(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, [torch.load(out / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("run", ["plain", "frozen", "thawed"])
+def test_both_ranks_end_with_the_same_weights_and_statistics(two_ranks: Any, run: str) -> None:
+    _, (first, second) = two_ranks
+    assert_same_state(first[run]["after"], second[run]["after"])
+    assert first[run]["iterations"] == 4
+
+
+def test_a_run_under_ddp_moves_what_trains_and_nothing_that_is_frozen(two_ranks: Any) -> None:
+    _, (first, _) = two_ranks
+    for run, still in (("plain", ()), ("frozen", ("vfe",))):
+        before, after = first[run]["before"], first[run]["after"]
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert moved == {name for name in before if not name.startswith(still)}
+
+
+def test_what_starts_to_train_in_the_middle_is_averaged_over_the_ranks(two_ranks: Any) -> None:
+    _, (first, _) = two_ranks
+    assert not torch.equal(first["thawed"]["before"]["head.weight"], first["thawed"]["after"]["head.weight"])
+
+
+@pytest.mark.parametrize("run", ["plain", "frozen"])
+def test_rank_0_alone_writes_checkpoints_with_the_generators_of_all(two_ranks: Any, run: str) -> None:
+    out, (first, _) = two_ranks
+    assert files_in(out / run) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
+    state = load_checkpoint(out / run / "checkpoint_epoch_2.pth")
+    assert_same_state(state["model_state"], first[run]["after"])
+    assert len(state[OURS]["rng"]) == 2
+    assert not torch.equal(state[OURS]["rng"][0]["torch"], state[OURS]["rng"][1]["torch"])
+
+
+def test_ranks_agree(two_ranks: Any) -> None:
+    for found in two_ranks[1]:
+        assert found["gathered"] == [0, 10]
+        assert found["from_main"] == "rank 0"
+        assert found["sum"] == {"a": 3.0, "only0": 1.0, "only1": 1.0}
+
+
+def test_predictions_of_ranks_are_merged_without_loss_or_duplicate(two_ranks: Any) -> None:
+    for found in two_ranks[1]:
+        assert [anno["frame_id"] for anno in found["merged"]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("frames", "world"), [(1, 2), (5, 2), (6, 2), (7, 3), (2, 4)])
+def test_interleaving_gives_each_frame_once(frames: int, world: int) -> None:
+    longest = -(-frames // world)
+    filled = [{"frame_id": i % frames} for i in range(longest * world)]
+    merged = interleave([filled[rank::world] for rank in range(world)], frames)
+    assert [anno["frame_id"] for anno in merged] == list(range(frames))
+
+
+def test_in_one_process_the_helpers_do_nothing() -> None:
+    model = nn.Linear(1, 1)
+    assert distributed.start("none") == distributed.World(0, 1, 0)
+    assert distributed.wrap(model, torch.device("cpu")) is model
+    assert distributed.gather(3) == [3] and distributed.from_main(4) == 4
+    assert distributed.reduce_sum({"a": 1.0}) == {"a": 1.0}
+
+
+def test_unwrap_sees_through_torch_compile() -> None:
+    model = nn.Linear(1, 1)
+    assert distributed.unwrap(torch.compile(model, backend="eager")) is model
+
+
+@pytest.mark.parametrize(("launcher", "names"), [("pytorch", "torchrun"), ("slurm", "srun")])
+def test_a_launcher_without_its_variables_is_an_error_that_says_how_to_start(
+    launcher: str, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match=names):
+        distributed.start(launcher)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_where_there_is_none_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="--device cpu"):
+        distributed.pick_device("cuda")
