@@ -1,4 +1,4 @@
-"""The golden PointPillar: its config, data set, weights and batch, made from the recipe of the reference folder."""
+"""The golden PointPillar: config, data set, weights and batch, made from the recipe of the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from easydict import EasyDict
-from torch import nn
 
 from pcdet_freeze.models import build_network
 from pcdet_freeze.ops.voxels import Voxelizer
@@ -66,7 +65,7 @@ class Golden:
         figures = self.figures
         return fake_dataset(figures["class_names"], figures["point_cloud_range"], figures["voxel_size"])
 
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         model = build_network(self.config.MODEL, 3, self.dataset())
         return self.recipe.load_recipe(model)
 
