@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.arguments import train_parser
 from pcdet_freeze.engine.entry import run_tool
+from pcdet_freeze.engine.loop import Trainer
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> Trainer:
     """Build, freeze, run. The order is the contract's: what is frozen never meets an optimizer."""
     run = build.start_run(args, "train")
     checkpoint = build.find_checkpoint(run)
@@ -37,6 +38,7 @@ def train(args: argparse.Namespace) -> None:
     run.logger.info("**********************Start training %s**********************", run.folders.root)
     trainer.run()
     run.logger.info("**********************End training %s**********************", run.folders.root)
+    return trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

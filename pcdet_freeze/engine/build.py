@@ -38,6 +38,7 @@ from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.progress_hook import ProgressHook
 from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.engine.summary_hook import SummaryHook
 from pcdet_freeze.engine.weights import load_model_state, load_pretrained
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freeze import is_frozen
@@ -162,6 +163,8 @@ def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None)
     if getattr(run.args, "sync_bn", False):
         check_sync_bn(model, run.device)
     if checkpoint is not None:
+        if run.args.pretrained_model is not None:
+            run.logger.info("--pretrained_model has no effect: the state of %s replaces it", checkpoint[0])
         load_model_state(model, checkpoint[1]["model_state"], checkpoint[0])
         for hook in hooks:
             hook.check_resumed(checkpoint[1].get(OURS, {}))
@@ -227,6 +230,7 @@ def builtin_hooks(run: Run, test: Data) -> list[Hook]:
         LogHook(args.logger_iter_interval),
         TensorboardHook(run.folders.tensorboard),
         ProgressHook(),
+        SummaryHook(run.folders.root / "run.json"),
         CheckpointHook(ckpt, args.ckpt_save_interval, args.max_ckpt_save_num, extra),
         TimedCheckpointHook(ckpt, args.ckpt_save_time_interval, extra),
         EvaluationHook(

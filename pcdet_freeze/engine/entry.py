@@ -10,13 +10,13 @@ from pathlib import Path
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.checkpoint import newest_checkpoint
 from pcdet_freeze.engine.folders import run_folders
-from pcdet_freeze.engine.log import close_logger, create_logger
+from pcdet_freeze.engine.log import close_logger, create_logger, is_open
 from pcdet_freeze.errors import CheckpointError, PCDetFreezeError
 
 INTERRUPTED = 130
 
 
-def run_tool(tool: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+def run_tool(tool: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> int:
     """Run ``tool(args)``; returns the exit code: 0, 1 after a PCDetFreezeError, 130 after Ctrl-C.
 
     An expected error becomes one message without a traceback, unless ``--verbose``.
@@ -58,5 +58,5 @@ def resume_advice(args: argparse.Namespace, logger: logging.Logger) -> str:
 
 
 def _open(logger: logging.Logger) -> None:
-    if not logger.handlers:
+    if not is_open(logger):
         create_logger(rank=0)

@@ -20,6 +20,14 @@ from pcdet_freeze.config import plain
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
 
+class _Console(logging.StreamHandler):
+    """Marks a handler as ours: handlers that others added are left alone."""
+
+
+class _File(logging.FileHandler):
+    """Likewise."""
+
+
 def create_logger(
     log_file: str | Path | None = None, rank: int = 0, name: str = "pcdet_freeze"
 ) -> logging.Logger:
@@ -31,10 +39,10 @@ def create_logger(
     close_logger(logger)
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_Console(sys.stdout)]
     if log_file is not None and rank == 0:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_File(log_file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
@@ -42,10 +50,16 @@ def create_logger(
 
 
 def close_logger(logger: logging.Logger) -> None:
-    """Close and remove the handlers of ``logger``."""
+    """Close and remove the handlers that :func:`create_logger` gave ``logger``."""
     for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+        if isinstance(handler, _Console | _File):
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def is_open(logger: logging.Logger) -> bool:
+    """True between :func:`create_logger` and :func:`close_logger`."""
+    return any(isinstance(handler, _Console) for handler in logger.handlers)
 
 
 def log_name(kind: str) -> str:
