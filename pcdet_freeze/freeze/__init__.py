@@ -1,6 +1,7 @@
 """The heart: freezing modules of a model by name, in place, provably, with an exact way back."""
 
 from pcdet_freeze.errors import CertificateError, FreezeError
+from pcdet_freeze.freeze.averaging import copying_frozen
 from pcdet_freeze.freeze.certificate import Certificate, compare, compare_states, verify_states
 from pcdet_freeze.freeze.freezing import freeze, frozen, unfreeze
 from pcdet_freeze.freeze.handle import FreezeHandle
@@ -18,6 +19,7 @@ __all__ = [
     "Resolution",
     "compare",
     "compare_states",
+    "copying_frozen",
     "freeze",
     "frozen",
     "is_frozen",

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.errors import CertificateError
-from pcdet_freeze.freeze import digest, kinds
+from pcdet_freeze.errors import CertificateError, FreezeError
+from pcdet_freeze.freeze import digest
+from pcdet_freeze.freeze.claims import wants_mode
 from pcdet_freeze.freeze.paths import join, nearest, segments_match
-from pcdet_freeze.freeze.records import Claim, record_of
+from pcdet_freeze.freeze.plan import FreezePlan
+from pcdet_freeze.freeze.records import Claim
 
 VERSION = 1
 COUNTER = "global_step"
@@ -88,16 +90,23 @@ def _how(old: str, new: str) -> str:
     return "" if before == after else f" from {before} to {after}"
 
 
-def frozen_tensors(root: nn.Module, claim: Claim) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """(name, tensor, persistent) of all frozen state of ``claim``; extra states are not among them."""
-    everything = claim.plan.parameters
-    for path, module, _ in claim.cover.modules(root):
-        if everything:
+def frozen_tensors(
+    root: nn.Module, claim: Claim, everything: bool = False
+) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """(name, tensor, persistent) of the frozen state of ``claim`` in ``root``, extra states not among them.
+
+    Args:
+        everything: also what the certificate leaves out (the detector's counter, FREEZE.IGNORE).
+    """
+    for path, module, parent in claim.cover.modules(root):
+        if claim.plan.parameters:
             yield from ((join(path, n), p, True) for n, p in module._parameters.items() if p is not None)
-        elif not _held_by(module, claim):
+        elif not wants_mode(claim, path, module, parent):
             continue
         for name, buffer in module._buffers.items():
-            if buffer is not None and not _left_out(join(path, name), buffer, claim.plan.ignore):
+            if buffer is None:
+                continue
+            if everything or not _left_out(join(path, name), buffer, claim.plan.ignore):
                 yield join(path, name), buffer, name not in module._non_persistent_buffers_set
 
 
@@ -109,25 +118,19 @@ def certify(root: nn.Module, claim: Claim) -> Certificate:
         digests[name] = digest.tensor_digest(tensor)
         if not persistent:
             hidden.append(name)
-    for name, value in extra_states(root, claim):
-        digests[name] = digest.value_digest(value)
-    names = tuple(top for top in claim.cover.tops() if any(key.startswith(top + ".") for key in digests))
+    for name, module in extra_states(root, claim):
+        digests[name] = digest.value_digest(module.get_extra_state())
+    names = tuple(top for top in claim.cover.names(root) if any(key.startswith(top + ".") for key in digests))
     return Certificate(digests, claim.plan.entries, names, tuple(hidden))
 
 
-def extra_states(root: nn.Module, claim: Claim) -> Iterator[tuple[str, Any]]:
-    """(``path._extra_state``, value) of the frozen modules that define ``get_extra_state``."""
+def extra_states(root: nn.Module, claim: Claim) -> Iterator[tuple[str, nn.Module]]:
+    """(``path._extra_state``, module) of the frozen modules that define ``get_extra_state``."""
     if not claim.plan.parameters:
         return
     for path, module, _ in claim.cover.modules(root):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
-            yield join(path, "_extra_state"), module.get_extra_state()
-
-
-def _held_by(module: nn.Module, claim: Claim) -> bool:
-    record = record_of(module)
-    owners = record.owners if record is not None else ()
-    return kinds.is_norm(module) or any(o.mode for o in owners if o.token == claim.token)
+            yield join(path, "_extra_state"), module
 
 
 def _left_out(name: str, buffer: torch.Tensor, ignore: tuple[str, ...]) -> bool:
@@ -143,12 +146,15 @@ def plain_key(key: str) -> str:
     return ".".join(part for part in key.split(".") if part != "_orig_mod")
 
 
-def compare_states(a: Mapping[str, Any], b: Mapping[str, Any], entries: Iterable[str]) -> list[str]:
+def compare_states(
+    a: Mapping[str, Any], b: Mapping[str, Any], entries: Iterable[str], only: Iterable[str] | None = None
+) -> list[str]:
     """Compare the frozen part of two ``state_dict`` mappings bit for bit, without a model (P7).
 
     Args:
         a, b: model states; prefixes of wrappers are seen through.
         entries: as in the YAML, matched with the names of the keys.
+        only: names of tensors (those of a certificate, say) to which the comparison is confined.
 
     Returns:
         One line for each tensor that changed, is missing in ``b`` or is new there; empty where all are equal.
@@ -156,12 +162,12 @@ def compare_states(a: Mapping[str, Any], b: Mapping[str, Any], entries: Iterable
     Raises:
         FreezeError: an entry that matches no key of either state.
     """
-    from pcdet_freeze.freeze.plan import FreezePlan
-
     left = {plain_key(key): value for key, value in a.items()}
     right = {plain_key(key): value for key, value in b.items()}
     plan = FreezePlan(tuple(entries))
     keys = _select(plan.entries, list(dict.fromkeys([*left, *right])))
+    wanted = None if only is None else set(only)
+    keys = [key for key in keys if wanted is None or key in wanted]
     before = {key: _digest(left[key]) for key in keys if key in left}
     after = {key: _digest(right[key]) for key in keys if key in right}
     return compare_digests(before, after)
@@ -176,8 +182,6 @@ def _digest(value: Any) -> str:
 
 def _select(entries: tuple[str, ...], keys: list[str]) -> list[str]:
     """The keys that the entries freeze, in the order of ``keys``."""
-    from pcdet_freeze.errors import FreezeError
-
     chosen: set[str] = set()
     faults = []
     for entry in entries:

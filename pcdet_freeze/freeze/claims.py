@@ -46,8 +46,6 @@ def wants_mode(claim: Claim, path: str, module: nn.Module, parent: nn.Module | N
     """Whether ``claim`` holds the mode of this module: by its type, or because FREEZE.EVAL names it."""
     if claim.eval_cover and claim.eval_cover.holds(path):
         return True
-    if not claim.plan.parameters:
-        return kinds.is_norm(module)
     return kinds.is_recurrent(module) or kinds.must_hold(module, parent)
 
 
@@ -69,7 +67,7 @@ def grads_before(root: nn.Module) -> dict[int, bool]:
     found: dict[int, bool] = {}
     for module in root.modules():
         record = record_of(module)
-        for name, value in record.grads if record is not None and record.params else ():
+        for name, value in record.grads if record is not None else ():
             parameter = module._parameters.get(name)
             if parameter is not None:
                 found.setdefault(id(parameter), value)
@@ -89,11 +87,8 @@ def _plan_record(member: Member, claim: Claim, state: RootState, before: dict[in
         elif name not in grads:
             grads[name] = before.get(id(parameter), parameter.requires_grad)
     earlier = next((owner for owner in old.owners if owner.token == claim.token), None)
-    owner = Owner(
-        claim.token,
-        bool(member.params) or claim.plan.parameters or bool(earlier and earlier.params),
-        member.mode or bool(earlier and earlier.mode),
-    )
+    names = dict.fromkeys((*(earlier.params if earlier else ()), *member.params))
+    owner = Owner(claim.token, tuple(names), member.mode or bool(earlier and earlier.mode))
     owners = (*(o for o in old.owners if o.token != claim.token), owner)
     record = replace(old, owners=owners, grads=tuple(grads.items()))
     return _with_mode(record, member) if member.mode else record
@@ -112,12 +107,11 @@ def _with_mode(record: Record, member: Member) -> Record:
 
 def enforce(module: nn.Module, record: Record) -> None:
     """Bring ``module`` into the state that its record asks for."""
-    if record.params:
-        for name, _ in record.grads:
-            parameter = module._parameters.get(name)
-            if parameter is not None:
-                parameter.requires_grad_(False)
-                parameter.grad = None
+    for name, _ in record.grads:
+        parameter = module._parameters.get(name)
+        if parameter is not None:
+            parameter.requires_grad_(False)
+            parameter.grad = None
     if record.mode and kinds.is_recurrent(module):
         module.__dict__["dropout"] = 0.0
     elif record.mode:
@@ -139,6 +133,8 @@ def release(root: nn.Module, tokens: frozenset[str] | None, only: frozenset[int]
         seen.add(id(module))
         after = record.without(tokens)
         if after.owners != record.owners:
+            kept = after.params
+            after = replace(after, grads=tuple((name, v) for name, v in record.grads if name in kept))
             module.__dict__[RECORD] = after
             touched.append((module, parent, record, after))
     still_frozen = set(grads_before(root))
@@ -149,12 +145,11 @@ def release(root: nn.Module, tokens: frozenset[str] | None, only: frozenset[int]
 def _restore(
     module: nn.Module, parent: nn.Module | None, record: Record, after: Record, still_frozen: set[int]
 ) -> None:
-    if record.params and not after.params:
-        for name, value in record.grads:
-            parameter = module._parameters.get(name)
-            if parameter is not None and id(parameter) not in still_frozen:
-                parameter.requires_grad_(value)
-        after = replace(after, grads=())
+    kept = after.params
+    for name, value in record.grads:
+        parameter = module._parameters.get(name)
+        if name not in kept and parameter is not None and id(parameter) not in still_frozen:
+            parameter.requires_grad_(value)
     if record.mode and not after.mode:
         _restore_mode(module, parent, record)
         after = replace(after, training=None, apart=False, dropout=None)
@@ -171,6 +166,20 @@ def _restore_mode(module: nn.Module, parent: nn.Module | None, record: Record) -
         return
     mode = hold.asked_mode(module) if parent is None else hold.asked_mode(parent)
     hold.let_go(module, record.training if record.apart else mode)
+
+
+def parameters_to_thaw(
+    root: nn.Module, tokens: frozenset[str] | None, only: frozenset[int] | None = None
+) -> list[nn.Parameter]:
+    """The parameters that :func:`release` with these arguments would set to ``requires_grad=True``."""
+    found = []
+    for module in root.modules():
+        record = record_of(module)
+        if record is None or (only is not None and id(module) not in only):
+            continue
+        kept = record.without(tokens).params
+        found += [module._parameters.get(name) for name, value in record.grads if value and name not in kept]
+    return [parameter for parameter in dict.fromkeys(found) if parameter is not None]
 
 
 def parameters_to_change(root: nn.Module, claim: Claim) -> list[nn.Parameter]:
@@ -209,11 +218,10 @@ def _unrecorded(module: nn.Module, record: Record) -> bool:
 
 
 def _module_slipped(module: nn.Module, record: Record) -> bool:
-    if record.params:
-        for name, _ in record.grads:
-            parameter = module._parameters.get(name)
-            if parameter is not None and (parameter.requires_grad or parameter.grad is not None):
-                return True
+    for name, _ in record.grads:
+        parameter = module._parameters.get(name)
+        if parameter is not None and (parameter.requires_grad or parameter.grad is not None):
+            return True
     if record.mode and record.dropout is not None:
         return bool(module.__dict__["dropout"] != 0)
     return record.mode and not hold.is_held(module)

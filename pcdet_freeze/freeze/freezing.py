@@ -13,12 +13,18 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import surroundings
-from pcdet_freeze.freeze.claims import frozen_parameters, grads_before, parameters_to_change, release, take
-from pcdet_freeze.freeze.guard import attach
+from pcdet_freeze.freeze.claims import (
+    frozen_parameters,
+    parameters_to_change,
+    parameters_to_thaw,
+    release,
+    take,
+)
+from pcdet_freeze.freeze.guard import attach, detach_if_idle
 from pcdet_freeze.freeze.handle import FreezeHandle, tidy
-from pcdet_freeze.freeze.paths import is_within, match, unwrap, walk
+from pcdet_freeze.freeze.paths import compiled_wrappers, is_within, match, unwrap, walk
 from pcdet_freeze.freeze.plan import FreezePlan
-from pcdet_freeze.freeze.records import RECORD, Claim, record_of, state_of
+from pcdet_freeze.freeze.records import RECORD, Claim, Record, record_of, state_of
 from pcdet_freeze.freeze.resolve import no_such_module, resolve
 
 logger = logging.getLogger("pcdet_freeze.freeze")
@@ -36,8 +42,8 @@ def freeze(
 
     Their parameters get ``requires_grad=False`` and lose ``.grad``; their norm layers normalise with their
     running statistics and their dropout is off, whatever ``train()`` says, until the handle is released or
-    :func:`unfreeze` is called. With ``parameters=False`` in the plan only norm layers (and what FREEZE.EVAL
-    names) are held and every parameter goes on training.
+    :func:`unfreeze` is called. With ``parameters=False`` in the plan the layers are held in the same way, and
+    every parameter goes on training.
 
     Args:
         model: any module, wrapped (DistributedDataParallel, ``torch.compile``) or not.
@@ -59,7 +65,7 @@ def freeze(
     root = unwrap(model)
     resolution = resolve(plan, root)
     token = uuid.uuid4().hex
-    handle = FreezeHandle(root, token, resolution)
+    handle = FreezeHandle(root, token, resolution, compiled_wrappers(model))
     if not plan:
         logger.info(handle.summary())
         return handle
@@ -69,12 +75,13 @@ def freeze(
     if not rebuilds_ddp:
         surroundings.refuse_live_ddp(parameters_to_change(root, claim), "freeze")
     take(root, claim)
-    attach(root)
+    attach(model)
     surroundings.take_out(groups, frozen_parameters(root, claim))
     if certify:
         handle.renew()
-    for line in (handle.summary(), *handle.notes):
-        logger.info(line)
+    logger.debug(handle.summary())
+    for note in handle.notes:
+        logger.info(note)
     return handle
 
 
@@ -92,17 +99,19 @@ def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_d
     paths = None if names is None else _frozen_paths(root, names)
     chosen = _chosen(root, paths)
     if not rebuilds_ddp:
-        surroundings.refuse_live_ddp(_thawing(root, chosen), "unfreeze")
+        surroundings.refuse_live_ddp(parameters_to_thaw(root, None, chosen), "unfreeze")
     known = _drop_from_claims(root, paths)
     foreign = {
         id(module): [token for token in record.tokens if token not in known]
         for module in root.modules()
         if (record := record_of(module)) is not None and id(module) in chosen
     }
-    release(root, None, frozenset(chosen))
+    release(root, None, chosen)
     _leave_word(root, foreign)
     for module in list(root.modules()):
         tidy(module)
+    for wrapper in compiled_wrappers(model):
+        detach_if_idle(wrapper)
 
 
 def _frozen_paths(root: nn.Module, names: Sequence[str]) -> list[str]:
@@ -124,20 +133,13 @@ def _frozen_paths(root: nn.Module, names: Sequence[str]) -> list[str]:
     return paths
 
 
-def _chosen(root: nn.Module, paths: list[str] | None) -> set[int]:
+def _chosen(root: nn.Module, paths: list[str] | None) -> frozenset[int]:
     """Ids of the modules to let go."""
-    return {
+    return frozenset(
         id(module)
         for place, module, _ in walk(root)
         if paths is None or any(is_within(place, path) for path in paths)
-    }
-
-
-def _thawing(root: nn.Module, chosen: set[int]) -> list[nn.Parameter]:
-    """Parameters that letting ``chosen`` go would set to ``requires_grad=True``."""
-    before = grads_before(root)
-    owned = [p for m in root.modules() if id(m) in chosen for p in m._parameters.values() if p is not None]
-    return [parameter for parameter in owned if before.get(id(parameter), False)]
+    )
 
 
 def _drop_from_claims(root: nn.Module, paths: list[str] | None) -> set[str]:
@@ -164,8 +166,6 @@ def _drop_from_claims(root: nn.Module, paths: list[str] | None) -> set[str]:
 
 def _leave_word(root: nn.Module, foreign: dict[int, list[str]]) -> None:
     """Tell a freeze whose root is above ``root`` that these modules are no longer its own."""
-    from pcdet_freeze.freeze.records import Record
-
     for module in root.modules():
         tokens = foreign.get(id(module))
         if tokens:

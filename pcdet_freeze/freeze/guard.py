@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freeze.claims import slipped, take
+from pcdet_freeze.freeze.paths import compiled_wrappers, unwrap
 from pcdet_freeze.freeze.records import RECORD, Claim, record_of, state_of
 
 
@@ -18,7 +19,7 @@ def hold_fast(module: nn.Module, _args: Any) -> None:
     Under ``torch.compile`` it does nothing, so that it leaves no break in the graph; held layers need none.
     """
     if not torch.compiler.is_compiling():
-        put_right(module)
+        put_right(unwrap(module))
 
 
 def put_right(root: nn.Module) -> list[str]:
@@ -47,10 +48,17 @@ def _without_released(root: nn.Module, claim: Claim) -> Claim:
     return claim
 
 
-def attach(root: nn.Module) -> None:
-    """Give ``root`` the hook, once."""
-    if hold_fast not in root._forward_pre_hooks.values():
-        root.register_forward_pre_hook(hold_fast, prepend=True)
+def attach(model: nn.Module) -> None:
+    """Give the root of ``model`` the hook, once; a ``torch.compile`` wrapper too, where it runs eagerly."""
+    for module in (unwrap(model), *compiled_wrappers(model)):
+        if hold_fast not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(hold_fast, prepend=True)
+
+
+def detach_if_idle(wrapper: nn.Module) -> None:
+    """Take the hook off a wrapper whose model has no claim any more."""
+    if state_of(unwrap(wrapper)) is None:
+        detach(wrapper)
 
 
 def detach(root: nn.Module) -> None:

@@ -12,18 +12,21 @@ from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freeze import report as tables
 from pcdet_freeze.freeze.agreement import agree
 from pcdet_freeze.freeze.certificate import Certificate, certify, compare, extra_states, frozen_tensors
-from pcdet_freeze.freeze.claims import frozen_parameters, release
-from pcdet_freeze.freeze.guard import detach, put_right
+from pcdet_freeze.freeze.claims import frozen_parameters, parameters_to_thaw, release
+from pcdet_freeze.freeze.guard import detach, detach_if_idle, put_right
 from pcdet_freeze.freeze.paths import unwrap
 from pcdet_freeze.freeze.plan import FreezePlan
 from pcdet_freeze.freeze.records import ROOT, Claim, record_of, state_of
 from pcdet_freeze.freeze.resolve import Resolution
+from pcdet_freeze.freeze.surroundings import refuse_live_ddp
 
 
 class FreezeHandle:
     """One freeze of one model. It belongs to the model it was made for, not to copies of that model."""
 
-    def __init__(self, root: nn.Module, token: str, resolution: Resolution) -> None:
+    def __init__(
+        self, root: nn.Module, token: str, resolution: Resolution, wrappers: tuple[nn.Module, ...] = ()
+    ) -> None:
         self.model = root
         """The frozen model, without wrappers."""
         self.token = token
@@ -31,6 +34,7 @@ class FreezeHandle:
         self.resolution = resolution
         self.notes: tuple[str, ...] = tuple(resolution.notes)
         """Merged entries, entries with nothing to freeze, accepted sharing."""
+        self._wrappers = wrappers
         self._baseline: Certificate | None = None
 
     @property
@@ -48,7 +52,7 @@ class FreezeHandle:
     def names(self) -> tuple[str, ...]:
         """Paths of the outermost frozen modules, aliases and globs resolved; empty once released."""
         claim = self.claim
-        return () if claim is None else claim.cover.tops()
+        return () if claim is None else claim.cover.names(self.model)
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that this freeze holds, once."""
@@ -103,7 +107,7 @@ class FreezeHandle:
     def _changes(self, other: Certificate | Mapping[str, Any] | nn.Module | None, claim: Claim) -> list[str]:
         now = self.certificate()
         if isinstance(other, nn.Module):
-            return compare(now, certify_copy(unwrap(other), claim))
+            return compare(now, certify(unwrap(other), claim))
         before = self._baseline if other is None else other
         if before is None:
             raise FreezeError("verify needs a certificate; none was taken: call renew() first or pass one")
@@ -131,14 +135,23 @@ class FreezeHandle:
         with torch.no_grad():
             for name, tensor in ours.items():
                 theirs[name].copy_(tensor)
-        states = dict(extra_states(self.model, claim))
-        for name, _ in list(extra_states(unwrap(copy), claim)):
-            if name in states:
-                unwrap(copy).get_submodule(_holder(name)).set_extra_state(states[name])
+        sources = dict(extra_states(self.model, claim))
+        for name, module in extra_states(unwrap(copy), claim):
+            if name in sources:
+                module.set_extra_state(sources[name].get_extra_state())
 
-    def release(self) -> None:
-        """Undo this freeze; what another freeze also owns stays frozen. A second call does nothing."""
+    def release(self, *, rebuilds_ddp: bool = False) -> None:
+        """Undo this freeze; what another freeze also owns stays frozen. A second call does nothing.
+
+        Raises FreezeError where a live DistributedDataParallel holds a parameter that would train again,
+        unless ``rebuilds_ddp`` says that the model is wrapped anew.
+        """
+        tokens = frozenset({self.token})
+        if not rebuilds_ddp:
+            refuse_live_ddp(parameters_to_thaw(self.model, tokens), "unfreeze")
         release_claim(self.model, self.token)
+        for wrapper in self._wrappers:
+            detach_if_idle(wrapper)
 
     def __repr__(self) -> str:
         return f"<FreezeHandle: {self.summary()}>"
@@ -150,11 +163,6 @@ def _holder(name: str) -> str:
 
 def _fits(theirs: torch.Tensor | None, ours: torch.Tensor) -> bool:
     return theirs is not None and theirs.shape == ours.shape and theirs.dtype == ours.dtype
-
-
-def certify_copy(root: nn.Module, claim: Claim) -> Certificate:
-    """The certificate of another model under this claim, whether or not it is frozen itself."""
-    return certify(root, claim)
 
 
 def release_claim(root: nn.Module, token: str) -> None:

@@ -34,6 +34,17 @@ def unwrap(module: nn.Module) -> nn.Module:
     return module
 
 
+def compiled_wrappers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The ``torch.compile`` wrappers around ``model``, outermost first."""
+    found: list[nn.Module] = []
+    inside = wrapped(model)
+    while inside is not None:
+        if "_orig_mod" in model._modules:
+            found.append(model)
+        model, inside = inside, wrapped(inside)
+    return tuple(found)
+
+
 def join(path: str, name: str) -> str:
     """``path`` and a name below it as one path."""
     return f"{path}.{name}" if path else name
@@ -172,6 +183,15 @@ class Cover:
     def tops(self) -> tuple[str, ...]:
         """The outermost covered paths."""
         return tuple(top for top in self.plus if not any(is_within(top, t) for t in self.plus if t != top))
+
+    def names(self, root: nn.Module) -> tuple[str, ...]:
+        """The outermost covered paths in ``root``, one for each module."""
+        found = {top: find(root, top) for top in self.tops()}
+        modules: dict[int, str] = {}
+        for top, place in found.items():
+            if place is not None:
+                modules.setdefault(id(place[0]), top)
+        return tuple(modules.values())
 
     def modules(self, root: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
         """Every covered (path, module, parent) once, parents first; paths that are gone are passed over."""

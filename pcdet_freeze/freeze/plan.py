@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pcdet_freeze.errors import FreezeError
@@ -44,7 +45,7 @@ class FreezePlan:
     entries: tuple[str, ...] = ()
     """Dotted paths from the detector, as written; globs within a segment; ``!path`` exempts."""
     parameters: bool = True
-    """False: parameters go on training and only norm layers are held."""
+    """False: parameters go on training; only layers are held (norm statistics, dropout)."""
     eval: tuple[str, ...] = ()
     """Names whose own code branches on ``self.training``: held in eval with all that is inside."""
     shared: str = "error"
@@ -176,14 +177,15 @@ def _misplaced(cfg: Mapping[str, Any]) -> list[str]:
 
 def _misspelled(model: Mapping[str, Any]) -> list[str]:
     """Keys that are nearly the list's: the run would train everything."""
-    wanted = KEY.replace("_", "")
     return [
         f"MODEL.{key} looks like MODEL.{KEY} misspelled: write MODEL.{KEY}"
         for key in model
-        if isinstance(key, str) and key != KEY and nearest(key.upper().replace("_", ""), [wanted], 1)
-        and abs(len(key.replace("_", "")) - len(wanted)) <= 3
-        and key.upper().startswith("NOT")
+        if isinstance(key, str) and key != KEY and get_close_matches(_letters(key), [_letters(KEY)], 1, 0.85)
     ]
+
+
+def _letters(key: str) -> str:
+    return key.upper().replace("_", "").replace("-", "")
 
 
 def _raise(faults: list[str]) -> None:

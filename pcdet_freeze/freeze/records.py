@@ -25,8 +25,8 @@ class Owner(NamedTuple):
     """One freeze's part in a module."""
 
     token: str
-    params: bool
-    """It froze the module's parameters."""
+    params: tuple[str, ...]
+    """The module's own parameters that it froze."""
     mode: bool
     """It holds the module in eval mode (of an RNN: its dropout at 0)."""
 
@@ -37,7 +37,7 @@ class Record:
 
     owners: tuple[Owner, ...] = ()
     grads: tuple[tuple[str, bool], ...] = ()
-    """(name of a parameter, its ``requires_grad`` before)."""
+    """(name of a parameter that some owner froze, its ``requires_grad`` before)."""
     training: bool | None = None
     """Training flag before; None while the mode is not held."""
     apart: bool = False
@@ -53,9 +53,9 @@ class Record:
         return tuple(owner.token for owner in self.owners)
 
     @property
-    def params(self) -> bool:
-        """Whether any owner froze the parameters."""
-        return any(owner.params for owner in self.owners)
+    def params(self) -> frozenset[str]:
+        """Parameters that any owner froze."""
+        return frozenset(name for owner in self.owners for name in owner.params)
 
     @property
     def mode(self) -> bool:

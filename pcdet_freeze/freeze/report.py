@@ -29,7 +29,7 @@ def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
     layers = f"{norms} norm layer{'' if norms == 1 else 's'}"
     by = ", ".join(plan.entries)
     if not plan.parameters:
-        return f"held {layers}, parameters go on training, by {by}"
+        return f"parameters go on training; held {layers}, by {by}"
     total = sum(parameter.numel() for parameter in root.parameters())
     part = sum(parameter.numel() for parameter in frozen_parameters(root, claim))
     return f"frozen {counts(part, total)} parameters, {layers}, by {by}"
@@ -46,7 +46,7 @@ def report(root: nn.Module, claim: Claim | None, resolution: Resolution, notes: 
     """A table with a line for each child of the detector and each frozen module, and the notes."""
     rows: list[Sequence[str]] = [("module", "parameters", "frozen", "norm held", "off", "by")]
     paths = [path for path, _ in children("", root)]
-    tops = claim.cover.tops() if claim is not None else ()
+    tops = claim.cover.names(root) if claim is not None else ()
     paths += [top for top in tops if top not in paths]
     held = list(members(root, claim)) if claim is not None else []
     ours = {id(parameter) for parameter in (frozen_parameters(root, claim) if claim is not None else [])}

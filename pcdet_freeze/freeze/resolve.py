@@ -9,8 +9,17 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import kinds
-from pcdet_freeze.freeze.paths import Cover, Match, children, is_within, join, match, nearest, unwrap, walk
-from pcdet_freeze.freeze.paths import segments_match as _segments_match
+from pcdet_freeze.freeze.paths import (
+    Cover,
+    Match,
+    is_within,
+    join,
+    match,
+    nearest,
+    segments_match,
+    unwrap,
+    walk,
+)
 from pcdet_freeze.freeze.plan import EXAMPLE, RULE, FreezePlan
 from pcdet_freeze.freeze.shared import Sharing, find_sharing
 
@@ -22,6 +31,8 @@ class Resolution:
     """What a plan means for one model."""
 
     plan: FreezePlan
+    root: nn.Module
+    """The model without wrappers."""
     cover: Cover = field(default_factory=Cover)
     """The frozen subtrees."""
     eval_cover: Cover = field(default_factory=Cover)
@@ -35,7 +46,7 @@ class Resolution:
     @property
     def names(self) -> tuple[str, ...]:
         """The outermost frozen paths."""
-        return self.cover.tops()
+        return self.cover.names(self.root)
 
     def entry_of(self, path: str) -> str:
         """The last entry that froze the module at ``path``, or an empty string."""
@@ -53,11 +64,13 @@ def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
     exemptions of nothing, uninitialised lazy modules, TorchScript modules, tensors shared with live modules.
     """
     root = unwrap(model)
-    result = Resolution(plan)
+    result = Resolution(plan, root)
     paths = [path for path, _, _ in walk(root) if path]
     faults: list[str] = []
     for entry in plan.entries:
         faults += _apply_entry(entry, root, result, paths)
+    if plan and not faults and not result.cover:
+        faults.append(f"the list must leave something to freeze; {list(plan.entries)} exempts all it names")
     if not faults:
         faults += _apply_eval(root, result, paths)
         faults += _unusable(root, result.cover)
@@ -108,7 +121,7 @@ def _note_overlap(entry: str, paths: tuple[str, ...], result: Resolution, exempt
 def no_such_module(entry: str, matched: Match, known: Iterable[str]) -> str:
     """The message for an entry that names nothing."""
     name = entry.removeprefix("!")
-    where = matched.deepest or "the detector"
+    where = matched.deepest or "the model"
     if matched.tensor:
         holder = f"write {matched.deepest!r}" if matched.deepest else "it cannot be frozen by itself"
         return f"{entry!r} names a parameter or buffer of {where}; {RULE}: {holder}"
@@ -119,7 +132,7 @@ def no_such_module(entry: str, matched: Match, known: Iterable[str]) -> str:
 
 
 def aliases(root: nn.Module, path: str) -> list[str]:
-    """``path`` and the other names that its caller has for the same module.
+    """The names that its caller has for the module at ``path``, in the order of registration.
 
     The caller is the module that runs it: the nearest one above that is no plain ModuleList or ModuleDict. A
     second name elsewhere belongs to another caller: that is sharing, not an alias.
@@ -133,8 +146,7 @@ def aliases(root: nn.Module, path: str) -> list[str]:
         holder = place.rpartition(".")[0]
         callers[place] = callers.get(holder) if type(parent) in _CONTAINERS else parent
     target = places[path][0]
-    same = [p for p, (m, _) in places.items() if m is target and callers[p] is callers[path]]
-    return [path, *(p for p in same if p != path)]
+    return [p for p, (m, _) in places.items() if m is target and callers[p] is callers[path]]
 
 
 def _apply_eval(root: nn.Module, result: Resolution, known: list[str]) -> list[str]:
@@ -173,9 +185,9 @@ def _ignore_faults(root: nn.Module, result: Resolution) -> list[str]:
         parameters += [join(path, name) for name in module._parameters]
     faults = []
     for name in result.plan.ignore:
-        if any(len(p.split(".")) == len(name.split(".")) and _segments_match(p, name) for p in parameters):
+        if any(len(p.split(".")) == len(name.split(".")) and segments_match(p, name) for p in parameters):
             faults.append(f"FREEZE.IGNORE names buffers; {name!r} is a parameter, which is always checked")
-        elif not any(_segments_match(buffer, name) for buffer in buffers):
+        elif not any(segments_match(buffer, name) for buffer in buffers):
             close = ", ".join(nearest(name, buffers)) or "none"
             faults.append(f"FREEZE.IGNORE must name frozen buffers; {name!r} names none. Nearest: {close}")
     return faults
@@ -191,6 +203,3 @@ def _empty_notes(root: nn.Module, result: Resolution) -> list[str]:
     ]
 
 
-def child_names(root: nn.Module) -> list[str]:
-    """Names of the detector's own children."""
-    return [path for path, _ in children("", unwrap(root))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pcdet_freeze.freeze import kinds
 from pcdet_freeze.freeze.paths import Cover, is_within, join, walk
@@ -69,7 +70,7 @@ def find_sharing(root: nn.Module, cover: Cover, parameters: bool) -> Sharing:
     """What the covered part of ``root`` shares with the rest.
 
     Args:
-        parameters: False where only norm layers are held: then only these and their buffers count.
+        parameters: False where parameters go on training: then only held layers and their buffers count.
     """
     frozen: dict[int, str] = {}
     live: dict[int, str] = {}
@@ -84,8 +85,8 @@ def find_sharing(root: nn.Module, cover: Cover, parameters: bool) -> Sharing:
         for key in both
         if not any(other != key and _inside(places[key], places[other]) for other in both)
     ]
-    ours = [t for k, p in frozen.items() for t in _tensors(p, modules[k][0], parameters)]
-    theirs = [t for k, p in live.items() if k not in frozen for t in _tensors(p, modules[k][0], True)]
+    ours = [t for k, p in frozen.items() for t in _tensors(p, *modules[k], parameters)]
+    theirs = [t for k, p in live.items() if k not in frozen for t in _tensors(p, *modules[k], True)]
     return Sharing((*items, *_same_memory(ours, theirs)))
 
 
@@ -95,18 +96,19 @@ def _inside(places: tuple[str, str], others: tuple[str, str]) -> bool:
 
 def _matters(module: nn.Module, parent: nn.Module | None, parameters: bool) -> bool:
     """Whether freezing a module that a live path reaches too would be felt there."""
-    if not parameters:
-        return kinds.is_norm(module)
-    inside = ((part, None) for part in module.modules())
-    return kinds.has_state(module) or any(kinds.must_hold(*part) for part in inside)
+    if kinds.must_hold(module, parent) or kinds.is_recurrent(module):
+        return True
+    return parameters and (kinds.has_state(module) or any(kinds.is_dropout(m) for m in module.modules()))
 
 
-def _tensors(path: str, module: nn.Module, parameters: bool) -> Iterator[_Tensor]:
+def _tensors(
+    path: str, module: nn.Module, parent: nn.Module | None, parameters: bool
+) -> Iterator[_Tensor]:
     if parameters:
         for name, tensor in module._parameters.items():
             if tensor is not None:
                 yield _Tensor(join(path, name), path, name, tensor, False)
-    if parameters or kinds.is_norm(module):
+    if parameters or kinds.must_hold(module, parent):
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 yield _Tensor(join(path, name), path, name, buffer, True)
@@ -130,9 +132,11 @@ def _same_memory(frozen: list[_Tensor], live: list[_Tensor]) -> Iterator[Shared]
 
 def _storage(tensor: torch.Tensor) -> tuple[str, int]:
     """Where the memory of ``tensor`` starts; (device, 0) for tensors without memory of their own."""
+    if is_lazy(tensor):
+        return "", 0
     try:
         return str(tensor.device), tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # sparse, quantised or lazy tensors have no plain storage
+    except (RuntimeError, NotImplementedError):  # sparse tensors have no plain storage
         return str(tensor.device), 0
 
 

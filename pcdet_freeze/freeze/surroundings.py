@@ -42,7 +42,10 @@ def take_out(found: Iterable[Any], parameters: Iterable[nn.Parameter]) -> None:
     gone = {id(parameter) for parameter in parameters}
     for optimizer in found:
         for group in optimizer.param_groups:
-            group["params"][:] = [p for p in group["params"] if id(p) not in gone]
+            stays = [id(p) not in gone for p in group["params"]]
+            for key in ("params", "param_names"):
+                if key in group:
+                    group[key][:] = [item for item, stay in zip(group[key], stays, strict=True) if stay]
         state = getattr(optimizer, "state", {})
         for parameter in [p for p in state if id(p) in gone]:
             del state[parameter]
