@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -47,7 +48,9 @@ def _common(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cfg_file", required=True, help="config of the run")
     add("--batch_size", type=int, help="samples a step, over all processes; default BATCH_SIZE_PER_GPU each")
-    add("--workers", type=int, default=4, help="processes that load data, for each training process")
+    add(
+        "--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes that load data, each rank"
+    )
     add("--extra_tag", default="default", help="name of this run's folder")
     add("--output_dir", help="folder in place of ./output")
     add("--ckpt", help="checkpoint to go on from, or to evaluate; train: default the newest valid of the run")

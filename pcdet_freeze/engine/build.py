@@ -41,7 +41,7 @@ from pcdet_freeze.engine.scheduler import build_scheduler
 from pcdet_freeze.engine.summary_hook import SummaryHook
 from pcdet_freeze.engine.weights import load_model_state, load_pretrained
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze import is_frozen
+from pcdet_freeze.freeze import FreezePlan, is_frozen
 from pcdet_freeze.models import build_network, load_data_to_gpu
 
 FIXED_SEED = 666
@@ -93,6 +93,7 @@ def start_run(args: argparse.Namespace, kind: str) -> Run:
     logger = create_logger(folders.root / log_name(kind), world.rank)
     log_environment(logger, device, world.size)
     log_config(logger, vars(args), cfg)
+    FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
     if kind == "train" and world.is_main:
         shutil.copy(args.cfg_file, folders.root)
     return Run(args, cfg, world, device, folders, logger)

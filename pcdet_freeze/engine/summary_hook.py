@@ -12,7 +12,7 @@ from pcdet_freeze.engine.loop import Trainer
 
 
 class SummaryHook(Hook):
-    """Writes ``run.json`` at the end: iterations, and the median seconds of one (and of its data, its forward).
+    """Writes ``run.json`` at the end: iterations, and the median seconds of one, of its data, its forward.
 
     The first iterations warm caches up and are left out where there are enough others.
     """
@@ -33,6 +33,10 @@ class SummaryHook(Hook):
         counted = self._seconds[self.WARM_UP :] or self._seconds
         medians = {key: median(s[key] for s in counted) for key in trainer.seconds} if counted else {}
         if distributed.rank() == 0:
-            values = {"iterations": trainer.iteration, "epochs": trainer.epoch, "seconds_per_iteration": medians}
+            values = {
+                "iterations": trainer.iteration,
+                "epochs": trainer.epoch,
+                "seconds_per_iteration": medians,
+            }
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(values, indent=1) + "\n")

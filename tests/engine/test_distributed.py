@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +9,12 @@ import pytest
 import torch
 from engine_toy import assert_same_state, files_in
 from torch import nn
+from two_processes import torchrun
 
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint
 from pcdet_freeze.engine.evaluate import interleave
 from pcdet_freeze.errors import ConfigError
-
-
-def torchrun(*words: str, processes: int = 2, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a script in two processes; its output is in the result."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    launch = ["torch.distributed.run", f"--nproc_per_node={processes}", "--master_port", str(port)]
-    command = [sys.executable, "-m", *launch, *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False, **more)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from pcdet_freeze.engine.log import close_logger, create_logger
 from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.progress_hook import ProgressHook
+from pcdet_freeze.engine.summary_hook import SummaryHook
 
 
 @pytest.fixture
@@ -130,3 +132,14 @@ def test_rank_0_writes_console_and_file_and_others_errors_only(
     assert (tmp_path / "0.log").read_text().endswith("INFO  hello from 0\n")
     assert not (tmp_path / "1.log").exists()
     assert capsys.readouterr().out.count("hello") == 1
+
+
+def test_run_json_holds_iterations_and_the_median_seconds_of_one(tmp_path: Path) -> None:
+    class Takes(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            trainer.seconds["batch"] = 99.0 if trainer.iteration <= SummaryHook.WARM_UP else trainer.iteration
+
+    toy_trainer([Takes(), SummaryHook(tmp_path / "out" / "run.json")]).run()
+    found = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (found["iterations"], found["epochs"]) == (8, 2)
+    assert found["seconds_per_iteration"]["batch"] == 7

@@ -37,7 +37,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 def test_a_run_leaves_openpcdets_folders(first: Path) -> None:
     assert sorted(p.name for p in first.iterdir() if p.suffix != ".log") == [
-        "ckpt", "eval", "pointpillar.yaml", "tensorboard",
+        "ckpt", "eval", "pointpillar.yaml", "run.json", "tensorboard",
     ]  # fmt: skip
     assert sorted(p.name for p in (first / "ckpt").iterdir()) == [
         "checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth",
@@ -112,7 +112,9 @@ def test_the_number_of_loader_processes_changes_nothing(first: Path, tmp_path: P
     assert_equal(state_of(folder(tmp_path) / name)["model_state"], state_of(first / name)["model_state"])
 
 
-def test_a_second_stage_leaves_what_is_named_to_the_bit_and_verify_says_so(first: Path, tmp_path: Path) -> None:
+def test_a_second_stage_leaves_what_is_named_to_the_bit_and_verify_says_so(
+    first: Path, tmp_path: Path
+) -> None:
     before = first / "ckpt" / "checkpoint_epoch_2.pth"
     assert train(tmp_path, "--extra_tag", "stage2", "--pretrained_model", before, sets=FREEZE) == 0
     after = folder(tmp_path, "stage2") / "ckpt" / "checkpoint_epoch_2.pth"
@@ -163,8 +165,12 @@ def test_n3_a_string_in_place_of_the_list_is_an_error(tmp_path: Path, capsys: An
     text = (root / "cfgs/synthetic_models/pointpillar.yaml").read_text()
     yaml = tmp_path / "cfgs" / "synthetic_models" / "pointpillar.yaml"
     yaml.parent.mkdir(parents=True)
-    yaml.write_text(text.replace("    NAME: PointPillar\n", "    NAME: PointPillar\n    NOT_TRAIN_IN_MULTI_TASK: vfe\n"))
-    code = tool("train").main(["--cfg_file", str(yaml), "--output_dir", str(tmp_path / "out"), "--set", *SMALL])
+    yaml.write_text(
+        text.replace("    NAME: PointPillar\n", "    NAME: PointPillar\n    NOT_TRAIN_IN_MULTI_TASK: vfe\n")
+    )
+    code = tool("train").main(
+        ["--cfg_file", str(yaml), "--output_dir", str(tmp_path / "out"), "--set", *SMALL]
+    )
     assert code == 1 and "list" in refused(capsys)
 
 
@@ -177,7 +183,9 @@ def test_a_resume_with_another_list_is_an_error_that_names_pretrained_model(
 
 
 @pytest.mark.parametrize("flag", ["--ckpt", "--pretrained_model"])
-def test_a_checkpoint_of_another_model_is_one_message(first: Path, tmp_path: Path, capsys: Any, flag: str) -> None:
+def test_a_checkpoint_of_another_model_is_one_message(
+    first: Path, tmp_path: Path, capsys: Any, flag: str
+) -> None:
     checkpoint = first / "ckpt" / "checkpoint_epoch_1.pth"
     assert train(tmp_path, flag, checkpoint, sets=["MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 16]"]) == 1
     text = refused(capsys)
@@ -189,8 +197,9 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_it_is_taken(tmp_
     broken = folder(tmp_path) / "ckpt" / "checkpoint_epoch_2.pth"
     broken.write_bytes(broken.read_bytes()[:5000])
     assert train(tmp_path) == 0
-    assert f"Skipped the broken {broken}; going on from {broken.with_name('checkpoint_epoch_1.pth')}" in log_of(
-        folder(tmp_path)
+    assert (
+        f"Skipped the broken {broken}; going on from {broken.with_name('checkpoint_epoch_1.pth')}"
+        in log_of(folder(tmp_path))
     )
 
 
