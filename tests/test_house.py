@@ -16,7 +16,8 @@ FLOORS = [
     {"datasets", "models", "evaluation"},
     {"engine"},
     {"integrations", "visualization"},
-    {"cli", "openpcdet", "__main__"},
+    {"cli", "openpcdet"},
+    {"__main__"},
 ]
 NEIGHBOURS_ON_ONE_FLOOR = {("config", "config_types")}
 

@@ -183,7 +183,12 @@ def check_sync_bn(model: nn.Module, device: torch.device) -> None:
 
 
 def build_trainer(
-    run: Run, model: nn.Module, train: Data, test: Data, hooks: Sequence[Hook], checkpoint: Checkpoint | None
+    run: Run,
+    model: nn.Module,
+    train: Data,
+    test: Data | None,
+    hooks: Sequence[Hook],
+    checkpoint: Checkpoint | None,
 ) -> Trainer:
     """A trainer that stands where ``checkpoint`` left off, or at the start."""
     optim_cfg, steps = run.cfg.OPTIMIZATION, run.args.max_iters
@@ -221,7 +226,7 @@ def _note_changes(run: Run, ours: Mapping[str, Any] | None) -> None:
         run.logger.warning("The config is not the one that the checkpoint was written with.")
 
 
-def builtin_hooks(run: Run, test: Data) -> list[Hook]:
+def builtin_hooks(run: Run, test: Data | None) -> list[Hook]:
     """What every training does besides training, in order."""
     args, extra = run.args, {"seed": run.seed, "cfg_digest": cfg_digest(plain(run.cfg))}
     ckpt = run.folders.ckpt
