@@ -30,9 +30,7 @@ def copying_frozen(model: nn.Module, average: Average | None = None) -> Average:
     inner: Average = average or get_swa_multi_avg_fn()
 
     @torch.no_grad()
-    def update(
-        averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int
-    ) -> None:
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
         frozen = frozen_places(model)
         moving: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for target, source in zip(averaged, current, strict=True):

@@ -20,7 +20,7 @@ def norm_layers(root: nn.Module, claim: Claim) -> tuple[str, ...]:
 
 
 def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
-    """"frozen 4.2 of 4.8 M parameters, 16 norm layers, by vfe, backbone_2d.blocks"."""
+    """ "frozen 4.2 of 4.8 M parameters, 16 norm layers, by vfe, backbone_2d.blocks"."""
     if not plan:
         return f"nothing is frozen: MODEL.{KEY} is absent, null or empty"
     if claim is None:
@@ -36,7 +36,7 @@ def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
 
 
 def counts(part: int, total: int) -> str:
-    """"4.2 of 4.8 M", or plain numbers for small models."""
+    """ "4.2 of 4.8 M", or plain numbers for small models."""
     if total < 100_000:
         return f"{part:,} of {total:,}"
     return f"{part / 1e6:.1f} of {total / 1e6:.1f} M"

@@ -74,6 +74,7 @@ def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
     if not faults:
         faults += _apply_eval(root, result, paths)
         faults += _unusable(root, result.cover)
+    if not faults:
         faults += _ignore_faults(root, result)
         result.sharing = find_sharing(root, result.cover, plan.parameters)
         if plan.shared == "error":
@@ -182,7 +183,7 @@ def _ignore_faults(root: nn.Module, result: Resolution) -> list[str]:
     parameters: list[str] = []
     for path, module, _ in result.cover.modules(root):
         buffers += [join(path, name) for name, tensor in module._buffers.items() if tensor is not None]
-        parameters += [join(path, name) for name in module._parameters]
+        parameters += [join(path, name) for name, _ in module._parameters.items()]
     faults = []
     for name in result.plan.ignore:
         if any(len(p.split(".")) == len(name.split(".")) and segments_match(p, name) for p in parameters):
@@ -201,5 +202,3 @@ def _empty_notes(root: nn.Module, result: Resolution) -> list[str]:
         for entry, paths in result.named.items()
         if not entry.startswith("!") and not any(path in stateful for path in paths)
     ]
-
-

@@ -101,9 +101,7 @@ def _matters(module: nn.Module, parent: nn.Module | None, parameters: bool) -> b
     return parameters and (kinds.has_state(module) or any(kinds.is_dropout(m) for m in module.modules()))
 
 
-def _tensors(
-    path: str, module: nn.Module, parent: nn.Module | None, parameters: bool
-) -> Iterator[_Tensor]:
+def _tensors(path: str, module: nn.Module, parent: nn.Module | None, parameters: bool) -> Iterator[_Tensor]:
     if parameters:
         for name, tensor in module._parameters.items():
             if tensor is not None:

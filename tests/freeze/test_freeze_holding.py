@@ -96,7 +96,14 @@ def test_h1_a_single_point_that_a_live_batch_norm_refuses_passes_a_held_one() ->
 
 @pytest.mark.parametrize(
     "layer",
-    [nn.Dropout(0.5), nn.Dropout1d(0.5), nn.AlphaDropout(0.5), nn.FeatureAlphaDropout(0.5), nn.RReLU(), DropPath()],
+    [
+        nn.Dropout(0.5),
+        nn.Dropout1d(0.5),
+        nn.AlphaDropout(0.5),
+        nn.FeatureAlphaDropout(0.5),
+        nn.RReLU(),
+        DropPath(),
+    ],
 )
 def test_h2_random_layers_are_off(layer: nn.Module) -> None:
     model, x = with_layer(layer), torch.randn(64, 8)

@@ -91,7 +91,9 @@ def test_n2_an_absent_null_or_empty_list_freezes_nothing_and_says_so(config: dic
     assert handle.summary() == "nothing is frozen: MODEL.NOT_TRAIN_IN_MULTI_TASK is absent, null or empty"
 
 
-@pytest.mark.parametrize("value", ["vfe", {"vfe": True}, 3, True, {"vfe"}, b"vfe", [""], ["  "], [3], [None], ["!"]])
+@pytest.mark.parametrize(
+    "value", ["vfe", {"vfe": True}, 3, True, {"vfe"}, b"vfe", [""], ["  "], [3], [None], ["!"]]
+)
 def test_n3_anything_but_a_list_of_names_is_an_error_with_rule_value_and_cure(value: Any) -> None:
     with pytest.raises(FreezeError) as caught:
         FreezePlan.from_cfg(cfg(value))
@@ -114,7 +116,8 @@ def test_n3_all_faults_of_the_config_come_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["NOT_TRAIN_IN_MULTITASK", "not_train_in_multi_task", "NOT_TRAIN_IN_MUTLI_TASK", "NOT_TRAIN_MULTI_TASK"]
+    "wrong",
+    ["NOT_TRAIN_IN_MULTITASK", "not_train_in_multi_task", "NOT_TRAIN_IN_MUTLI_TASK", "NOT_TRAIN_MULTI_TASK"],
 )
 def test_n3_a_misspelled_key_is_an_error_and_not_a_run_that_trains_everything(wrong: str) -> None:
     with pytest.raises(FreezeError, match="misspelled"):
@@ -128,7 +131,13 @@ def test_n3_the_key_beside_model_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("COMPILE", True), ("CACHE", "/tmp"), ("PREFIX_DTYPE", "bfloat16"), ("FUSE", "force"), ("SCHEDULE", [{}])],
+    [
+        ("COMPILE", True),
+        ("CACHE", "/tmp"),
+        ("PREFIX_DTYPE", "bfloat16"),
+        ("FUSE", "force"),
+        ("SCHEDULE", [{}]),
+    ],
 )
 def test_a_key_that_is_not_built_yet_is_an_error(key: str, value: Any) -> None:
     with pytest.raises(FreezeError, match=f"FREEZE.{key} is not built yet"):
@@ -136,9 +145,10 @@ def test_a_key_that_is_not_built_yet_is_an_error(key: str, value: Any) -> None:
 
 
 def test_the_whole_block_with_its_defaults_is_accepted() -> None:
-    block_ = {"PARAMETERS": True, "EVAL": [], "SHARED": "error", "ALLOW_RANDOM": False, "IGNORE": [], "FUSE": True,
-              "PREFIX_DTYPE": "float32", "COMPILE": False, "CACHE": None, "SCHEDULE": []}  # fmt: skip
-    assert FreezePlan.from_cfg(cfg(["vfe"], **block_)) == FreezePlan(("vfe",))
+    lists = {"EVAL": [], "IGNORE": [], "SCHEDULE": []}
+    others = {"PARAMETERS": True, "SHARED": "error", "ALLOW_RANDOM": False, "FUSE": True}
+    speed = {"PREFIX_DTYPE": "float32", "COMPILE": False, "CACHE": None}
+    assert FreezePlan.from_cfg(cfg(["vfe"], **lists, **others, **speed)) == FreezePlan(("vfe",))
 
 
 def test_n4_one_error_lists_all_unknown_entries_with_the_nearest_names_and_children() -> None:

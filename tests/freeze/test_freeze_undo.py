@@ -1,0 +1,193 @@
+"""H8: the way back is exact, and freezes nest."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+
+import pytest
+from freeze_toys import Detector, points, train_step
+from torch import nn
+
+import pcdet_freeze
+from pcdet_freeze import (
+    FreezeError,
+    FreezePlan,
+    freeze,
+    frozen,
+    is_frozen,
+    set_bn_eval,
+    set_bn_to_eval,
+    unfreeze,
+)
+
+LIST = ["vfe", "backbone_2d.blocks"]
+
+
+def portrait(model: nn.Module) -> list[object]:
+    """Everything that an exact undo must bring back."""
+    modules = [(type(m), sorted(m.__dict__), m.training, len(m._forward_pre_hooks)) for m in model.modules()]
+    return [*modules, *((id(p), p.requires_grad) for p in model.parameters())]
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("undo", ["release", "unfreeze", "unfreeze by name", "context"])
+def test_h8_everything_is_as_it_was(undo: str, mode: bool) -> None:
+    model = Detector().train(mode)
+    model.vfe[0].weight.requires_grad_(False)
+    before = portrait(model)
+    if undo == "context":
+        with frozen(model, LIST):
+            assert is_frozen(model.vfe)
+    else:
+        handle = freeze(model, LIST)
+        {"release": handle.release, "unfreeze": lambda: unfreeze(model),
+         "unfreeze by name": lambda: unfreeze(model, LIST)}[undo]()  # fmt: skip
+    assert portrait(model) == before
+
+
+def test_h8_a_released_layer_takes_its_parents_current_mode() -> None:
+    model = Detector().eval()
+    handle = freeze(model, LIST)
+    model.train()
+    handle.release()
+    assert model.vfe[1].training and model.backbone_2d.blocks[0][3].training
+
+
+def test_h8_unless_it_differed_from_it_before_the_freeze() -> None:
+    model = Detector().train()
+    model.vfe[1].eval()
+    handle = freeze(model, LIST)
+    model.train()
+    handle.release()
+    assert not model.vfe[1].training and model.backbone_2d.blocks[0][1].training
+
+
+def test_h8_freezes_nest_and_the_last_owner_releases() -> None:
+    model = Detector()
+    before = portrait(model)
+    first, second = freeze(model, ["vfe"]), freeze(model, LIST)
+    first.release()
+    first.release()
+    assert is_frozen(model.vfe) and not model.vfe[0].weight.requires_grad
+    train_step(model)
+    second.verify()
+    second.release()
+    model.zero_grad()
+    assert portrait(model) == before
+
+
+def test_h8_a_stretch_inside_a_freeze_leaves_the_outer_one_as_it_was() -> None:
+    model = Detector()
+    outer = freeze(model, ["vfe"])
+    with frozen(model, ["vfe", "dense_head"]):
+        assert is_frozen(model.dense_head)
+    assert is_frozen(model.vfe) and not is_frozen(model.dense_head)
+    outer.verify()
+
+
+def test_h8_layers_held_first_and_frozen_later_are_released_in_either_order() -> None:
+    for order in (0, 1):
+        model = Detector()
+        before = portrait(model)
+        handles = [freeze(model, FreezePlan(("vfe",), parameters=False)), freeze(model, ["vfe"])]
+        handles[order].release()
+        assert model.vfe[0].weight.requires_grad is bool(order) and not model.train().vfe[1].training
+        handles[1 - order].release()
+        assert portrait(model) == before
+
+
+def test_h8_unfreeze_of_everything_ends_every_freeze() -> None:
+    model = Detector()
+    before = portrait(model)
+    first, _ = freeze(model, ["vfe"]), freeze(model, LIST)
+    unfreeze(model)
+    assert portrait(model) == before and first.names == ()
+    with pytest.raises(FreezeError, match="released"):
+        first.verify()
+
+
+def test_h8_a_part_can_be_unfrozen_by_name() -> None:
+    model = Detector()
+    handle = freeze(model, LIST)
+    unfreeze(model, ["backbone_2d.blocks.2"])
+    train_step(model)
+    assert [is_frozen(b) for b in model.backbone_2d.blocks] == [True, True, False]
+    assert model.backbone_2d.blocks[2][1].num_batches_tracked == 1
+    handle.verify()
+    assert not any("blocks.2" in name for name in handle.certificate().digests)
+
+
+def test_h8_unfreezing_what_is_not_frozen_or_not_there_is_an_error() -> None:
+    model = Detector()
+    freeze(model, LIST)
+    with pytest.raises(FreezeError) as caught:
+        unfreeze(model, ["vfe", "dense_head", "vef"])
+    assert "'dense_head' must be frozen" in str(caught.value) and "'vef' names no module" in str(caught.value)
+    assert is_frozen(model.vfe)
+
+
+def test_h8_a_part_that_is_unfrozen_by_itself_stays_so() -> None:
+    model = Detector()
+    handle = freeze(model, LIST)
+    unfreeze(model.vfe)
+    train_step(model)
+    assert not is_frozen(model.vfe) and model.vfe[0].weight.grad is not None
+    handle.verify()
+    assert handle.names == ("backbone_2d.blocks",)
+
+
+def test_h8_freezes_of_a_part_end_with_the_whole() -> None:
+    model = Detector()
+    before = portrait(model)
+    freeze(model.backbone_2d, ["blocks"])
+    freeze(model, ["backbone_2d.blocks.0"])
+    unfreeze(model, ["backbone_2d.blocks.1"])
+    assert [is_frozen(b) for b in model.backbone_2d.blocks] == [True, False, True]
+    unfreeze(model)
+    assert portrait(model) == before
+
+
+def test_h8_an_error_inside_the_stretch_still_releases() -> None:
+    model = Detector()
+    with pytest.raises(ZeroDivisionError), frozen(model, ["vfe"]):
+        raise ZeroDivisionError("from the user's code")
+    assert not is_frozen(model.vfe)
+
+
+def test_the_original_recipe_is_a_one_off_eval_of_norm_layers() -> None:
+    model = Detector()
+    model.apply(set_bn_eval)
+    assert not model.vfe[1].training and model.vfe[0].training and model.backbone_2d.blocks[0][3].training
+    assert model.vfe[1].weight.requires_grad and model.train().vfe[1].training
+
+
+def test_the_original_recipe_logs_each_layer(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        names = set_bn_to_eval(Detector(), logging.getLogger("a run"))
+    assert len(names) == len(caplog.records) == 7 and "vfe.1 (BatchNorm1d)" in caplog.text
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(pcdet_freeze.__all__) == {
+        "Certificate", "CertificateError", "FreezeError", "FreezeHandle", "FreezePlan", "freeze", "frozen",
+        "is_frozen", "set_bn_eval", "set_bn_to_eval", "unfreeze"}  # fmt: skip
+
+
+def test_the_report_is_a_table_of_modules() -> None:
+    model = Detector()
+    lines = freeze(model, ["vfe", "backbone_2d.blocks", "!backbone_2d.blocks.2"]).report().splitlines()
+    assert lines[0].split() == ["module", "parameters", "frozen", "norm", "held", "off", "by"]
+    row = next(line.split() for line in lines if line.startswith("backbone_2d.blocks"))
+    assert row == ["backbone_2d.blocks", "264", "176", "2", "2", "backbone_2d.blocks"]
+
+
+def test_h4_the_hook_costs_no_reference_to_the_model() -> None:
+    model = Detector()
+    freeze(model, LIST)
+    model(points())
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
