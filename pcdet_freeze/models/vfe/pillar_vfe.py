@@ -54,15 +54,17 @@ class PFNLayer(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out)."""
-        features = self.linear(points)
+        features = self.linear(points).permute(0, 2, 1)
         if self.use_norm:
-            # channels before points: on rows of channels last, torch sums a batch's statistics less exactly
-            features = self._normalise(features.permute(0, 2, 1)).permute(0, 2, 1)
-        features = F.relu(features)
-        highest = features.max(dim=1).values
+            # channels before points, not contiguous: in other, quicker layouts torch sums less exactly,
+            # and the layers behind blow the last bits up to 1e-3 of this layer's gradient
+            features = self._normalise(features)
         if self.last:
-            return highest
-        return torch.cat([features, highest.unsqueeze(1).expand_as(features)], dim=2)
+            # ReLU keeps order, so it may follow the maximum, where there is less to do
+            return F.relu(features.max(dim=2).values)
+        features = F.relu(features)
+        highest = features.max(dim=2, keepdim=True).values
+        return torch.cat([features, highest.expand_as(features)], dim=1).transpose(1, 2)
 
     def _normalise(self, features: Tensor) -> Tensor:
         """Batch norm of (M, width, P).
@@ -73,15 +75,8 @@ class PFNLayer(nn.Module):
         norm = self.norm
         if len(features) * features.shape[2] > 1 or not norm.training or isinstance(norm, nn.SyncBatchNorm):
             return norm(features)
-        return F.batch_norm(
-            features,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            training=False,
-            eps=norm.eps,
-        )
+        running = (norm.running_mean, norm.running_var)
+        return F.batch_norm(features, *running, norm.weight, norm.bias, training=False, eps=norm.eps)
 
 
 @VFES.register
