@@ -24,7 +24,7 @@ def train(args: argparse.Namespace) -> Trainer:
     checkpoint = build.find_checkpoint(run)
     build.choose_seed(run, checkpoint)
     train_data = build.build_data(run, training=True)
-    test_data = build.build_data(run, training=False)
+    test_data = build.build_data(run, training=False) if args.num_epochs_to_eval > 0 else None
 
     # build, SyncBN, pretrained tensors
     model = build.build_model(run, train_data.dataset)

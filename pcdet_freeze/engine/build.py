@@ -230,18 +230,20 @@ def builtin_hooks(run: Run, test: Data | None) -> list[Hook]:
     """What every training does besides training, in order."""
     args, extra = run.args, {"seed": run.seed, "cfg_digest": cfg_digest(plain(run.cfg))}
     ckpt = run.folders.ckpt
-    hooks: list[Hook] = [MaxItersHook(args.max_iters)] if args.max_iters else []
+    first: list[Hook] = [MaxItersHook(args.max_iters)] if args.max_iters else []
+    last: list[Hook] = []
+    if test is not None:
+        evaluate = Evaluation(run, test, "eval_with_train")
+        last = [EvaluationHook(evaluate, ckpt, args.num_epochs_to_eval, args.start_epoch)]
     return [
-        *hooks,
+        *first,
         LogHook(args.logger_iter_interval),
         TensorboardHook(run.folders.tensorboard),
         ProgressHook(),
         SummaryHook(run.folders.root / "run.json"),
         CheckpointHook(ckpt, args.ckpt_save_interval, args.max_ckpt_save_num, extra),
         TimedCheckpointHook(ckpt, args.ckpt_save_time_interval, extra),
-        EvaluationHook(
-            Evaluation(run, test, "eval_with_train"), ckpt, args.num_epochs_to_eval, args.start_epoch
-        ),
+        *last,
     ]
 
 

@@ -37,7 +37,7 @@ class LogHook(Hook):
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._skipped += trainer.batch.get("skipped_frames", [])
         last = trainer.offset == trainer.epoch_length
-        if trainer.iteration % self.every == 0 or self._count == 1 or last:
+        if trainer.iteration % self.every == 0 or self._count == 1 or last or trainer.stopped:
             trainer.logger.info("%s", self._line(trainer))
 
     def after_epoch(self, trainer: Trainer) -> None:

@@ -111,13 +111,23 @@ def load_optimizer_state(
     Raises CheckpointError, before anything is loaded, where state and optimizer do not fit.
     """
     here = parameter_names(model, optimizer)
-    fault = _difference(here, names) if names is not None else _misfit(optimizer, state, here)
+    fault = _other_kind(optimizer, state)
+    fault = fault or (_difference(here, names) if names is not None else _misfit(optimizer, state, here))
     if fault:
         raise CheckpointError(
             f"The optimizer state of a checkpoint must be of the parameters that train now, but {fault}. "
             "To start a new stage from its weights use --pretrained_model."
         )
     optimizer.load_state_dict(dict(state))
+
+
+def _other_kind(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> str:
+    """Adam has betas, SGD a momentum: a state of one kind would start the other anew, in silence."""
+    kinds = [
+        {"betas", "momentum"} & set(groups[0]) for groups in (state["param_groups"], optimizer.param_groups)
+    ]
+    then, now = (" and ".join(sorted(kind)) or "neither betas nor momentum" for kind in kinds)
+    return "" if then == now else f"it is of an optimizer with {then} where this one has {now}"
 
 
 def _difference(here: list[list[str]], stored: list[list[str]]) -> str:

@@ -317,3 +317,14 @@ def test_mid_epoch_resume_with_another_epoch_length_is_refused(tmp_path: Path) -
 
 def test_a_config_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert cfg_digest({"a": 1, "b": [1]}) == cfg_digest({"b": [1], "a": 1}) != cfg_digest({"a": 1, "b": [2]})
+
+
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "boom"),)
+
+    torch.save({"model_state": {}, "bomb": Bomb()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="plain data"):
+        load_checkpoint(tmp_path / "x.pth")
+    assert not (tmp_path / "boom").exists()

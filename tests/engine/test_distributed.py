@@ -55,6 +55,16 @@ def test_rank_0_alone_writes_checkpoints_with_the_generators_of_all(two_ranks: A
     assert not torch.equal(state[OURS]["rng"][0]["torch"], state[OURS]["rng"][1]["torch"])
 
 
+def test_r1_two_ranks_resumed_in_mid_epoch_end_as_without_a_break(two_ranks: Any) -> None:
+    for found in two_ranks[1]:
+        assert_same_state(found["parts"]["after"], found["frozen"]["after"])
+
+
+def test_p1_a_change_on_one_rank_stops_both_and_names_tensor_and_rank(two_ranks: Any) -> None:
+    for found in two_ranks[1]:
+        assert "vfe.0.weight" in found["verdict"] and "rank 1" in found["verdict"]
+
+
 def test_ranks_agree(two_ranks: Any) -> None:
     for found in two_ranks[1]:
         assert found["gathered"] == [0, 10]

@@ -180,3 +180,11 @@ def test_a_state_without_names_is_refused_where_a_shape_differs() -> None:
     state["state"][2]["exp_avg"] = torch.zeros(7, 7)
     with pytest.raises(CheckpointError, match=r"exp_avg of head\.weight has shape \(7, 7\)"):
         load_optimizer_state(model, build_optimizer(model, OPTIM), state)
+
+
+def test_a_state_of_another_kind_of_optimizer_is_refused() -> None:
+    model = ToyModel()
+    adam = build_optimizer(model, {**OPTIM, "OPTIMIZER": "adam"})
+    sgd = build_optimizer(model, {**OPTIM, "OPTIMIZER": "sgd"})
+    with pytest.raises(CheckpointError, match="optimizer with betas where this one has momentum"):
+        load_optimizer_state(model, sgd, adam.state_dict(), parameter_names(model, adam))
