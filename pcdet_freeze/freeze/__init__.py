@@ -7,7 +7,7 @@ from pcdet_freeze.freeze.freezing import freeze, frozen, unfreeze
 from pcdet_freeze.freeze.handle import FreezeHandle
 from pcdet_freeze.freeze.plan import FreezePlan
 from pcdet_freeze.freeze.recipe import set_bn_eval, set_bn_to_eval
-from pcdet_freeze.freeze.records import is_frozen
+from pcdet_freeze.freeze.records import is_frozen, is_still
 from pcdet_freeze.freeze.resolve import Resolution, resolve
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "freeze",
     "frozen",
     "is_frozen",
+    "is_still",
     "resolve",
     "set_bn_eval",
     "set_bn_to_eval",

@@ -10,7 +10,16 @@ from torch import nn
 
 from pcdet_freeze.freeze import hold, kinds
 from pcdet_freeze.freeze.paths import find, walk
-from pcdet_freeze.freeze.records import RECORD, ROOT, Claim, Owner, Record, RootState, record_of, state_of
+from pcdet_freeze.freeze.records import (
+    ROOT,
+    Claim,
+    Owner,
+    Record,
+    RootState,
+    record_of,
+    state_of,
+    write_record,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,8 @@ class Member:
     """Own parameters to freeze."""
     mode: bool
     """Hold it in eval mode (an RNN: set its dropout to 0)."""
+    everything: bool
+    """The claim names it, with its parameters."""
 
 
 def members(root: nn.Module, claim: Claim) -> Iterator[Member]:
@@ -31,15 +42,16 @@ def members(root: nn.Module, claim: Claim) -> Iterator[Member]:
     everything = claim.plan.parameters
     for path, module, parent in claim.cover.modules(root):
         params = tuple(name for name, p in module._parameters.items() if p is not None) if everything else ()
-        yield Member(path, module, parent, params, wants_mode(claim, path, module, parent))
+        mode = wants_mode(claim, path, module, parent)
+        yield Member(path, module, parent, params, mode, everything)
     for path, name in claim.tied:
         found = find(root, path)
         if found is not None and found[0]._parameters.get(name) is not None:
-            yield Member(path, *found, (name,), False)
+            yield Member(path, *found, (name,), False, False)
     for path in claim.users:
         found = find(root, path)
         if found is not None:
-            yield Member(path, *found, (), True)
+            yield Member(path, *found, (), True, False)
 
 
 def wants_mode(claim: Claim, path: str, module: nn.Module, parent: nn.Module | None) -> bool:
@@ -57,7 +69,7 @@ def take(root: nn.Module, claim: Claim) -> None:
     state.claims[claim.token] = claim
     root.__dict__[ROOT] = state
     for member, record in planned:
-        member.module.__dict__[RECORD] = record
+        write_record(member.module, record)
         state.memory[member.path] = record
         enforce(member.module, record)
 
@@ -88,7 +100,9 @@ def _plan_record(member: Member, claim: Claim, state: RootState, before: dict[in
             grads[name] = before.get(id(parameter), parameter.requires_grad)
     earlier = next((owner for owner in old.owners if owner.token == claim.token), None)
     names = dict.fromkeys((*(earlier.params if earlier else ()), *member.params))
-    owner = Owner(claim.token, tuple(names), member.mode or bool(earlier and earlier.mode))
+    mode = member.mode or bool(earlier and earlier.mode)
+    everything = member.everything or bool(earlier and earlier.everything)
+    owner = Owner(claim.token, tuple(names), mode, everything)
     owners = (*(o for o in old.owners if o.token != claim.token), owner)
     record = replace(old, owners=owners, grads=tuple(grads.items()))
     return _with_mode(record, member) if member.mode else record
@@ -135,7 +149,7 @@ def release(root: nn.Module, tokens: frozenset[str] | None, only: frozenset[int]
         if after.owners != record.owners:
             kept = after.params
             after = replace(after, grads=tuple((name, v) for name, v in record.grads if name in kept))
-            module.__dict__[RECORD] = after
+            write_record(module, after)
             touched.append((module, parent, record, after))
     still_frozen = set(grads_before(root))
     for module, parent, record, after in touched:
@@ -154,9 +168,9 @@ def _restore(
         _restore_mode(module, parent, record)
         after = replace(after, training=None, apart=False, dropout=None)
     if after.owners or after.released:
-        module.__dict__[RECORD] = after
+        write_record(module, after)
     else:
-        del module.__dict__[RECORD]
+        write_record(module, None)
 
 
 def _restore_mode(module: nn.Module, parent: nn.Module | None, record: Record) -> None:

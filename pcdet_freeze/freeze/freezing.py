@@ -24,7 +24,7 @@ from pcdet_freeze.freeze.guard import attach, detach_if_idle
 from pcdet_freeze.freeze.handle import FreezeHandle, tidy
 from pcdet_freeze.freeze.paths import compiled_wrappers, is_within, match, unwrap, walk
 from pcdet_freeze.freeze.plan import FreezePlan
-from pcdet_freeze.freeze.records import RECORD, Claim, Record, record_of, state_of
+from pcdet_freeze.freeze.records import Claim, Record, record_of, state_of, write_record
 from pcdet_freeze.freeze.resolve import no_such_module, resolve
 
 logger = logging.getLogger("pcdet_freeze.freeze")
@@ -169,7 +169,7 @@ def _leave_word(root: nn.Module, foreign: dict[int, list[str]]) -> None:
     for module in root.modules():
         tokens = foreign.get(id(module))
         if tokens:
-            module.__dict__[RECORD] = replace(record_of(module) or Record(), released=tuple(tokens))
+            write_record(module, replace(record_of(module) or Record(), released=tuple(tokens)))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 
 from pcdet_freeze.freeze.claims import slipped, take
 from pcdet_freeze.freeze.paths import compiled_wrappers, unwrap
-from pcdet_freeze.freeze.records import RECORD, Claim, record_of, state_of
+from pcdet_freeze.freeze.records import Claim, record_of, state_of, write_record
 
 
 def hold_fast(module: nn.Module, _args: Any) -> None:
@@ -42,9 +42,9 @@ def _without_released(root: nn.Module, claim: Claim) -> Claim:
         claim = replace(claim, cover=claim.cover.remove(path), eval_cover=claim.eval_cover.remove(path))
         rest = tuple(token for token in record.released if token != claim.token)
         if rest or record.owners:
-            module.__dict__[RECORD] = replace(record, released=rest)
+            write_record(module, replace(record, released=rest))
         else:
-            del module.__dict__[RECORD]
+            write_record(module, None)
     return claim
 
 

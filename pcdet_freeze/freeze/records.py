@@ -10,6 +10,7 @@ Both are plain instance attributes: no parameter, no buffer, nothing in the ``st
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import nn
@@ -29,6 +30,8 @@ class Owner(NamedTuple):
     """The module's own parameters that it froze."""
     mode: bool
     """It holds the module in eval mode (of an RNN: its dropout at 0)."""
+    everything: bool = True
+    """It names the module, with its parameters: no FREEZE.PARAMETERS: False, not a tied tensor only."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,17 @@ class Record:
     released: tuple[str, ...] = ()
     """Freezes whose root has not heard yet that this module was let go."""
 
-    @property
+    @cached_property
     def tokens(self) -> tuple[str, ...]:
         """Tokens of all owners."""
         return tuple(owner.token for owner in self.owners)
 
-    @property
+    @cached_property
     def params(self) -> frozenset[str]:
         """Parameters that any owner froze."""
         return frozenset(name for owner in self.owners for name in owner.params)
 
-    @property
+    @cached_property
     def mode(self) -> bool:
         """Whether any owner holds the mode."""
         return any(owner.mode for owner in self.owners)
@@ -98,6 +101,24 @@ def record_of(module: nn.Module) -> Record | None:
     return record if isinstance(record, Record) else None
 
 
+def write_record(module: nn.Module, record: Record | None) -> None:
+    """Lay ``record`` on ``module``, or take its record away. Nobody else writes records."""
+    global _stamp
+    _stamp = object()
+    if record is not None:
+        module.__dict__[RECORD] = record
+    else:
+        module.__dict__.pop(RECORD, None)
+
+
+_stamp = object()
+
+
+def freeze_stamp() -> object:
+    """An object that is another one after any change of what is frozen, in any model of this process."""
+    return _stamp
+
+
 def state_of(root: nn.Module) -> RootState | None:
     """The claims made at ``root``, or None."""
     state = root.__dict__.get(ROOT)
@@ -107,6 +128,16 @@ def state_of(root: nn.Module) -> RootState | None:
 def is_frozen(module: nn.Module) -> bool:
     """Whether ``module`` and every module in it is held by some freeze. Wrappers are seen through."""
     return all(_owned(part) for part in unwrap(module).modules())
+
+
+def is_still(module: nn.Module) -> bool:
+    """Whether ``module`` is named whole, its parameters too: its output depends on its input alone."""
+    return all(_owned_with_parameters(part) for part in unwrap(module).modules())
+
+
+def _owned_with_parameters(module: nn.Module) -> bool:
+    record = record_of(module)
+    return record is not None and any(owner.everything for owner in record.owners)
 
 
 def _owned(module: nn.Module) -> bool:
