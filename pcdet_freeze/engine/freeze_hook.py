@@ -11,6 +11,8 @@ from pcdet_freeze.engine.hooks import HOOKS, ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freeze import Certificate, FreezeHandle, FreezePlan, compare, freeze
+from pcdet_freeze.freeze.dataflow import explain_steps, require_loss
+from pcdet_freeze.freeze.lint import lint
 
 
 @HOOKS.register
@@ -28,9 +30,16 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any], model: nn.Module) -> MultiTaskFreezeHook | None:
-        """Freeze what ``cfg`` names in ``model``; None where it names nothing."""
+        """Freeze what ``cfg`` names in ``model``; None where it names nothing.
+
+        Raises FreezeError for a list that cannot be applied, or that leaves no head with a loss.
+        """
         plan = FreezePlan.from_cfg(cfg)
-        return cls(freeze(model, plan)) if plan else None
+        if not plan:
+            return None
+        hook = cls(freeze(model, plan))
+        require_loss(model)
+        return hook
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
         """Compare the loaded state with the certificate stored beside it; CertificateError if it differs."""
@@ -43,9 +52,12 @@ class MultiTaskFreezeHook(ConfiguredHook):
             )
 
     def describe(self) -> str:
-        return "\n".join([self.handle.summary(), *(f"  note: {note}" for note in self.handle.notes)])
+        notes = [*self.handle.notes, *explain_steps(self.handle.model)]
+        return "\n".join([self.handle.summary(), *(f"  note: {note}" for note in notes)])
 
     def before_train(self, trainer: Trainer) -> None:
+        for drift in lint(self.handle.model):
+            trainer.logger.warning("%s", drift)
         self.handle.renew()
         self._first_step_checked = False
 

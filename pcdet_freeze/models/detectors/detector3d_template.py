@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.freeze.apart import run_apart
+from pcdet_freeze.freeze.dataflow import How, require_loss, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
@@ -24,6 +26,11 @@ class Detector3DTemplate(nn.Module):
     heads. A head may also have ``add_predictions(batch_dict, pred_dicts)``, which adds its own keys to each
     sample's dict.
 
+    A head that is frozen whole gives no loss and gets no labels. In training it is skipped where the declared
+    keys prove that nothing which runs reads what it writes, and else runs as in eval; the same goes for other
+    frozen modules. A subclass with a training loss of its own says in ``reads_train`` which keys of the batch
+    it reads; one that does not say makes everything run.
+
     Args:
         model_cfg: ``cfg.MODEL``.
         num_class: number of detection classes.
@@ -36,6 +43,13 @@ class Detector3DTemplate(nn.Module):
 
     module_topology = tuple(slot.attribute for slot in TOPOLOGY)
     global_step: Tensor
+    reads_train: tuple[str, ...] | None = ()
+    """keys of the batch that the detector's own training loss reads; None: not known"""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "get_training_loss" in cls.__dict__ and "reads_train" not in cls.__dict__:
+            cls.reads_train = None
 
     def __init__(self, model_cfg: Mapping[str, Any], num_class: int, dataset: Any) -> None:
         super().__init__()
@@ -83,10 +97,17 @@ class Detector3DTemplate(nn.Module):
         Raises:
             DataError: a module reads a key that neither the batch nor an earlier module has.
         """
+        steps = training_steps(self) if self.training else None
+        given = frozenset(batch_dict)
         for name in self.module_names:
-            module = getattr(self, name)
+            module, how = getattr(self, name), How.PLAIN if steps is None else steps[name].how
+            if how is How.SKIP:
+                continue
             _check_reads(name, module, batch_dict)
-            batch_dict = module(batch_dict)
+            if how is How.EVAL:
+                run_apart(name, module, batch_dict, given)
+            else:
+                batch_dict = module(batch_dict)
         if self.training:
             loss, tb_dict, disp_dict = self.get_training_loss()
             return {"loss": loss}, tb_dict, disp_dict
@@ -94,19 +115,25 @@ class Detector3DTemplate(nn.Module):
 
     def get_training_loss(self) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
         """Sum of the heads' losses of the last forward, its parts by name, and nothing to show beside."""
-        losses: dict[str, Tensor] = {}
-        parts: dict[str, float] = {}
-        for name, module in zip(self.module_names, self.module_list, strict=True):
-            get_loss: Any = getattr(module, "get_loss", None)
-            if get_loss is not None:
-                losses[LOSS_NAMES.get(name, f"loss_{name}")], parts = get_loss(parts)
+        losses, parts = self.get_head_losses()
         if not losses:
+            require_loss(self)
             raise ConfigError(
                 f"training needs a head with a loss; got none among {', '.join(self.module_names)}"
             )
+        names = [LOSS_NAMES.get(name, f"loss_{name}") for name in losses]
         stacked = torch.stack(list(losses.values()))
-        tb_dict = dict(zip(losses, stacked.detach().tolist(), strict=True))
+        tb_dict = dict(zip(names, stacked.detach().tolist(), strict=True))
         return stacked.sum(), {**tb_dict, **parts}, {}
+
+    def get_head_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Loss of each head that gives one, by the head's name, and their parts for the log."""
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, float] = {}
+        for name, step in training_steps(self).items():
+            if step.loss:
+                losses[name], parts = getattr(self, name).get_loss(parts)
+        return losses, parts
 
     def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
         """Detections and recall counts (see ``post_process``), with other heads' predictions added."""
