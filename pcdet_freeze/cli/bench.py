@@ -1,0 +1,128 @@
+"""Measure what freezing saves and costs in a training step: time, FLOPs, memory, checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.engine import bench, distributed
+from pcdet_freeze.engine.bench import tables
+from pcdet_freeze.engine.bench.scenes import sizes_of
+from pcdet_freeze.engine.bench.timing import threads
+from pcdet_freeze.engine.bench.variants import check_variants
+from pcdet_freeze.engine.rng import set_seed
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freeze import FreezePlan
+from pcdet_freeze.models import build_network
+
+DEFAULT_CFG = Path("cfgs/bench/pointpillar.yaml")
+Row = dict[str, Any]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, on which model, how often."""
+    parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
+                        help="step: the variants of a training step; hold: what holding norm layers costs; "
+                        "certificate: its time for 60 M parameters")  # fmt: skip
+    parser.add_argument("--cfg_file", type=Path, help=f"model and grid; default: {DEFAULT_CFG}")
+    parser.add_argument("--freeze", metavar="LIST", help="a,b: instead of MODEL.NOT_TRAIN_IN_MULTI_TASK")
+    parser.add_argument("--variants", default=",".join(bench.BUILT), metavar="a,b",
+                        help=f"which of {', '.join(bench.BUILT)}; none always takes part")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
+    parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--set", dest="set_cfgs", nargs="*", default=[], metavar="KEY VALUE",
+                        help="change config keys")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, write the JSON; returns 0. Errors come up as PCDetFreezeError."""
+    for name in ("rounds", "threads", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1; got {getattr(args, name)}")
+    measure, table = COMPARISONS[args.what]
+    with threads(args.threads):
+        rows = measure(args)
+    print(table(rows))
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+@dataclass
+class Subject:
+    """The config, its model and its batch."""
+
+    cfg: Any
+    model: nn.Module
+    batch: dict[str, Any]
+
+
+def subject_of(args: argparse.Namespace) -> Subject:
+    """Build what is measured: random weights and random scenes, both from a fixed seed."""
+    cfg = cfg_from_yaml_file(args.cfg_file or default_cfg())
+    cfg_from_list(args.set_cfgs, cfg)
+    if args.freeze is not None:
+        cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", args.freeze], cfg)
+    plan = FreezePlan.from_cfg(cfg)
+    device = distributed.pick_device(args.device)
+    set_seed(0)
+    scenes = bench.RandomScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES, sizes=sizes_of(cfg.MODEL))
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), scenes).to(device)
+    batch = bench.make_batch(scenes, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU, device)
+    print(_headline(cfg, scenes, batch, device))
+    print(f"freeze: {', '.join(plan.entries) or 'nothing'}\n", flush=True)
+    return Subject(cfg, model, batch)
+
+
+def default_cfg() -> Path:
+    """The committed config, below the working directory or beside the package."""
+    places = [Path.cwd() / DEFAULT_CFG, Path(__file__).resolve().parents[2] / DEFAULT_CFG]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError(f"{DEFAULT_CFG} was not found in {' or '.join(map(str, places))}: give --cfg_file")
+
+
+def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], device: torch.device) -> str:
+    grid = "x".join(map(str, scenes.grid_size[:2])) if scenes.grid_size is not None else "no"
+    voxels = f", {len(batch['voxels'])} voxels" if "voxels" in batch else ""
+    return (
+        f"{cfg.MODEL.NAME}: grid {grid}, batch {batch['batch_size']}, {len(batch['points'])} points{voxels}; "
+        f"{device.type}, {torch.get_num_threads()} thread(s)"
+    )
+
+
+def _step(args: argparse.Namespace) -> list[Row]:
+    names = check_variants([name.strip() for name in args.variants.split(",") if name.strip()])
+    subject = subject_of(args)
+    return bench.compare_steps(
+        bench.build_contenders(subject.model, subject.cfg, subject.batch, names), args.rounds
+    )
+
+
+def _hold(args: argparse.Namespace) -> list[Row]:
+    subject = subject_of(args)
+    return bench.holding_cost(subject.model, subject.cfg, subject.batch, args.rounds)
+
+
+def _certificate(args: argparse.Namespace) -> list[Row]:
+    return bench.certificate_cost(args.rounds)
+
+
+COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
+    "step": (_step, tables.step_table),
+    "hold": (_hold, tables.hold_table),
+    "certificate": (_certificate, tables.certificate_table),
+}

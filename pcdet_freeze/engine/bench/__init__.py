@@ -1,0 +1,24 @@
+"""What freezing costs and saves: variants of one training step, measured side by side.
+
+``scenes`` makes a batch out of nothing, ``variants`` makes trainers that differ in what they freeze,
+``counting`` gives the exact figures of a step (FLOPs, bytes saved for backward, peak of live bytes, sizes),
+``timing`` the timed ones, and ``steps``, ``holding`` and ``certifying`` are the three comparisons.
+"""
+
+from pcdet_freeze.engine.bench.certifying import certificate_cost
+from pcdet_freeze.engine.bench.holding import holding_cost
+from pcdet_freeze.engine.bench.scenes import RandomScenes, make_batch
+from pcdet_freeze.engine.bench.steps import compare_steps
+from pcdet_freeze.engine.bench.variants import BUILT, NOT_BUILT, Contender, build_contenders
+
+__all__ = [
+    "BUILT",
+    "NOT_BUILT",
+    "Contender",
+    "RandomScenes",
+    "build_contenders",
+    "certificate_cost",
+    "compare_steps",
+    "holding_cost",
+    "make_batch",
+]

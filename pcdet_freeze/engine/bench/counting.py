@@ -1,0 +1,154 @@
+"""Figures of one training step that do not depend on the machine or on what else runs on it."""
+
+from __future__ import annotations
+
+import io
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from pcdet_freeze.engine.checkpoint import checkpoint_state
+from pcdet_freeze.engine.loop import Trainer
+
+Step = Callable[[], Any]
+
+
+def count_flops(step: Step) -> int:
+    """Floating point operations of ``step``, forward and backward; a multiplication and an addition are two.
+
+    Matrix products and convolutions count, as ``torch.utils.flop_counter`` does; element-wise work, norm
+    layers, the optimizer and custom kernels (spconv) do not.
+    """
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def count_saved_bytes(step: Step, existing: Iterable[torch.Tensor] = ()) -> int:
+    """Bytes that the graph of ``step`` holds for the backward pass at the moment that it begins.
+
+    Each storage counts once and whole, however many nodes and views share it. Those of ``existing`` do not
+    count: parameters, buffers and the batch are there with or without a graph.
+    """
+    saved = _Saved(existing)
+    with saved_tensors_hooks(saved.pack, saved.unpack):
+        step()
+    return saved.finish()
+
+
+class _Packed:
+    """What a node of the graph holds in place of a tensor; it lives as long as the node needs it."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor.detach()
+
+
+class _Saved:
+    """Counts what is packed and still alive when the first tensor is unpacked."""
+
+    def __init__(self, existing: Iterable[torch.Tensor]) -> None:
+        self.living: weakref.WeakSet[_Packed] = weakref.WeakSet()
+        self.existing = {id(storage): storage for storage in storages(existing)}
+        self.total: int | None = None
+
+    def pack(self, tensor: torch.Tensor) -> _Packed:
+        packed = _Packed(tensor)
+        self.living.add(packed)
+        return packed
+
+    def unpack(self, packed: _Packed) -> torch.Tensor:
+        self.finish()
+        return packed.tensor
+
+    def finish(self) -> int:
+        """Count, the first time; the same number ever after."""
+        if self.total is None:
+            held = {id(storage): storage for storage in storages(packed.tensor for packed in self.living)}
+            self.total = sum(s.nbytes() for key, s in held.items() if key not in self.existing)
+        return self.total
+
+
+def peak_bytes(step: Step, existing: Iterable[torch.Tensor], device: torch.device) -> int:
+    """Most bytes that tensors hold at one time during ``step``, those of ``existing`` among them.
+
+    On a CPU each storage that an operator returns counts from then until it is freed; what an operator uses
+    inside (convolution workspaces) is not seen, nor what numpy holds. On CUDA the allocator's own figure is
+    taken, less what had been allocated besides ``existing``.
+    """
+    own = {id(storage): storage for storage in storages(existing)}
+    begin = sum(storage.nbytes() for storage in own.values())
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        return begin + torch.cuda.max_memory_allocated(device) - before
+    with _LivePeak(own.values()) as live:
+        step()
+    return live.peak
+
+
+class _LivePeak(TorchDispatchMode):
+    """Follows the storages that operators return, until they are freed."""
+
+    def __init__(self, existing: Iterable[torch.UntypedStorage]) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.live = self.peak = 0
+        for storage in existing:
+            self._follow(storage)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for storage in storages(tree_leaves(result)):
+            self._follow(storage)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        grown = storage.nbytes() - self.sizes.get(key, 0)
+        if key not in self.references:
+            self.references[key] = weakref.ref(storage, lambda _: self._forget(key))
+        self.sizes[key] = storage.nbytes()
+        self.live += grown
+        self.peak = max(self.peak, self.live)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
+        del self.references[key]
+
+
+def storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
+    """The storages of those ``values`` that are dense tensors, in order; shared ones come repeatedly."""
+    return [
+        value.untyped_storage()
+        for value in values
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided
+    ]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Every tensor of the optimizer's state."""
+    return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the optimizer's state."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in optimizer_tensors(optimizer))
+
+
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """Size of the file that a checkpoint of ``trainer`` would be."""
+    file = io.BytesIO()
+    torch.save(checkpoint_state(trainer), file)
+    return file.tell()

@@ -1,0 +1,94 @@
+"""Frames drawn from a seed, through the real data processor: a benchmark needs no data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcdet_freeze.datasets.registry import Sample
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.models import load_data_to_gpu
+
+POINTS, BOXES, FRAMES = 27500, 16, 64
+GROUP, REACH = 9, 0.1
+"""Points come in groups of so many, scattered by so many metres around a spot: as on surfaces, a pillar that
+holds any point holds several."""
+USUAL_SIZE = (3.9, 1.6, 1.56)
+"""Length, width and height in metres of a class for which the config has no anchor (KITTI's mean car)."""
+
+
+class RandomScenes(DatasetTemplate):
+    """Random points and boxes with the range, features and processor of ``dataset_cfg``; no augmentation.
+
+    ``POINTS_PER_FRAME`` points lie in the range, with a density that falls with the distance from the sensor;
+    ``BOXES_PER_FRAME`` boxes of random class, place and heading have the size of their class in ``sizes``.
+    Frame i is a pure function of (``SEED``, i).
+    """
+
+    def __init__(
+        self,
+        dataset_cfg: Mapping[str, Any],
+        class_names: Sequence[str],
+        training: bool = True,
+        sizes: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__({**dataset_cfg, "DATA_AUGMENTOR": None}, class_names, training, root_path=".")
+        self.points = int(dataset_cfg.get("POINTS_PER_FRAME", POINTS))
+        self.boxes = int(dataset_cfg.get("BOXES_PER_FRAME", BOXES))
+        self.seed = int(dataset_cfg.get("SEED", 0))
+        self.sizes = dict(sizes or {})
+
+    def __len__(self) -> int:
+        return FRAMES
+
+    def load_sample(self, index: int) -> Sample:
+        """Frame ``index``: points (N, C) and boxes (G, 7), LiDAR frame, metres and radians."""
+        rng = np.random.RandomState([self.seed, index])
+        names = np.array(self.class_names)[rng.randint(len(self.class_names), size=self.boxes)]
+        return {
+            "frame_id": f"{index:06d}",
+            "points": self._points(rng),
+            "gt_names": names,
+            "gt_boxes": self._boxes(rng, names),
+        }
+
+    def _points(self, rng: np.random.RandomState) -> np.ndarray:
+        limits = self.point_cloud_range.astype(np.float64)
+        farthest = float(np.abs(limits[[0, 1, 3, 4]]).max()) * 2**0.5
+        found: list[np.ndarray] = []
+        while sum(map(len, found)) < self.points:
+            # equal parts of the distance hold equally many points: density ~ 1 / distance
+            distance, angle = rng.uniform(0, farthest, self.points), rng.uniform(-np.pi, np.pi, self.points)
+            spots = np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
+            spread = rng.normal(0, REACH, (len(spots), GROUP, 2))
+            ground = (spots[:, None] + spread).reshape(-1, 2)
+            inside = (ground >= limits[:2]) & (ground < limits[3:5])
+            found.append(ground[inside.all(axis=1)])
+        ground = np.concatenate(found)[: self.points]
+        height = rng.uniform(limits[2], limits[5], (len(ground), 1))
+        others = rng.uniform(0, 1, (len(ground), len(self.point_feature_encoder.src_feature_list) - 3))
+        return np.concatenate([ground, height, others], axis=1).astype(np.float32)
+
+    def _boxes(self, rng: np.random.RandomState, names: np.ndarray) -> np.ndarray:
+        limits = self.point_cloud_range
+        sizes = np.array([self.sizes.get(name, USUAL_SIZE) for name in names]).reshape(-1, 3)
+        centres = rng.uniform(limits[:2], limits[3:5], (len(names), 2))
+        middle = np.full((len(names), 1), (limits[2] + limits[5]) / 2)
+        headings = rng.uniform(-np.pi, np.pi, (len(names), 1))
+        return np.concatenate([centres, middle, sizes, headings], axis=1).astype(np.float32)
+
+
+def sizes_of(model_cfg: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Class -> [length, width, height] in metres of its first anchor, where the config has anchors."""
+    anchors = (model_cfg.get("DENSE_HEAD") or {}).get("ANCHOR_GENERATOR_CONFIG") or []
+    return {str(item["class_name"]): list(item["anchor_sizes"][0]) for item in anchors}
+
+
+def make_batch(dataset: DatasetTemplate, batch_size: int, device: torch.device) -> dict[str, Any]:
+    """The first ``batch_size`` frames of ``dataset`` as one batch_dict of tensors on ``device``."""
+    batch = dataset.collate_batch([dataset[index] for index in range(batch_size)])
+    load_data_to_gpu(batch, device)
+    return batch

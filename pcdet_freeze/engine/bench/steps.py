@@ -1,0 +1,91 @@
+"""A training step of each variant: exact figures first, then interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pcdet_freeze.engine.bench import counting
+from pcdet_freeze.engine.bench.timing import interleave, timed
+from pcdet_freeze.engine.bench.variants import Contender
+from pcdet_freeze.engine.rng import set_seed
+
+Row = dict[str, Any]
+RATIOS = {
+    "flops_ratio": "flops",
+    "saved_bytes_ratio": "saved_bytes",
+    "peak_memory_ratio": "peak_bytes",
+    "checkpoint_ratio": "checkpoint_bytes",
+    "optimizer_ratio": "optimizer_bytes",
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a variant's step is, the same on every run."""
+
+    loss: float
+    """of the first step"""
+    trainable: int
+    """parameters that train"""
+    flops: int
+    saved_bytes: int
+    peak_bytes: int
+    checkpoint_bytes: int
+    optimizer_bytes: int
+
+
+def figures_of(contender: Contender) -> Figures:
+    """Take four steps: the first makes the optimizer's state, the others are counted."""
+    trainer, batch = contender.trainer, contender.batch
+    set_seed(0)
+    loss = contender.step()
+    fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *batch.values()]
+    flops = counting.count_flops(contender.step)
+    saved = counting.count_saved_bytes(contender.step, fixed)
+    # gradients of the step before are not of this one
+    trainer.optimizer.zero_grad(set_to_none=True)
+    own = [*fixed, *counting.optimizer_tensors(trainer.optimizer)]
+    return Figures(
+        loss,
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        flops,
+        saved,
+        counting.peak_bytes(contender.step, own, trainer.device),
+        counting.checkpoint_bytes(trainer),
+        counting.optimizer_bytes(trainer.optimizer),
+    )
+
+
+def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
+    """One row a contender, in order; ratios are to the first.
+
+    ``time_ratio`` is the median over the rounds of this variant's seconds against the first one's in the same
+    round; ``seconds`` is the median for a step. Quartiles stand beside both.
+    """
+    figures = {contender.name: figures_of(contender) for contender in contenders}
+    base, device = contenders[0].name, contenders[0].trainer.device
+    seconds = interleave({contender.name: contender.step for contender in contenders}, rounds, device)
+    return [
+        {
+            "variant": name,
+            **timed(seconds, name, base),
+            **_ratios(own, figures[base]),
+            **asdict(own),
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+        }
+        for name, own in figures.items()
+    ]
+
+
+def _ratios(own: Figures, base: Figures) -> dict[str, float]:
+    return {ratio: _part(getattr(own, key), getattr(base, key)) for ratio, key in RATIOS.items()}
+
+
+def _part(value: int, base: int) -> float:
+    """1 for two equal numbers, so also where there is nothing of either (SGD without momentum)."""
+    return 1.0 if value == base else value / base

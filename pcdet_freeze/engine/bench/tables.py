@@ -1,0 +1,70 @@
+"""Results as text of at most 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+_STEP_HEAD = (
+    f"{'variant':<14}{'seconds':>8} {'(quartiles)':<14}{'time':>6} {'(quartiles)':<14}"
+    f"{'FLOPs':>7}{'saved':>7}{'peak':>7}{'ckpt':>7}{'optim':>7}"
+)
+
+
+def step_table(rows: Sequence[Row]) -> str:
+    """The table of variants, and what the ratios are ratios to."""
+    base = rows[0]
+    lines = [_STEP_HEAD, *(_step_line(row) for row in rows), ""]
+    lines += [
+        f"Ratios to {base['variant']}; median of {base['rounds']} interleaved rounds, quartiles beside it.",
+        f"{base['variant']}: {base['flops'] / 1e9:.4g} GFLOP a step, {_mb(base['saved_bytes'])} saved for "
+        f"backward, peak {_mb(base['peak_bytes'])},",
+        f"checkpoint {_mb(base['checkpoint_bytes'])} (optimizer state {_mb(base['optimizer_bytes'])}), "
+        f"{base['trainable'] / 1e6:.3g} M parameters train.",
+        "Loss of the first step: " + ", ".join(f"{row['variant']} {row['loss']:.7g}" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _step_line(row: Row) -> str:
+    exact = ("flops", "saved_bytes", "peak_memory", "checkpoint", "optimizer")
+    return (
+        f"{row['variant']:<14}{row['seconds']:>8.3g} {_range(row['seconds_quartiles']):<14}"
+        f"{row['time_ratio']:>6.3f} {_range(row['time_ratio_quartiles']):<14}"
+        + "".join(f"{row[f'{name}_ratio']:>7.3f}" for name in exact)
+    )
+
+
+def hold_table(rows: Sequence[Row]) -> str:
+    """Steps by hand and held, and the overhead measured by itself."""
+    *steps, overhead = rows
+    lines = [f"{'step':<10}{'seconds':>9} {'(quartiles)':<16}{'ratio':>8} {'(quartiles)':<16}"]
+    lines += [
+        f"{row['variant']:<10}{row['seconds']:>9.4g} {_range(row['seconds_quartiles']):<16}"
+        f"{row['time_ratio']:>8.4f} {_range(row['time_ratio_quartiles']):<16}"
+        for row in steps
+    ]
+    lines += ["", "Measured by itself, microseconds a step beyond the step by hand:"]
+    parts = {"train_call": "model.train()", "pre_hook": "forward pre-hook", "norm_layers": "norm layers"}
+    lines += [f"  {text:<18}{overhead[f'{key}_seconds'] * 1e6:>9.1f}" for key, text in parts.items()]
+    lines += [f"  {'sum':<18}{overhead['seconds'] * 1e6:>9.1f} = {overhead['time_ratio'] - 1:.4%} of a step"]
+    return "\n".join(lines)
+
+
+def certificate_table(rows: Sequence[Row]) -> str:
+    """One line."""
+    row = rows[0]
+    return (
+        f"certificate of {row['parameters'] / 1e6:.1f} M parameters in {row['tensors']} tensors: "
+        f"{row['seconds']:.3f} s {_range(row['seconds_quartiles'])}, "
+        f"{row['bytes_per_second'] / 1e9:.2f} GB/s, {row['rounds']} rounds"
+    )
+
+
+def _range(quartiles: Sequence[float]) -> str:
+    return f"({quartiles[0]:.3g}-{quartiles[1]:.3g})"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.4g} MB"

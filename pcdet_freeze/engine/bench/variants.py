@@ -1,0 +1,166 @@
+"""Trainers that differ in what they freeze, and in nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pcdet_freeze.engine.configured import hooks_from_cfg
+from pcdet_freeze.engine.hooks import Hook
+from pcdet_freeze.engine.loop import Batch, Trainer, clip_norm_of
+from pcdet_freeze.engine.optimizer import build_optimizer
+from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freeze import FreezePlan, frozen
+
+STEPS = 1000
+"""Length in iterations of the schedule that a benchmark pretends to be in."""
+Prepare = Callable[[nn.Module, Any], Sequence[Hook]]
+
+
+@dataclass
+class Contender:
+    """One variant, ready to take steps on the same batch again and again."""
+
+    name: str
+    trainer: Trainer
+    batch: Batch
+
+    def step(self) -> float:
+        """The trainer's own step; returns its loss. The batch stays as it was: the model fills a copy."""
+        self.trainer.step(dict(self.batch))
+        self.trainer.batch = {}
+        return self.trainer.loss
+
+
+def _none(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+    return ()
+
+
+def _bn_only(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+    return _as_configured(model, cfg, parameters=False)
+
+
+def _requires_grad(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+    freeze_parameters(model, FreezePlan.from_cfg(cfg))
+    return ()
+
+
+def _exact(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+    return _as_configured(model, cfg, parameters=True)
+
+
+BUILT: dict[str, Prepare] = {
+    "none": _none,
+    "bn_only": _bn_only,
+    "requires_grad": _requires_grad,
+    "exact": _exact,
+}
+"""Name -> what it does to a model, given the config; the hooks that it returns belong to its trainer.
+
+none: nothing is frozen. bn_only: norm layers are held, parameters train (FREEZE.PARAMETERS: False).
+requires_grad: parameters do not train, norm layers are live. exact: both, as a training does by default.
+"""
+NOT_BUILT = ("bf16_prefix", "bf16", "cached", "compile")
+
+
+def check_variants(names: Sequence[str]) -> tuple[str, ...]:
+    """``names`` with 'none' first, each once; ConfigError that lists the unknown and the unbuilt ones."""
+    unbuilt = [name for name in names if name in NOT_BUILT]
+    unknown = [name for name in names if name not in BUILT and name not in NOT_BUILT]
+    faults = [f"not built yet: {', '.join(unbuilt)}"] if unbuilt else []
+    faults += [f"unknown: {', '.join(map(repr, unknown))}"] if unknown else []
+    if faults:
+        raise ConfigError(f"variants must be among {', '.join(BUILT)}; got {'; '.join(faults)}")
+    return tuple(dict.fromkeys(["none", *names]))
+
+
+def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[str]) -> list[Contender]:
+    """A trainer for each of ``names``, each on its own copy of ``model``; the first is 'none'.
+
+    Args:
+        model: as built, on the device of ``batch``; it is not changed.
+        cfg: the config; MODEL.NOT_TRAIN_IN_MULTI_TASK says what is frozen.
+        batch: batch_dict that every step is given.
+
+    Raises:
+        ConfigError: an unknown variant, or nothing named to freeze where a variant wants to.
+        FreezeError: names that do not fit the model.
+    """
+    chosen = check_variants(names)
+    if len(chosen) > 1 and not FreezePlan.from_cfg(cfg):
+        raise ConfigError(
+            f"the variants {', '.join(chosen[1:])} need a list of what to freeze, but "
+            "MODEL.NOT_TRAIN_IN_MULTI_TASK is empty: give --freeze vfe,backbone_2d.blocks"
+        )
+    start = copy.deepcopy(model)
+    settle_statistics(start, batch)
+    return [contender(name, copy.deepcopy(start), cfg, batch, BUILT[name]) for name in chosen]
+
+
+def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:
+    """The trainer that a training with ``cfg`` would have, after ``prepare`` froze what it freezes."""
+    hooks = prepare(model, cfg)
+    optimizer = build_optimizer(model, cfg.OPTIMIZATION)
+    trainer = Trainer(
+        model,
+        optimizer,
+        build_scheduler(optimizer, STEPS, STEPS, cfg.OPTIMIZATION),
+        [batch],
+        epochs=1,
+        hooks=hooks,
+        device=next(model.parameters()).device,
+        clip_norm=clip_norm_of(cfg.OPTIMIZATION),
+    )
+    for hook in hooks:
+        hook.before_train(trainer)
+    return Contender(name, trainer, batch)
+
+
+def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
+    """``requires_grad=False`` for what ``plan`` names; no layer is held."""
+    with frozen(model, plan) as handle:
+        parameters = handle.parameters()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def settle_statistics(model: nn.Module, batch: Batch) -> None:
+    """Give every BatchNorm the statistics of ``batch``, as if ``model`` had been trained on such data.
+
+    With those of a new network (0 and 1) a held layer would let the features shrink from layer to layer.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    was_training = model.training
+    model.train()
+    with torch.no_grad(), _momentum(layers, 1.0):
+        model(dict(batch))
+    model.train(was_training)
+
+
+@contextmanager
+def _momentum(layers: Sequence[_BatchNorm], value: float) -> Iterator[None]:
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, before, strict=True):
+            layer.momentum = momentum
+
+
+def _as_configured(model: nn.Module, cfg: Any, parameters: bool) -> Sequence[Hook]:
+    """Freeze through the hooks of a real training, so that what they do is what is measured."""
+    cfg = copy.deepcopy(cfg)
+    # a benchmark has no pretrained weights, and needs none
+    options = {"PARAMETERS": parameters, "ALLOW_RANDOM": True}
+    cfg.MODEL.FREEZE = {**(cfg.MODEL.get("FREEZE") or {}), **options}
+    return hooks_from_cfg(cfg, model)

@@ -1,0 +1,74 @@
+"""python -m pcdet_freeze bench: tables, JSON, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bench_toys import CFG, SMALL
+
+from pcdet_freeze.__main__ import main
+from pcdet_freeze.cli import bench
+
+KEYS = {"variant", "time_ratio", "flops_ratio", "saved_bytes_ratio", "peak_memory_ratio", "seconds"}
+
+
+def run(*words: str) -> int:
+    return main(["bench", "--rounds", "1", *words, "--set", *SMALL])
+
+
+def test_a_run_prints_a_table_and_writes_a_list_of_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--freeze", "[vfe, backbone_2d.blocks]", "--json", str(tmp_path / "new" / "rows.json")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = json.loads((tmp_path / "new" / "rows.json").read_text())
+    assert [row["variant"] for row in rows] == ["none", "bn_only", "requires_grad", "exact"]
+    assert all(row.keys() >= KEYS for row in rows)
+    assert max(map(len, lines)) <= 100
+    assert {line.split()[0] for line in lines if line} >= {"none", "bn_only", "requires_grad", "exact"}
+
+
+def test_the_variants_can_be_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    assert run("--cfg_file", str(CFG), "--variants", "exact", "--json", str(file)) == 0
+    assert [row["variant"] for row in json.loads(file.read_text())] == ["none", "exact"]
+
+
+def test_another_list_freezes_something_else(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    assert run("--variants", "exact", "--freeze", "vfe", "--json", str(file)) == 0
+    none, exact = json.loads(file.read_text())
+    assert 0.5 < exact["flops_ratio"] < 1
+    assert none["trainable"] > exact["trainable"] > 0.5 * none["trainable"]
+
+
+@pytest.mark.parametrize("what", ["hold", "certificate"])
+def test_the_other_comparisons_fit_the_terminal_too(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--what", what) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--variants", "cached"], "not built yet: cached"),
+        (["--variants", "speedy"], "unknown: 'speedy'"),
+        (["--freeze", "backbone"], "backbone_2d"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--cfg_file", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_measured_is_an_error_that_says_why(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_committed_config_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench.default_cfg() == CFG
