@@ -17,8 +17,9 @@ from pcdet_freeze.models import build_network
 ROWS, IN, MIDDLE, OUT = 7, 3, 5, 2
 CFG = Path(__file__).resolve().parents[2] / "cfgs" / "bench" / "pointpillar.yaml"
 SMALL = [
-    "DATA_CONFIG.POINT_CLOUD_RANGE", "[0, -12.8, -3, 25.6, 12.8, 1]", "DATA_CONFIG.POINTS_PER_FRAME", "500",
-    "DATA_CONFIG.DATA_PROCESSOR.2.VOXEL_SIZE", "[0.8, 0.8, 4]", "DATA_CONFIG.BOXES_PER_FRAME", "3",
+    "DATA_CONFIG.POINT_CLOUD_RANGE", "[0, -12.8, -3, 25.6, 12.8, 1]",
+    "DATA_CONFIG.RANDOM_SCENES.POINTS", "500",
+    "DATA_CONFIG.DATA_PROCESSOR.2.VOXEL_SIZE", "[0.8, 0.8, 4]", "DATA_CONFIG.RANDOM_SCENES.BOXES", "3",
     "MODEL.BACKBONE_2D.LAYER_NUMS", "[1, 1, 1]", "MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 8]",
     "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS", "[8, 8, 8]",
 ]  # fmt: skip

@@ -44,6 +44,13 @@ def test_another_list_freezes_something_else(tmp_path: Path) -> None:
     assert none["trainable"] > exact["trainable"] > 0.5 * none["trainable"]
 
 
+def test_a_config_of_a_data_set_that_is_not_there_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    other = str(CFG.parents[1] / "synthetic_models" / "pointpillar.yaml")
+    words = ["bench", "--cfg_file", other, "--rounds", "1", "--batch_size", "1", "--variants", "none"]
+    assert main([*words, "--set", *SMALL[-6:]]) == 0
+    assert "Ratios to none" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("what", ["hold", "certificate"])
 def test_the_other_comparisons_fit_the_terminal_too(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--what", what) == 0

@@ -22,10 +22,10 @@ REPEAT = 50
 def holding_cost(model: nn.Module, cfg: Any, batch: Batch, rounds: int) -> list[dict[str, Any]]:
     """Rows for ``by hand``, ``held`` and ``overhead``.
 
-    The first two are whole steps, ``loss`` those of the first two. Their difference is far below what two runs of the same step differ by, so
-    ``overhead`` times by itself all that a held step does beyond the other: ``model.train()``, the forward
-    pre-hook, and the norm layers' own calls (on single values, so that nothing else counts). Its
-    ``time_ratio`` is 1 + (sum of the differences) / (a step by hand).
+    The first two are whole steps, with the losses of their first two. They differ by far less than two runs
+    of the same step do, so ``overhead`` times by itself all that a held step does beyond the other:
+    ``model.train()``, the forward pre-hook, and the norm layers' own calls (on single values, so that nothing
+    else counts). Its ``time_ratio`` is 1 + (sum of the differences) / (a step by hand).
     """
     start = copy.deepcopy(model)
     settle_statistics(start, batch)

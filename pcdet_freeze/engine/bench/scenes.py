@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcdet_freeze.datasets.registry import Sample
+from pcdet_freeze.datasets.registry import Sample, check_keys
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
 
@@ -23,9 +23,9 @@ USUAL_SIZE = (3.9, 1.6, 1.56)
 class RandomScenes(DatasetTemplate):
     """Random points and boxes with the range, features and processor of ``dataset_cfg``; no augmentation.
 
-    ``POINTS_PER_FRAME`` points lie in the range, with a density that falls with the distance from the sensor;
-    ``BOXES_PER_FRAME`` boxes of random class, place and heading have the size of their class in ``sizes``.
-    Frame i is a pure function of (``SEED``, i).
+    Its section ``RANDOM_SCENES`` may give POINTS and BOXES, how many a frame has, and SEED: frame i is a pure
+    function of (SEED, i). The points lie in the range, with a density that falls with the distance from the
+    sensor; boxes of random class, place and heading have the size of their class in ``sizes``.
     """
 
     def __init__(
@@ -36,9 +36,10 @@ class RandomScenes(DatasetTemplate):
         sizes: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         super().__init__({**dataset_cfg, "DATA_AUGMENTOR": None}, class_names, training, root_path=".")
-        self.points = int(dataset_cfg.get("POINTS_PER_FRAME", POINTS))
-        self.boxes = int(dataset_cfg.get("BOXES_PER_FRAME", BOXES))
-        self.seed = int(dataset_cfg.get("SEED", 0))
+        section = dataset_cfg.get("RANDOM_SCENES") or {}
+        check_keys("DATA_CONFIG.RANDOM_SCENES", section, {"POINTS", "BOXES", "SEED"})
+        self.points, self.boxes = int(section.get("POINTS", POINTS)), int(section.get("BOXES", BOXES))
+        self.seed = int(section.get("SEED", 0))
         self.sizes = dict(sizes or {})
 
     def __len__(self) -> int:
