@@ -1,0 +1,177 @@
+"""Show, without training, what a config freezes: a table a module, and what the lint has to say.
+
+Exit 0; 1 where a training would stop with an error before its first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.checkpoint import load_checkpoint
+from pcdet_freeze.engine.distributed import pick_device
+from pcdet_freeze.engine.explain import Explanation, Row, explain
+from pcdet_freeze.engine.random_frames import RandomFrames
+from pcdet_freeze.engine.rng import set_seed
+from pcdet_freeze.engine.weights import compare_keys
+from pcdet_freeze.errors import CheckpointError, DataError
+from pcdet_freeze.freeze import FreezePlan, freeze
+from pcdet_freeze.models import build_network, load_data_to_gpu
+
+WIDEST, NARROWEST = 100, 60
+HEADER = ("module", "params", "frozen by", "norm", "drop", "group", "loss")
+ENTRY = 2
+FLEXIBLE = (0, ENTRY, 6)
+"""columns that may be cut where the terminal is narrow"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The config, and how much of it to show."""
+    add = parser.add_argument
+    add("--cfg_file", required=True, help="config of the run")
+    add("--ckpt", help="checkpoint whose tensors are loaded where name and shape fit")
+    add(
+        "--depth", type=int, default=2, help="levels of modules; default 2: the detector's and their children"
+    )
+    add("--batch_size", type=int, default=2, help="samples in the one batch that the losses are traced with")
+    add("--device", help="cpu or cuda; default: CUDA where it is there")
+    add("--json", action="store_true", help="the same as data")
+    add(
+        "--set",
+        dest="set_cfgs",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to change; must come last",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table (or the data); returns the exit code."""
+    cfg = cfg_from_yaml_file(args.cfg_file)
+    cfg_from_list(args.set_cfgs, cfg)
+    plan = FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
+    set_seed(0)
+    dataset, batch_dict, source = one_batch(cfg, args.batch_size)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
+    weights = load_weights(model, args.ckpt)
+    device = pick_device(args.device)
+    load_data_to_gpu(batch_dict, device)
+    handle = freeze(model.to(device), plan, certify=False)
+    found = explain(handle, cfg.OPTIMIZATION, batch_dict, args.depth)
+    if args.json:
+        plain = {"cfg_file": args.cfg_file, "weights": weights, "batch": source, **found.to_plain()}
+        print(json.dumps(plain, indent=1))
+    else:
+        print_table(found, [weights, source], shutil.get_terminal_size((WIDEST, 24)).columns)
+    return 1 if found.problems else 0
+
+
+def one_batch(cfg: Any, batch_size: int) -> tuple[DatasetTemplate, dict[str, Any], str]:
+    """(data set, training batch, where it comes from): real, or random where no data can be read."""
+    try:
+        dataset, loader, sampler = build_dataloader(
+            cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, training=True, workers=0
+        )
+        sampler.set_epoch(0)
+        return dataset, next(iter(loader)), f"one batch of {cfg.DATA_CONFIG.DATASET} ({batch_size} frames)"
+    except DataError as error:
+        frames = RandomFrames(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+        batch_dict = frames.collate_batch([frames[index] for index in range(batch_size)])
+        reason = str(error).splitlines()[0]
+        return frames, batch_dict, f"a random batch ({batch_size} frames), since there is no data: {reason}"
+
+
+def load_weights(model: Any, ckpt: str | None) -> str:
+    """Load what fits of ``ckpt``; returns a line that says what was loaded."""
+    if ckpt is None:
+        return "random weights (no --ckpt)"
+    state = load_checkpoint(ckpt)["model_state"]
+    fit = compare_keys(model, state)
+    if not fit.loaded:
+        raise CheckpointError(f"{ckpt} must share tensors with the model, but none fits:\n{fit.table(4)}")
+    model.load_state_dict({name: state[name] for name in fit.loaded}, strict=False)
+    rest = f"{len(fit.missing)} missing, {len(fit.unexpected)} unexpected, {len(fit.misshaped)} mis-shaped"
+    return f"{len(fit.loaded)} tensors of {ckpt}; {rest}"
+
+
+def print_table(found: Explanation, sources: Sequence[str], columns: int) -> None:
+    """Summary, table, notes, warnings and errors in lines of at most ``columns`` characters."""
+    limit = max(NARROWEST, min(WIDEST, columns))
+    blocks = (("note", found.notes), ("warning", found.warnings), ("ERROR", found.problems))
+    told = [f"{kind}: {text}" for kind, texts in blocks for text in texts]
+    rows = table([HEADER, *map(cells, found.rows)], limit)
+    head = [found.summary, f"weights: {sources[0]}", f"losses traced with {sources[1]}"]
+    wrapped = [[line for text in texts for line in _wrap(text, limit)] for texts in (head, told)]
+    print("\n".join([*wrapped[0], "", *rows, *([""] if told else []), *wrapped[1]]))
+
+
+def _wrap(text: str, limit: int) -> list[str]:
+    return textwrap.wrap(text, limit, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def table(rows: Sequence[Sequence[str]], limit: int) -> list[str]:
+    """Aligned lines of at most ``limit`` characters: the widest flexible column is cut until they fit."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    while sum(widths) + 2 * (len(widths) - 1) > limit and max(widths[i] for i in FLEXIBLE) > 1:
+        widest = max(FLEXIBLE, key=lambda i: widths[i])
+        widths[widest] -= 1
+    return [
+        "  ".join(
+            _cut(cell, width, i).rjust(width) if i == 1 else _cut(cell, width, i).ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cut(text: str, width: int, column: int) -> str:
+    """Entries keep their end, which tells more; all else keeps its beginning."""
+    if len(text) <= width:
+        return text
+    return "…" + text[len(text) - width + 1 :] if column == ENTRY else text[: width - 1] + "…"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One line of the table; names are indented below their module's."""
+    depth = row.module.count(".")
+    return (
+        "  " * depth + row.module.rpartition(".")[2],
+        _count(row.parameters),
+        _frozen_by(row),
+        _states((row.norm_held, "held"), (row.norm_live, "live")),
+        _states((row.dropout_off, "off"), (row.dropout_on, "on")),
+        ",".join(map(str, row.groups)) or "-",
+        _loss(row),
+    )
+
+
+def _frozen_by(row: Row) -> str:
+    by = ", ".join(row.entries)
+    return {"yes": by, "held": f"layers: {by}", "partly": "(in part)", "no": "-"}[row.frozen]
+
+
+def _states(*counts: tuple[int, str]) -> str:
+    return ", ".join(f"{count} {word}" for count, word in counts if count) or "-"
+
+
+def _loss(row: Row) -> str:
+    if row.head == "no loss":
+        return "gives none"
+    reached = ", ".join(row.losses)
+    if row.unreached:
+        return f"{reached}; not all of it!" if reached else "NONE, yet it is live"
+    return reached or "-"
+
+
+def _count(number: int) -> str:
+    if number < 10_000:
+        return str(number)
+    return f"{number / 1e3:.1f} k" if number < 1_000_000 else f"{number / 1e6:.2f} M"

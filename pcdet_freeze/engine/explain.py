@@ -1,0 +1,182 @@
+"""What a training would do with each module: `python -m pcdet_freeze explain` without the printing (P6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.engine.distributed import unwrap
+from pcdet_freeze.engine.optimizer import build_optimizer, parameter_names
+from pcdet_freeze.engine.reach import Reach, trace
+from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freeze import FreezeHandle, is_frozen, is_still, kinds
+from pcdet_freeze.freeze.dataflow import explain_steps, require_loss, stages, training_steps
+from pcdet_freeze.freeze.hold import is_held
+from pcdet_freeze.freeze.lint import lint
+from pcdet_freeze.freeze.paths import children, is_within
+from pcdet_freeze.freeze.records import record_of
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module, with all that is inside it."""
+
+    module: str
+    type: str
+    parameters: int
+    frozen: str
+    """yes; held: its layers are, its parameters train (PARAMETERS: False); partly; no"""
+    entries: tuple[str, ...]
+    """entries of the list that freeze it or parts of it"""
+    norm_held: int
+    norm_live: int
+    dropout_off: int
+    dropout_on: int
+    groups: tuple[int, ...]
+    """optimizer groups that hold its parameters"""
+    head: str
+    """what becomes of its loss: 'loss', 'no loss'; empty where it is no head"""
+    losses: tuple[str, ...]
+    """heads whose loss reaches something in it that trains"""
+    unreached: tuple[str, ...]
+    """what trains or keeps statistics in it without any loss"""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The whole table."""
+
+    summary: str
+    rows: tuple[Row, ...]
+    heads: tuple[str, ...]
+    """heads that give a loss"""
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    problems: tuple[str, ...]
+    """why a training would stop before its first step"""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+def explain(
+    handle: FreezeHandle, optim_cfg: Mapping[str, Any], batch_dict: dict[str, Any], depth: int = 2
+) -> Explanation:
+    """Explain the frozen model of ``handle``; the model itself runs nowhere but in a copy.
+
+    Args:
+        optim_cfg: ``cfg.OPTIMIZATION``.
+        batch_dict: one batch on the model's device; it is left as it is.
+        depth: how many levels of modules; 2: those of the detector and their children.
+    """
+    model, problems = handle.model, []
+    try:
+        optimizer: torch.optim.Optimizer | None = build_optimizer(model, optim_cfg)
+    except FreezeError as error:
+        optimizer = None
+        problems.append(str(error))
+    try:
+        require_loss(model)
+        reach = trace(model, batch_dict)
+    except FreezeError as error:
+        reach = Reach()
+        problems.append(str(error))
+    lost = reach.lost(model)
+    problems += [_lost_line(part) for part in lost]
+    groups = _groups(model, optimizer)
+    paths = [(path, module) for path, module in _down_to("", unwrap(model), depth) if path]
+    return Explanation(
+        handle.summary(),
+        tuple(_row(path, module, handle, groups, reach) for path, module in paths),
+        reach.heads,
+        (*handle.notes, *explain_steps(model)),
+        tuple(str(drift) for drift in lint(model)),
+        tuple(problems),
+    )
+
+
+def _lost_line(part: str) -> str:
+    return (
+        f"{part} is live, but no remaining loss reaches it: it would learn nothing, and its statistics would "
+        f"drift. Add it to MODEL.NOT_TRAIN_IN_MULTI_TASK"
+    )
+
+
+def _down_to(path: str, module: nn.Module, depth: int) -> Iterator[tuple[str, nn.Module]]:
+    yield path, module
+    if depth > 0:
+        for child_path, child in children(path, module):
+            yield from _down_to(child_path, unwrap(child), depth - 1)
+
+
+def _groups(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, int]:
+    """Parameter name -> number of the group that holds it."""
+    if optimizer is None:
+        return {}
+    names = parameter_names(model, optimizer)
+    return {name: number for number, group in enumerate(names) for name in group}
+
+
+def _row(path: str, module: nn.Module, handle: FreezeHandle, groups: Mapping[str, int], reach: Reach) -> Row:
+    norms = [is_held(part) for part in module.modules() if kinds.is_norm(part)]
+    drops = [off for part in module.modules() if (off := dropout_is_off(part)) is not None]
+    inside = reach.inside(path)
+    return Row(
+        path,
+        type(module).__name__,
+        sum(parameter.numel() for parameter in module.parameters()),
+        _frozen(module),
+        _entries(path, handle),
+        sum(norms),
+        len(norms) - sum(norms),
+        sum(drops),
+        len(drops) - sum(drops),
+        tuple(sorted({number for name, number in groups.items() if is_within(name, path)})),
+        _head(path, handle.model),
+        tuple(head for head in reach.heads if any(head in heads for heads in inside.values())),
+        tuple(name for name, heads in inside.items() if not heads),
+    )
+
+
+def _frozen(module: nn.Module) -> str:
+    if is_still(module):
+        return "yes"
+    if is_frozen(module):
+        return "held"
+    return "partly" if any(is_frozen(part) for part in module.modules() if kinds.has_state(part)) else "no"
+
+
+def _entries(path: str, handle: FreezeHandle) -> tuple[str, ...]:
+    """The entry that freezes ``path``, or those that freeze parts of it."""
+    whole = handle.resolution.entry_of(path)
+    if whole:
+        return (whole,)
+    named = handle.resolution.named.items()
+    return tuple(entry for entry, paths in named if any(is_within(top, path) for top in paths))
+
+
+def _head(path: str, model: nn.Module) -> str:
+    heads = {stage.name for stage in stages(model) if stage.has_loss}
+    if path not in heads:
+        return ""
+    return "loss" if training_steps(model)[path].loss else "no loss"
+
+
+def dropout_is_off(module: nn.Module) -> bool | None:
+    """Whether a layer that drops at random in training is held off; None for other layers.
+
+    Dropout of attention and of recurrent layers counts where it is above zero.
+    """
+    if kinds.is_dropout(module):
+        return is_held(module)
+    if not (kinds.is_attention(module) or kinds.is_recurrent(module)):
+        return None
+    record = record_of(module)
+    now = float(module.dropout)  # type: ignore[arg-type]
+    before = record.dropout if record is not None and record.dropout is not None else now
+    return is_held(module) or now == 0 if before else None

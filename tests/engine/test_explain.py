@@ -1,0 +1,190 @@
+"""`explain`: which loss reaches what, found by a backward pass, and the table (P6)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pcdet_freeze.__main__ import main
+from pcdet_freeze.cli.explain import table
+from pcdet_freeze.engine.explain import dropout_is_off, explain
+from pcdet_freeze.engine.reach import trace
+from pcdet_freeze.freeze import FreezePlan, freeze
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from toy_parts import Part, toy, toy_batch
+
+SMALL = [
+    "DATA_CONFIG.NUM_SCENES.train", "2", "DATA_CONFIG.SENSOR.BEAMS", "VLP-16", "DATA_CONFIG.MIN_CARS", "1",
+    "MODEL.BACKBONE_2D.LAYER_NUMS", "[1, 1, 1]", "MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 8]",
+    "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS", "[8, 8, 8]",
+]  # fmt: skip
+FREEZE = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d.blocks]"]
+OPTIM = {"OPTIMIZER": "adam_onecycle", "LR": 0.01, "WEIGHT_DECAY": 0, "MOMS": [0.9, 0.8], "DIV_FACTOR": 10}
+HEADS = ("DENSE_HEAD", "LANE_HEAD")
+
+
+def explained(*entries: str, model: Any = None, depth: int = 2) -> Any:
+    model = model or toy(*HEADS)
+    batch = toy_batch("label", "lane_label")
+    return explain(freeze(model, list(entries)), OPTIM, batch, depth)
+
+
+def rows(found: Any) -> dict[str, Any]:
+    return {row.module: row for row in found.rows}
+
+
+def test_p6_each_module_names_the_heads_whose_loss_reaches_it() -> None:
+    found = rows(explained())
+    assert found["vfe"].losses == ("dense_head", "lane_head")
+    assert found["backbone_2d.deblocks"].losses == ("dense_head",)
+    assert found["backbone_2d.lane_deblocks"].losses == ("lane_head",)
+
+
+def test_p6_reach_is_found_by_gradient_and_not_by_name() -> None:
+    model = toy(*HEADS)
+    model.dense_head.source, model.lane_head.source = "lane_features", "features"
+    found = rows(explained(model=model))
+    assert found["backbone_2d.deblocks"].losses == ("lane_head",)
+    assert found["backbone_2d.lane_deblocks"].losses == ("dense_head",)
+
+
+def test_p6_a_frozen_module_says_by_which_entry_and_is_in_no_group() -> None:
+    found = rows(explained("vfe", "backbone_2d.bl*"))
+    assert (found["vfe"].frozen, found["vfe"].entries, found["vfe"].groups) == ("yes", ("vfe",), ())
+    assert found["backbone_2d"].frozen == "partly"
+    assert found["backbone_2d.blocks"].entries == ("backbone_2d.bl*",)
+    assert found["backbone_2d.deblocks"].groups == (0, 1)
+
+
+def test_p6_norm_and_dropout_modes_are_counted() -> None:
+    found = rows(explained("backbone_2d.blocks", "dense_head"))
+    assert (found["backbone_2d"].norm_held, found["backbone_2d"].norm_live) == (1, 2)
+    assert (found["dense_head"].dropout_off, found["lane_head"].dropout_on) == (1, 1)
+
+
+def test_p6_parts_that_live_without_learning_are_marked_and_are_an_error() -> None:
+    found = explained("dense_head")
+    assert "backbone_2d.deblocks.0.weight" in rows(found)["backbone_2d.deblocks"].unreached
+    (problem,) = found.problems
+    assert problem.startswith("backbone_2d.deblocks is live, but no remaining loss reaches it")
+
+
+def test_p6_live_statistics_without_a_loss_are_found_even_without_weights() -> None:
+    model = toy(*HEADS)
+    model.backbone_2d.deblocks[1] = nn.BatchNorm1d(6, affine=False)
+    model.backbone_2d.lane_deblocks[1] = nn.BatchNorm1d(6, affine=False)
+    entries = [
+        "vfe",
+        "dense_head",
+        "backbone_2d.blocks",
+        "backbone_2d.deblocks.0",
+        "backbone_2d.lane_deblocks.0",
+    ]
+    found = explained(*entries, model=model)
+    assert [problem.split()[0] for problem in found.problems] == ["backbone_2d.deblocks"]
+    assert rows(found)["backbone_2d.lane_deblocks"].losses == ("lane_head",)
+
+
+def test_p6_a_frozen_head_gives_no_loss_and_the_lint_is_told() -> None:
+    found = explained("dense_head", "backbone_2d.deblocks")
+    assert rows(found)["dense_head"].head == "no loss"
+    assert found.heads == ("lane_head",)
+    assert any("dense_head is frozen, but" in warning for warning in found.warnings)
+    assert any("dense_head gives no loss" in note for note in found.notes)
+
+
+def test_p6_where_nothing_could_train_the_table_is_there_and_the_error_with_it() -> None:
+    found = explained("vfe", "backbone_2d", "dense_head", "lane_head")
+    assert len(found.rows) == 4 + 1 + 3 + 4
+    assert "Something must be left to train" in found.problems[0]
+    assert "A loss must be left" in found.problems[1]
+
+
+def test_p6_layers_that_are_only_held_are_not_called_frozen() -> None:
+    handle = freeze(toy(*HEADS), FreezePlan(("vfe",), parameters=False))
+    row = explain(handle, OPTIM, toy_batch("label", "lane_label"), 1).rows[0]
+    assert (row.frozen, row.norm_held, row.groups) == ("held", 1, (0, 1))
+
+
+def test_p6_depth_chooses_how_far_down_the_table_goes() -> None:
+    assert [row.module for row in explained(depth=1).rows] == [
+        "vfe",
+        "backbone_2d",
+        "dense_head",
+        "lane_head",
+    ]
+    assert "backbone_2d.blocks.1" in rows(explained(depth=3))
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = toy(*HEADS).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batch = toy_batch("label", "lane_label")
+    keys = set(batch)
+    trace(model, batch)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model.training and not any(p.grad is not None for p in model.parameters())
+    assert set(batch) == keys and all(part.calls == [] for part in model.modules() if isinstance(part, Part))
+
+
+def test_dropout_of_recurrent_and_attention_layers_counts() -> None:
+    layers = nn.ModuleList([nn.LSTM(2, 2, 2, dropout=0.5), nn.MultiheadAttention(2, 1, 0.1), nn.LSTM(2, 2)])
+    assert [dropout_is_off(layer) for layer in layers] == [False, False, None]
+    freeze(layers, ["0", "1", "2"])
+    assert [dropout_is_off(layer) for layer in layers] == [True, True, None]
+
+
+def cfg_file(root: Path, folder: str = "synthetic_models") -> str:
+    return str(root / "cfgs" / folder / "pointpillar.yaml")
+
+
+def test_p6_the_command_prints_a_table_that_fits(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    flags = ["--cfg_file", cfg_file(root), "--device", "cpu", "--set", *SMALL, *FREEZE]
+    assert main(["explain", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    (line,) = (line for line in printed.splitlines() if line.startswith("  blocks"))
+    assert "2d.blocks" in line and "held" in line
+    assert "one batch of SyntheticDataset" in printed
+
+
+def test_p6_json_gives_the_same_as_data(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--cfg_file", cfg_file(root), "--device", "cpu", "--json", "--set", *SMALL, *FREEZE]
+    assert main(["explain", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    blocks = next(row for row in found["rows"] if row["module"] == "backbone_2d.blocks")
+    assert blocks["entries"] == ["backbone_2d.blocks"] and blocks["groups"] == []
+    assert found["heads"] == ["dense_head"] and found["problems"] == []
+
+
+def test_p6_without_data_a_random_batch_is_used_and_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["MODEL.BACKBONE_2D.LAYER_NUMS", "[0, 0, 0]", "DATA_CONFIG.DATA_PATH", str(tmp_path)]
+    flags = ["--cfg_file", cfg_file(root, "kitti_models"), "--batch_size", "1", "--device", "cpu"]
+    assert main(["explain", *flags, "--depth", "1", "--set", *small]) == 0
+    assert "a random batch (1 frames), since there is no data" in capsys.readouterr().out
+
+
+def test_p6_a_list_that_leaves_no_loss_makes_the_command_exit_with_1(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[dense_head]"]
+    assert main(["explain", "--cfg_file", cfg_file(root), "--device", "cpu", "--set", *SMALL, *entries]) == 1
+    assert "ERROR: A loss must be left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limit", [60, 80, 100])
+def test_lines_of_a_table_never_exceed_the_terminal(limit: int) -> None:
+    row = ["a_long_name_of_a_module" * 3, "1.00 M", "an_entry.with.dots" * 4, "16 held", "-", "0,1", "x" * 70]
+    assert max(len(line) for line in table([row, ["x"] * 7], limit)) == limit
