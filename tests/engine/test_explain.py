@@ -176,6 +176,20 @@ def test_p6_without_data_a_random_batch_is_used_and_named(
     assert "a random batch (1 frames), since there is no data" in capsys.readouterr().out
 
 
+def test_p6_what_fits_of_a_checkpoint_is_loaded_and_counted(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--cfg_file", cfg_file(root), "--device", "cpu", "--depth", "1"]
+    file = tmp_path / "a.pth"
+    torch.save({"model_state": {"dense_head.conv_cls.bias": torch.zeros(18), "other": torch.zeros(1)}}, file)
+    assert main(["explain", *flags, "--ckpt", str(file), "--set", *SMALL]) == 0
+    assert "weights: 1 tensors of" in (printed := capsys.readouterr().out)
+    assert "1 unexpected, 0 mis-shaped" in " ".join(printed.split())
+    torch.save({"model_state": {"other": torch.zeros(1)}}, file)
+    assert main(["explain", *flags, "--ckpt", str(file), "--set", *SMALL]) == 1
+    assert "none fits" in capsys.readouterr().err
+
+
 def test_p6_a_list_that_leaves_no_loss_makes_the_command_exit_with_1(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,11 @@ def test_p3_a_module_without_declarations_may_feed_everything() -> None:
     ]
 
 
+def test_p3_what_feeds_only_labels_makes_no_outputs_drift() -> None:
+    labeller, head = part("points", "label"), part("points", "boxes", get_loss=loss, reads_train=("label",))
+    assert warnings(Chain(labeller=labeller, head=head), "head") == []
+
+
 def test_p3_a_renamed_detector_gives_the_same_warnings_under_its_names() -> None:
     model = Chain(a=part("points", "low"), b=part("low", "boxes", get_loss=loss))
     assert warnings(model, "b") == [
