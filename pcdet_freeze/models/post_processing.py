@@ -57,6 +57,22 @@ class PostProcessingSettings:
             raise ConfigError("MULTI_CLASSES_NMS: True belongs into NMS_CONFIG; found beside it only")
 
 
+@dataclass(frozen=True)
+class RecallSettings:
+    """``MODEL.POST_PROCESSING`` of a detector whose head selects its boxes itself."""
+
+    recall_thresh_list: tuple[float, ...] = ()
+    """3D IoU at which recall is counted"""
+    output_raw_score: bool = False
+    """not built: heads give probabilities"""
+    eval_metric: str = "kitti"
+    """read by the evaluation"""
+
+    def __post_init__(self) -> None:
+        if self.output_raw_score:
+            raise ConfigError("OUTPUT_RAW_SCORE: True is not built where the head selects its boxes itself")
+
+
 def class_agnostic_nms(
     boxes: Tensor, scores: Tensor, settings: NMSSettings, score_thresh: float
 ) -> tuple[Tensor, Tensor]:
@@ -121,9 +137,25 @@ def post_process(
         detections.append(_select(boxes, scores, raw, settings))
         if "gt_boxes" in batch_dict:
             rois = batch_dict["rois"][sample] if "rois" in batch_dict else None
-            _count_recall(
-                recall, settings, detections[-1]["pred_boxes"], batch_dict["gt_boxes"][sample], rois
-            )
+            boxes = detections[-1]["pred_boxes"]
+            _count_recall(recall, settings.recall_thresh_list, boxes, batch_dict["gt_boxes"][sample], rois)
+    return detections, recall
+
+
+@torch.no_grad()
+def count_detections(
+    batch_dict: dict[str, Any], settings: RecallSettings
+) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
+    """Detections that a head has selected itself, with the recall counts of ``post_process``.
+
+    Reads:
+        final_box_dicts: a dict a sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1
+        gt_boxes (optional): (B, G, 8 + C); recall is counted where it is there
+    """
+    detections: list[dict[str, Tensor]] = batch_dict["final_box_dicts"]
+    recall: dict[str, float] = {}
+    for found, gt_boxes in zip(detections, batch_dict.get("gt_boxes", ()), strict=False):
+        _count_recall(recall, settings.recall_thresh_list, found["pred_boxes"], gt_boxes, None)
     return detections, recall
 
 
@@ -144,7 +176,7 @@ def _select(
 
 def _count_recall(
     recall: dict[str, float],
-    settings: PostProcessingSettings,
+    thresholds: tuple[float, ...],
     boxes: Tensor,
     gt_boxes: Tensor,
     rois: Tensor | None,
@@ -156,6 +188,6 @@ def _count_recall(
         covered = None
         if found is not None and len(found) and len(real):
             covered = boxes_iou3d(found[:, :7], real).max(dim=0).values
-        for thresh in settings.recall_thresh_list:
+        for thresh in thresholds:
             hits = 0 if covered is None else int((covered > thresh).sum())
             recall[f"{name}_{thresh}"] = recall.get(f"{name}_{thresh}", 0) + hits

@@ -76,12 +76,14 @@ def _unknown_keys(values: Mapping[str, Any], known: list[str], where: str) -> li
 
 
 def _convert(kind: Any, value: object, where: str, faults: list[str]) -> Any:
-    """``value`` as ``kind``: a scalar type, a dataclass, ``tuple[X, ...]`` or ``X | None``."""
+    """``value`` as ``kind``: scalar, dataclass, ``tuple[X, ...]``, ``dict[str, X]`` or ``X | None``."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         inner = [arg for arg in typing.get_args(kind) if arg is not type(None)]
         return None if value is None else _convert(inner[0], value, where, faults)
     if typing.get_origin(kind) is tuple:
         return _convert_list(typing.get_args(kind)[0], value, where, faults)
+    if typing.get_origin(kind) is dict:
+        return _convert_section(typing.get_args(kind)[1], value, where, faults)
     if dataclasses.is_dataclass(kind):
         return read_settings(kind, value, where, faults)  # type: ignore[arg-type]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -91,6 +93,13 @@ def _convert(kind: Any, value: object, where: str, faults: list[str]) -> Any:
         return value
     faults.append(f"{where} must be {_WORDS[kind]}; got {value!r}")
     return _BAD
+
+
+def _convert_section(kind: Any, value: object, where: str, faults: list[str]) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        faults.append(f"{where} must be a section (a mapping of keys); got {value!r}")
+        return {}
+    return {str(key): _convert(kind, item, f"{where}.{key}", faults) for key, item in value.items()}
 
 
 def _convert_list(kind: Any, value: object, where: str, faults: list[str]) -> tuple[Any, ...]:

@@ -49,7 +49,7 @@ def test_bn_momentum_is_openpcdets_unless_the_config_says_otherwise() -> None:
 FAULTS: dict[str, tuple[Change, str]] = {
     "an unknown detector": (
         lambda c: c.update(NAME="PVRCNN"),
-        r"MODEL.NAME must be one of PointPillar.*'PVRCNN'",
+        r"MODEL.NAME must be one of .*PointPillar.*'PVRCNN'",
     ),
     "an unknown module": (
         lambda c: c["VFE"].update(NAME="MeanVFE"),

@@ -1,5 +1,6 @@
 """Backbones on the bird's-eye-view map."""
 
 from pcdet_freeze.models.backbones_2d.base_bev_backbone import BaseBEVBackbone
+from pcdet_freeze.models.backbones_2d.base_bev_res_backbone import BaseBEVResBackbone, BasicBlock
 
-__all__ = ["BaseBEVBackbone"]
+__all__ = ["BaseBEVBackbone", "BaseBEVResBackbone", "BasicBlock"]

@@ -3,6 +3,18 @@
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass, AnchorGenerator
 from pcdet_freeze.models.dense_heads.anchor_head_single import AnchorHeadSingle
 from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
+from pcdet_freeze.models.dense_heads.center_head import CenterHead, SeparateHead
+from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner, CenterTargets
 from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
 
-__all__ = ["AnchorClass", "AnchorGenerator", "AnchorHeadSingle", "AxisAlignedTargetAssigner", "ResidualCoder"]
+__all__ = [
+    "AnchorClass",
+    "AnchorGenerator",
+    "AnchorHeadSingle",
+    "AxisAlignedTargetAssigner",
+    "CenterHead",
+    "CenterTargetAssigner",
+    "CenterTargets",
+    "ResidualCoder",
+    "SeparateHead",
+]

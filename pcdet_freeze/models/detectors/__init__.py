@@ -1,6 +1,7 @@
 """Detectors: an ordered set of modules, their losses and their predictions."""
 
+from pcdet_freeze.models.detectors.centerpoint import CenterPoint
 from pcdet_freeze.models.detectors.detector3d_template import Detector3DTemplate
 from pcdet_freeze.models.detectors.pointpillar import PointPillar
 
-__all__ = ["Detector3DTemplate", "PointPillar"]
+__all__ = ["CenterPoint", "Detector3DTemplate", "PointPillar"]

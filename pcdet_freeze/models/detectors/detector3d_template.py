@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,12 @@ class Detector3DTemplate(nn.Module):
     """
 
     module_topology = tuple(slot.attribute for slot in TOPOLOGY)
+    PostProcessing: ClassVar[type[Any]] = PostProcessingSettings
+    """what ``MODEL.POST_PROCESSING`` is read into"""
+    predictions: ClassVar[str] = "batch_box_preds"
+    """the key of the batch that ``detect`` starts from"""
+    detect: ClassVar[Callable[..., Any]] = staticmethod(post_process)
+    """(batch_dict, post_processing_settings) -> (pred_dicts, recall_dict)"""
     global_step: Tensor
     reads_train: tuple[str, ...] | None = ()
     """keys of the batch that the detector's own training loss reads; None: not known"""
@@ -58,9 +64,9 @@ class Detector3DTemplate(nn.Module):
         self.post_processing_settings = None
         if model_cfg.get("POST_PROCESSING") is not None:
             self.post_processing_settings = read_settings(
-                PostProcessingSettings, model_cfg["POST_PROCESSING"], "MODEL.POST_PROCESSING", faults
+                self.PostProcessing, model_cfg["POST_PROCESSING"], "MODEL.POST_PROCESSING", faults
             )
-        elif any("batch_box_preds" in getattr(part.cls, "writes", ()) for part in parts):
+        elif any(self.predictions in getattr(part.cls, "writes", ()) for part in parts):
             faults.append("MODEL.POST_PROCESSING is required where a head predicts boxes, but missing")
         if not parts and not faults:
             faults.append("MODEL must have sections for its modules (VFE, BACKBONE_2D, ...); got none")
@@ -136,11 +142,11 @@ class Detector3DTemplate(nn.Module):
         return losses, parts
 
     def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-        """Detections and recall counts (see ``post_process``), with other heads' predictions added."""
+        """Detections and recall counts (see ``detect``), with other heads' predictions added."""
         pred_dicts: list[dict[str, Tensor]] = [{} for _ in range(int(batch_dict["batch_size"]))]
         recall_dict: dict[str, float] = {}
-        if self.post_processing_settings is not None and "batch_box_preds" in batch_dict:
-            pred_dicts, recall_dict = post_process(batch_dict, self.post_processing_settings)
+        if self.post_processing_settings is not None and self.predictions in batch_dict:
+            pred_dicts, recall_dict = self.detect(batch_dict, self.post_processing_settings)
         for module in self.module_list:
             add_predictions: Any = getattr(module, "add_predictions", None)
             if add_predictions is not None:

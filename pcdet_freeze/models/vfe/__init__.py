@@ -1,5 +1,6 @@
 """Voxel feature encoders: points of a voxel -> one feature vector."""
 
+from pcdet_freeze.models.vfe.dynamic_pillar_vfe import DynamicPFNLayer, DynamicPillarVFE
 from pcdet_freeze.models.vfe.pillar_vfe import PFNLayer, PillarVFE
 
-__all__ = ["PFNLayer", "PillarVFE"]
+__all__ = ["DynamicPFNLayer", "DynamicPillarVFE", "PFNLayer", "PillarVFE"]

@@ -1,0 +1,82 @@
+"""From the maps of a centre-based head to boxes (CenterPoint, arXiv:2006.11275, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pcdet_freeze.models.dense_heads.center_head_settings import CenterPostProcessing
+from pcdet_freeze.models.dense_heads.center_targets import MapGeometry
+from pcdet_freeze.models.post_processing import class_agnostic_nms
+
+Detections = dict[str, Tensor]
+
+
+def decode(maps: Mapping[str, Tensor], geometry: MapGeometry, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``count`` best cells of a head as boxes.
+
+    Args:
+        maps: raw outputs of the head's branches, (B, columns, H, W); ``hm`` are logits.
+
+    Returns:
+        boxes (B, K, 7 or 9) [x, y, z, dx, dy, dz, heading, (vx, vy)], metres and radians; scores (B, K),
+        falling; and classes (B, K) in this head, from 0.
+    """
+    logits = maps["hm"].float()
+    cells = logits.shape[2] * logits.shape[3]
+    best, index = logits.flatten(1).topk(min(count, logits[0].numel()))
+    cell = index % cells
+    at = {name: _gather(values.float(), cell) for name, values in maps.items() if name != "hm"}
+    column, row = cell % geometry.width, cell // geometry.width
+    place = torch.stack([column, row], dim=-1) + at["center"]
+    low, size = place.new_tensor(geometry.lower), place.new_tensor(geometry.cell)
+    heading = torch.atan2(at["rot"][..., 1:2], at["rot"][..., 0:1])
+    parts = [place * geometry.stride * size + low, at["center_z"], at["dim"].exp(), heading]
+    boxes = torch.cat([*parts, at["vel"]] if "vel" in at else parts, dim=-1)
+    return boxes, best.sigmoid(), index // cells
+
+
+def _gather(values: Tensor, cell: Tensor) -> Tensor:
+    """(B, C, H, W), (B, K) -> (B, K, C)."""
+    flat = values.flatten(2)
+    return flat.gather(2, cell.unsqueeze(1).expand(-1, flat.shape[1], -1)).transpose(1, 2)
+
+
+def in_sight(boxes: Tensor, scores: Tensor, settings: CenterPostProcessing) -> Tensor:
+    """(N,) bool: the centre lies inside the limits, bounds included, and the score above the threshold."""
+    limits = boxes.new_tensor(settings.post_center_limit_range)
+    inside = (boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:])
+    return inside.all(dim=1) & (scores > settings.score_thresh)
+
+
+def detect(
+    heads: Sequence[Mapping[str, Tensor]],
+    classes: Sequence[Sequence[int]],
+    geometry: MapGeometry,
+    settings: CenterPostProcessing,
+) -> list[Detections]:
+    """Detections of each sample: every head's boxes after its own NMS, head after head.
+
+    Args:
+        heads: raw outputs, a head each; see ``decode``.
+        classes: numbers (from 1) of each head's classes.
+
+    Returns:
+        A dict a sample: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,) int64 from 1.
+    """
+    parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads[0]["hm"]]
+    for maps, numbers in zip(heads, classes, strict=True):
+        labels_of = torch.tensor(numbers, device=maps["hm"].device)
+        decoded = decode(maps, geometry, settings.max_obj_per_sample)
+        for sample, (boxes, scores, which) in enumerate(zip(*decoded, strict=True)):
+            seen = in_sight(boxes, scores, settings)
+            boxes, scores, labels = boxes[seen], scores[seen], labels_of[which[seen]]
+            kept, best = class_agnostic_nms(boxes, scores, settings.nms_config, settings.score_thresh)
+            parts[sample].append((boxes[kept], best, labels[kept]))
+    names = ("pred_boxes", "pred_scores", "pred_labels")
+    return [
+        dict(zip(names, (torch.cat(column) for column in zip(*sample, strict=True)), strict=True))
+        for sample in parts
+    ]

@@ -1,0 +1,183 @@
+"""CenterHead: objects as peaks of heatmaps (Yin et al., CVPR 2021, arXiv:2006.11275)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.dense_heads.center_decoder import detect
+from pcdet_freeze.models.dense_heads.center_head_settings import BranchSettings, CenterHeadSettings
+from pcdet_freeze.models.dense_heads.center_losses import box_loss, heatmap_loss
+from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner, CenterTargets, MapGeometry
+from pcdet_freeze.models.registry import DENSE_HEADS
+
+WHERE = "MODEL.DENSE_HEAD (CenterHead)"
+PRIOR = 0.1  # probability of a peak before training (CenterNet, arXiv:1904.07850, section 5)
+
+
+class SeparateHead(nn.Module):
+    """The branches of one group of classes, each a few convolutions on the shared map."""
+
+    def __init__(self, branches: dict[str, BranchSettings], settings: CenterHeadSettings) -> None:
+        super().__init__()
+        self.branches = tuple(branches)
+        for name, branch in branches.items():
+            width = settings.shared_conv_channel
+            layers = [conv_norm_relu(width, width, settings) for _ in range(branch.num_conv - 1)]
+            last = nn.Conv2d(width, branch.out_channels, 3, padding=1)
+            self.add_module(name, nn.Sequential(*layers, last))
+
+    def init_weights(self) -> None:
+        """Branches start near zero, the heatmap at ``PRIOR`` everywhere."""
+        for name in self.branches:
+            for module in self.get_submodule(name).modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        nn.init.constant_(self.get_submodule("hm")[-1].bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[index]
+
+    def forward(self, shared: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) -> raw outputs by branch, (B, columns, H, W)."""
+        return {name: self.get_submodule(name)(shared) for name in self.branches}
+
+
+def conv_norm_relu(channels: int, width: int, settings: CenterHeadSettings) -> nn.Sequential:
+    """A 3x3 convolution that keeps the size, norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=settings.use_bias_before_norm),
+        nn.BatchNorm2d(width, eps=settings.bn_eps, momentum=settings.bn_mom),
+        nn.ReLU(),
+    )
+
+
+@DENSE_HEADS.register
+class CenterHead(nn.Module):
+    """A shared convolution, then a SeparateHead for each group of classes.
+
+    ``forward_ret_dict`` holds the last forward's raw outputs and, in train mode, targets, until the next
+    forward; copies and pickles of the head leave it out.
+    """
+
+    Settings = CenterHeadSettings
+    reads = ("spatial_features_2d",)
+    writes = ("final_box_dicts",)
+    reads_train = ("gt_boxes",)
+
+    def __init__(self, settings: CenterHeadSettings, context: BuildContext) -> None:
+        super().__init__()
+        context.need_voxels(WHERE)
+        given = context.features_of("spatial_features_2d", WHERE)
+        self.settings = settings
+        self.num_class = context.num_class
+        self.class_names_each_head, self.classes = _groups(settings, context.class_names)
+        self.geometry = _geometry(settings.target_assigner_config.feature_map_stride, context, given)
+        boxes = settings.separate_head_cfg.head_dict
+        self.target_assigners = [
+            CenterTargetAssigner(group, self.geometry, settings.target_assigner_config, "vel" in boxes)
+            for group in self.classes
+        ]
+        self.shared_conv = conv_norm_relu(given.channels, settings.shared_conv_channel, settings)
+        self.heads_list = nn.ModuleList(
+            SeparateHead(boxes | {"hm": BranchSettings(len(group), settings.num_hm_conv)}, settings)
+            for group in self.classes
+        )
+        self.forward_ret_dict: dict[str, Any] = {}
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        for head in self.heads_list:
+            head.init_weights()  # type: ignore[operator]
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Predict; in train mode also assign targets.
+
+        Reads:
+            spatial_features_2d: (B, C, H, W), H along y, W along x
+            gt_boxes (train): (B, G, 8 or 10) [x, y, z, dx, dy, dz, heading, (vx, vy,) class from 1], metres
+                and radians in the LiDAR frame, zero rows as padding; never written to
+        Writes (in eval mode):
+            final_box_dicts: for each sample pred_boxes (K, 7 or 9), pred_scores (K,) and pred_labels (K,)
+        """
+        shared = self.shared_conv(batch_dict["spatial_features_2d"])
+        state: dict[str, Any] = {"pred_dicts": [head(shared) for head in self.heads_list]}
+        if self.training:
+            state["targets"] = self.assign_targets(_labels_of(batch_dict))
+        self.forward_ret_dict = state
+        if not self.training:
+            batch_dict["final_box_dicts"] = self.generate_predicted_boxes(state["pred_dicts"])
+        return batch_dict
+
+    def assign_targets(self, gt_boxes: Tensor) -> list[CenterTargets]:
+        """Targets of each head for (B, G, 8 or 10) boxes; see CenterTargetAssigner.assign_targets."""
+        return [assigner.assign_targets(gt_boxes) for assigner in self.target_assigners]
+
+    @torch.no_grad()
+    def generate_predicted_boxes(self, pred_dicts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Raw outputs, a dict a head -> detections, a dict a sample; see center_decoder.detect."""
+        return detect(pred_dicts, self.classes, self.geometry, self.settings.post_processing)
+
+    def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        if "targets" not in self.forward_ret_dict:
+            raise DataError(
+                "get_loss needs a forward in train mode first, which assigns targets; there was none"
+            )
+        weights, parts = self.settings.loss_config.loss_weights, {}
+        heads = zip(self.forward_ret_dict["pred_dicts"], self.forward_ret_dict["targets"], strict=True)
+        for number, (maps, targets) in enumerate(heads):
+            codes = torch.cat([maps[name] for name in self.settings.separate_head_cfg.head_order], dim=1)
+            per_column = box_loss(codes, targets)
+            located = (per_column * per_column.new_tensor(weights.code_weights)).sum()
+            parts[f"hm_loss_head_{number}"] = heatmap_loss(maps["hm"], targets.heatmaps) * weights.cls_weight
+            parts[f"loc_loss_head_{number}"] = located * weights.loc_weight
+        loss = torch.stack(list(parts.values())).sum()
+        # one transfer for all figures: each would be a wait for the GPU
+        figures = torch.stack([*parts.values(), loss]).tolist()
+        tb_dict = {} if tb_dict is None else tb_dict
+        tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
+        return loss, tb_dict
+
+    def __getstate__(self) -> dict[str, Any]:
+        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        return {**self.__dict__, "forward_ret_dict": {}}
+
+
+def _labels_of(batch_dict: dict[str, Any]) -> Tensor:
+    if "gt_boxes" not in batch_dict:
+        raise DataError(
+            f"{WHERE} needs gt_boxes to train; the batch has none: freeze the head, or add labels"
+        )
+    return batch_dict["gt_boxes"]
+
+
+def _groups(
+    settings: CenterHeadSettings, class_names: tuple[str, ...]
+) -> tuple[list[list[str]], list[list[int]]]:
+    """Names and numbers (from 1) of each head's classes; every class of the data set is in one head."""
+    names = [[name for name in group if name in class_names] for group in settings.class_names_each_head]
+    named = sorted(name for group in names for name in group)
+    if named != sorted(class_names) or not all(names):
+        raise ConfigError(
+            f"{WHERE}: CLASS_NAMES_EACH_HEAD must name each class of CLASS_NAMES once, at least one "
+            f"in each head; got {[list(group) for group in settings.class_names_each_head]} for "
+            f"{', '.join(class_names)}"
+        )
+    return names, [[class_names.index(name) + 1 for name in group] for group in names]
+
+
+def _geometry(stride: int, context: BuildContext, given: Features) -> MapGeometry:
+    """The map's cells, which must be those that the convolutions see."""
+    width, height = (int(cells) // stride for cells in context.grid_size[:2])
+    if (height, width) != (given.height, given.width):
+        raise ConfigError(
+            f"{WHERE}: FEATURE_MAP_STRIDE {stride} gives {height} x {width} cells, but spatial_features_2d "
+            f"has {given.height} x {given.width}: set it to the backbones' stride"
+        )
+    (x, y), (dx, dy) = context.point_cloud_range[:2], context.voxel_size[:2]
+    return MapGeometry((x, y), (dx, dy), stride, width, height)

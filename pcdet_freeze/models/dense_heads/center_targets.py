@@ -1,0 +1,173 @@
+"""Targets of centre-based detection: heatmaps and box codes (CenterPoint, arXiv:2006.11275, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.models.dense_heads.center_head_settings import CenterTargetSettings
+
+
+@dataclass(frozen=True)
+class MapGeometry:
+    """Where the cells of a feature map lie."""
+
+    lower: tuple[float, float]
+    """x, y minimum of the range, metres"""
+    cell: tuple[float, float]
+    """voxel size along x, y, metres"""
+    stride: int
+    """voxels to a cell of the map"""
+    width: int
+    """cells along x"""
+    height: int
+    """cells along y"""
+
+
+@dataclass(frozen=True)
+class CenterTargets:
+    """What one head is to predict, for B samples and K slots for objects."""
+
+    heatmaps: Tensor
+    """(B, classes, H, W) float32, 1 in the cells of centres"""
+    target_boxes: Tensor
+    """(B, K, 8 or 10): offset in the cell (2, cells), z (metres), log sizes (3), cos, sin, velocity (2)"""
+    inds: Tensor
+    """(B, K) int64, cell y * W + x"""
+    masks: Tensor
+    """(B, K) bool, slots that hold an object"""
+
+
+def gaussian_radius(dx: Tensor, dy: Tensor, min_overlap: float) -> Tensor:
+    """Radius of a heatmap peak in cells: how far corners may move at an IoU of ``min_overlap`` or more.
+
+    The least of CornerNet's three cases (arXiv:1808.01244, section 3.2): both boxes shifted alike, one
+    inside, one outside the other. As in CornerNet's released program, and in the networks trained with it,
+    every root is halved, not divided by twice the leading factor.
+
+    Args:
+        dx, dy: (N,) sizes in cells.
+    """
+    area, perimeter = dx * dy, dx + dy
+    shifted = _larger_root(1.0, perimeter, area * (1 - min_overlap) / (1 + min_overlap))
+    inside = _larger_root(4.0, 2 * perimeter, area * (1 - min_overlap))
+    outside = _larger_root(4 * min_overlap, -2 * min_overlap * perimeter, area * (min_overlap - 1))
+    return torch.minimum(torch.minimum(shifted, inside), outside)
+
+
+def _larger_root(a: float, b: Tensor, c: Tensor) -> Tensor:
+    return (b + (b.square() - 4 * a * c).sqrt()) / 2
+
+
+def draw_gaussians(heatmaps: Tensor, plane: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> None:
+    """Raise ``heatmaps`` in place to a peak for each object; where peaks meet, the higher value stands.
+
+    A peak is exp(-d^2 / (2 s^2)) with s = (2 r + 1) / 6, in a square of 2 r + 1 cells (arXiv:1904.07850).
+
+    Args:
+        heatmaps: (planes, H, W) float32.
+        plane, x, y: (N,) int64, the peak's plane and cell.
+        radius: (N,) int64, in cells.
+    """
+    if len(plane) == 0:
+        return
+    _, height, width = heatmaps.shape
+    reach = int(radius.max())
+    steps = torch.arange(-reach, reach + 1, device=heatmaps.device)
+    spread = ((2 * radius + 1).double() / 6).view(-1, 1)
+    # separable: one row and one column an object
+    profile = torch.exp(-steps.double().square() / (2 * spread.square()))
+    profile = profile * (steps.abs() <= radius.view(-1, 1))
+    column, row = x.view(-1, 1) + steps, y.view(-1, 1) + steps
+    across = profile * ((column >= 0) & (column < width))
+    along = profile * ((row >= 0) & (row < height))
+    values = (along.unsqueeze(2) * across.unsqueeze(1)).to(heatmaps.dtype)
+    # what lies outside is 0, and changes nothing at the border
+    line = plane.view(-1, 1) * height + row.clamp(0, height - 1)
+    index = line.unsqueeze(2) * width + column.clamp(0, width - 1).unsqueeze(1)
+    heatmaps.view(-1).scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+
+
+class CenterTargetAssigner:
+    """Targets of one head.
+
+    Args:
+        classes: the head's classes, as numbers from 1 of all classes; their order is that of its heatmap.
+        geometry: the head's map.
+        with_velocity: boxes have their velocity in columns 7 and 8.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[int],
+        geometry: MapGeometry,
+        settings: CenterTargetSettings,
+        with_velocity: bool,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.geometry, self.settings = geometry, settings
+        self.with_velocity = with_velocity
+
+    def assign_targets(self, gt_boxes: Tensor) -> CenterTargets:
+        """Targets for (B, G, 8 or 10) boxes [x, y, z, dx, dy, dz, heading, (vx, vy,) class from 1].
+
+        Metres and radians in the LiDAR frame. Rows of another class, or of size 0, are not this head's. A
+        centre outside the map is moved to its border. ``gt_boxes`` is not written to.
+        """
+        _check_columns(gt_boxes, self.with_velocity)
+        grid, samples, slots = self.geometry, len(gt_boxes), self.settings.num_max_objs
+        heatmaps = gt_boxes.new_zeros(samples * len(self.classes), grid.height, grid.width)
+        boxes = gt_boxes.new_zeros(samples, slots, 10 if self.with_velocity else 8)
+        inds = torch.zeros(samples, slots, dtype=torch.long, device=gt_boxes.device)
+        masks = torch.zeros(samples, slots, dtype=torch.bool, device=gt_boxes.device)
+
+        sample, slot, plane, mine = self._select(gt_boxes)
+        place = self._cells(mine)
+        cell = place.long()
+        radius = self._radius(mine)
+        draw_gaussians(heatmaps, sample * len(self.classes) + plane, cell[:, 0], cell[:, 1], radius)
+        boxes[sample, slot] = self._encode(mine, place - cell)
+        inds[sample, slot] = cell[:, 1] * grid.width + cell[:, 0]
+        masks[sample, slot] = True
+        heatmaps = heatmaps.view(samples, len(self.classes), grid.height, grid.width)
+        return CenterTargets(heatmaps, boxes, inds, masks)
+
+    def _select(self, gt_boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Sample, slot, class in this head (from 0) and row of each box that the head is to find."""
+        member = gt_boxes[..., -1:].long() == torch.tensor(self.classes, device=gt_boxes.device)
+        of_head = member.any(dim=-1)
+        slot = of_head.cumsum(dim=1) - 1
+        kept = of_head & (slot < self.settings.num_max_objs) & (gt_boxes[..., 3:6] > 0).all(dim=-1)
+        sample, row = kept.nonzero(as_tuple=True)
+        return sample, slot[sample, row], member[sample, row].int().argmax(dim=-1), gt_boxes[sample, row]
+
+    def _cells(self, boxes: Tensor) -> Tensor:
+        """(N, 2) centres [x, y] in cells of the map, at its border where they lie outside."""
+        grid = self.geometry
+        place = (boxes[:, :2] - boxes.new_tensor(grid.lower)) / boxes.new_tensor(grid.cell) / grid.stride
+        # half a cell from the end, so that rounding down stays inside
+        return torch.minimum(place.clamp(min=0), place.new_tensor([grid.width - 0.5, grid.height - 0.5]))
+
+    def _radius(self, boxes: Tensor) -> Tensor:
+        sizes = boxes[:, 3:5] / boxes.new_tensor(self.geometry.cell) / self.geometry.stride
+        radius = gaussian_radius(sizes[:, 0], sizes[:, 1], self.settings.gaussian_overlap)
+        return radius.long().clamp(min=self.settings.min_radius)
+
+    def _encode(self, boxes: Tensor, offset: Tensor) -> Tensor:
+        heading = boxes[:, 6:7]
+        parts = [offset, boxes[:, 2:3], boxes[:, 3:6].log(), heading.cos(), heading.sin()]
+        return torch.cat([*parts, boxes[:, 7:9]] if self.with_velocity else parts, dim=1)
+
+
+def _check_columns(gt_boxes: Tensor, with_velocity: bool) -> None:
+    least = 10 if with_velocity else 8
+    if gt_boxes.ndim != 3 or gt_boxes.shape[-1] < least:
+        raise DataError(
+            f"gt_boxes must be (B, G, {least}): a box{', its velocity' if with_velocity else ''} and its "
+            f"class; got {tuple(gt_boxes.shape)}: "
+            + ("set PRED_VELOCITY, or leave vel out of HEAD_ORDER" if with_velocity else "check the data set")
+        )
