@@ -44,11 +44,12 @@ def train(out: Path, tag: str, *more: str) -> dict[str, Any]:
 
 def table(before: dict[str, Any], after: dict[str, Any], intact: bool, seconds: float) -> str:
     """The short table at the end."""
+    runs = (before, after)
     rows = [
         ("", "trained", f"then frozen {FREEZE}"),
         ("iterations", str(before["iterations"]), str(after["iterations"])),
         ("Car AP 3D R40, moderate, IoU 0.5", f"{before['ap']:.1f}", f"{after['ap']:.1f}"),
-        ("seconds an iteration (median)", *(f"{r['seconds_per_iteration']['batch']:.3f}" for r in (before, after))),
+        ("seconds an iteration (median)", *(f"{r['seconds_per_iteration']['batch']:.3f}" for r in runs)),
         ("frozen state, bit for bit", "", "intact" if intact else "CHANGED"),
     ]
     lines = [f"{name:<36}{left:>12}   {right}" for name, left, right in rows]
@@ -67,8 +68,8 @@ def main() -> int:
     short = ["--max_iters", "4" if args.quick else "150"]
 
     before = train(out, "trained", *(short if args.quick else []), "--set", "OPTIMIZATION.LR", "0.003", *few)
-    after = train(out, "frozen", *short, "--pretrained_model", str(before["ckpt"]),
-                  "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", FREEZE, "OPTIMIZATION.LR", "0.0005", *few)  # fmt: skip
+    after = train(out, "frozen", *short, "--pretrained_model", str(before["ckpt"]), "--set",
+                  "MODEL.NOT_TRAIN_IN_MULTI_TASK", FREEZE, "OPTIMIZATION.LR", "0.0005", *few)  # fmt: skip
     code = say("-m", "pcdet_freeze", "verify", str(before["ckpt"]), str(after["ckpt"]))
     print(table(before, after, code == 0, time.monotonic() - begin))
     return code
