@@ -149,9 +149,8 @@ def _walk(node: yaml.Node | None, prefix: str, path: Path, marks: Marks) -> None
             line = key_node.start_mark.line + 1
             name = str(key_node.value)
             if name in seen and name != "<<":
-                raise ConfigError(
-                    f"{path}, line {line}: key {prefix}{name} was given already in line {seen[name]}; keep one"
-                )
+                place = f"{path}, line {line}: key {prefix}{name}"
+                raise ConfigError(f"{place} was given already in line {seen[name]}; keep one")
             seen[name] = line
             marks[f"{prefix}{name}"] = f"{path}, line {line}"
             _walk(value, f"{prefix}{name}.", path, marks)

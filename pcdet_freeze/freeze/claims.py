@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import hold, kinds
 from pcdet_freeze.freeze.paths import find, walk
 from pcdet_freeze.freeze.records import (
@@ -62,16 +63,32 @@ def wants_mode(claim: Claim, path: str, module: nn.Module, parent: nn.Module | N
 
 
 def take(root: nn.Module, claim: Claim) -> None:
-    """Freeze all that ``claim`` covers. Taking again puts right what slipped."""
+    """Freeze all that ``claim`` covers. Taking again puts right what slipped.
+
+    Raises FreezeError, before anything is changed, for a module that cannot be frozen as it is.
+    """
     state = state_of(root) or RootState()
     before = grads_before(root)
-    planned = [(member, _plan_record(member, claim, state, before)) for member in members(root, claim)]
+    everyone = list(members(root, claim))
+    lazy = [unusable(member.path, member.module) for member in everyone]
+    if any(lazy):
+        raise FreezeError("\n".join(fault for fault in lazy if fault))
+    planned = [(member, _plan_record(member, claim, state, before)) for member in everyone]
     state.claims[claim.token] = claim
     root.__dict__[ROOT] = state
     for member, record in planned:
         write_record(member.module, record)
         state.memory[member.path] = record
         enforce(member.module, record)
+
+
+def unusable(path: str, module: nn.Module) -> str:
+    """Why a module cannot be frozen as it is, or an empty string."""
+    if kinds.is_uninitialised(module):
+        return f"{path} ({type(module).__name__}) is lazy and not initialised: run one forward, then freeze"
+    if kinds.is_scripted(module):
+        return f"{path} is a TorchScript module, which cannot be held: freeze the eager module"
+    return ""
 
 
 def grads_before(root: nn.Module) -> dict[int, bool]:
@@ -123,7 +140,7 @@ def enforce(module: nn.Module, record: Record) -> None:
     """Bring ``module`` into the state that its record asks for."""
     for name, _ in record.grads:
         parameter = module._parameters.get(name)
-        if parameter is not None:
+        if isinstance(parameter, nn.Parameter):  # torch.func.functional_call puts plain tensors here
             parameter.requires_grad_(False)
             parameter.grad = None
     if record.mode and kinds.is_recurrent(module):
@@ -234,7 +251,9 @@ def _unrecorded(module: nn.Module, record: Record) -> bool:
 def _module_slipped(module: nn.Module, record: Record) -> bool:
     for name, _ in record.grads:
         parameter = module._parameters.get(name)
-        if parameter is not None and (parameter.requires_grad or parameter.grad is not None):
+        if parameter is None or not (parameter.requires_grad or parameter.grad is not None):
+            continue
+        if isinstance(parameter, nn.Parameter):
             return True
     if record.mode and record.dropout is not None:
         return bool(module.__dict__["dropout"] != 0)

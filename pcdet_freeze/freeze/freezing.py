@@ -88,8 +88,9 @@ def freeze(
 def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_ddp: bool = False) -> None:
     """Undo every freeze of ``model``, or of the named modules: classes, ``requires_grad``, dropout, modes.
 
-    A held layer takes its parent's current mode, unless it differed from that before the freeze. (To undo one
-    freeze of several, use ``handle.release()``: a module is let go by its last owner.)
+    A held layer takes its parent's current mode, unless it differed from that before the freeze. Parameters
+    are not put back into an optimizer. (To undo one freeze of several, use ``handle.release()``: a module is
+    let go by its last owner.)
 
     Raises:
         FreezeError: names of no module, or of modules that are not frozen, or a live DistributedDataParallel;

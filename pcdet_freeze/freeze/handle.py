@@ -43,6 +43,13 @@ class FreezeHandle:
         state = state_of(self.model)
         return None if state is None else state.claims.get(self.token)
 
+    def _held_claim(self, verb: str) -> Claim | None:
+        """The claim, or None where the list was empty; FreezeError where the freeze was released."""
+        claim = self.claim
+        if claim is None and self.plan:
+            raise FreezeError(f"{verb} needs a freeze that is held; this one was released: freeze again")
+        return claim
+
     @property
     def entries(self) -> tuple[str, ...]:
         """The list as it was written."""
@@ -73,8 +80,8 @@ class FreezeHandle:
         return tables.report(self.model, self.claim, self.resolution, self.notes)
 
     def certificate(self) -> Certificate:
-        """Digest the frozen state as it is now."""
-        claim = self.claim
+        """Digest the frozen state as it is now. Raises FreezeError once this freeze is released."""
+        claim = self._held_claim("certificate")
         if claim is None:
             return Certificate()
         put_right(self.model)
@@ -96,9 +103,7 @@ class FreezeHandle:
             agreed: in a distributed run, wait for the verdict of all ranks: every rank must call this. False
                 checks this rank alone.
         """
-        claim = self.claim
-        if claim is None and self.plan:
-            raise FreezeError("verify needs a freeze that is held; this one was released")
+        claim = self._held_claim("verify")
         changed = [] if claim is None else self._changes(other, claim)
         verdict = agree(changed) if agreed else changed
         if verdict:
@@ -123,9 +128,9 @@ class FreezeHandle:
 
         Raises FreezeError, and changes nothing, where the copy lacks a tensor or has another shape or dtype.
         """
-        claim = self.claim
+        claim = self._held_claim("sync")
         if claim is None:
-            raise FreezeError("sync needs a freeze that is held; this one was released")
+            return
         ours = {name: tensor for name, tensor, _ in frozen_tensors(self.model, claim)}
         theirs = {name: tensor for name, tensor, _ in frozen_tensors(unwrap(copy), claim)}
         faults = [f"  {name}" for name, tensor in ours.items() if not _fits(theirs.get(name), tensor)]

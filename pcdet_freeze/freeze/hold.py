@@ -78,8 +78,11 @@ def held_class(base: type) -> type:
     if hasattr(base, "reset_running_stats"):
         body["reset_running_stats"] = _keep_running_stats
     # made below nn.Module first: an __init_subclass__ of the layer's class (a registry, say) must not see it
-    made = type(base)(base.__name__, (nn.Module,), body)
-    made.__bases__ = (base,)
+    made = type(base)(base.__name__, (nn.Module,), dict(body))
+    try:
+        made.__bases__ = (base,)
+    except TypeError:  # a class with __slots__ of its own has another memory layout
+        made = type(base)(base.__name__, (base,), dict(body))
     return made
 
 

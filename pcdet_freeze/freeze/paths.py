@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from torch import nn
 
@@ -182,6 +183,10 @@ class Cover:
 
     def tops(self) -> tuple[str, ...]:
         """The outermost covered paths."""
+        return self._tops
+
+    @cached_property
+    def _tops(self) -> tuple[str, ...]:
         return tuple(top for top in self.plus if not any(is_within(top, t) for t in self.plus if t != top))
 
     def names(self, root: nn.Module) -> tuple[str, ...]:
@@ -195,24 +200,23 @@ class Cover:
 
     def modules(self, root: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
         """Every covered (path, module, parent) once, parents first; paths that are gone are passed over."""
-        seen: set[int] = set()
+        seen: set[tuple[int, bool]] = set()
         for top in self.tops():
             found = find(root, top)
-            if found is not None:
-                yield from self._below(top, found[0], found[1], True, seen)
-
-    def _below(
-        self, path: str, module: nn.Module, parent: nn.Module | None, inside: bool, seen: set[int]
-    ) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
-        if self.minus:
-            inside = path in self.plus or (inside and path not in self.minus)
-        if inside:
-            if id(module) in seen:
-                return
-            seen.add(id(module))
-            yield path, module, parent
-        for child_path, child in children(path, module):
-            yield from self._below(child_path, child, module, inside, seen)
+            # a stack and no recursion: this walk runs before every forward
+            waiting = [(top, *found, True)] if found is not None else []
+            while waiting:
+                path, module, parent, inside = waiting.pop()
+                if self.minus:
+                    inside = path in self.plus or (inside and path not in self.minus)
+                if (id(module), inside) in seen:
+                    continue
+                seen.add((id(module), inside))
+                if inside:
+                    yield path, module, parent
+                if module._modules:
+                    below = [(place, child, module, inside) for place, child in children(path, module)]
+                    waiting += reversed(below)
 
     def _outside(self, path: str) -> Cover:
         keep_plus = tuple(top for top in self.plus if not is_within(top, path))

@@ -9,6 +9,7 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import kinds
+from pcdet_freeze.freeze.claims import unusable
 from pcdet_freeze.freeze.paths import (
     Cover,
     Match,
@@ -73,7 +74,7 @@ def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
         faults.append(f"the list must leave something to freeze; {list(plan.entries)} exempts all it names")
     if not faults:
         faults += _apply_eval(root, result, paths)
-        faults += _unusable(root, result.cover)
+        faults += [f for p, m, _ in result.cover.modules(root) if (f := unusable(p, m))]
     if not faults:
         faults += _ignore_faults(root, result)
         result.sharing = find_sharing(root, result.cover, plan.parameters)
@@ -161,19 +162,6 @@ def _apply_eval(root: nn.Module, result: Resolution, known: list[str]) -> list[s
                 result.eval_cover = result.eval_cover.add(path)
             else:
                 faults.append(f"FREEZE.EVAL must name modules inside frozen ones; {path!r} is not frozen")
-    return faults
-
-
-def _unusable(root: nn.Module, cover: Cover) -> list[str]:
-    """Frozen modules that cannot be held."""
-    faults = []
-    for path, module, _ in cover.modules(root):
-        if kinds.is_uninitialised(module):
-            faults.append(
-                f"{path} ({type(module).__name__}) is lazy and not initialised: run one forward, then freeze"
-            )
-        elif kinds.is_scripted(module):
-            faults.append(f"{path} is a TorchScript module, which cannot be held: freeze the eager module")
     return faults
 
 

@@ -81,7 +81,19 @@ TREES = st.recursive(
     max_leaves=7,
 )
 DETECTORS = st.lists(TREES, min_size=2, max_size=4).map(lambda parts: nn.Sequential(*parts))
-ACTIONS = ["train", "eval", "flag", "step", "validate", "deepcopy", "save", "convert", "replace", "grads", "load"]
+ACTIONS = [
+    "train",
+    "eval",
+    "flag",
+    "step",
+    "validate",
+    "deepcopy",
+    "save",
+    "convert",
+    "replace",
+    "grads",
+    "load",
+]
 
 
 def batch(seed: int) -> torch.Tensor:
@@ -111,7 +123,9 @@ def can_pickle(model: nn.Module) -> bool:
 
 def can_copy(model: nn.Module) -> bool:
     """The older spectral norm keeps its weight as an attribute, which torch cannot copy with its graph."""
-    return all(not isinstance(v, torch.Tensor) or v.is_leaf for m in model.modules() for v in vars(m).values())
+    return all(
+        not isinstance(v, torch.Tensor) or v.is_leaf for m in model.modules() for v in vars(m).values()
+    )
 
 
 def act(model: nn.Module, action: str, seed: int, frozen: list[str]) -> nn.Module:

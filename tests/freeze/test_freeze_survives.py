@@ -289,6 +289,44 @@ def test_a_scripted_part_is_an_error() -> None:
         freeze(model, ["part"])
 
 
+class Slotted(nn.BatchNorm1d):
+    """A layer with a memory layout of its own."""
+
+    __slots__ = ("note",)
+
+
+def test_h6_a_class_with_slots_is_held_and_released() -> None:
+    model = nn.Sequential(nn.Sequential(Slotted(4)))
+    handle = freeze(model, ["0"])
+    assert not model.train()[0][0].training
+    handle.release()
+    assert type(model[0][0]) is Slotted
+
+
+def test_h5_tensors_that_a_functional_call_brings_are_not_touched() -> None:
+    model = Detector()
+    handle = freeze(model, LIST)
+    weights = {name: (p.detach().requires_grad_() * 1.5) for name, p in model.named_parameters()}
+    torch.func.functional_call(model.train(), weights, (points(),)).sum().backward()
+    assert all(w.requires_grad for w in weights.values())
+    handle.verify()
+
+
+def test_h5_a_traced_model_has_the_held_layers_in_eval() -> None:
+    model = Detector()
+    freeze(model, ["vfe", "backbone_2d"])
+    traced = torch.jit.trace(model.train(), points())
+    assert torch.equal(traced(points(seed=3)), model(points(seed=3)))
+
+
+def test_h5_a_lazy_child_put_into_a_frozen_module_is_an_error_at_the_next_forward() -> None:
+    model = Detector()
+    freeze(model, ["vfe"])
+    model.vfe[1] = nn.LazyBatchNorm1d()
+    with pytest.raises(FreezeError, match=r"vfe\.1 \(LazyBatchNorm1d\) is lazy"):
+        model.train()(points())
+
+
 def test_a_scripted_part_that_stays_live_is_no_fault() -> None:
     model = Detector()
     model.dense_head = torch.jit.script(model.dense_head)
