@@ -36,7 +36,8 @@ def test(args: argparse.Namespace) -> None:
         return
     name: int | str = "pretrained"
     if args.ckpt:
-        load_model_state(model, load_checkpoint(args.ckpt)["model_state"], args.ckpt)
+        state = load_checkpoint(args.ckpt, args.trust_checkpoint)["model_state"]
+        load_model_state(model, state, args.ckpt)
         number = epoch_of(Path(args.ckpt))
         name = number if number >= 0 else Path(args.ckpt).stem
     build.Evaluation(run, data, tag=args.eval_tag)(model, name)

@@ -55,6 +55,8 @@ def _common(description: str) -> argparse.ArgumentParser:
     add("--output_dir", help="folder in place of ./output")
     add("--ckpt", help="checkpoint to go on from, or to evaluate; train: default the newest valid of the run")
     add("--pretrained_model", help="file whose tensors are loaded where name and shape fit")
+    add("--allow_mismatch", action="store_true", help="leave pretrained tensors of another shape out")
+    add("--trust_checkpoint", action="store_true", help="read checkpoints that may run code; only your own")
     add("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     add("--tcp_port", type=int, default=18888, help="port of the process group, where the launcher sets none")
     add("--start_epoch", type=int, default=0, help="evaluate checkpoints after this epoch only")

@@ -102,7 +102,8 @@ def start_run(args: argparse.Namespace, kind: str) -> Run:
 def find_checkpoint(run: Run) -> Checkpoint | None:
     """The checkpoint to go on from: ``--ckpt``, else the newest valid one of this run, else None."""
     if run.args.ckpt is not None:
-        found: Checkpoint | None = (Path(run.args.ckpt), load_checkpoint(run.args.ckpt))
+        state = load_checkpoint(run.args.ckpt, run.args.trust_checkpoint)
+        found: Checkpoint | None = (Path(run.args.ckpt), state)
     else:
         found = newest_checkpoint(run.folders.ckpt, run.logger)
     if found is not None:
@@ -146,7 +147,13 @@ def build_model(run: Run, dataset: Any) -> nn.Module:
     if getattr(run.args, "sync_bn", False):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if run.args.pretrained_model is not None:
-        load_pretrained(model, run.args.pretrained_model, run.logger)
+        load_pretrained(
+            model,
+            run.args.pretrained_model,
+            run.logger,
+            allow_mismatch=run.args.allow_mismatch,
+            trust=run.args.trust_checkpoint,
+        )
     count = sum(parameter.numel() for parameter in model.parameters())
     run.logger.info("----------- Model %s created, param count: %d -----------", run.cfg.MODEL.NAME, count)
     return model.to(run.device)

@@ -28,6 +28,7 @@ import torch
 
 from pcdet_freeze import __version__
 from pcdet_freeze.engine import distributed
+from pcdet_freeze.engine.foreign import numpy_scalars
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.optimizer import load_optimizer_state, parameter_names
 from pcdet_freeze.engine.rng import rng_state
@@ -42,6 +43,7 @@ _UNREADABLE = (
     ValueError,
     KeyError,
     AttributeError,
+    ImportError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -102,26 +104,32 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a whole checkpoint onto the CPU, as plain data only (``weights_only=True``).
+def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
+    """Read a whole checkpoint onto the CPU, as plain data and numpy's numbers only (``weights_only=True``).
+
+    With ``trust`` the file may hold any Python object, and so run any code: --trust_checkpoint.
 
     Raises CheckpointError where the file is missing, cut off, or no checkpoint.
     """
-    return _read(Path(path), mmap=False)
+    return _read(Path(path), mmap=False, trust=trust)
 
 
-def _read(path: Path, mmap: bool) -> dict[str, Any]:
+def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
     try:
         if not mmap:
             _check_sums(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        # files of torch before 1.6 cannot be mapped
+        mmap = mmap and zipfile.is_zipfile(path)
+        with numpy_scalars():
+            state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
     except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"A checkpoint must be a whole file of plain data, but {path} cannot be read: {reason}. "
-            "Name another one with --ckpt, or remove it."
+            "Name another one with --ckpt, or remove it. Where it holds Python objects, and you trust its "
+            "author, add --trust_checkpoint."
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
         raise CheckpointError(f"A checkpoint must hold the key 'model_state', but {path} does not.")

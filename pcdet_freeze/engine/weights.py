@@ -12,6 +12,7 @@ from torch import nn
 
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import unwrap
+from pcdet_freeze.engine.foreign import fit_layouts
 from pcdet_freeze.errors import CheckpointError
 
 
@@ -54,6 +55,7 @@ def compare_keys(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
 
 def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
     """Load all of ``state``; CheckpointError, before anything is changed, unless every tensor fits."""
+    state = fit_layouts(unwrap(model), state)
     fit = compare_keys(model, state)
     if fit.missing or fit.unexpected or fit.misshaped:
         raise CheckpointError(
@@ -63,17 +65,27 @@ def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor], source
     unwrap(model).load_state_dict(dict(state), strict=True)
 
 
-def load_pretrained(model: nn.Module, path: str | Path, logger: logging.Logger) -> Fit:
+def load_pretrained(
+    model: nn.Module,
+    path: str | Path,
+    logger: logging.Logger,
+    *,
+    allow_mismatch: bool = False,
+    trust: bool = False,
+) -> Fit:
     """Load from ``path`` what fits by name and shape, and log the table of what did and did not.
 
-    Raises CheckpointError, before anything is changed, where a shape differs or where no tensor fits.
+    Raises CheckpointError, before anything is changed, where a shape differs (unless ``allow_mismatch``,
+    which leaves such a tensor as it is) or where no tensor fits.
     """
-    fit = compare_keys(model, state := load_checkpoint(path)["model_state"])
+    state = fit_layouts(unwrap(model), load_checkpoint(path, trust)["model_state"])
+    fit = compare_keys(model, state)
     table = f"Pretrained model {path}:\n{fit.table()}"
-    if fit.misshaped:
+    if fit.misshaped and not allow_mismatch:
         raise CheckpointError(
             f"A pretrained tensor must have the shape of the model's, but some have not. {table}\n"
-            "Use the config that it was trained with, or rename what differs."
+            "Use the config that it was trained with, rename what differs, or leave it out with "
+            "--allow_mismatch."
         )
     if not fit.loaded:
         raise CheckpointError(f"A pretrained model must share tensors with the model, but none fits. {table}")

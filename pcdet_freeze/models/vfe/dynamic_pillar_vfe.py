@@ -137,11 +137,14 @@ class DynamicPillarVFE(nn.Module):
 def _normalise(norm: nn.Module, features: Tensor) -> Tensor:
     """Batch norm of (N, width).
 
+    The norm sees one long signal, (1, width, N): on N rows torch sums the batch's statistics less exactly.
     Fewer than two points have no variance: the running statistics then stand in, unchanged. A norm that is
     shared between processes is called all the same, since the others wait for it.
     """
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    signal = features.t().contiguous().unsqueeze(0)
     if len(features) > 1 or not norm.training or isinstance(norm, nn.SyncBatchNorm):
-        return norm(features)
+        return norm(signal).squeeze(0).t()
     running = norm.running_mean, norm.running_var
-    return F.batch_norm(features, *running, norm.weight, norm.bias, training=False, eps=norm.eps)
+    still = F.batch_norm(signal, *running, norm.weight, norm.bias, training=False, eps=norm.eps)
+    return still.squeeze(0).t()
