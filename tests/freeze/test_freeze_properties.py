@@ -238,7 +238,7 @@ def test_h8_any_nesting_of_freezes_is_undone_exactly(data: st.DataObject) -> Non
     for module in data.draw(st.lists(st.sampled_from(modules), max_size=2)):
         model.get_submodule(module).eval()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(hash(name) % 5 != 0)
+        parameter.requires_grad_(len(name) % 3 != 0)
     before = portrait(model)
     handles: list[FreezeHandle] = []
     for _ in range(data.draw(st.integers(1, 3))):
