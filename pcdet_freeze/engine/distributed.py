@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +18,11 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 
 T = TypeVar("T")
+
+# A gloo thread drops the tensors of the last collective shortly after it has returned, and needs the interpreter's
+# lock for that; where the interpreter has ended by then, the process aborts ("terminate called without an active
+# exception"). The pause lets it finish.
+GLOO_SETTLES_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     if is_distributed():
         dist.destroy_process_group()
+        time.sleep(GLOO_SETTLES_S)
 
 
 def pick_device(wanted: str | None, world: World | None = None) -> torch.device:

@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from pcdet_freeze import CertificateError, FreezeError, FreezePlan, freeze, frozen, unfreeze
+from pcdet_freeze.engine import distributed
 
 LIST = ["vfe", "backbone_2d.blocks"]
 
@@ -69,7 +70,7 @@ def one_rank(rank: int, folder: str) -> None:
     found["thawed"] = all(p.requires_grad for p in model.parameters())
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    distributed.stop()
 
 
 @pytest.fixture(scope="module")
