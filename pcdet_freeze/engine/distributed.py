@@ -19,9 +19,9 @@ from pcdet_freeze.errors import ConfigError
 
 T = TypeVar("T")
 
-# A gloo thread drops the tensors of the last collective shortly after it has returned, and needs the interpreter's
-# lock for that; where the interpreter has ended by then, the process aborts ("terminate called without an active
-# exception"). The pause lets it finish.
+# A gloo thread drops the tensors of the last collective shortly after that returned, and needs the
+# lock of the interpreter. Where that has ended by then, the process aborts with "terminate called
+# without an active exception". The pause lets the thread finish.
 GLOO_SETTLES_S = 0.2
 
 
