@@ -21,6 +21,7 @@ from torch import nn
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine import distributed
+from pcdet_freeze.engine.audit import OptimizerGroupsHook
 from pcdet_freeze.engine.checkpoint import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.configured import hooks_from_cfg
@@ -59,6 +60,8 @@ class Run:
     folders: RunFolders
     logger: logging.Logger
     seed: int = FIXED_SEED
+    loaded: tuple[str, ...] = ()
+    """names of the tensors that --pretrained_model supplied"""
 
     @property
     def batch_size(self) -> int:
@@ -141,19 +144,24 @@ def build_data(run: Run, training: bool) -> Data:
     return Data(*parts)
 
 
+def new_model(run: Run, dataset: Any) -> nn.Module:
+    """The detector of the config, as it is initialised."""
+    return build_network(model_cfg=run.cfg.MODEL, num_class=len(run.cfg.CLASS_NAMES), dataset=dataset)
+
+
 def build_model(run: Run, dataset: Any) -> nn.Module:
     """The detector on its device, with SyncBN where asked for and the pretrained tensors loaded."""
-    model = build_network(model_cfg=run.cfg.MODEL, num_class=len(run.cfg.CLASS_NAMES), dataset=dataset)
+    model = new_model(run, dataset)
     if getattr(run.args, "sync_bn", False):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if run.args.pretrained_model is not None:
-        load_pretrained(
+        run.loaded = load_pretrained(
             model,
             run.args.pretrained_model,
             run.logger,
             allow_mismatch=run.args.allow_mismatch,
             trust=run.args.trust_checkpoint,
-        )
+        ).loaded
     count = sum(parameter.numel() for parameter in model.parameters())
     run.logger.info("----------- Model %s created, param count: %d -----------", run.cfg.MODEL.NAME, count)
     return model.to(run.device)
@@ -164,8 +172,8 @@ def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None)
     if checkpoint is not None:
         check_same_list(run.cfg, checkpoint[1].get(OURS))
     hooks = hooks_from_cfg(run.cfg, model)
-    for hook in hooks:
-        run.logger.info("%s", hook.describe())
+    for line in filter(None, (hook.describe() for hook in hooks)):
+        run.logger.info("%s", line)
     if not hooks:
         run.logger.info("MODEL.NOT_TRAIN_IN_MULTI_TASK names nothing: nothing is frozen.")
     if getattr(run.args, "sync_bn", False):
@@ -194,10 +202,15 @@ def build_trainer(
     model: nn.Module,
     train: Data,
     test: Data | None,
-    hooks: Sequence[Hook],
+    hooks: Sequence[ConfiguredHook],
     checkpoint: Checkpoint | None,
 ) -> Trainer:
     """A trainer that stands where ``checkpoint`` left off, or at the start."""
+    for hook in hooks:
+        if checkpoint is None:
+            hook.check_supplied(run.loaded, lambda: new_model(run, train.dataset))
+        if test is not None:
+            hook.take_test_data(test.loader)
     optim_cfg, steps = run.cfg.OPTIMIZATION, run.args.max_iters
     epochs = -(-steps // len(train.loader)) if steps else (run.args.epochs or optim_cfg.NUM_EPOCHS)
     optimizer = build_optimizer(model, optim_cfg)
@@ -208,7 +221,7 @@ def build_trainer(
         build_scheduler(optimizer, steps or epochs * length, length, optim_cfg),
         train.loader,
         epochs=epochs,
-        hooks=[*builtin_hooks(run, test), *hooks],
+        hooks=[*builtin_hooks(run, test), *hooks, SummaryHook(run.folders.root / "run.json")],
         sampler=train.sampler,
         device=run.device,
         clip_norm=clip_norm_of(optim_cfg),
@@ -247,7 +260,7 @@ def builtin_hooks(run: Run, test: Data | None) -> list[Hook]:
         LogHook(args.logger_iter_interval),
         TensorboardHook(run.folders.tensorboard),
         ProgressHook(),
-        SummaryHook(run.folders.root / "run.json"),
+        OptimizerGroupsHook(),
         CheckpointHook(ckpt, args.ckpt_save_interval, args.max_ckpt_save_num, extra),
         TimedCheckpointHook(ckpt, args.ckpt_save_time_interval, extra),
         *last,

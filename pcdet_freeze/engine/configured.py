@@ -14,6 +14,6 @@ __all__ = ["freeze_hook", "hooks_from_cfg"]
 
 
 def hooks_from_cfg(cfg: Mapping[str, Any], model: nn.Module) -> list[ConfiguredHook]:
-    """The registered hooks that ``cfg`` turns on, made for ``model``."""
+    """The registered hooks that ``cfg`` turns on, made for ``model``, each before its companions."""
     made = (HOOKS.get(name).from_cfg(cfg, model) for name in HOOKS.names())
-    return [hook for hook in made if hook is not None]
+    return [one for hook in made if hook is not None for one in (hook, *hook.companions())]

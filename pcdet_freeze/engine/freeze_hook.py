@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from pcdet_freeze.engine.behaviour_hook import BehaviourHook
+from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
 from pcdet_freeze.engine.hooks import HOOKS, ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.supplied import check_supplied
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freeze import Certificate, FreezeHandle, FreezePlan, compare, freeze
 from pcdet_freeze.freeze.dataflow import explain_steps, require_loss
@@ -40,6 +43,12 @@ class MultiTaskFreezeHook(ConfiguredHook):
         hook = cls(freeze(model, plan))
         require_loss(model)
         return hook
+
+    def companions(self) -> Sequence[ConfiguredHook]:
+        return FirstStepsHook(self), BehaviourHook(self)
+
+    def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
+        check_supplied(self.handle, loaded, rebuild)
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
         """Compare the loaded state with the certificate stored beside it; CertificateError if it differs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -57,6 +57,16 @@ class ConfiguredHook(Hook):
     def from_cfg(cls, cfg: Mapping[str, Any], model: nn.Module) -> ConfiguredHook | None:
         """The hook for ``model``, or None where ``cfg`` does not ask for it."""
         raise NotImplementedError(f"{cls.__name__} must say when a config turns it on: define from_cfg")
+
+    def companions(self) -> Sequence[ConfiguredHook]:
+        """Further hooks that belong to this one and run after it."""
+        return ()
+
+    def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
+        """A new run has loaded the tensors ``loaded``; ``rebuild`` builds the same model anew."""
+
+    def take_test_data(self, loader: Any) -> None:
+        """The run evaluates on the batches of ``loader``."""
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
         """A checkpoint's model state has been loaded; ``ours`` is what ``at_checkpoint`` put beside it."""

@@ -34,6 +34,7 @@ class Trainer:
     State that hooks read: ``epoch`` (finished ones), ``offset`` (iterations done in the present one),
     ``iteration`` (all of them), ``loss``, ``grad_norm``, ``lr``, ``tb_dict``, ``disp_dict``, ``batch`` and
     ``seconds`` (of the last iteration: data, forward, batch). ``stopped = True`` ends the run after the step.
+    ``results`` is plain data that hooks leave for ``run.json``.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         self.tb_dict: dict[str, Any] = {}
         self.disp_dict: dict[str, Any] = {}
         self.batch: Batch = {}
+        self.results: dict[str, Any] = {}
         self.seconds = {"data": 0.0, "forward": 0.0, "batch": 0.0}
         self.resumed_rng: dict[str, Any] | None = None
         self._begin = perf_counter()

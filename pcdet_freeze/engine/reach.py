@@ -31,7 +31,7 @@ class Reach:
 
     def lost(self, model: nn.Module) -> list[str]:
         """Outermost modules (or parameters) that train, or keep statistics, though no loss reaches them."""
-        return _lost("", unwrap(model), {name: bool(heads) for name, heads in self.found.items()})
+        return outermost_lost(model, {name: bool(heads) for name, heads in self.found.items()})
 
 
 def trace(model: nn.Module, batch_dict: dict[str, Any]) -> Reach:
@@ -86,6 +86,15 @@ def _reached(loss: Tensor, tensors: dict[str, list[Tensor]]) -> set[str]:
     return {name for (name, _), grad in zip(pairs, grads, strict=True) if grad is not None}
 
 
+def outermost_lost(model: nn.Module, reached: dict[str, bool]) -> list[str]:
+    """Outermost modules in which nothing of ``reached`` is reached; single names where the rest of theirs is.
+
+    Args:
+        reached: name of a tensor, or ``<norm layer>.running statistics`` -> whether a loss reaches it.
+    """
+    return _lost("", unwrap(model), reached)
+
+
 def _lost(path: str, module: nn.Module, reached: dict[str, bool]) -> list[str]:
     mine = {name: hit for name, hit in reached.items() if not path or name.startswith(f"{path}.")}
     if not mine or all(mine.values()):
@@ -96,7 +105,7 @@ def _lost(path: str, module: nn.Module, reached: dict[str, bool]) -> list[str]:
 
 
 def _own_lost(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
-    for name in (*module._parameters, "running statistics"):
+    for name in (*module._parameters, *module._buffers, "running statistics"):
         if mine.get(join(path, name)) is False:
             yield join(path, name)
 

@@ -14,7 +14,8 @@ from pcdet_freeze.engine.loop import Trainer
 class SummaryHook(Hook):
     """Writes ``run.json`` at the end: iterations, and the median seconds of one, of its data, its forward.
 
-    The first iterations warm caches up and are left out where there are enough others.
+    What other hooks left in ``trainer.results`` stands beside them. The first iterations warm caches up and
+    are left out where there are enough others.
     """
 
     WARM_UP = 5
@@ -37,6 +38,7 @@ class SummaryHook(Hook):
                 "iterations": trainer.iteration,
                 "epochs": trainer.epoch,
                 "seconds_per_iteration": medians,
+                **trainer.results,
             }
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(values, indent=1) + "\n")

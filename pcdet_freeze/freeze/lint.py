@@ -56,6 +56,13 @@ def lint(detector: nn.Module) -> list[Drift]:
     return [drift for place in range(len(order)) for drift in _drifts(order, place)]
 
 
+def live_inputs(detector: nn.Module) -> dict[str, list[str]]:
+    """Each module of ``detector`` that is frozen whole -> the live parts that feed it, or may."""
+    order = stages(detector)
+    frozen = [place for place, stage in enumerate(order) if is_still(stage.module)]
+    return {order[place].name: _live_before(order, place)[0] for place in frozen}
+
+
 def live_parts(path: str, module: nn.Module) -> list[str]:
     """Paths of the outermost parts at or below ``path`` in which everything that has state still trains."""
     inner = unwrap(module)

@@ -10,9 +10,11 @@ import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of, toy_trainer
 
 from pcdet_freeze.__main__ import main
+from pcdet_freeze.engine.behaviour_hook import BehaviourHook
 from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, resume, save_checkpoint
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook
 from pcdet_freeze.engine.configured import hooks_from_cfg
+from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
 from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook, check_same_list
 from pcdet_freeze.engine.hooks import HOOKS, Hook
 from pcdet_freeze.engine.loop import Trainer
@@ -36,7 +38,8 @@ def frozen_trainer(hooks: Any = (), cfg: Any = None, **more: Any) -> Trainer:
 
 def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:
     assert HOOKS.get("MultiTaskFreezeHook") is MultiTaskFreezeHook
-    assert [type(hook) for hook in hooks_from_cfg(cfg_of("vfe"), ToyModel())] == [MultiTaskFreezeHook]
+    hooks = hooks_from_cfg(cfg_of("vfe"), ToyModel())
+    assert [type(hook) for hook in hooks] == [MultiTaskFreezeHook, FirstStepsHook, BehaviourHook]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_h7_what_is_frozen_is_in_no_optimizer_group() -> None:
 
 
 def test_the_first_line_says_what_is_frozen() -> None:
-    (hook,) = hooks_from_cfg(cfg_of("vfe"), ToyModel())
+    hook, *_ = hooks_from_cfg(cfg_of("vfe"), ToyModel())
     assert "1 norm layer" in hook.describe() and "by vfe" in hook.describe()
 
 

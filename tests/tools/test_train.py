@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tool_runs import FREEZE, SMALL, folder, tool, train
+from tool_runs import FREEZE, RANDOM, SMALL, folder, tool, train
 
 from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.engine import build
@@ -218,7 +218,7 @@ def test_sync_bn_with_live_norm_layers_on_cpu_is_a_named_error(tmp_path: Path, c
 
 
 def test_h5_sync_bn_on_cpu_is_fine_where_every_norm_layer_is_frozen(tmp_path: Path) -> None:
-    frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d]"]
+    frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d]", *RANDOM]
     assert train(tmp_path, "--sync_bn", "--max_iters", 1, sets=frozen) == 0
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tool_runs import FREEZE, folder, train
-
-LIST = "MODEL.NOT_TRAIN_IN_MULTI_TASK"
+from tool_runs import FREEZE, LIST, RANDOM, folder, train
 
 
 def log_of(out: Path) -> str:
@@ -24,14 +22,14 @@ def log_of(out: Path) -> str:
 def test_t3_with_nothing_left_to_learn_a_training_stops_before_it_starts(
     tmp_path: Path, entries: str, message: str
 ) -> None:
-    assert train(tmp_path, sets=[LIST, entries]) == 1
+    assert train(tmp_path, sets=[LIST, entries, *RANDOM]) == 1
     log = log_of(tmp_path)
     assert message in log and "Start training" not in log
     assert not list(folder(tmp_path).rglob("*.pth"))
 
 
 def test_p3_the_log_warns_once_at_the_start_of_what_will_drift(tmp_path: Path) -> None:
-    assert train(tmp_path, sets=[LIST, "[vfe, backbone_2d.blocks, dense_head.conv_cls]"]) == 0
+    assert train(tmp_path, sets=[LIST, "[vfe, backbone_2d.blocks, dense_head.conv_cls]", *RANDOM]) == 0
     log = log_of(tmp_path)
     warning = "dense_head.conv_cls is frozen, but backbone_2d.deblocks feeds it and still trains"
     assert log.count(warning) == 1

@@ -14,7 +14,10 @@ SMALL = [
     "MODEL.BACKBONE_2D.LAYER_NUMS", "[1, 1, 1]", "MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 8]",
     "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS", "[8, 8, 8]",
 ]  # fmt: skip
-FREEZE = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d.blocks]"]
+LIST = "MODEL.NOT_TRAIN_IN_MULTI_TASK"
+RANDOM = ["MODEL.FREEZE.ALLOW_RANDOM", "True"]
+"""what is frozen may be as it was initialised: these runs are about something else than weights"""
+FREEZE = [LIST, "[vfe, backbone_2d.blocks]", *RANDOM]
 
 
 def tool(name: str) -> ModuleType:
