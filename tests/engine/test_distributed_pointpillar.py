@@ -17,7 +17,7 @@ SMALL = [
     "DATA_CONFIG.SENSOR.BEAMS", "VLP-16", "DATA_CONFIG.MIN_CARS", "1",
     "MODEL.BACKBONE_2D.LAYER_NUMS", "[1, 1, 1]", "MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 8]",
     "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS", "[8, 8, 8]",
-    "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d.blocks]",
+    "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d.blocks]", "MODEL.FREEZE.ALLOW_RANDOM", "True",
 ]  # fmt: skip
 FLAGS = ["--launcher", "pytorch", "--batch_size", "4", "--epochs", "2", "--workers", "0", "--device", "cpu"]
 

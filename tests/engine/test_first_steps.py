@@ -159,7 +159,7 @@ def test_h11_a_first_batch_without_labels_is_passed_over_and_the_next_one_tells(
     batches = [toy_batch("label"), toy_batch("label", seed=1)]
     batches[0]["label"].zero_()
     trainer = detector_trainer(
-        toy("DENSE_HEAD", "ROI_HEAD"), batches, ["vfe"], logger=logging.getLogger("h11")
+        toy("DENSE_HEAD", "ROI_HEAD"), batches, ["backbone_2d.lane*"], logger=logging.getLogger("h11")
     )
     quiet = trainer.model.roi_head.get_loss
     trainer.model.roi_head.get_loss = lambda tb: _constant_without_labels(trainer.model.roi_head, quiet(tb))

@@ -15,7 +15,7 @@ from pcdet_freeze.freeze import FreezePlan, freeze
 
 
 class Constants(ToyModel):
-    """With buffers that the config decides, that chance decides, and that look like an average's beginning."""
+    """With buffers that the config decides, that chance decides, or that look like a young average."""
 
     def __init__(self, width: float = 0.4) -> None:
         super().__init__()

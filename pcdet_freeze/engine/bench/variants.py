@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pcdet_freeze.engine.configured import hooks_from_cfg
+from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.loop import Batch, Trainer, clip_norm_of
 from pcdet_freeze.engine.optimizer import build_optimizer
@@ -158,9 +159,12 @@ def _momentum(layers: Sequence[_BatchNorm], value: float) -> Iterator[None]:
 
 
 def _as_configured(model: nn.Module, cfg: Any, parameters: bool) -> Sequence[Hook]:
-    """Freeze through the hooks of a real training, so that what they do is what is measured."""
+    """Freeze through the hook of a real training, so that what it does is what is measured.
+
+    Its companions are left out: what they look at in the first steps is not in the others.
+    """
     cfg = copy.deepcopy(cfg)
     # a benchmark has no pretrained weights, and needs none
     options = {"PARAMETERS": parameters, "ALLOW_RANDOM": True}
     cfg.MODEL.FREEZE = {**(cfg.MODEL.get("FREEZE") or {}), **options}
-    return hooks_from_cfg(cfg, model)
+    return [hook for hook in hooks_from_cfg(cfg, model) if isinstance(hook, MultiTaskFreezeHook)]
