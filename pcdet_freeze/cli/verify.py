@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freeze import Certificate, FreezePlan, compare_states
-from pcdet_freeze.freeze.certificate import plain_key
+from pcdet_freeze.freeze import Certificate, FreezePlan
+from pcdet_freeze.freeze.certificate import compare_keys, plain_state, refuse_idle, select_keys
+from pcdet_freeze.freeze.kinds import RUNNING_BUFFERS
+from pcdet_freeze.freeze.paths import segments_match
 
 EQUAL, CHANGED, CANNOT_TELL = 0, 1, 2
 ERROR_CODE = CANNOT_TELL
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = (*RUNNING_BUFFERS, "num_batches_tracked")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,59 +31,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what changed in the frozen state; returns the exit code."""
-    before, after = load_checkpoint(args.before), load_checkpoint(args.after)
-    scope = scope_of(args, after.get(OURS) or {})
-    states = [scope.of(state["model_state"]) for state in (before, after)]
-    changed = compare_states(states[0], states[1], scope.names)
+    files = [load_checkpoint(args.before), load_checkpoint(args.after)]
+    scope = scope_of(args, *(certificate_of(file) for file in files))
+    before, after = (plain_state(file["model_state"]) for file in files)
+    keys = scope.choose(dict.fromkeys([*before, *after]))
+    changed = compare_keys(before, after, keys)
     named = ", ".join(scope.names)
     if changed:
-        print(f"CHANGED: {len(changed)} of the tensors of {named}:")
+        print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:")
         print("\n".join(f"  {line}" for line in changed))
     else:
-        print(f"EQUAL: {len(states[1])} stored tensors of {named} are the same, bit for bit.")
+        print(f"EQUAL: {len(keys)} stored tensors of {named} are the same, bit for bit.")
+    for line in scope.notes:
+        print(f"note: {line}")
     print(f"Not seen, since a checkpoint does not hold them: {scope.unseen}.")
     return CHANGED if changed else EQUAL
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scope:
     """Which tensors to compare."""
 
     names: tuple[str, ...]
-    """freeze entries"""
+    """freeze entries, or names of frozen modules"""
     keys: frozenset[str] | None = None
-    """exact names of tensors; None: all that the entries name"""
+    """exact names of tensors; None: all that the names say"""
+    known: frozenset[str] = frozenset()
+    """entries that are certainly no misspellings: they may have nothing to compare"""
     held_only: bool = False
     """True: statistics of norm layers only (FREEZE.PARAMETERS: False)"""
+    ignore: tuple[str, ...] = ()
+    """FREEZE.IGNORE"""
     unseen: str = "buffers with persistent=False"
+    notes: tuple[str, ...] = ()
 
-    def of(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a model state that is to be compared."""
-        plain = {plain_key(key): value for key, value in state.items()}
-        chosen = self._chosen(plain)
+    def choose(self, stored: Iterable[str]) -> list[str]:
+        """The names among ``stored`` that are to be compared; CheckpointError where there is none."""
+        keys = list(stored)
+        chosen = self._by_names(keys) if self.keys is None else [key for key in keys if key in self.keys]
         if not chosen:
             raise CheckpointError(
                 f"verify needs something to compare, but {', '.join(self.names)} holds no tensor."
             )
         return chosen
 
-    def _chosen(self, plain: Mapping[str, Any]) -> dict[str, Any]:
-        if self.keys is not None:
-            return {key: value for key, value in plain.items() if key in self.keys}
+    def _by_names(self, stored: list[str]) -> list[str]:
+        keys, idle = select_keys(self.names, stored)
+        refuse_idle([entry for entry in idle if entry not in self.known], stored)
+        self.notes = tuple(
+            f"{entry} has no stored tensor: there is nothing to compare in it" for entry in idle
+        )
         if self.held_only:
-            return {key: value for key, value in plain.items() if key.rpartition(".")[2] in STATISTICS}
-        return dict(plain)
+            keys = [key for key in keys if key.rpartition(".")[2] in STATISTICS]
+        return [key for key in keys if not any(segments_match(key, name) for name in self.ignore)]
 
 
-def scope_of(args: argparse.Namespace, ours: Mapping[str, Any]) -> Scope:
+def certificate_of(file: Mapping[str, Any]) -> Certificate | None:
+    """The certificate that a checkpoint was written with, if any."""
+    plain = ((file.get(OURS) or {}).get("freeze") or {}).get("certificate")
+    return None if plain is None else Certificate.from_plain(plain)
+
+
+def scope_of(args: argparse.Namespace, before: Certificate | None, after: Certificate | None) -> Scope:
     """From ``--names``, ``--cfg_file`` or B's own certificate; CheckpointError where there is none."""
+    known = frozenset(entry for found in (before, after) if found for entry in found.entries)
     if args.names is not None:
-        scope = Scope(tuple(part.strip() for part in args.names.split(",") if part.strip()))
+        scope = Scope(tuple(part.strip() for part in args.names.split(",") if part.strip()), known=known)
     elif args.cfg_file is not None:
-        plan = FreezePlan.from_cfg(cfg_from_yaml_file(args.cfg_file))
-        scope = Scope(plan.entries, held_only=not plan.parameters)
+        scope = _scope_of_plan(FreezePlan.from_cfg(cfg_from_yaml_file(args.cfg_file)), after)
     else:
-        scope = _scope_of_certificate((ours.get("freeze") or {}).get("certificate"))
+        scope = Scope(()) if after is None else _scope_of_certificate(after)
     if not scope.names:
         raise CheckpointError(
             f"verify needs the names of what was frozen, but {args.cfg_file or args.after} gives none. "
@@ -90,10 +109,16 @@ def scope_of(args: argparse.Namespace, ours: Mapping[str, Any]) -> Scope:
     return scope
 
 
-def _scope_of_certificate(plain: Mapping[str, Any] | None) -> Scope:
-    if plain is None:
-        return Scope(())
-    certificate = Certificate.from_plain(plain)
+def _scope_of_plan(plan: FreezePlan, after: Certificate | None) -> Scope:
+    """What a config freezes; a certificate that was taken under the same list knows it exactly."""
+    if after is not None and after.entries == plan.entries:
+        return _scope_of_certificate(after)
+    known = frozenset(plan.entries)  # a training with a misspelled one would not have begun
+    return Scope(plan.entries, known=known, held_only=not plan.parameters, ignore=plan.ignore)
+
+
+def _scope_of_certificate(certificate: Certificate) -> Scope:
     hidden = ", ".join(certificate.hidden)
     keys = frozenset(certificate.digests) - frozenset(certificate.hidden)
-    return Scope(certificate.names, keys, unseen=f"{hidden} (persistent=False)" if hidden else "nothing")
+    names = certificate.names or certificate.entries
+    return Scope(names, keys, unseen=f"{hidden} (persistent=False)" if hidden else "nothing")

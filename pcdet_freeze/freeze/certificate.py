@@ -162,39 +162,57 @@ def compare_states(
     Raises:
         FreezeError: an entry that matches no key of either state.
     """
-    left = {plain_key(key): value for key, value in a.items()}
-    right = {plain_key(key): value for key, value in b.items()}
-    plan = FreezePlan(tuple(entries))
-    keys = _select(plan.entries, list(dict.fromkeys([*left, *right])))
-    wanted = None if only is None else set(only)
-    keys = [key for key in keys if wanted is None or key in wanted]
-    before = {key: _digest(left[key]) for key in keys if key in left}
-    after = {key: _digest(right[key]) for key in keys if key in right}
-    return compare_digests(before, after)
+    left, right = plain_state(a), plain_state(b)
+    keys, idle = select_keys(entries, list(dict.fromkeys([*left, *right])))
+    refuse_idle(idle, [*left, *right])
+    return compare_keys(left, right, keys if only is None else [key for key in keys if key in set(only)])
 
 
 verify_states = compare_states
+
+
+def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A model state under the keys that a model without wrappers has."""
+    return {plain_key(key): value for key, value in state.items()}
+
+
+def compare_keys(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """As :func:`compare_states`, for plain states and these keys alone."""
+    keys = list(keys)
+    before, after = ({key: _digest(state[key]) for key in keys if key in state} for state in (a, b))
+    return compare_digests(before, after)
 
 
 def _digest(value: Any) -> str:
     return digest.tensor_digest(value) if isinstance(value, torch.Tensor) else digest.value_digest(value)
 
 
-def _select(entries: tuple[str, ...], keys: list[str]) -> list[str]:
-    """The keys that the entries freeze, in the order of ``keys``."""
+def select_keys(entries: Iterable[str], keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(the ``keys`` that the entries freeze, in their order; the entries that match none)."""
+    keys = list(keys)
     chosen: set[str] = set()
+    idle = []
+    for entry in FreezePlan(tuple(entries)).entries:
+        name = _plain_entry(entry)
+        hit = {key for key in keys if segments_match(key.rpartition(".")[0], name)}
+        idle += [] if hit else [entry]
+        chosen = chosen - hit if entry.startswith("!") else chosen | hit
+    return [key for key in keys if key in chosen and key.rpartition(".")[2] != COUNTER], idle
+
+
+def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
+    """FreezeError with the nearest names for the ``entries``, which match no key, if there are any."""
+    modules = dict.fromkeys(top for key in keys for top in _prefixes(key))
     faults = []
     for entry in entries:
-        name = plain_key(entry.removeprefix("!") + ".")[:-1]
-        hit = {key for key in keys if segments_match(key.rpartition(".")[0], name)}
-        if not hit:
-            modules = dict.fromkeys(top for key in keys for top in _prefixes(key))
-            close = ", ".join(nearest(name, modules)) or "none"
-            faults.append(f"{entry!r} names no module of either state. Nearest: {close}")
-        chosen = chosen - hit if entry.startswith("!") else chosen | hit
+        close = ", ".join(nearest(_plain_entry(entry), modules)) or "none"
+        faults.append(f"{entry!r} names no module of either state. Nearest: {close}")
     if faults:
         raise FreezeError("\n".join(faults))
-    return [key for key in keys if key in chosen and key.rpartition(".")[2] != COUNTER]
+
+
+def _plain_entry(entry: str) -> str:
+    return plain_key(entry.removeprefix("!") + ".")[:-1]
 
 
 def _prefixes(key: str) -> list[str]:

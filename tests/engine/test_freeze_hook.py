@@ -232,3 +232,42 @@ def test_p7_with_parameters_false_only_statistics_are_compared(tmp_path: Path) -
     save_checkpoint({"model_state": tensors_of(trainer.model)}, tmp_path / "A.pth")
     trainer.run()
     assert main(["verify", str(tmp_path / "A.pth"), str(tmp_path / "checkpoint_epoch_1.pth")]) == 0
+
+
+def test_p7_what_has_no_state_is_no_error_and_is_noted(
+    stages: tuple[str, str], tmp_path: Path, capsys: Any
+) -> None:
+    """vfe.2 is a ReLU: from B's certificate, from a config, and by a name that the certificate knows."""
+    yaml = tmp_path / "m.yaml"
+    yaml.write_text("MODEL:\n  NOT_TRAIN_IN_MULTI_TASK: [vfe.2, vfe.0]\n")
+    assert main(["verify", *stages, "--cfg_file", str(yaml)]) == 0
+    assert "note: vfe.2 has no stored tensor" in capsys.readouterr().out
+    assert main(["verify", *stages, "--names", "vfe.2,vfe.0"]) == 2
+    assert "'vfe.2' names no module of either state" in capsys.readouterr().err
+
+
+def test_p7_an_entry_without_state_does_not_disturb_a_run_and_its_verify(tmp_path: Path, capsys: Any) -> None:
+    trainer = frozen_trainer([CheckpointHook(tmp_path)], cfg_of("vfe.2", "vfe.0"), epochs=1)
+    save_checkpoint({"model_state": tensors_of(trainer.model)}, tmp_path / "A.pth")
+    trainer.run()
+    pair = [str(tmp_path / "A.pth"), str(tmp_path / "checkpoint_epoch_1.pth")]
+    assert main(["verify", *pair]) == 0
+    assert "2 stored tensors of vfe.0 are" in capsys.readouterr().out
+    assert main(["verify", *pair, "--names", "vfe.2,vfe.0"]) == 0
+    assert main(["verify", *pair, "--names", "vfe.2"]) == 2
+
+
+def test_p7_a_config_with_parameters_false_or_ignored_buffers_compares_what_it_holds(
+    stages: tuple[str, str], tmp_path: Path, capsys: Any
+) -> None:
+    state = load_checkpoint(stages[0])
+    state["model_state"]["vfe.0.weight"] += 1
+    save_checkpoint(state, stages[0])
+    yaml = tmp_path / "m.yaml"
+    yaml.write_text("MODEL:\n  NOT_TRAIN_IN_MULTI_TASK: [vfe.*]\n  FREEZE: {PARAMETERS: False}\n")
+    assert main(["verify", *stages, "--cfg_file", str(yaml)]) == 0
+    assert "3 stored tensors" in capsys.readouterr().out
+    yaml.write_text("MODEL:\n  NOT_TRAIN_IN_MULTI_TASK: [vfe.*]\n  FREEZE: {IGNORE: [vfe.0.weight]}\n")
+    assert main(["verify", *stages, "--cfg_file", str(yaml)]) == 0
+    yaml.write_text("MODEL:\n  NOT_TRAIN_IN_MULTI_TASK: [vfe.*]\n")
+    assert main(["verify", *stages, "--cfg_file", str(yaml)]) == 1
