@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.engine.distributed import unwrap
+from pcdet_freeze.engine.rerun import same_buffers
 from pcdet_freeze.engine.rng import set_seed, untouched_rng
 from pcdet_freeze.engine.tensors import distance, fresh, leaves
 from pcdet_freeze.freeze.apart import as_in_eval
@@ -83,7 +84,7 @@ def prove(model: nn.Module, start: Mapping[str, Tensor], batch_dict: dict[str, A
     """
     root = unwrap(model)
     inputs = live_inputs(root)
-    with untouched_rng(), plain_arithmetic(), as_in_eval(root):
+    with untouched_rng(), plain_arithmetic(), as_in_eval(root), same_buffers(root):
         end = outputs_of(root, tuple(inputs), batch_dict)
         with exchanged(root, start):
             first, second = (outputs_of(root, tuple(inputs), batch_dict) for _ in range(2))

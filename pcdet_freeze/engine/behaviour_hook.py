@@ -103,12 +103,12 @@ class BehaviourHook(ConfiguredHook):
 
 
 def _raise_changed(verdicts: list[Verdict]) -> None:
-    changed = agree([f"  {verdict}" for verdict in verdicts if verdict.kind == "CHANGED"])
+    changed = agree([str(verdict) for verdict in verdicts if verdict.kind == "CHANGED"])
     if changed:
         raise CertificateError(
             "Where all that a task depends on is frozen, its outputs must be those of the start, bit for "
             "bit, but:\n"
-            + "\n".join(changed)
+            + "\n".join(f"  {line}" for line in changed)
             + "\nIts tensors are the same: look for code that reads something else (a step counter, a key "
             "that the module does not declare in 'reads')."
         )

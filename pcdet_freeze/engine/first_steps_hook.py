@@ -37,6 +37,7 @@ class FirstStepsHook(ConfiguredHook):
         self.owner = owner
         self._watched: tuple[nn.Module, Any] | None = None
         self._handles: list[Any] = []
+        self._has_run = False
         self._forward: FirstForward | None = None
         self._graph: LossGraph | None = None
         self._audit: GradientAudit | None = None
@@ -47,7 +48,7 @@ class FirstStepsHook(ConfiguredHook):
         return ""
 
     def before_train(self, trainer: Trainer) -> None:
-        self._forward = FirstForward(self.owner.handle)
+        self._has_run = False
         self._watch(trainer)
 
     def before_epoch(self, trainer: Trainer) -> None:
@@ -65,6 +66,7 @@ class FirstStepsHook(ConfiguredHook):
         model, optimizer = trainer.model, trainer.optimizer
         self._watched, self._looked_at = (model, optimizer), -1
         check_groups(model, optimizer)
+        self._forward = None if self._has_run else FirstForward(self.owner.handle)
         if self.owner.handle.plan.parameters:
             self._graph = LossGraph(model)
             self._audit = GradientAudit(model, lambda: self.owner.handle.parameters())
@@ -77,7 +79,7 @@ class FirstStepsHook(ConfiguredHook):
     def _stop_watching(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._graph, self._audit = [], None, None
+        self._handles, self._forward, self._graph, self._audit = [], None, None, None
 
     def _is_step(self, model: nn.Module) -> bool:
         """Whether this forward is one of the trainer's: not an evaluation, not of a copy."""
@@ -98,13 +100,19 @@ class FirstStepsHook(ConfiguredHook):
             part.end()
         graph, self._graph = self._graph, None
         lost = [] if graph is None else graph.lost(output[0]["loss"].mean())
-        self._ask_gradients = graph is not None and graph.opaque
-        unsteady = [] if self._forward is None else self._forward.findings()
-        self._forward = None
+        self._ask_gradients = any(distributed.gather(graph is not None and graph.opaque))
+        unsteady = self._unsteady(trainer)
         if lost and self._may_wait(trainer, args, output[0]["loss"]):
             self._graph, lost = LossGraph(model), []
         _raise_all(unsteady, _UNSTEADY)
         self._refuse_lost(trainer, lost)
+
+    def _unsteady(self, trainer: Trainer) -> list[str]:
+        watched, self._forward, self._has_run = self._forward, None, True
+        found = [] if watched is None else watched.findings()
+        for note in [] if watched is None else watched.notes:
+            trainer.logger.warning("%s.", note)
+        return found
 
     def _refuse_lost(self, trainer: Trainer, lost: Sequence[str]) -> None:
         _raise_all([lost_line(part, trainer.model) for part in lost], _LOST)

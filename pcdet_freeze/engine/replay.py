@@ -13,26 +13,27 @@ first step each frozen module is run again on the very inputs that it got, witho
 
 And the frozen state, digested before and after the real forward, must be the same. A module that differs is
 run once more with a record of everything inside it, so that the innermost culprit is named.
+
+What draws random numbers in eval mode too cannot be cured by holding it: that is a note and no fault. Heads
+that still give their loss (FREEZE.PARAMETERS: False) are not run again: they sample for it in train mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pcdet_freeze.engine.rng import set_seed, untouched_rng
-from pcdet_freeze.engine.tensors import distance, fresh, leaves
+from pcdet_freeze.engine.rerun import Call, apart, culprit, run
+from pcdet_freeze.engine.tensors import fresh, leaves
 from pcdet_freeze.freeze import FreezeHandle, is_frozen
-from pcdet_freeze.freeze.apart import as_in_eval
 from pcdet_freeze.freeze.certificate import frozen_tensors
 from pcdet_freeze.freeze.digest import tensor_digest
 from pcdet_freeze.freeze.hold import asked_mode
-from pcdet_freeze.freeze.paths import find, join, unwrap, walk
+from pcdet_freeze.freeze.paths import find, is_within, unwrap
 
 NOISE = 1e-4
 """relative difference between two runs with one seed that may pass for the noise of kernels"""
@@ -43,24 +44,14 @@ HALF_ROUNDING = 3e-2
 SEEDS = (20, 21)
 
 
-@dataclass
-class Call:
-    """The first outermost call of a frozen module in the first training forward."""
-
-    path: str
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    training: bool
-    """the mode that it was asked to be in (a frozen head may run as in eval)"""
-
-
 class FirstForward:
     """Watches one training forward: ``begin`` before it, ``end`` after it, ``findings`` when it is over."""
 
     def __init__(self, handle: FreezeHandle) -> None:
         self.handle = handle
         self.calls: list[Call] = []
+        self.notes: list[str] = []
+        """what ``findings`` saw that is no fault"""
         self._seen: set[int] = set()
         self._depth = 0
         self._hooks: list[Any] = []
@@ -88,16 +79,23 @@ class FirstForward:
         told = {_holder(name) for name in changed}
         for call in self.calls:
             found = examine(call)
-            if found is not None and found[0] not in told:
-                told.add(found[0])
-                lines.append(_line(*found))
+            if found is None or found.path in told:
+                continue
+            told.add(found.path)
+            if found.curable:
+                lines.append(f"{found}. {_cure(found.path)}")
+            else:
+                self.notes.append(f"{found}, in eval mode too, so its output differs from run to run")
         self.calls = []
         return lines
 
     def _whole(self) -> Iterator[tuple[str, nn.Module]]:
         claim = self.handle.claim
-        for path, module, _ in [] if claim is None else claim.cover.modules(self.handle.model):
-            if is_frozen(module):
+        covered = [] if claim is None else list(claim.cover.modules(self.handle.model))
+        heads = [path for path, module, _ in covered if callable(getattr(module, "get_loss", None))]
+        sampling = [] if self.handle.plan.parameters else heads
+        for path, module, _ in covered:
+            if is_frozen(module) and not any(is_within(path, head) for head in sampling):
                 yield path, module
 
     def _watcher(self, path: str) -> Callable[..., None]:
@@ -141,144 +139,54 @@ def _holder(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _line(path: str, kind: str, why: str) -> str:
-    return f"{path} ({kind}) {why}. {_cure(path)}"
-
-
 def _cure(path: str) -> str:
     return f"Hold it in eval: FREEZE.EVAL: [{path}]"
 
 
-def examine(call: Call) -> tuple[str, str, str] | None:
-    """(path, type, what is wrong) of the innermost culprit of a frozen module, or None where it is steady."""
-    first, second, again = (run(call, seed) for seed in (SEEDS[0], SEEDS[1], SEEDS[0]))
-    noise = min(_apart(first, again), NOISE)
-    if _apart(first, second) > 4 * noise:
-        path, kind = culprit(call, (SEEDS[0], call.training), (SEEDS[1], call.training), 4 * noise)
-        return path, kind, "gives another output each time that it runs: its own code draws random numbers"
+@dataclass(frozen=True)
+class Finding:
+    """A module that computes no fixed function."""
+
+    path: str
+    kind: str
+    why: str
+    curable: bool = True
+    """whether eval mode makes it one"""
+
+    def __str__(self) -> str:
+        """ "vfe.1 (Noise) gives another output each time that it runs: ..."."""
+        return f"{self.path} ({self.kind}) {self.why}"
+
+
+def examine(call: Call) -> Finding | None:
+    """The innermost culprit in a frozen module, or None where it is steady."""
+    first, drawn = _draws(call, call.training)
     if not call.training:
-        return None
+        return None if drawn is None else replace(drawn, curable=False)
+    quiet, drawn_in_eval = _draws(call, training=False)
+    if drawn_in_eval is not None and (drawn is None or drawn.path == drawn_in_eval.path):
+        return replace(drawn_in_eval, curable=False)
     limit = HALF_ROUNDING if _is_half(first) else ROUNDING
-    if _apart(first, run(call, SEEDS[0], training=False), common=True) > limit:
+    if drawn is None and apart(first, quiet, common=True) > limit:
         path, kind = culprit(call, (SEEDS[0], True), (SEEDS[0], False), limit)
-        return path, kind, "gives another output in train mode than in eval: its own code asks self.training"
-    return None
+        drawn = Finding(
+            path, kind, "gives another output in train mode than in eval: its own code asks self.training"
+        )
+    return drawn
 
 
-def run(call: Call, seed: int, training: bool | None = None) -> Any:
-    """The output of the call's module on the call's inputs; the module and all generators stay as they were.
-
-    Hooks that others put on the module see this call too.
-    """
-    training = call.training if training is None else training
-    mode = nullcontext() if training else as_in_eval(call.module)
-    with torch.no_grad(), untouched_rng(), _same_attributes(call.module), mode:
-        set_seed(seed)
-        return call.module(*fresh(call.args), **fresh(call.kwargs))
-
-
-@contextmanager
-def _same_attributes(module: nn.Module) -> Iterator[None]:
-    """Put back what a forward stores on its modules (``self.forward_ret_dict``, say) for a loss to read."""
-    kept = [(part, _own_attributes(part)) for part in module.modules()]
-    values = [value for _, own in kept for value in own.values() if type(value) in (dict, list)]
-    contents = [(value, value.copy()) for value in values]
-    try:
-        yield
-    finally:
-        for part, own in kept:
-            for name in _own_attributes(part):
-                del part.__dict__[name]
-            part.__dict__.update(own)
-        for value, content in contents:
-            value.clear()
-            value.update(content) if isinstance(value, dict) else value.extend(content)
-
-
-def _own_attributes(module: nn.Module) -> dict[str, Any]:
-    """What the module's own code keeps on it; torch's dicts and the training flag are left to torch."""
-    return {name: value for name, value in module.__dict__.items() if name not in _TORCHS}
-
-
-_TORCHS = frozenset(nn.Module().__dict__)
-
-
-def _apart(a: Any, b: Any, common: bool = False) -> float:
-    """Greatest relative distance between the tensors of two outputs.
-
-    Args:
-        common: compare only what both have, in one shape: a head may return more in one mode.
-    """
-    left, right = dict(leaves(a)), dict(leaves(b))
-    if common:
-        names = [n for n, t in left.items() if n in right and right[n].shape == t.shape]
-    elif left.keys() != right.keys():
-        return float("inf")
-    else:
-        names = list(left)
-    return max((distance(left[name], right[name]) for name in names), default=0.0)
+def _draws(call: Call, training: bool) -> tuple[Any, Finding | None]:
+    """The output with one seed, and who makes that with another seed differ from it, if anybody does."""
+    first, second = (run(call, seed, training) for seed in SEEDS)
+    difference = apart(first, second)
+    noise = 4 * min(apart(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
+    if difference <= noise:
+        return first, None
+    path, kind = culprit(call, (SEEDS[0], training), (SEEDS[1], training), noise)
+    return first, Finding(
+        path, kind, "gives another output each time that it runs: its own code draws random numbers"
+    )
 
 
 def _is_half(output: Any) -> bool:
     return any(tensor.dtype in (torch.float16, torch.bfloat16) for _, tensor in leaves(output))
-
-
-@dataclass
-class Event:
-    """A module inside a call begins or ends, with what it was given or gave."""
-
-    path: str
-    module: nn.Module
-    parent: tuple[str, nn.Module]
-    """whose code called it"""
-    begins: bool
-    tensors: dict[str, Tensor]
-
-
-def culprit(call: Call, one: tuple[int, bool], other: tuple[int, bool], limit: float) -> tuple[str, str]:
-    """(path, type) of the module whose own code first makes two runs differ by more than ``limit``.
-
-    Args:
-        one, other: (seed, training) of the two runs.
-    """
-    whole = call.path, type(call.module).__name__
-    for a, b in zip(_events(call, *one), _events(call, *other), strict=False):
-        if a.path != b.path or a.begins != b.begins:
-            return a.parent[0], type(a.parent[1]).__name__
-        if _apart(a.tensors, b.tensors, common=True) > limit:
-            path, module = a.parent if a.begins else (a.path, a.module)
-            return path, type(module).__name__
-    return whole
-
-
-def _events(call: Call, seed: int, training: bool) -> list[Event]:
-    events: list[Event] = []
-    stack: list[tuple[str, nn.Module]] = [(call.path, call.module)]
-
-    def enter(path: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
-            events.append(Event(path, module, stack[-1], True, _on_cpu((args, kwargs))))
-            stack.append((path, module))
-
-        return note
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        path, _ = stack.pop()
-        events.append(Event(path, module, stack[-1], False, _on_cpu(output)))
-
-    below = {id(m): (join(call.path, path) if path else call.path, m) for path, m, _ in walk(call.module)}
-    hooks: list[Any] = []
-    for path, module in below.values():
-        if module is not call.module:
-            hooks.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
-            hooks.append(module.register_forward_hook(leave))
-    try:
-        run(call, seed, training)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return events
-
-
-def _on_cpu(value: Any) -> dict[str, Tensor]:
-    return {path: tensor.detach().to("cpu", copy=True) for path, tensor in leaves(value)}

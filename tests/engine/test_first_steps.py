@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pcdet_freeze.engine.audit import STEPS, OptimizerGroupsHook, check_groups
+from pcdet_freeze.engine.behaviour_hook import BehaviourHook
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
 from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
@@ -80,6 +81,55 @@ def test_h3_the_parent_is_named_where_its_own_code_draws() -> None:
 def test_h3_holds_with_parameters_false_too() -> None:
     message = refusal(frozen(WithPart(TracksStatistics), "vfe", options={"PARAMETERS": False}))
     assert "FREEZE.EVAL: [vfe.0.1]" in message
+
+
+class DrawsInEvalToo(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+def test_h3_what_draws_in_eval_too_has_no_cure_and_is_a_warning(caplog: Any) -> None:
+    frozen(WithPart(DrawsInEvalToo), "vfe", epochs=1, logger=logging.getLogger("h3")).run()
+    assert (
+        "vfe.0.1 (DrawsInEvalToo) gives another output" in caplog.text and "in eval mode too" in caplog.text
+    )
+
+
+def test_h3_it_does_not_hide_another_module_that_can_be_cured() -> None:
+    class Both(nn.Sequential):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(Draws(inputs, inputs), DrawsInEvalToo(inputs, outputs))
+
+    assert "FREEZE.EVAL: [vfe.0.1.0]" in refusal(frozen(WithPart(Both), "vfe"))
+
+
+def test_h3_a_head_that_still_gives_its_loss_may_sample_for_it() -> None:
+    class Samples(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x[torch.randperm(len(x))] if self.training else x)
+
+        def get_loss(self) -> None:
+            """What makes it a head."""
+
+    model = ToyModel()
+    model.head = Samples(8, 1)
+    frozen(model, "vfe", "head", options={"PARAMETERS": False}, epochs=1).run()
+
+
+def test_h3_a_buffer_that_may_change_changes_once_a_step() -> None:
+    class Counts(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs)
+            self.register_buffer("ran", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.ran += 1
+            return super().forward(x)
+
+    trainer = frozen(WithPart(Counts), "vfe", options={"IGNORE": ["vfe.0.1.ran"]}, hooks=[MaxItersHook(3)])
+    trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, BehaviourHook)]
+    trainer.run()
+    assert trainer.model.vfe[0][1].ran == 3
 
 
 def test_h3_a_module_that_is_not_frozen_may_draw() -> None:
