@@ -14,7 +14,7 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 
 # importing the rooms registers their classes
-from pcdet_freeze.models import backbones_2d, dense_heads, detectors, map_to_bev, vfe
+from pcdet_freeze.models import backbones_2d, backbones_3d, dense_heads, detectors, map_to_bev, vfe
 from pcdet_freeze.models.registry import (
     BACKBONES_2D,
     BACKBONES_3D,
@@ -37,6 +37,7 @@ __all__ = [
     "TASK_HEADS",
     "VFES",
     "backbones_2d",
+    "backbones_3d",
     "build_network",
     "dense_heads",
     "detectors",

@@ -10,11 +10,12 @@ from pcdet_freeze.errors import ConfigError
 
 @dataclass(frozen=True)
 class Features:
-    """Shape of one ``batch_dict`` entry: channels, and rows (y) and columns (x) where it is a BEV map."""
+    """Shape of one ``batch_dict`` entry: channels; rows (y) and columns (x) of a BEV map; and layers (z)."""
 
     channels: int
     height: int = 0
     width: int = 0
+    depth: int = 0
 
 
 @dataclass

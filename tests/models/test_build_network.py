@@ -52,12 +52,12 @@ FAULTS: dict[str, tuple[Change, str]] = {
         r"MODEL.NAME must be one of .*PointPillar.*'PVRCNN'",
     ),
     "an unknown module": (
-        lambda c: c["VFE"].update(NAME="MeanVFE"),
-        r"MODEL.VFE.NAME: .*PillarVFE.*'MeanVFE'.*not built",
+        lambda c: c["VFE"].update(NAME="ImageVFE"),
+        r"MODEL.VFE.NAME: .*PillarVFE.*'ImageVFE'.*not built",
     ),
     "a family that is not built": (
-        lambda c: c.update(BACKBONE_3D={"NAME": "VoxelBackBone8x"}),
-        r"MODEL.BACKBONE_3D.NAME: .*'VoxelBackBone8x'.*not built",
+        lambda c: c.update(BACKBONE_3D={"NAME": "PointNet2MSG"}),
+        r"MODEL.BACKBONE_3D.NAME: .*'PointNet2MSG'.*not built",
     ),
     "a section that is not a section": (lambda c: c.update(VFE="PillarVFE"), "MODEL.VFE must be a section"),
     "a model key that is not built": (

@@ -1,0 +1,58 @@
+"""HeightCompression: layers of a sparse volume become channels (SECOND, Sensors 2018, 3.1.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.registry import MAP_TO_BEVS
+from pcdet_freeze.ops import sparse
+
+
+@dataclass(frozen=True)
+class HeightCompressionSettings:
+    """``MODEL.MAP_TO_BEV`` of HeightCompression."""
+
+    num_bev_features: int
+    """channels of the map: those of the volume, times its layers"""
+
+
+@MAP_TO_BEVS.register
+class HeightCompression(nn.Module):
+    """Makes the sparse volume dense and lays its layers side by side as channels."""
+
+    Settings = HeightCompressionSettings
+    reads = ("encoded_spconv_tensor", "encoded_spconv_tensor_stride")
+    writes = ("spatial_features", "spatial_features_stride")
+    reads_train: tuple[str, ...] = ()
+
+    def __init__(self, settings: HeightCompressionSettings, context: BuildContext) -> None:
+        super().__init__()
+        given = context.features_of("encoded_spconv_tensor", "MODEL.MAP_TO_BEV (HeightCompression)")
+        self.num_bev_features = given.channels * given.depth
+        if settings.num_bev_features != self.num_bev_features:
+            raise ConfigError(
+                f"MODEL.MAP_TO_BEV.NUM_BEV_FEATURES must be {self.num_bev_features}, "
+                f"{given.channels} channels of the 3D backbone in {given.depth} layers of height; "
+                f"got {settings.num_bev_features}"
+            )
+        context.features["spatial_features"] = Features(self.num_bev_features, given.height, given.width)
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Lay layers side by side.
+
+        Reads:
+            encoded_spconv_tensor: sparse tensor of C channels in Z layers of H x W cells
+            encoded_spconv_tensor_stride: voxels to one cell
+        Writes:
+            spatial_features: (B, C * Z, H, W), H along y, W along x
+            spatial_features_stride: the same stride
+        """
+        volume = sparse.dense(batch_dict["encoded_spconv_tensor"])
+        batch_dict["spatial_features"] = volume.flatten(1, 2)
+        batch_dict["spatial_features_stride"] = batch_dict["encoded_spconv_tensor_stride"]
+        return batch_dict
