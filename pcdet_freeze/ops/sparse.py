@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.ops.norm import batch_norm
 
 SparseTensor = Any
 """spconv's tensor: ``features`` (N, C), ``indices`` (N, 4) int32 [sample, z, y, x], ``spatial_shape``
@@ -130,20 +131,25 @@ def _share(layer: Any, key: str) -> nn.Module:
 
 
 class SparseSequential(nn.Sequential):
-    """Layers in a row; one that does not take a sparse tensor (norm, ReLU) sees the features only."""
+    """Layers in a row; one that does not take a sparse tensor (batch norm, ReLU) sees the features only."""
 
     takes_sparse = True
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Sparse tensor -> sparse tensor."""
         for layer in self:
-            x = layer(x) if getattr(layer, "takes_sparse", False) else on_features(x, layer)
+            if getattr(layer, "takes_sparse", False):
+                x = layer(x)
+            elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                x = on_features(x, functools.partial(batch_norm, layer))
+            else:
+                x = on_features(x, layer)
         return x
 
 
 def on_features(x: SparseTensor, layer: Callable[[Tensor], Tensor]) -> SparseTensor:
-    """``x`` with ``layer`` applied to its features (N, C); nothing is done where there is no active site."""
-    return x.replace_feature(layer(x.features)) if len(x.features) else x
+    """``x`` with ``layer`` applied to its features (N, C)."""
+    return x.replace_feature(layer(x.features))
 
 
 def sparse_tensor(features: Tensor, coords: Tensor, shape: Sequence[int], batch_size: int) -> SparseTensor:

@@ -7,6 +7,7 @@ from torch import nn
 from pcdet_freeze.models.backbones_3d.sparse_backbone import SparseBackbone, norm
 from pcdet_freeze.models.registry import BACKBONES_3D
 from pcdet_freeze.ops import sparse
+from pcdet_freeze.ops.norm import batch_norm
 
 
 class SparseBasicBlock(nn.Module):
@@ -23,9 +24,9 @@ class SparseBasicBlock(nn.Module):
 
     def forward(self, x: sparse.SparseTensor) -> sparse.SparseTensor:
         """Sparse tensor of ``width`` channels -> one on the same sites."""
-        inner = sparse.on_features(self.conv1(x), lambda features: self.bn1(features).relu())
+        inner = sparse.on_features(self.conv1(x), lambda rows: batch_norm(self.bn1, rows).relu())
         inner = self.conv2(inner)
-        return sparse.on_features(inner, lambda features: (self.bn2(features) + x.features).relu())
+        return sparse.on_features(inner, lambda rows: (batch_norm(self.bn2, rows) + x.features).relu())
 
 
 @BACKBONES_3D.register

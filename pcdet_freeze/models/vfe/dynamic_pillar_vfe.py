@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_vfe import PillarVFESettings
+from pcdet_freeze.ops.norm import batch_norm
 
 
 class DynamicPFNLayer(nn.Module):
@@ -46,7 +47,9 @@ class DynamicPFNLayer(nn.Module):
         """
         features = self.linear(points)
         if self.norm is not None:
-            features = _normalise(self.norm, features)
+            # the norm sees one long signal, (1, width, N): on N rows torch sums statistics less exactly
+            signal = features.t().contiguous().unsqueeze(0)
+            features = batch_norm(self.norm, signal).squeeze(0).t()
         features = F.relu(features)
         index = pillar_of.unsqueeze(1).expand_as(features)
         highest = features.new_zeros(pillars, features.shape[1])
@@ -132,19 +135,3 @@ class DynamicPillarVFE(nn.Module):
         if self.with_distance:
             parts.append(xyz.norm(dim=1, keepdim=True))
         return torch.cat(parts, dim=1)
-
-
-def _normalise(norm: nn.Module, features: Tensor) -> Tensor:
-    """Batch norm of (N, width).
-
-    The norm sees one long signal, (1, width, N): on N rows torch sums the batch's statistics less exactly.
-    Fewer than two points have no variance: the running statistics then stand in, unchanged. A norm that is
-    shared between processes is called all the same, since the others wait for it.
-    """
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    signal = features.t().contiguous().unsqueeze(0)
-    if len(features) > 1 or not norm.training or isinstance(norm, nn.SyncBatchNorm):
-        return norm(signal).squeeze(0).t()
-    running = norm.running_mean, norm.running_var
-    still = F.batch_norm(signal, *running, norm.weight, norm.bias, training=False, eps=norm.eps)
-    return still.squeeze(0).t()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import VFES
+from pcdet_freeze.ops.norm import batch_norm
 
 
 @dataclass(frozen=True)
@@ -58,25 +59,13 @@ class PFNLayer(nn.Module):
         if self.use_norm:
             # channels before points, not contiguous: in other, quicker layouts torch sums less exactly,
             # and the layers behind blow the last bits up to 1e-3 of this layer's gradient
-            features = self._normalise(features)
+            features = batch_norm(self.norm, features)
         if self.last:
             # ReLU keeps order, so it may follow the maximum, where there is less to do
             return F.relu(features.max(dim=2).values)
         features = F.relu(features)
         highest = features.max(dim=2, keepdim=True).values
         return torch.cat([features, highest.expand_as(features)], dim=1).transpose(1, 2)
-
-    def _normalise(self, features: Tensor) -> Tensor:
-        """Batch norm of (M, width, P).
-
-        Fewer than two points have no variance: the running statistics then stand in, unchanged. A norm that
-        is shared between processes is called all the same, since the others wait for it.
-        """
-        norm = self.norm
-        if len(features) * features.shape[2] > 1 or not norm.training or isinstance(norm, nn.SyncBatchNorm):
-            return norm(features)
-        running = (norm.running_mean, norm.running_var)
-        return F.batch_norm(features, *running, norm.weight, norm.bias, training=False, eps=norm.eps)
 
 
 @VFES.register
