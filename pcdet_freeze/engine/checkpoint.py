@@ -6,8 +6,8 @@ it               iterations done, over all epochs
 model_state      the detector's state_dict, on CPU, without wrapper prefixes
 optimizer_state  torch's own format
 version          'pcdet_freeze+<version>'
-pcdet_freeze     ours, plain data: optimizer_names, scaler, rng (a list, one state a rank), sampler, seed,
-                 cfg_digest, and what hooks add (freeze)
+pcdet_freeze     ours, plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a
+                 list, one state a rank), sampler, seed, cfg_digest, and what hooks add (freeze)
 ```
 """
 
@@ -30,7 +30,8 @@ from pcdet_freeze import __version__
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.foreign import numpy_scalars
 from pcdet_freeze.engine.loop import Trainer
-from pcdet_freeze.engine.optimizer import load_optimizer_state, parameter_names
+from pcdet_freeze.engine.optimizer import parameter_names
+from pcdet_freeze.engine.optimizer_state import kind_of, load_optimizer_state
 from pcdet_freeze.engine.rng import rng_state
 from pcdet_freeze.errors import CheckpointError
 
@@ -55,6 +56,7 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
     model = distributed.unwrap(trainer.model)
     ours: dict[str, Any] = {
         "optimizer_names": parameter_names(model, trainer.optimizer),
+        "optimizer_kind": kind_of(trainer.optimizer),
         "scaler": dict(trainer.scaler.state_dict()),
         "rng": distributed.gather(rng_state()),
         "sampler": {"epoch": trainer.epoch, "offset": trainer.offset, "length": trainer.epoch_length},
@@ -201,8 +203,12 @@ def epoch_of(path: Path) -> int:
 def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Put optimizer, counters, scaler and generators of ``trainer`` to where ``state`` was saved.
 
-    The model state is loaded before this (``weights.load_model_state``). A checkpoint without our part (one
-    of OpenPCDet's) goes on at the start of the epoch after its last finished one.
+    The model state is loaded before this (``weights.load_model_state``). Where other parameters train than
+    before, the optimizer's state goes by name, and the log says what was kept, dropped and new. A checkpoint
+    without our part (one of OpenPCDet's) goes on at the start of the epoch after its last finished one.
+
+    Raises:
+        CheckpointError: it cannot be gone on from; the message says what to do.
     """
     ours = state.get(OURS, {})
     if state.get("optimizer_state") is None:
@@ -210,9 +216,10 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
             "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "
             "To start from its weights use --pretrained_model."
         )
-    load_optimizer_state(
-        trainer.model, trainer.optimizer, state["optimizer_state"], ours.get("optimizer_names")
-    )
+    names, kind = ours.get("optimizer_names"), ours.get("optimizer_kind")
+    found = load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer_state"], names, kind)
+    if not found.is_whole:
+        trainer.logger.warning("Other parameters train now; optimizer state by name:\n%s", found.table())
     trainer.epoch, trainer.iteration = int(state["epoch"]), int(state["it"])
     if ours:
         _resume_position(trainer, ours)

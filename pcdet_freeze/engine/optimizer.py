@@ -6,7 +6,7 @@ Every trainable parameter is in exactly one group, also those that a non-leaf mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pcdet_freeze.engine.distributed import unwrap
-from pcdet_freeze.errors import CheckpointError, FreezeError
+from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.registry import Registry
 
 OPTIMIZERS: Registry[Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer]] = Registry("OPTIMIZER")
@@ -42,8 +42,14 @@ class DecoupledAdam(torch.optim.Adam):
         return super().step(closure)
 
 
-def build_optimizer(model: nn.Module, optim_cfg: Mapping[str, Any]) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, optim_cfg: Mapping[str, Any], apart: Iterable[tuple[Collection[str], float]] = ()
+) -> torch.optim.Optimizer:
     """The optimizer that ``optim_cfg.OPTIMIZER`` names, over the trainable parameters of ``model``.
+
+    Args:
+        apart: (names of parameters, multiple of the learning rate): these go to groups of their own, behind
+            the others and divided as they are, with that ``lr_scale``.
 
     Raises FreezeError where nothing is left to train, ConfigError for an unknown OPTIMIZER.
     """
@@ -53,7 +59,24 @@ def build_optimizer(model: nn.Module, optim_cfg: Mapping[str, Any]) -> torch.opt
             "Something must be left to train, but every parameter of the model is frozen. "
             "Take an entry out of MODEL.NOT_TRAIN_IN_MULTI_TASK."
         )
-    return build(unwrap(model), optim_cfg)
+    optimizer = build(unwrap(model), optim_cfg)
+    _set_apart(unwrap(model), optimizer, apart)
+    return optimizer
+
+
+def _set_apart(
+    model: nn.Module, optimizer: torch.optim.Optimizer, apart: Iterable[tuple[Collection[str], float]]
+) -> None:
+    groups = list(optimizer.param_groups)
+    places = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    for names, scale in apart:
+        chosen = {places[name] for name in names}
+        for group in groups:
+            mine = [parameter for parameter in group["params"] if id(parameter) in chosen]
+            if mine:
+                group["params"] = [p for p in group["params"] if id(p) not in chosen]
+                options = {key: value for key, value in group.items() if key != "params"}
+                optimizer.add_param_group({**options, "params": mine, "lr_scale": scale})
 
 
 @OPTIMIZERS.register_as("adam_onecycle")
@@ -81,13 +104,22 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def split_by_norm(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters of (all else, BatchNorm layers), each in module order, a shared one once."""
+def split_by_norm(
+    model: nn.Module, *, everything: bool = False, leaves_only: bool = False
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of (all else, BatchNorm layers), each in module order, a shared one once.
+
+    Args:
+        everything: those that do not train too.
+        leaves_only: those of modules without children only.
+    """
     seen: set[int] = set()
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for module in model.modules():
+        if leaves_only and any(True for _ in module.children()):
+            continue
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
+            if (everything or parameter.requires_grad) and id(parameter) not in seen:
                 seen.add(id(parameter))
                 groups[isinstance(module, _BatchNorm)].append(parameter)
     return groups
@@ -97,65 +129,3 @@ def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[
     """Names of the parameters in each group, in the optimizer's order, without wrapper prefixes."""
     names = {id(parameter): name for name, parameter in unwrap(model).named_parameters()}
     return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
-
-
-def load_optimizer_state(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    names: list[list[str]] | None = None,
-) -> None:
-    """Load ``state`` after checking that it belongs to exactly these parameters.
-
-    ``names`` are the stored names per group; without them (an OpenPCDet checkpoint) sizes and shapes decide.
-    Raises CheckpointError, before anything is loaded, where state and optimizer do not fit.
-    """
-    here = parameter_names(model, optimizer)
-    fault = _other_kind(optimizer, state)
-    fault = fault or (_difference(here, names) if names is not None else _misfit(optimizer, state, here))
-    if fault:
-        raise CheckpointError(
-            f"The optimizer state of a checkpoint must be of the parameters that train now, but {fault}. "
-            "To start a new stage from its weights use --pretrained_model."
-        )
-    optimizer.load_state_dict(dict(state))
-
-
-def _other_kind(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> str:
-    """Adam has betas, SGD a momentum: a state of one kind would start the other anew, in silence."""
-    kinds = [
-        {"betas", "momentum"} & set(groups[0]) for groups in (state["param_groups"], optimizer.param_groups)
-    ]
-    then, now = (" and ".join(sorted(kind)) or "neither betas nor momentum" for kind in kinds)
-    return "" if then == now else f"it is of an optimizer with {then} where this one has {now}"
-
-
-def _difference(here: list[list[str]], stored: list[list[str]]) -> str:
-    if here == [list(group) for group in stored]:
-        return ""
-    now, then = set(_flat(here)), set(_flat(stored))
-    parts = [f"{_some(then - now)} no longer train"] if then - now else []
-    parts += [f"{_some(now - then)} have no state in it"] if now - then else []
-    return " and ".join(parts) or "their order or grouping is another one"
-
-
-def _misfit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], here: list[list[str]]) -> str:
-    stored = [list(group["params"]) for group in state["param_groups"]]
-    sizes = [len(group) for group in stored]
-    if sizes != [len(group) for group in here]:
-        return f"it has groups of {sizes} parameters where {[len(group) for group in here]} train"
-    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
-    for index, shape, name in zip(_flat(stored), shapes, _flat(here), strict=True):
-        for key, value in state["state"].get(index, {}).items():
-            if torch.is_tensor(value) and value.dim() and tuple(value.shape) != shape:
-                return f"{key} of {name} has shape {tuple(value.shape)} where the parameter has {shape}"
-    return ""
-
-
-def _flat(groups: Iterable[Iterable[Any]]) -> list[Any]:
-    return [item for group in groups for item in group]
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:3]
-    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

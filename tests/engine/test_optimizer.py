@@ -15,12 +15,11 @@ from torch import nn
 
 from pcdet_freeze.engine.optimizer import (
     build_optimizer,
-    load_optimizer_state,
     parameter_names,
     split_by_norm,
 )
 from pcdet_freeze.engine.scheduler import build_scheduler
-from pcdet_freeze.errors import CheckpointError, ConfigError
+from pcdet_freeze.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -148,43 +147,15 @@ def test_an_unknown_optimizer_lists_the_known_ones() -> None:
         build_optimizer(ToyModel(), {**OPTIM, "OPTIMIZER": "lion"})
 
 
-def stepped(model: nn.Module) -> torch.optim.Optimizer:
-    optimizer = build_optimizer(model, OPTIM)
-    model.head(model.vfe(torch.randn(4, 4))).sum().backward()
-    optimizer.step()
-    return optimizer
-
-
-def test_a_state_with_other_names_is_refused_and_nothing_is_loaded() -> None:
-    model, frozen = ToyModel(), ToyModel()
-    old = stepped(model)
-    frozen.vfe.requires_grad_(False)
-    new = build_optimizer(frozen, OPTIM)
-    with pytest.raises(
-        CheckpointError, match=r"vfe\.0\.bias, vfe\.0\.weight.*no longer train.*--pretrained_model"
-    ):
-        load_optimizer_state(frozen, new, old.state_dict(), parameter_names(model, old))
-    assert new.state_dict()["state"] == {}
-
-
-def test_a_state_without_names_is_loaded_where_every_shape_fits() -> None:
+@pytest.mark.parametrize("name", ["adam_onecycle", "adam", "sgd"])
+def test_r3_what_is_set_apart_is_in_groups_of_its_own_divided_as_the_others(name: str) -> None:
     model = ToyModel()
-    old, new = stepped(model), build_optimizer(model, OPTIM)
-    load_optimizer_state(model, new, old.state_dict())
-    assert_same_state(new.state_dict(), old.state_dict())
-
-
-def test_a_state_without_names_is_refused_where_a_shape_differs() -> None:
-    model = ToyModel()
-    state = stepped(model).state_dict()
-    state["state"][2]["exp_avg"] = torch.zeros(7, 7)
-    with pytest.raises(CheckpointError, match=r"exp_avg of head\.weight has shape \(7, 7\)"):
-        load_optimizer_state(model, build_optimizer(model, OPTIM), state)
-
-
-def test_a_state_of_another_kind_of_optimizer_is_refused() -> None:
-    model = ToyModel()
-    adam = build_optimizer(model, {**OPTIM, "OPTIMIZER": "adam"})
-    sgd = build_optimizer(model, {**OPTIM, "OPTIMIZER": "sgd"})
-    with pytest.raises(CheckpointError, match="optimizer with betas where this one has momentum"):
-        load_optimizer_state(model, sgd, adam.state_dict(), parameter_names(model, adam))
+    cfg = {**OPTIM, "OPTIMIZER": name}
+    apart = [(["vfe.0.weight", "vfe.1.weight", "vfe.1.bias"], 0.1), (["head.bias"], 0.5)]
+    optimizer = build_optimizer(model, cfg, apart)
+    norms = ["vfe.1.weight", "vfe.1.bias"]
+    split = [["vfe.0.weight"], norms] if name == "adam_onecycle" else [["vfe.0.weight", *norms]]
+    base = [["vfe.0.bias", "head.weight"], []] if name == "adam_onecycle" else [["vfe.0.bias", "head.weight"]]
+    assert parameter_names(model, optimizer) == [*base, *split, ["head.bias"]]
+    scales = [group.get("lr_scale") for group in optimizer.param_groups]
+    assert scales == [*[None] * len(base), *[0.1] * len(split), 0.5]
