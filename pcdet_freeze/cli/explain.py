@@ -105,7 +105,12 @@ def load_weights(model: Any, ckpt: str | None) -> str:
 def print_table(found: Explanation, sources: Sequence[str], columns: int) -> None:
     """Summary, table, notes, warnings and errors in lines of at most ``columns`` characters."""
     limit = max(NARROWEST, min(WIDEST, columns))
-    blocks = (("note", found.notes), ("warning", found.warnings), ("ERROR", found.problems))
+    blocks = (
+        ("schedule", found.schedule),
+        ("note", found.notes),
+        ("warning", found.warnings),
+        ("ERROR", found.problems),
+    )
     told = [f"{kind}: {text}" for kind, texts in blocks for text in texts]
     rows = table([HEADER, *map(cells, found.rows)], limit)
     head = [found.summary, f"weights: {sources[0]}", f"losses traced with {sources[1]}"]

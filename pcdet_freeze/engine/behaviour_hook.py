@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pcdet_freeze.engine.behaviour import Verdict, named_tensors, prove
+from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.engine.first_steps_hook import HasHandle
 from pcdet_freeze.engine.hooks import ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
@@ -46,7 +47,7 @@ class BehaviourHook(ConfiguredHook):
         if self._is_needed():
             self._keep_start()
             if self._test_loader is None:
-                self._catcher = trainer.model.register_forward_pre_hook(self._catch)
+                self._catcher = unwrap(trainer.model).register_forward_pre_hook(self._catch)
 
     def before_epoch(self, trainer: Trainer) -> None:
         if self._start:

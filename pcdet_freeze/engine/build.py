@@ -1,7 +1,7 @@
 """From flags to a trainer, in the one order that keeps the freeze contract.
 
-build, SyncBN, load pretrained, read the checkpoint, freeze, load the resumed model state, compare with the
-stored certificate, optimizer, its state, DDP.
+build, SyncBN, load pretrained, read the checkpoint, freeze for the epoch in which it stands, load the resumed
+model state, compare with the stored certificate, optimizer, its state, DDP.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pcdet_freeze.engine.distributed import World
 from pcdet_freeze.engine.evaluate import eval_one_epoch
 from pcdet_freeze.engine.evaluation_hook import EvaluationHook
 from pcdet_freeze.engine.folders import RunFolders, run_folders
-from pcdet_freeze.engine.freeze_hook import check_same_list
+from pcdet_freeze.engine.freeze_header import FreezeHeader, tell_changes
 from pcdet_freeze.engine.hooks import ConfiguredHook, Hook
 from pcdet_freeze.engine.log import create_logger, log_config, log_environment, log_name
 from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
@@ -40,9 +40,10 @@ from pcdet_freeze.engine.progress_hook import ProgressHook
 from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.engine.scheduler import build_scheduler
 from pcdet_freeze.engine.summary_hook import SummaryHook
+from pcdet_freeze.engine.sync_bn import check_sync_bn
 from pcdet_freeze.engine.weights import load_model_state, load_pretrained
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze import FreezePlan, is_frozen
+from pcdet_freeze.freeze import FreezePlan
 from pcdet_freeze.models import build_network, load_data_to_gpu
 
 FIXED_SEED = 666
@@ -75,6 +76,16 @@ class Run:
                 f"{self.world.size}"
             )
         return total // self.world.size
+
+    @property
+    def epochs(self) -> int | None:
+        """Length of the run; None where ``--max_iters`` says it."""
+        return None if self.args.max_iters else self.args.epochs or self.cfg.OPTIMIZATION.NUM_EPOCHS
+
+    def is_over(self, state: Mapping[str, Any]) -> bool:
+        """Whether nothing is left to do from the checkpoint ``state``."""
+        key = "it" if self.args.max_iters else "epoch"
+        return int(state.get(key) or 0) >= int(self.args.max_iters or self.epochs or 0)
 
 
 @dataclass
@@ -168,16 +179,17 @@ def build_model(run: Run, dataset: Any) -> nn.Module:
 
 
 def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None) -> list[ConfiguredHook]:
-    """Freeze what the config names, then load the resumed state and compare it with its certificate."""
+    """Freeze for the epoch in which the run stands, then load its state and compare with its certificate."""
+    header, plan = FreezeHeader.of(checkpoint[1] if checkpoint else None), FreezePlan.from_cfg(run.cfg)
     if checkpoint is not None:
-        check_same_list(run.cfg, checkpoint[1].get(OURS))
-    hooks = hooks_from_cfg(run.cfg, model)
+        tell_changes(header, plan, run.is_over(checkpoint[1]), checkpoint[0], run.logger)
+    hooks = hooks_from_cfg(run.cfg, model, header.begun, run.epochs)
     for line in filter(None, (hook.describe() for hook in hooks)):
         run.logger.info("%s", line)
     if not hooks:
         run.logger.info("MODEL.NOT_TRAIN_IN_MULTI_TASK names nothing: nothing is frozen.")
     if getattr(run.args, "sync_bn", False):
-        check_sync_bn(model, run.device)
+        check_sync_bn(model, run.device, plan)
     if checkpoint is not None:
         if run.args.pretrained_model is not None:
             run.logger.info("--pretrained_model has no effect: the state of %s replaces it", checkpoint[0])
@@ -185,16 +197,6 @@ def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None)
         for hook in hooks:
             hook.check_resumed(checkpoint[1].get(OURS, {}))
     return hooks
-
-
-def check_sync_bn(model: nn.Module, device: torch.device) -> None:
-    """ConfigError where a SyncBatchNorm would have to run live on a CPU, which torch cannot do."""
-    live = [name for name, m in model.named_modules() if isinstance(m, nn.SyncBatchNorm) and not is_frozen(m)]
-    if live and device.type != "cuda":
-        raise ConfigError(
-            f"--sync_bn needs CUDA for every norm layer that is not frozen, but the device is {device} and "
-            f"{len(live)} are live: {', '.join(live[:4])}. Leave --sync_bn out, or freeze them."
-        )
 
 
 def build_trainer(
@@ -212,9 +214,9 @@ def build_trainer(
         if test is not None:
             hook.take_test_data(test.loader)
     optim_cfg, steps = run.cfg.OPTIMIZATION, run.args.max_iters
-    epochs = -(-steps // len(train.loader)) if steps else (run.args.epochs or optim_cfg.NUM_EPOCHS)
-    optimizer = build_optimizer(model, optim_cfg)
     length = len(train.loader)
+    epochs = run.epochs or -(-steps // length)
+    optimizer = build_optimizer(model, optim_cfg, [part for hook in hooks for part in hook.apart()])
     trainer = Trainer(
         model,
         optimizer,

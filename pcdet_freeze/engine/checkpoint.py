@@ -203,9 +203,9 @@ def epoch_of(path: Path) -> int:
 def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Put optimizer, counters, scaler and generators of ``trainer`` to where ``state`` was saved.
 
-    The model state is loaded before this (``weights.load_model_state``). Where other parameters train than
-    before, the optimizer's state goes by name, and the log says what was kept, dropped and new. A checkpoint
-    without our part (one of OpenPCDet's) goes on at the start of the epoch after its last finished one.
+    The model state is loaded before this (``weights.load_model_state``). The optimizer's state goes by
+    parameter name, and the log says what was kept, dropped and new. A checkpoint without our part (one of
+    OpenPCDet's) goes on at the start of the epoch after its last finished one.
 
     Raises:
         CheckpointError: it cannot be gone on from; the message says what to do.
@@ -216,10 +216,16 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
             "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "
             "To start from its weights use --pretrained_model."
         )
+    missing = [key for key in ("epoch", "it") if state.get(key) is None]
+    if missing:
+        raise CheckpointError(
+            f"A run can only go on from a checkpoint that says where it stands, but this one has no "
+            f"{' and no '.join(missing)}. To start from its weights use --pretrained_model."
+        )
     names, kind = ours.get("optimizer_names"), ours.get("optimizer_kind")
     found = load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer_state"], names, kind)
-    if not found.is_whole:
-        trainer.logger.warning("Other parameters train now; optimizer state by name:\n%s", found.table())
+    level = logging.INFO if found.is_whole else logging.WARNING
+    trainer.logger.log(level, "Optimizer state, by parameter name:\n%s", found.table())
     trainer.epoch, trainer.iteration = int(state["epoch"]), int(state["it"])
     if ours:
         _resume_position(trainer, ours)
@@ -236,6 +242,13 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     trainer.offset = sampler["offset"]
     if ours["scaler"] and trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(ours["scaler"])
+    if len(states) != distributed.world_size():
+        trainer.logger.warning(
+            "Written by %d processes, resumed by %d: the order of the data and the generators are others, "
+            "so this resume is not bit-exact.",
+            len(states),
+            distributed.world_size(),
+        )
     trainer.resumed_rng = states[distributed.rank()] if distributed.rank() < len(states) else None
 
 

@@ -115,6 +115,11 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+def world_size() -> int:
+    """How many processes take part; 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if is_distributed():

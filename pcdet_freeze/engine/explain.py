@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,12 +14,13 @@ from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.engine.optimizer import build_optimizer, parameter_names
 from pcdet_freeze.engine.reach import Reach, trace
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freeze import FreezeHandle, is_frozen, is_still, kinds
+from pcdet_freeze.freeze import FreezeHandle, freeze, is_frozen, is_still, kinds, unfreeze
 from pcdet_freeze.freeze.dataflow import explain_steps, require_loss, stages, training_steps
 from pcdet_freeze.freeze.hold import is_held
 from pcdet_freeze.freeze.lint import lint
 from pcdet_freeze.freeze.paths import children, is_within
 from pcdet_freeze.freeze.records import record_of
+from pcdet_freeze.freeze.schedule import Span, timeline
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Explanation:
     rows: tuple[Row, ...]
     heads: tuple[str, ...]
     """heads that give a loss"""
+    schedule: tuple[str, ...]
+    """what begins to train later, a line a phase; the rows show the start"""
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     problems: tuple[str, ...]
@@ -75,6 +79,11 @@ def explain(
         depth: how many levels of modules; 2: those of the detector and their children.
     """
     model, problems = handle.model, []
+    spans: tuple[Span, ...] = ()
+    try:
+        spans = timeline(handle.plan, model, optim_cfg.get("NUM_EPOCHS"))
+    except FreezeError as error:
+        problems.append(str(error))
     try:
         optimizer: torch.optim.Optimizer | None = build_optimizer(model, optim_cfg)
     except FreezeError as error:
@@ -86,18 +95,29 @@ def explain(
     except FreezeError as error:
         reach = Reach()
         problems.append(str(error))
-    lost = reach.lost(model)
-    problems += [_lost_line(part) for part in lost]
+    problems += [_lost_line(part) for part in reach.lost(model)]
+    problems += _later_problems(model, spans, batch_dict)
     groups = _groups(model, optimizer)
     paths = [(path, module) for path, module in _down_to("", unwrap(model), depth) if path]
     return Explanation(
         handle.summary(),
         tuple(_row(path, module, handle, groups, reach) for path, module in paths),
         reach.heads,
+        tuple(line for span in spans for line in span.lines()),
         (*handle.notes, *explain_steps(model)),
         tuple(str(drift) for drift in lint(model)),
         tuple(problems),
     )
+
+
+def _later_problems(model: nn.Module, spans: Sequence[Span], batch_dict: dict[str, Any]) -> Iterator[str]:
+    """Why a training would stop when a phase of its schedule begins."""
+    for span in spans[1:]:
+        twin = copy.deepcopy(unwrap(model))
+        unfreeze(twin)
+        freeze(twin, span.plan, certify=False)
+        for part in trace(twin, batch_dict).lost(twin):
+            yield f"after EPOCH {span.begins}: {_lost_line(part)}"
 
 
 def _lost_line(part: str) -> str:

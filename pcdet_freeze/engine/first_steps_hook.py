@@ -54,6 +54,8 @@ class FirstStepsHook(ConfiguredHook):
     def before_epoch(self, trainer: Trainer) -> None:
         model, optimizer = self._watched or (None, None)
         if model is not trainer.model or optimizer is not trainer.optimizer:
+            if self._forward is not None:  # resumed where a phase begins
+                self._forward = FirstForward(self.owner.handle)
             self._watch(trainer)
 
     def after_train(self, trainer: Trainer) -> None:

@@ -1,4 +1,8 @@
-"""MODEL.NOT_TRAIN_IN_MULTI_TASK in a training: freeze before the optimizer is made, prove it to the end."""
+"""MODEL.NOT_TRAIN_IN_MULTI_TASK in a training: freeze before the optimizer is made, prove it to the end.
+
+With FREEZE.SCHEDULE a run is a sequence of spans, in each of which other modules are frozen. A new span
+begins with an epoch, on every rank, since all read the same config and count the same epochs.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +12,71 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze.engine.behaviour_hook import BehaviourHook
+from pcdet_freeze.engine.checkpoint import OURS
+from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
-from pcdet_freeze.engine.hooks import HOOKS, ConfiguredHook
+from pcdet_freeze.engine.freeze_header import FreezeHeader, plain_header
+from pcdet_freeze.engine.hooks import HOOKS, Apart, ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.optimizer import build_optimizer
+from pcdet_freeze.engine.optimizer_state import carry_state
 from pcdet_freeze.engine.supplied import check_supplied
-from pcdet_freeze.errors import CertificateError, CheckpointError
-from pcdet_freeze.freeze import Certificate, FreezeHandle, FreezePlan, compare, freeze
+from pcdet_freeze.errors import CertificateError, ConfigError
+from pcdet_freeze.freeze import FreezePlan, freeze
+from pcdet_freeze.freeze.certificate import compare_digests
 from pcdet_freeze.freeze.dataflow import explain_steps, require_loss
 from pcdet_freeze.freeze.lint import lint
+from pcdet_freeze.freeze.schedule import Span, span_at, timeline
 
 
 @HOOKS.register
 class MultiTaskFreezeHook(ConfiguredHook):
-    """Holds what the list names, and keeps its certificate.
+    """Holds what the list names, lets parts of it train when the schedule says so, keeps the certificate.
 
     The certificate is taken when training starts, and checked after the first step, after each epoch (and so
     after a validation), at every checkpoint, where it is stored, and at the end. A tensor that changed on any
-    rank stops all ranks, by name.
+    rank stops all ranks, by name. When a part begins to train it is taken anew for what stays frozen.
+
+    Args:
+        model: without wrappers; it is frozen here, for the epoch in which the run starts or goes on.
+        plan: list and schedule.
+        optim_cfg: ``cfg.OPTIMIZATION``, for the optimizers of later spans.
+        begun: epochs begun by the run that goes on; 0 at its start.
+        epochs: length of the run; None where it is known only when it starts.
+
+    Raises:
+        FreezeError: list and schedule cannot be applied, or leave no head with a loss.
     """
 
-    def __init__(self, handle: FreezeHandle) -> None:
-        self.handle = handle
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: FreezePlan,
+        optim_cfg: Mapping[str, Any] | None = None,
+        begun: int = 0,
+        epochs: int | None = None,
+    ) -> None:
+        self.plan = plan
+        self.spans = timeline(plan, model, epochs)
+        self.span = span_at(self.spans, begun)
+        self.optim_cfg = optim_cfg
+        if len(self.spans) > 1 and optim_cfg is None:
+            raise ConfigError("FREEZE.SCHEDULE makes the optimizer anew and needs OPTIMIZATION; got none")
+        self.handle = freeze(model, self.span.plan)
+        require_loss(model)
         self._first_step_checked = False
+        self._warned: set[str] = set()
 
     @classmethod
-    def from_cfg(cls, cfg: Mapping[str, Any], model: nn.Module) -> MultiTaskFreezeHook | None:
-        """Freeze what ``cfg`` names in ``model``; None where it names nothing.
-
-        Raises FreezeError for a list that cannot be applied, or that leaves no head with a loss.
-        """
+    def from_cfg(
+        cls, cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
+    ) -> MultiTaskFreezeHook | None:
+        """Freeze what ``cfg`` names in ``model``; None where it names nothing."""
         plan = FreezePlan.from_cfg(cfg)
-        if not plan:
-            return None
-        hook = cls(freeze(model, plan))
-        require_loss(model)
-        return hook
+        return cls(model, plan, cfg.get("OPTIMIZATION"), begun, epochs) if plan else None
+
+    def apart(self) -> Apart:
+        return _apart(self.span)
 
     def companions(self) -> Sequence[ConfiguredHook]:
         return FirstStepsHook(self), BehaviourHook(self)
@@ -51,8 +85,16 @@ class MultiTaskFreezeHook(ConfiguredHook):
         check_supplied(self.handle, loaded, rebuild)
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
-        """Compare the loaded state with the certificate stored beside it; CertificateError if it differs."""
-        changed = compare(Certificate.from_plain(ours["freeze"]["certificate"]), self.handle.certificate())
+        """Compare the loaded state with the certificate stored beside it, as far as both freeze the same.
+
+        Raises CertificateError where it differs.
+        """
+        stored = FreezeHeader.of({OURS: ours}).certificate
+        if stored is None:
+            return
+        now = self.handle.certificate().digests
+        then = {name: digest for name, digest in stored.digests.items() if name in now}
+        changed = compare_digests(then, {name: now[name] for name in then})
         if changed:
             raise CertificateError(
                 "The frozen state of a checkpoint must be what its own certificate says, but differs in:\n  "
@@ -61,14 +103,25 @@ class MultiTaskFreezeHook(ConfiguredHook):
             )
 
     def describe(self) -> str:
+        phases = [line for span in self.spans for line in span.lines()]
         notes = [*self.handle.notes, *explain_steps(self.handle.model)]
-        return "\n".join([self.handle.summary(), *(f"  note: {note}" for note in notes)])
+        schedule = [f"  schedule: {line}" for line in phases]
+        return "\n".join([self.handle.summary(), *(f"  note: {note}" for note in notes), *schedule])
 
     def before_train(self, trainer: Trainer) -> None:
-        for drift in lint(self.handle.model):
-            trainer.logger.warning("%s", drift)
+        for span in self.spans:
+            if span.begins >= trainer.epochs:
+                text = "Not in this run of %d epochs: %s"
+                trainer.logger.warning(text, trainer.epochs, "; ".join(span.lines()))
+        self._warn_of_drift(trainer)
         self.handle.renew()
         self._first_step_checked = False
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        span = span_at(self.spans, trainer.epoch + 1)
+        if span is not self.span:
+            self._check(f"before epoch {trainer.epoch + 1}, when parts of it begin to train,")
+            self._enter(span, trainer)
 
     def after_step(self, trainer: Trainer) -> None:
         if not self._first_step_checked:
@@ -80,14 +133,42 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     def at_checkpoint(self, trainer: Trainer, ours: dict[str, Any]) -> None:
         self._check(f"at the checkpoint of iteration {trainer.iteration}")
-        ours["freeze"] = {
-            "entries": list(self.handle.entries),
-            "certificate": self.handle.certificate().to_plain(),
-        }
+        ours["freeze"] = plain_header(self.plan, self.handle.certificate())
 
     def after_train(self, trainer: Trainer) -> None:
         self._check("at the end")
-        trainer.logger.info("Certificate intact: the frozen state is the same as at the start, bit for bit.")
+        if self.handle.certificate().digests:  # a schedule may have freed everything
+            trainer.logger.info(
+                "Certificate intact: the frozen state is the same as at the start, bit for bit."
+            )
+
+    def _enter(self, span: Span, trainer: Trainer) -> None:
+        """Freeze for ``span``; what it frees enters the optimizer with fresh state, the rest keep theirs."""
+        model, before = unwrap(trainer.model), self.handle
+        # first the new freeze, then the old one's release: what both hold is not let go in between
+        self.handle = freeze(model, span.plan, rebuilds_ddp=True)
+        before.release(rebuilds_ddp=True)
+        self.span = span
+        optimizer = build_optimizer(model, self.optim_cfg or {}, self.apart())
+        kept, fresh = carry_state(trainer.optimizer, optimizer)
+        trainer.rebuild(optimizer)
+        self._first_step_checked = False
+        trainer.logger.info("Epoch %d: %s", trainer.epoch + 1, "; ".join(span.lines()))
+        trainer.logger.info(
+            "Optimizer state: %d parameters keep theirs, %d start with a fresh one. Certificate renewed.",
+            kept,
+            fresh,
+        )
+        notes = [*self.handle.notes, *explain_steps(model)]
+        trainer.logger.info("%s", "\n".join([self.handle.summary(), *(f"  note: {note}" for note in notes)]))
+        self._warn_of_drift(trainer)
+
+    def _warn_of_drift(self, trainer: Trainer) -> None:
+        """Each warning once a run."""
+        for drift in dict.fromkeys(map(str, lint(self.handle.model))):
+            if drift not in self._warned:
+                self._warned.add(drift)
+                trainer.logger.warning("%s", drift)
 
     def _check(self, when: str) -> None:
         """All ranks hear all verdicts before any raises: nobody is left waiting in a collective call."""
@@ -100,16 +181,6 @@ class MultiTaskFreezeHook(ConfiguredHook):
             ) from error
 
 
-def check_same_list(cfg: Mapping[str, Any], ours: Mapping[str, Any] | None) -> None:
-    """CheckpointError unless the checkpoint part ``ours`` was written under the list that ``cfg`` names.
-
-    ``ours`` is None for a checkpoint of OpenPCDet, which knows no list.
-    """
-    now = list(FreezePlan.from_cfg(cfg).entries)
-    then = list(((ours or {}).get("freeze") or {}).get("entries", []))
-    if now != then:
-        raise CheckpointError(
-            "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written "
-            f"with. Checkpoint: {then}; now: {now}. To start a new stage from these weights, give the file "
-            "as --pretrained_model and choose another --extra_tag."
-        )
+def _apart(span: Span) -> Apart:
+    """Groups of their own for what entered with a learning rate of its own."""
+    return [(part.names, part.lr_scale) for part in span.entered if part.names and part.lr_scale != 1]

@@ -10,6 +10,9 @@ from torch import nn
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.registry import Registry
 
+Apart = Sequence[tuple[Collection[str], float]]
+"""(names of parameters, multiple of the learning rate) for optimizer groups of their own"""
+
 
 class Hook:
     """Something that happens at fixed places of the loop. The trainer calls its hooks in list order:
@@ -54,8 +57,15 @@ class ConfiguredHook(Hook):
     """A hook that a YAML key turns on. It is made before the optimizer, so it may change what trains."""
 
     @classmethod
-    def from_cfg(cls, cfg: Mapping[str, Any], model: nn.Module) -> ConfiguredHook | None:
-        """The hook for ``model``, or None where ``cfg`` does not ask for it."""
+    def from_cfg(
+        cls, cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
+    ) -> ConfiguredHook | None:
+        """The hook for ``model``, or None where ``cfg`` does not ask for it.
+
+        Args:
+            begun: epochs that a resumed run has begun; 0 at the start.
+            epochs: length of the run; None where it is not known yet.
+        """
         raise NotImplementedError(f"{cls.__name__} must say when a config turns it on: define from_cfg")
 
     def companions(self) -> Sequence[ConfiguredHook]:
@@ -67,6 +77,10 @@ class ConfiguredHook(Hook):
 
     def take_test_data(self, loader: Any) -> None:
         """The run evaluates on the batches of ``loader``."""
+
+    def apart(self) -> Apart:
+        """What the optimizer must hold in groups of its own when the run starts or goes on."""
+        return ()
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
         """A checkpoint's model state has been loaded; ``ours`` is what ``at_checkpoint`` put beside it."""

@@ -117,7 +117,8 @@ class Trainer:
     def rebuild(self, optimizer: torch.optim.Optimizer) -> None:
         """Go on with another optimizer, after a change of what trains; DDP is made anew for it."""
         self.optimizer = optimizer
-        self.model = distributed.wrap(distributed.unwrap(self.model), self.device)
+        self.model = distributed.unwrap(self.model)  # lets the old wrapper go before there is a new one
+        self.model = distributed.wrap(self.model, self.device)
 
     def _call(self, place: str) -> None:
         for hook in self.hooks:

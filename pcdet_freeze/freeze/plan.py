@@ -13,6 +13,7 @@ from typing import Any
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze.paths import nearest
+from pcdet_freeze.freeze.phases import Phase, read_schedule
 
 KEY = "NOT_TRAIN_IN_MULTI_TASK"
 BLOCK = "FREEZE"
@@ -32,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "SCHEDULE": (),
 }
 # FUSE: True promises speed, not results, so it is accepted before folding exists; everything else is refused.
-NOT_BUILT = ("FUSE", "PREFIX_DTYPE", "COMPILE", "CACHE", "SCHEDULE")
+NOT_BUILT = ("FUSE", "PREFIX_DTYPE", "COMPILE", "CACHE")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class FreezePlan:
     """True, or names: weights that no checkpoint supplied may be frozen."""
     ignore: tuple[str, ...] = ()
     """Buffers (or modules, for all their buffers) that the certificate leaves out."""
+    schedule: tuple[Phase, ...] = ()
+    """What trains later, in the order of time. ``freeze`` leaves it to the engine."""
 
     def __post_init__(self) -> None:
         faults = entry_faults(self.entries)
@@ -67,7 +70,21 @@ class FreezePlan:
             faults.append(f"{BLOCK}.PARAMETERS must be True or False; got {self.parameters!r}")
         if not isinstance(self.allow_random, bool):
             faults += _list_faults("ALLOW_RANDOM", self.allow_random, "True, False or ")
-        _raise(faults)
+        phases, schedule_faults = read_schedule(self.schedule)
+        object.__setattr__(self, "schedule", phases)
+        _raise(faults + schedule_faults + self._idle_schedule())
+
+    def _idle_schedule(self) -> list[str]:
+        """Faults of a schedule that cannot do what it says."""
+        faults = []
+        if self.schedule and not self.entries:
+            faults.append(f"{BLOCK}.SCHEDULE lets frozen parts train, but MODEL.{KEY} names none: empty both")
+        if not self.parameters and any(phase.lr_scale != 1 for phase in self.schedule):
+            faults.append(
+                f"{BLOCK}.SCHEDULE: LR_SCALE is for parameters that start to train, but with PARAMETERS: "
+                "False all of them train from the start: leave it out"
+            )
+        return faults
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -131,7 +148,8 @@ def read_block(block: object) -> tuple[dict[str, Any], list[str]]:
             value_faults = option_faults(key, value)
             faults += value_faults
             if not value_faults:
-                options[key.lower()] = tuple(value or ()) if key in ("EVAL", "IGNORE") else value
+                lists = ("EVAL", "IGNORE", "SCHEDULE")
+                options[key.lower()] = tuple(value or ()) if key in lists else value
     if isinstance(options.get("allow_random"), list | tuple):
         options["allow_random"] = tuple(options["allow_random"])
     return options, faults
@@ -147,7 +165,7 @@ def option_faults(key: str, value: object) -> list[str]:
         return _list_faults(key, [] if value is None else value)
     if key == "ALLOW_RANDOM" and not isinstance(value, bool):
         return _list_faults(key, value, "True, False or ")
-    return []
+    return read_schedule(value)[1] if key == "SCHEDULE" else []
 
 
 def _list_faults(key: str, value: object, also: str = "") -> list[str]:

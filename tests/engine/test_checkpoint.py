@@ -309,6 +309,22 @@ def test_a_checkpoint_without_optimizer_state_cannot_be_resumed(saved: Path) -> 
         resume(toy_trainer(), state)
 
 
+@pytest.mark.parametrize("key", ["epoch", "it"])
+def test_a_checkpoint_that_does_not_say_where_it_stands_cannot_be_resumed(saved: Path, key: str) -> None:
+    state = load_checkpoint(saved)
+    save_checkpoint({**state, key: None}, saved)
+    with pytest.raises(CheckpointError, match=rf"has no {key}\.[\s\S]*--pretrained_model"):
+        resumed(saved)
+
+
+def test_a_resume_by_another_number_of_processes_says_that_it_is_not_exact(saved: Path, caplog: Any) -> None:
+    state = load_checkpoint(saved)
+    state[OURS]["rng"] *= 2
+    save_checkpoint(state, saved)
+    resumed(saved)
+    assert "Written by 2 processes, resumed by 1" in caplog.text
+
+
 def test_mid_epoch_resume_with_another_epoch_length_is_refused(tmp_path: Path) -> None:
     toy_trainer([SaveAt(tmp_path / "x.pth", 3)]).run()
     with pytest.raises(CheckpointError, match=r"as long as before \(4 iterations\), but this one has 2"):

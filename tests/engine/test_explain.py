@@ -113,6 +113,20 @@ def test_p6_layers_that_are_only_held_are_not_called_frozen() -> None:
     assert (row.frozen, row.norm_held, row.groups) == ("held", 1, (0, 1))
 
 
+def test_p6_a_phase_in_which_no_loss_reaches_what_begins_to_train_is_an_error() -> None:
+    entries = ("dense_head", "backbone_2d.deblocks")
+    found = []
+    for train in (["backbone_2d.deblocks"], ["backbone_2d.deblocks", "dense_head"]):
+        plan = FreezePlan(entries, schedule=({"EPOCH": 3, "TRAIN": train},))
+        found.append(explain(freeze(toy(*HEADS), plan), OPTIM, toy_batch("label", "lane_label")))
+    assert [problem.partition(" is live")[0] for problem in found[0].problems] == [
+        "after EPOCH 3: backbone_2d.deblocks"
+    ]
+    assert found[1].problems == ()
+    assert "backbone_2d.deblocks, dense_head begins to train" in found[1].schedule[0]
+    assert rows(found[1])["dense_head"].frozen == "yes"
+
+
 def test_p6_depth_chooses_how_far_down_the_table_goes() -> None:
     assert [row.module for row in explained(depth=1).rows] == [
         "vfe",

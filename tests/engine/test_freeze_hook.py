@@ -7,33 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from engine_toy import ToyModel, assert_same_state, tensors_of, toy_trainer
+from engine_toy import ToyModel, assert_same_state, tensors_of
+from freeze_runs import cfg_of, frozen_trainer, resumed
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.behaviour_hook import BehaviourHook
-from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, resume, save_checkpoint
+from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, save_checkpoint
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook
 from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
-from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook, check_same_list
+from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks import HOOKS, Hook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
 from pcdet_freeze.engine.optimizer import parameter_names
-from pcdet_freeze.engine.weights import load_model_state
-from pcdet_freeze.errors import CertificateError, CheckpointError, FreezeError
-
-
-def cfg_of(*entries: str, **options: Any) -> dict[str, Any]:
-    return {"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": list(entries), **({"FREEZE": options} if options else {})}}
-
-
-def frozen_trainer(hooks: Any = (), cfg: Any = None, **more: Any) -> Trainer:
-    """The order of tools/train.py: model, freeze, optimizer."""
-    torch.manual_seed(7)
-    model = ToyModel()
-    made = hooks_from_cfg(cfg or cfg_of("vfe"), model)
-    return toy_trainer([*hooks, *made], model=model, **more)
+from pcdet_freeze.errors import CertificateError, FreezeError
 
 
 def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:
@@ -114,19 +102,6 @@ def test_p1_the_certificate_is_stored_as_plain_data(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def resumed(path: Path, cfg: Any = None, hooks: Any = (), **more: Any) -> Trainer:
-    state = load_checkpoint(path)
-    cfg = cfg or cfg_of("vfe")
-    check_same_list(cfg, state.get(OURS))
-    trainer = frozen_trainer(hooks, cfg, seed=99, **more)
-    load_model_state(trainer.model, state["model_state"], path)
-    for hook in trainer.hooks:
-        if isinstance(hook, MultiTaskFreezeHook):
-            hook.check_resumed(state[OURS])
-    resume(trainer, state)
-    return trainer
-
-
 @pytest.mark.parametrize("iterations", [3, 4, 6])
 def test_r1_a_frozen_run_resumed_with_the_same_list_is_equal_to_the_bit(
     tmp_path: Path, iterations: int
@@ -145,20 +120,6 @@ def test_r1_a_frozen_run_resumed_with_the_same_list_is_equal_to_the_bit(
 def saved(tmp_path: Path) -> Path:
     frozen_trainer([CheckpointHook(tmp_path)], epochs=1).run()
     return tmp_path / "checkpoint_epoch_1.pth"
-
-
-@pytest.mark.parametrize("entries", [(), ("head",), ("vfe", "head"), ("vfe.0",)])
-def test_a_resume_with_another_list_names_pretrained_model(saved: Path, entries: tuple[str, ...]) -> None:
-    with pytest.raises(CheckpointError, match=r"Checkpoint: \['vfe'\][\s\S]*--pretrained_model"):
-        resumed(saved, cfg_of(*entries))
-
-
-def test_an_openpcdet_checkpoint_is_not_resumed_under_a_list(saved: Path) -> None:
-    state = load_checkpoint(saved)
-    del state[OURS]
-    with pytest.raises(CheckpointError, match="--pretrained_model"):
-        check_same_list(cfg_of("vfe"), state.get(OURS))
-    check_same_list(cfg_of(), state.get(OURS))
 
 
 def test_h10_a_checkpoint_that_breaks_its_own_certificate_is_refused(saved: Path) -> None:

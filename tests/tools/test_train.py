@@ -174,14 +174,6 @@ def test_n3_a_string_in_place_of_the_list_is_an_error(tmp_path: Path, capsys: An
     assert code == 1 and "list" in refused(capsys)
 
 
-def test_a_resume_with_another_list_is_an_error_that_names_pretrained_model(
-    first: Path, tmp_path: Path, capsys: Any
-) -> None:
-    checkpoint = first / "ckpt" / "checkpoint_epoch_1.pth"
-    assert train(tmp_path, "--ckpt", checkpoint, sets=FREEZE) == 1
-    assert "--pretrained_model" in refused(capsys)
-
-
 @pytest.mark.parametrize("flag", ["--ckpt", "--pretrained_model"])
 def test_a_checkpoint_of_another_model_is_one_message(
     first: Path, tmp_path: Path, capsys: Any, flag: str
