@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.frames import IGNORE, LABEL_KEYS
 from pcdet_freeze.datasets.registry import Sample
 
 _BATCH_COLUMN = ("points", "voxel_coords")
@@ -19,12 +20,34 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
 
     ``points`` and ``voxel_coords`` get a first column with the sample's number in the batch; ``gt_boxes``
     are padded with zero rows (at least one); ``skipped_frames`` of all samples become one list.
+
+    Samples may be labelled in part: ``has_gt_boxes``, ``has_point_labels`` and ``has_lane_map`` (B,) bool say
+    which have the label. In a sample without it the batch holds no boxes, points and cells of label 255; the
+    batch lacks a label that none of its samples has.
     """
-    batch: dict[str, Any] = {}
-    for key in samples[0]:
-        batch[key] = _join(key, [sample[key] for sample in samples])
+    batch: dict[str, Any] = {f"has_{key}": _has(key, samples) for key in LABEL_KEYS}
+    for key in dict.fromkeys(key for sample in samples for key in sample):
+        values = _filled(key, samples) if key in LABEL_KEYS else [sample[key] for sample in samples]
+        batch[key] = _join(key, values)
     batch["batch_size"] = len(samples)
     return batch
+
+
+def _has(key: str, samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([sample.get(key) is not None for sample in samples])
+
+
+def _filled(key: str, samples: Sequence[Sample]) -> list[np.ndarray]:
+    """The label of each sample; one that says nothing where it has none."""
+    like = next(sample[key] for sample in samples if sample.get(key) is not None)
+    values = []
+    for sample in samples:
+        value = sample.get(key)
+        if value is None:
+            rows = {"gt_boxes": 0, "point_labels": len(sample["points"]), "lane_map": len(like)}[key]
+            value = np.full((rows, *like.shape[1:]), IGNORE, like.dtype)
+        values.append(value)
+    return values
 
 
 def _join(key: str, values: list[Any]) -> Any:

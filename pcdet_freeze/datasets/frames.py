@@ -14,6 +14,8 @@ IGNORE = 255
 
 POINT_KEYS = ("points", "point_labels")
 BOX_KEYS = ("gt_boxes", "gt_names")
+LABEL_KEYS = ("gt_boxes", "point_labels", "lane_map")
+"""What a frame may be labelled with; each of them may be missing in some frames."""
 
 
 def keep_points(sample: Sample, which: np.ndarray) -> None:
@@ -30,6 +32,33 @@ def _keep(sample: Sample, keys: tuple[str, ...], which: np.ndarray) -> None:
     for key in keys:
         if sample.get(key) is not None:
             sample[key] = sample[key][which]
+
+
+def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | None) -> Sample:
+    """``sample`` if its point labels and lane map fit its points and the config, else DataError.
+
+    classes: number of semantic classes, 0 where they are not known; lane_shape: (H, W) of every lane map,
+    None where any size will do.
+    """
+    where = f"frame {sample.get('frame_id')}"
+    if (labels := sample.get("point_labels")) is not None:
+        if labels.shape != (len(sample["points"]),):
+            raise DataError(
+                f"{where}: point_labels must hold one label for each of the {len(sample['points'])} points; "
+                f"got shape {labels.shape}. Is the label file that of another frame?"
+            )
+        wrong = np.unique(labels[(labels != IGNORE) & ((labels < 0) | (labels >= classes))])
+        if classes and len(wrong):
+            raise DataError(
+                f"{where}: point_labels must be 0..{classes - 1} ({classes} semantic classes) or {IGNORE} "
+                f"(ignore); got {', '.join(map(str, wrong[:8].tolist()))}. Map them with LABEL_MAP"
+            )
+    if lane_shape is not None and (lanes := sample.get("lane_map")) is not None and lanes.shape != lane_shape:
+        raise DataError(
+            f"{where}: a lane map must have {lane_shape[0]} rows (y) and {lane_shape[1]} columns (x), "
+            f"POINT_CLOUD_RANGE by LANE.CELL_SIZE; got shape {lanes.shape}"
+        )
+    return sample
 
 
 def check_points(points: np.ndarray, source: Any) -> np.ndarray:

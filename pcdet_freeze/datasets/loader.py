@@ -40,9 +40,9 @@ def _register_all() -> None:
 class EpochSampler(Sampler):
     """Indices in an order that is a pure function of (seed, epoch); in file order without shuffling.
 
-    Rank r of world_size W takes indices r, r + W, ... of that order. The order is filled up from its own
-    beginning to a multiple of W, so that all ranks make the same number of steps: interleave the ranks and
-    cut at ``len(dataset)`` to get each frame once.
+    Rank r of world_size W takes indices r, r + W, ... of that order. With ``fill`` (for training) the order
+    is filled up from its own beginning to a multiple of W, so that all ranks make the same number of steps;
+    without it each frame comes once, and the first ranks may have one frame more.
     ``len()`` is the length of a whole epoch for this rank, also after ``set_epoch(epoch, start_iter)``.
     """
 
@@ -52,13 +52,14 @@ class EpochSampler(Sampler):
         batch_size: int,
         *,
         shuffle: bool,
+        fill: bool = True,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank must lie in 0..world_size - 1; got rank {rank} of {world_size}")
-        self.dataset, self.batch_size, self.shuffle = dataset, batch_size, shuffle
+        self.dataset, self.batch_size, self.shuffle, self.fill = dataset, batch_size, shuffle, fill
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch = 0
         self.start = 0
@@ -70,14 +71,16 @@ class EpochSampler(Sampler):
         self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.world_size)
+        extra = self.world_size - 1 if self.fill else self.world_size - 1 - self.rank
+        return (len(self.dataset) + extra) // self.world_size
 
     def __iter__(self) -> Iterator[int]:
         order = np.arange(len(self.dataset))
         if self.shuffle:
             order = np.random.RandomState([self.seed & 0xFFFFFFFF, self.epoch]).permutation(order)
-        filled = np.resize(order, len(self) * self.world_size)
-        return iter(filled[self.rank :: self.world_size][self.start :].tolist())
+        if self.fill:
+            order = np.resize(order, len(self) * self.world_size)
+        return iter(order[self.rank :: self.world_size][self.start :].tolist())
 
 
 def build_dataloader(
@@ -99,7 +102,8 @@ def build_dataloader(
     """
     dataset = build_dataset(dataset_cfg, class_names, training, root_path, logger)
     dataset.seed = seed
-    sampler = EpochSampler(dataset, batch_size, shuffle=training, seed=seed, rank=rank, world_size=world_size)
+    share = {"seed": seed, "rank": rank, "world_size": world_size}
+    sampler = EpochSampler(dataset, batch_size, shuffle=training, fill=training, **share)
     loader = DataLoader(
         dataset,
         batch_size=batch_size,

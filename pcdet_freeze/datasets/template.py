@@ -39,7 +39,7 @@ from torch.utils.data import Dataset
 
 from pcdet_freeze.datasets.augmentor import DataAugmentor
 from pcdet_freeze.datasets.collate import collate
-from pcdet_freeze.datasets.frames import keep_boxes
+from pcdet_freeze.datasets.frames import check_labels, keep_boxes
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
 from pcdet_freeze.datasets.registry import Config, Sample, require
@@ -52,7 +52,14 @@ class DatasetTemplate(Dataset):
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
     ``generate_prediction_dicts``. ``DATA_CONFIG.KEEP_EMPTY_FRAMES`` (default False, as in OpenPCDet):
     whether training takes frames in which no box of the trained classes is left.
+
+    Frames may be labelled in part. ``labels``: what frames of this set can have (keys of LABEL_KEYS);
+    ``semantic_class_names``: semantic class 0, 1, ...; ``lane_map_shape``: (H, W) of every lane map.
     """
+
+    labels: tuple[str, ...] = ("gt_boxes",)
+    semantic_class_names: tuple[str, ...] = ()
+    lane_map_shape: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -121,8 +128,8 @@ class DatasetTemplate(Dataset):
         """Raw frame ``index``; raises DataError, naming the file, for a frame that cannot be used."""
         raise NotImplementedError(f"{type(self).__name__} must implement load_sample")
 
-    def ground_truth_annos(self) -> list[dict[str, Any]]:
-        """KITTI annotation dicts of all frames, in the order of the frames, for the evaluation."""
+    def ground_truth_annos(self) -> list[dict[str, Any] | None]:
+        """KITTI annotation dicts of all frames, in their order, for the evaluation; None: no box labels."""
         raise NotImplementedError(f"{type(self).__name__} has no annotations to evaluate against")
 
     def frame_name(self, index: int) -> str:
@@ -136,6 +143,7 @@ class DatasetTemplate(Dataset):
             current = (index + step) % len(self)
             try:
                 raw = self.load_sample(current)
+                check_labels(raw, len(self.semantic_class_names), self.lane_map_shape)
             except DataError as error:
                 if not self.training:
                     raise

@@ -1,7 +1,9 @@
-"""Metrics: annotations in, one text and one flat dict out. Imports neither datasets nor models.
+"""Metrics: truth and predictions in, a flat dict of figures out. Imports neither datasets nor models.
 
-``EVALUATORS.get(name)(gt_annos, dt_annos, class_names) -> (text, dict)``: another metric is one more
-function registered under one more name.
+* boxes: ``EVALUATORS.get(name)(gt_annos, dt_annos, class_names) -> (text, dict)``, chosen by the config;
+* other tasks: a class in ``TASK_METRICS`` (see ``tasks``), which runs wherever a model predicts the task.
+
+Another metric is one more function or class, registered under one more name.
 """
 
 from __future__ import annotations
@@ -9,6 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+# importing the modules registers their metrics
+from pcdet_freeze.evaluation import lanes, segmentation
+from pcdet_freeze.evaluation.summary import table
+from pcdet_freeze.evaluation.tasks import TASK_METRICS, MetricContext, TaskMetric
 from pcdet_freeze.registry import Registry
 
 Annotation = Mapping[str, Any]
@@ -29,4 +35,15 @@ def evaluate_kitti(
     return get_official_eval_result(gt_annos, dt_annos, class_names)
 
 
-__all__ = ["EVALUATORS", "Annotation", "Evaluator", "evaluate_kitti"]
+__all__ = [
+    "EVALUATORS",
+    "TASK_METRICS",
+    "Annotation",
+    "Evaluator",
+    "MetricContext",
+    "TaskMetric",
+    "evaluate_kitti",
+    "lanes",
+    "segmentation",
+    "table",
+]

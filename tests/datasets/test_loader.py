@@ -58,6 +58,13 @@ def test_ranks_share_the_frames_and_make_equally_many_steps(
     assert [len(share) for share in shares] == [4, 4, 4]
 
 
+@pytest.mark.parametrize("world", [1, 2, 3, 12])
+def test_without_filling_up_each_frame_comes_once(sampler: Callable[..., EpochSampler], world: int) -> None:
+    ranks = [sampler(shuffle=False, fill=False, rank=rank, world_size=world) for rank in range(world)]
+    assert sorted(index for rank in ranks for index in rank) == list(range(10))
+    assert [len(rank) for rank in ranks] == [len(list(rank)) for rank in ranks]
+
+
 def test_a_rank_outside_the_world_is_an_error(sampler: Callable[..., EpochSampler]) -> None:
     with pytest.raises(ConfigError, match="rank 2 of 2"):
         sampler(rank=2, world_size=2)

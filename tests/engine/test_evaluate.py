@@ -64,7 +64,11 @@ class Predicts(nn.Module):
 
     def forward(self, batch: dict[str, Any]) -> Any:
         assert not self.training and not torch.is_grad_enabled()
-        return [{}] * batch["batch_size"], {"gt": batch["batch_size"], "roi_0.5": 0, "rcnn_0.5": 1}
+        return [{"pred_boxes": ()}] * batch["batch_size"], {
+            "gt": batch["batch_size"],
+            "roi_0.5": 0,
+            "rcnn_0.5": 1,
+        }
 
 
 @pytest.fixture

@@ -130,12 +130,13 @@ class KittiDataset(DatasetTemplate):
             sample["road_plane"] = plane
         return sample
 
-    def ground_truth_annos(self) -> list[dict[str, Any]]:
+    def ground_truth_annos(self) -> list[dict[str, Any] | None]:
         """Copies of the infos' annotations, with frame_id and boxes_lidar (K, 7; zero rows for DontCare)."""
-        if any("annos" not in info for info in self.infos):
-            raise DataError(f"the split {self.split!r} has frames without labels: it cannot be evaluated")
-        annos = []
+        annos: list[dict[str, Any] | None] = []
         for index, info in enumerate(self.infos):
+            if "annos" not in info:
+                annos.append(None)
+                continue
             anno = copy.deepcopy(info["annos"])
             boxes = np.zeros((len(anno["name"]), 7), np.float32)
             boxes[anno["name"] != DONT_CARE] = _boxes(anno, Calibration.from_info(info["calib"]))[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.frames import LABEL_KEYS
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.synthetic.annos import (
     boxes_to_anno,
@@ -17,6 +18,7 @@ from pcdet_freeze.datasets.synthetic.annos import (
     write_kitti_label,
 )
 from pcdet_freeze.datasets.synthetic.cache import FrameCache
+from pcdet_freeze.datasets.synthetic.labels import CLASSES
 from pcdet_freeze.datasets.synthetic.render import Frame, render
 from pcdet_freeze.datasets.synthetic.scene import draw_scene
 from pcdet_freeze.datasets.synthetic.settings import read_settings
@@ -45,6 +47,9 @@ class SyntheticDataset(DatasetTemplate):
     gt_names, point_labels (``labels.CLASSES``) and lane_map.
     """
 
+    labels = LABEL_KEYS
+    semantic_class_names = CLASSES
+
     def __init__(
         self,
         dataset_cfg: Config,
@@ -55,6 +60,7 @@ class SyntheticDataset(DatasetTemplate):
     ) -> None:
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
         self.settings = read_settings(dataset_cfg, training)
+        self.lane_map_shape = self.settings.grid.shape
         self._cache = FrameCache(self.settings, self.render, self.logger)
 
     def __len__(self) -> int:
@@ -105,7 +111,7 @@ class SyntheticDataset(DatasetTemplate):
             "lane_map": frame.lane_map.copy(),
         }
 
-    def ground_truth_annos(self) -> list[dict[str, Any]]:
+    def ground_truth_annos(self) -> list[dict[str, Any] | None]:
         """KITTI annotation dicts of all scenes (see ``annos``)."""
         want = self.settings
         return [

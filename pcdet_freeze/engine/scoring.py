@@ -1,0 +1,155 @@
+"""From predicted frames to figures: boxes by the config's evaluator, every other task by its own metric."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.evaluation import EVALUATORS, TASK_METRICS, MetricContext, TaskMetric, table
+from pcdet_freeze.evaluation.tasks import Counts, add_up
+
+
+@dataclass
+class FrameResult:
+    """One predicted frame, small enough to be sent between ranks."""
+
+    anno: dict[str, Any]
+    """boxes as an annotation dict; only the frame_id where the model predicts none"""
+    counts: dict[str, Counts | None] = field(default_factory=dict)
+    """for each other task that is predicted: its counts, None where the frame has no label of it"""
+
+
+class TaskCounter:
+    """Compares the frames of a batch with their labels, for each task of TASK_METRICS that is predicted."""
+
+    def __init__(self, dataset: Any) -> None:
+        names = tuple(getattr(dataset, "semantic_class_names", ()))
+        limits = tuple(float(bound) for bound in getattr(dataset, "point_cloud_range", ()))
+        self.context = MetricContext(names, limits)
+        self._metrics: dict[str, TaskMetric] = {}
+
+    def metric(self, task: str) -> TaskMetric:
+        """The metric called ``task``, built when it is first used."""
+        if task not in self._metrics:
+            self._metrics[task] = TASK_METRICS.get(task)(self.context)
+        return self._metrics[task]
+
+    def count(
+        self, batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Counts | None]]:
+        """One dict a frame of the batch; DataError where truth and prediction do not fit."""
+        return [self._frame(batch, index, found) for index, found in enumerate(predictions)]
+
+    def _frame(
+        self, batch: Mapping[str, Any], index: int, found: Mapping[str, Any]
+    ) -> dict[str, Counts | None]:
+        counts: dict[str, Counts | None] = {}
+        for task in TASK_METRICS.names():
+            kind = TASK_METRICS.get(task)
+            if kind.prediction not in found:
+                continue
+            truth = _truth(batch, kind.label, kind.per_point, index)
+            counts[task] = None
+            if truth is not None:
+                counts[task] = self.metric(task).count(truth, {key: _plain(v) for key, v in found.items()})
+        return counts
+
+    def summarise(self, frames: Sequence[FrameResult]) -> tuple[dict[str, float], list[str]]:
+        """Figures of all tasks, and why a task that is predicted has none."""
+        values: dict[str, float] = {}
+        unscored = []
+        for task in dict.fromkeys(name for frame in frames for name in frame.counts):
+            counted = [c for frame in frames if (c := frame.counts.get(task)) is not None]
+            if counted:
+                values |= self.metric(task).summarise(add_up(counted))
+            else:
+                unscored.append(f"{task} (no frame has {TASK_METRICS.get(task).label})")
+        return values, unscored
+
+
+def _truth(batch: Mapping[str, Any], label: str, per_point: bool, index: int) -> np.ndarray | None:
+    """The frame's part of ``batch[label]``; None where it has no such label."""
+    flags = batch.get(f"has_{label}")
+    if batch.get(label) is None or (flags is not None and not bool(flags[index])):
+        return None
+    rows = _plain(batch[label])
+    return rows[_plain(batch["points"])[:, 0] == index] if per_point else rows[index]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def score(
+    cfg: Mapping[str, Any],
+    dataset: Any,
+    frames: Sequence[FrameResult],
+    recall: Mapping[str, float],
+    counter: TaskCounter,
+    logger: logging.Logger,
+) -> dict[str, float]:
+    """All figures of ``frames``, which are those of ``dataset`` in order; logs one table of them.
+
+    A task that is predicted but has no label in any frame is named in a warning.
+    Raises DataError where frames are missing, or where no task at all has a label.
+    """
+    if len(frames) != len(dataset):
+        raise DataError(
+            f"Every frame must be predicted once, but there are {len(frames)} predictions for "
+            f"{len(dataset)} frames of {type(dataset).__name__}."
+        )
+    tasks, unscored = counter.summarise(frames)
+    boxes: dict[str, float] = {}
+    if any("name" in frame.anno for frame in frames):
+        boxes = _score_boxes(cfg, dataset, [frame.anno for frame in frames], logger)
+        if not boxes:
+            unscored.append("detection (no frame has boxes)")
+    result = _recall(recall, logger) | boxes | tasks
+    if unscored:
+        logger.warning("Predicted, but not scored: %s", "; ".join(unscored))
+    if not (boxes or tasks):
+        raise DataError(
+            f"An evaluation needs labels of a task that the model predicts, but {type(dataset).__name__} has "
+            f"none: {'; '.join(unscored) or 'the model predicts nothing'}. Evaluate on another split."
+        )
+    logger.info("Results:\n%s", table(boxes, tasks))
+    return result
+
+
+def _score_boxes(
+    cfg: Mapping[str, Any], dataset: Any, annos: Sequence[dict[str, Any]], logger: logging.Logger
+) -> dict[str, float]:
+    """Figures over the frames that have box labels; empty where none has."""
+    truth = dataset.ground_truth_annos()
+    if len(annos) != len(truth):
+        raise DataError(
+            f"Every frame must be predicted once, but there are {len(annos)} predictions for "
+            f"{len(truth)} frames of {type(dataset).__name__}."
+        )
+    objects = sum(len(anno["name"]) for anno in annos) / max(len(annos), 1)
+    logger.info("Average predicted number of objects (%d samples): %.3f", len(annos), objects)
+    pairs = [(true, said) for true, said in zip(truth, annos, strict=True) if true is not None]
+    if not pairs:
+        return {}
+    metric = EVALUATORS.get(cfg["MODEL"]["POST_PROCESSING"]["EVAL_METRIC"])
+    text, values = metric([true for true, _ in pairs], [said for _, said in pairs], list(cfg["CLASS_NAMES"]))
+    logger.info("%s", text)
+    return {key: float(value) for key, value in values.items()}
+
+
+def _recall(counts: Mapping[str, float], logger: logging.Logger) -> dict[str, float]:
+    total = max(counts.get("gt", counts.get("gt_num", 0)), 1)
+    result = {}
+    for key, value in counts.items():
+        if key.startswith(("roi_", "rcnn_")):
+            result[f"recall/{key}"] = value / total
+            logger.info("recall_%s: %f", key, value / total)
+    return result

@@ -1,0 +1,52 @@
+"""Lane lines as cells of a BEV raster: rows are y upwards, columns x, over the point cloud range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NO_LANE = 255
+"""Value of a cell that no line runs through; other values are the line's number, 0 the leftmost."""
+
+
+def line_points(lane_map: np.ndarray, limits: Sequence[float] | np.ndarray) -> list[np.ndarray]:
+    """Points x, y on the middle of each line, metres: a list of (M, 2), one for each number in the map.
+
+    lane_map: (H, W) integer; limits: (6,) or longer is [x_min, y_min, z_min, x_max, y_max, z_max].
+    Each cell of a line gives one point: the middle of the shorter of the two runs of such cells, along x and
+    along y, that go through it. So a line may be several cells wide, and run in any direction.
+    """
+    low, high = np.array(limits[:2], np.float64), np.array(limits[3:5], np.float64)
+    cell = (high - low) / np.array(lane_map.shape[::-1])
+    lines = []
+    for number in np.unique(lane_map[lane_map != NO_LANE]):
+        columns_and_rows = _middles(lane_map == number)
+        lines.append(low + (columns_and_rows + 0.5) * cell)
+    return lines
+
+
+def _middles(cells: np.ndarray) -> np.ndarray:
+    """(M, 2) column and row, as fractions, of the middle of the line at each True cell of (H, W)."""
+    (row, tall), (column, wide) = _runs(cells), [part.T for part in _runs(cells.T)]
+    rows, columns = np.nonzero(cells)
+    upright = (tall < wide)[cells]  # the shorter run crosses the line
+    return np.column_stack([np.where(upright, columns, column[cells]), np.where(upright, row[cells], rows)])
+
+
+def _runs(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middle and length of the run along axis 0 that each True cell belongs to."""
+    index = np.arange(len(cells))[:, None]
+    first = np.maximum.accumulate(np.where(cells, 0, index + 1), axis=0)
+    last = np.minimum.accumulate(np.where(cells, len(cells) - 1, index - 1)[::-1], axis=0)[::-1]
+    return (first + last) / 2, last - first + 1
+
+
+def along(polyline: np.ndarray, step: float) -> np.ndarray:
+    """(M, 2) points of a polyline (n, 2), at most ``step`` metres apart, ends included."""
+    corners = np.asarray(polyline, np.float64)[:, :2]
+    if len(corners) < 2:
+        return corners
+    at = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
+    where = np.linspace(0.0, at[-1], max(2, 1 + int(np.ceil(at[-1] / step))))
+    return np.column_stack([np.interp(where, at, corners[:, axis]) for axis in (0, 1)])

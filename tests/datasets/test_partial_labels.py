@@ -1,0 +1,116 @@
+"""Frames labelled in part: batches mix them and say which frame has which label; bad labels are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ToyDataset
+
+from pcdet_freeze.datasets.collate import collate
+from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels
+from pcdet_freeze.errors import DataError
+
+FLAGS = {f"has_{key}" for key in LABEL_KEYS}
+
+
+def sample(number: int, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    whole = {
+        "points": np.full((3 + number, 4), number, np.float32),
+        "frame_id": str(number),
+        "gt_boxes": np.full((number, 10), 7, np.float32),
+        "point_labels": np.arange(3 + number),
+        "lane_map": np.full((4, 6), number, np.uint8),
+    }
+    return {key: value for key, value in whole.items() if key not in without}
+
+
+def test_a_batch_says_which_frames_have_which_label() -> None:
+    batch = collate([sample(0, ("gt_boxes",)), sample(1, ("point_labels", "lane_map")), sample(2)])
+    flags = {key: batch[key].tolist() for key in FLAGS}
+    assert flags == {
+        "has_gt_boxes": [False, True, True],
+        "has_point_labels": [True, False, True],
+        "has_lane_map": [True, False, True],
+    }
+    assert all(batch[key].dtype == bool for key in FLAGS)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_missing_label_is_filled_with_what_says_nothing(first: int) -> None:
+    samples = [sample(1), sample(2, LABEL_KEYS)]
+    batch = collate(samples[first:] + samples[:first])
+    bare = 1 - first
+    assert batch["point_labels"].dtype == np.int64 and batch["lane_map"].dtype == np.uint8
+    assert (batch["point_labels"][batch["points"][:, 0] == bare] == 255).all()
+    assert (batch["lane_map"][bare] == 255).all() and batch["lane_map"].shape == (2, 4, 6)
+    assert not batch["gt_boxes"][bare].any() and batch["gt_boxes"].shape == (2, 1, 10)
+
+
+def test_labels_of_the_labelled_frames_are_as_they_were() -> None:
+    batch = collate([sample(1), sample(2, LABEL_KEYS)])
+    np.testing.assert_array_equal(batch["point_labels"][:4], sample(1)["point_labels"])
+    np.testing.assert_array_equal(batch["lane_map"][0], sample(1)["lane_map"])
+    np.testing.assert_array_equal(batch["gt_boxes"][0], sample(1)["gt_boxes"])
+
+
+def test_a_label_that_no_frame_of_the_batch_has_is_not_there_and_its_flags_are_false() -> None:
+    batch = collate([sample(1, ("lane_map",)), sample(2, ("lane_map",))])
+    assert "lane_map" not in batch and batch["has_lane_map"].tolist() == [False, False]
+
+
+def test_any_other_key_that_a_frame_lacks_is_an_error() -> None:
+    with pytest.raises(KeyError, match="points"):
+        collate([sample(1), sample(2, ("points",))])
+
+
+def frame(**labels: Any) -> dict[str, Any]:
+    return {"frame_id": "000007", "points": np.zeros((5, 4), np.float32), **labels}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"point_labels": np.zeros(4, int)}, r"one label for each of the 5 points; got shape \(4,\)"),
+        ({"point_labels": np.array([0, 1, 2, 3, 255])}, r"must be 0..2 \(3 semantic classes\).*got 3"),
+        ({"point_labels": np.array([0, 1, 2, -1, 256])}, r"got -1, 256\. Map them with LABEL_MAP"),
+        ({"lane_map": np.zeros((4, 5), np.uint8)}, r"4 rows \(y\) and 6 columns \(x\).*got shape \(4, 5\)"),
+    ],
+)
+def test_a_label_that_does_not_fit_is_an_error_that_names_the_frame(
+    labels: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(DataError, match=rf"frame 000007: .*{told}"):
+        check_labels(frame(**labels), 3, (4, 6))
+
+
+def test_labels_that_fit_and_frames_without_labels_pass() -> None:
+    fit = frame(point_labels=np.array([0, 1, 2, 255, 255]), lane_map=np.zeros((4, 6), np.uint8))
+    assert check_labels(fit, 3, (4, 6)) is fit
+    assert check_labels(frame(), 3, (4, 6)).keys() == frame().keys()
+
+
+class Mislabelled(ToyDataset):
+    """Frames 2 and 3 have a label that is no class."""
+
+    semantic_class_names = tuple("abcdefghij")
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        loaded = super().load_sample(index)
+        loaded["point_labels"] += index in (2, 3)
+        return loaded
+
+
+def test_a_mislabelled_frame_is_passed_over_in_training_and_an_error_in_test(toy_cfg: Any) -> None:
+    training, test = (Mislabelled(toy_cfg, ["Car"], training=mode) for mode in (True, False))
+    assert training[2]["skipped_frames"] == ["2", "3"] and training[2]["frame_id"] == "4"
+    with pytest.raises(DataError, match=r"frame 3: point_labels must be 0..9"):
+        test[3]
+
+
+def test_a_frame_whose_points_are_all_ignored_is_a_frame(toy: Callable[..., ToyDataset]) -> None:
+    one = toy()[0]
+    one["point_labels"][:] = 255
+    assert collate([one])["has_point_labels"].tolist() == [True]

@@ -1,0 +1,87 @@
+"""Segmentation: IoU as its definition says, over all frames together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.evaluation import TASK_METRICS, MetricContext
+from pcdet_freeze.evaluation.segmentation import SegmentationMetric, confusion
+from pcdet_freeze.evaluation.tasks import add_up
+
+
+@pytest.fixture
+def metric() -> SegmentationMetric:
+    return SegmentationMetric(MetricContext(semantic_class_names=("road", "car", "pole")))
+
+
+def score(metric: SegmentationMetric, *frames: tuple[list[int], list[int]]) -> dict[str, float]:
+    counts = [metric.count(np.array(true), {"pred_point_labels": np.array(said)}) for true, said in frames]
+    return metric.summarise(add_up(counts))
+
+
+def test_iou_is_the_intersection_by_the_union_of_points(metric: SegmentationMetric) -> None:
+    values = score(metric, ([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]))
+    assert values["segmentation/IoU/road"] == 100 * 2 / 3
+    assert values["segmentation/IoU/car"] == 100 * 1 / 3
+    assert values["segmentation/IoU/pole"] == 100 * 1 / 2
+    assert values["segmentation/mIoU"] == pytest.approx(50)
+    assert values["segmentation/accuracy"] == pytest.approx(100 * 4 / 6)
+
+
+def test_frames_are_one_pool_of_points_not_a_mean_of_frames(metric: SegmentationMetric) -> None:
+    parts = score(metric, ([0, 0, 0, 1], [0, 0, 0, 1]), ([1], [0]))
+    assert parts == score(metric, ([0, 0, 0, 1, 1], [0, 0, 0, 1, 0]))
+    assert parts["segmentation/IoU/car"] == 50
+
+
+def test_points_labelled_255_count_nowhere(metric: SegmentationMetric) -> None:
+    assert score(metric, ([0, 1, 255, 255], [0, 1, 0, 2])) == score(metric, ([0, 1], [0, 1]))
+
+
+def test_a_class_that_does_not_occur_has_no_iou_but_its_mistakes_cost_the_others(
+    metric: SegmentationMetric,
+) -> None:
+    values = score(metric, ([0, 0, 1, 1], [0, 2, 1, 1]))
+    assert "segmentation/IoU/pole" not in values
+    assert values["segmentation/mIoU"] == 75
+
+
+def test_an_empty_frame_adds_nothing(metric: SegmentationMetric) -> None:
+    assert score(metric, ([], []), ([0, 1], [0, 1])) == score(metric, ([0, 1], [0, 1]))
+
+
+def test_all_points_ignored_is_an_error_that_names_the_label_map(metric: SegmentationMetric) -> None:
+    with pytest.raises(DataError, match=r"all points .* 255 .*LABEL_MAP"):
+        score(metric, ([255, 255], [0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("true", "said", "told"),
+    [
+        ([0, 3], [0, 0], r"point_labels must be 0\.\.2 for 3 semantic classes; got 3"),
+        ([0, -1], [0, 0], r"point_labels must be .*got -1"),
+        ([0, 0], [0, 7], r"pred_point_labels must be .*got 7"),
+        ([0, 0], [0], r"one label for each of the frame's 2 points; got shape \(1,\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_an_error(
+    metric: SegmentationMetric, true: list[int], said: list[int], told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        score(metric, (true, said))
+
+
+def test_without_class_names_there_is_nothing_to_score() -> None:
+    with pytest.raises(ConfigError, match=r"SEMANTIC\.CLASSES"):
+        SegmentationMetric(MetricContext())
+
+
+def test_the_rows_of_a_confusion_are_the_truth() -> None:
+    assert confusion(np.array([0, 0, 1]), np.array([1, 1, 1]), 2).tolist() == [[0, 2], [0, 1]]
+
+
+def test_it_runs_for_whoever_predicts_point_labels() -> None:
+    kind = TASK_METRICS.get("segmentation")
+    assert (kind.prediction, kind.label, kind.per_point) == ("pred_point_labels", "point_labels", True)
