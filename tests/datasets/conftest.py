@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from easydict import EasyDict
 from kitti_maker import make_kitti
+from toy_dataset import ToyDataset
 
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.datasets import DatasetTemplate
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
-from pcdet_freeze.errors import DataError
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 
@@ -43,27 +40,6 @@ def kitti_cfg(raw_kitti: EasyDict) -> EasyDict:
 def kitti(kitti_cfg: EasyDict) -> Callable[..., KittiDataset]:
     """kitti(training=True) -> the tiny KITTI."""
     return lambda training=True, **options: KittiDataset(kitti_cfg, CLASSES, training, **options)
-
-
-class ToyDataset(DatasetTemplate):
-    """Ten frames of ten points; frames in ``bad`` cannot be read, frames in ``empty`` have no box."""
-
-    bad: tuple[int, ...] = ()
-    empty: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return 10
-
-    def load_sample(self, index: int) -> dict[str, Any]:
-        if index in self.bad:
-            raise DataError(f"frame {index} is broken")
-        points = np.full((10, 4), index + 1, np.float32)
-        points[:, 1] = np.arange(10) - 4.5
-        boxes = np.array([[5, 0, 0, 4, 2, 1.5, 0.1], [5, 4, 0, 4, 2, 1.5, 0.1]], np.float32)
-        names = np.array(["Van", "Car"])
-        keep = slice(0, 1) if index in self.empty else slice(0, 2)
-        return {"points": points, "frame_id": str(index), "gt_boxes": boxes[keep], "gt_names": names[keep],
-                "point_labels": np.arange(10), "lane_map": np.full((4, 4), index, np.uint8)}  # fmt: skip
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ToyDataset
+from toy_dataset import ToyDataset
 
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels
