@@ -102,6 +102,7 @@ class DatasetTemplate(Dataset):
             self.point_cloud_range,
             root_path=self.info_root,
             logger=self.logger,
+            semantic_class_names=self.semantic_class_names,
         )
 
     @property

@@ -11,9 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AugmentorContext:
-    """Trained classes, range (6,) in metres, folder of the ground-truth database, log."""
+    """Trained classes, range (6,) in metres, folder of the ground-truth database, log, semantic classes."""
 
     class_names: list[str]
     point_cloud_range: np.ndarray
     root_path: Path
     logger: logging.Logger
+    semantic_class_names: tuple[str, ...] = ()

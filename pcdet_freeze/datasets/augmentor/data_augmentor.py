@@ -35,9 +35,14 @@ class DataAugmentor:
         point_cloud_range: np.ndarray,
         root_path: str | Path = ".",
         logger: logging.Logger | None = None,
+        semantic_class_names: Sequence[str] = (),
     ) -> None:
         context = AugmentorContext(
-            list(class_names), point_cloud_range, Path(root_path), logger or logging.getLogger("pcdet_freeze")
+            list(class_names),
+            point_cloud_range,
+            Path(root_path),
+            logger or logging.getLogger("pcdet_freeze"),
+            tuple(semantic_class_names),
         )
         self.steps = []
         for number, cfg in enumerate(_enabled(configs)):

@@ -46,8 +46,9 @@ class DatabaseSampler:
     ``NUM_POINT_FEATURES``, ``REMOVE_EXTRA_WIDTH`` (metres added to a pasted box before the points that it
     covers are removed), ``LIMIT_WHOLE_SCENE`` (objects already there count), ``USE_ROAD_PLANE`` (objects
     are set onto the frame's ``road_plane``; a frame without one leaves them at their own height).
-    ``POINT_LABELS`` {class: label} gives the pasted points their label where the scene has labels
-    (255 for classes that it does not name).
+    Where the scene has point labels, pasted points bring the semantic class called like their object
+    (whatever the case: Car, car), or the one that ``POINT_LABELS`` {class: semantic class or number} says;
+    255 where there is none. A scene without box labels is left as it is: what stands in it is not known.
 
     Unlike OpenPCDet's, the draw keeps no state between samples: what is pasted depends on ``rng`` alone.
     """
@@ -59,7 +60,9 @@ class DatabaseSampler:
         self.extra_width = np.array(cfg.get("REMOVE_EXTRA_WIDTH") or [0.0, 0.0, 0.0], np.float32)
         self.limit_whole_scene = bool(cfg.get("LIMIT_WHOLE_SCENE", False))
         self.use_road_plane = bool(cfg.get("USE_ROAD_PLANE", False))
-        self.point_labels = dict(cfg.get("POINT_LABELS") or {})
+        self.point_labels = _point_labels(
+            cfg.get("POINT_LABELS") or {}, list(self.groups), context.semantic_class_names
+        )
         self.root = context.root_path
         self.database = load_database(
             [self.root / name for name in require("gt_sampling", cfg, "DB_INFO_PATH")],
@@ -70,7 +73,9 @@ class DatabaseSampler:
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         chosen: list[ObjectInfo] = []
-        boxes = sample["gt_boxes"]
+        boxes = sample.get("gt_boxes")
+        if boxes is None:
+            return sample
         for name, number in self.groups.items():
             if self.limit_whole_scene:
                 number -= int(np.sum(np.asarray(sample["gt_names"], str) == name))
@@ -162,6 +167,21 @@ def free_places(candidates: np.ndarray, taken: np.ndarray) -> list[int]:
 def _boxes_of(infos: Sequence[ObjectInfo]) -> np.ndarray:
     rows = [np.asarray(info["box3d_lidar"], np.float32)[:7] for info in infos]
     return np.stack(rows) if rows else np.zeros((0, 7), np.float32)
+
+
+def _point_labels(given: Config, classes: list[str], names: tuple[str, ...]) -> dict[str, int]:
+    """Label of the points of each pasted class; ConfigError for a semantic class that does not exist."""
+    own = {name.lower(): number for number, name in enumerate(names)}
+    labels = {name: own[name.lower()] for name in classes if name.lower() in own}
+    for name, value in given.items():
+        number = own.get(value.lower(), -1) if isinstance(value, str) else value
+        if not isinstance(number, int) or not (number == IGNORE or 0 <= number < (len(names) or IGNORE)):
+            raise ConfigError(
+                f"gt_sampling.POINT_LABELS.{name} must be one of the semantic classes "
+                f"{', '.join(names) or '(none are named)'}, their number, or {IGNORE}; got {value!r}"
+            )
+        labels[name] = number
+    return labels
 
 
 def _groups(entries: Any, class_names: list[str]) -> dict[str, int]:

@@ -16,6 +16,19 @@ def flip_raster(raster: np.ndarray, axis: str, limits: np.ndarray) -> np.ndarray
     return resample_raster(raster, limits, mirror)
 
 
+def mirror_numbers(lane_map: np.ndarray) -> np.ndarray:
+    """``lane_map`` (H, W) with its lines numbered from the other side; 255 stays.
+
+    Lines are numbered from left to right. What turns left into right turns the order round, within the
+    numbers that occur: of lines 0, 1, 2 the first becomes the last.
+    """
+    there = lane_map != IGNORE
+    if not there.any():
+        return lane_map
+    ends = int(lane_map[there].min()) + int(lane_map[there].max())
+    return np.where(there, ends - lane_map.astype(np.int64), IGNORE).astype(lane_map.dtype)
+
+
 def resample_raster(raster: np.ndarray, limits: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Each new cell takes the old cell that its centre came from; 255 where that lies outside.
 

@@ -1,7 +1,9 @@
 """Flip, rotation and scaling of the whole scene about the sensor.
 
 Each function takes a sample and returns a new one in which points, boxes (velocities in columns 7 and 8
-too) and the lane map have moved; what it does not move is shared with the old one.
+too) and the lane map have moved; what it does not move is shared with the old one. Points keep their order,
+and so their labels. Lane lines are numbered from left to right: where left and right change places (a mirror
+at the x axis, a turn by more than a right angle), the numbers run the other way.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
-from pcdet_freeze.datasets.augmentor.raster import flip_raster, resample_raster
+from pcdet_freeze.datasets.augmentor.raster import flip_raster, mirror_numbers, resample_raster
 from pcdet_freeze.datasets.registry import AUGMENTORS, Config, Sample, check_keys, require
 from pcdet_freeze.errors import ConfigError
 
@@ -34,7 +36,10 @@ def flip_world(sample: Sample, axis: str, limits: np.ndarray) -> Sample:
             rows[:, 7 + column] *= -1
         return rows
 
-    return _moved(sample, points, boxes, lambda lanes: flip_raster(lanes, axis, limits))
+    def lanes(raster: np.ndarray) -> np.ndarray:
+        return flip_raster(mirror_numbers(raster) if axis == "x" else raster, axis, limits)
+
+    return _moved(sample, points, boxes, lanes)
 
 
 def rotate_world(sample: Sample, angle: float, limits: np.ndarray) -> Sample:
@@ -53,7 +58,10 @@ def rotate_world(sample: Sample, angle: float, limits: np.ndarray) -> Sample:
             rows[:, 7:9] = rows[:, 7:9] @ turn
         return rows
 
-    return _moved(sample, points, boxes, lambda lanes: resample_raster(lanes, limits, turn.T))
+    def lanes(raster: np.ndarray) -> np.ndarray:
+        return resample_raster(mirror_numbers(raster) if cos < -1e-6 else raster, limits, turn.T)
+
+    return _moved(sample, points, boxes, lanes)
 
 
 def scale_world(sample: Sample, factor: float, limits: np.ndarray) -> Sample:
