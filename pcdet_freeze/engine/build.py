@@ -31,6 +31,7 @@ from pcdet_freeze.engine.evaluation_hook import EvaluationHook
 from pcdet_freeze.engine.folders import RunFolders, run_folders
 from pcdet_freeze.engine.freeze_header import FreezeHeader, tell_changes
 from pcdet_freeze.engine.hooks import ConfiguredHook, Hook
+from pcdet_freeze.engine.labels import require_labels
 from pcdet_freeze.engine.log import create_logger, log_config, log_environment, log_name
 from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
 from pcdet_freeze.engine.loop import Trainer, clip_norm_of
@@ -208,6 +209,7 @@ def build_trainer(
     checkpoint: Checkpoint | None,
 ) -> Trainer:
     """A trainer that stands where ``checkpoint`` left off, or at the start."""
+    require_labels(model, train.dataset)
     for hook in hooks:
         if checkpoint is None:
             hook.check_supplied(run.loaded, lambda: new_model(run, train.dataset))

@@ -50,3 +50,33 @@ def along(polyline: np.ndarray, step: float) -> np.ndarray:
     at = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
     where = np.linspace(0.0, at[-1], max(2, 1 + int(np.ceil(at[-1] / step))))
     return np.column_stack([np.interp(where, at, corners[:, axis]) for axis in (0, 1)])
+
+
+def draw_lines(
+    polylines: Sequence[np.ndarray],
+    limits: Sequence[float] | np.ndarray,
+    shape: tuple[int, int],
+    width: float = 0.0,
+) -> np.ndarray:
+    """Lane map (H, W) uint8 of ``polylines``, each (n, 2+) x, y in metres; line k gets the number k.
+
+    A cell belongs to a line that passes its centre at no more than half of ``width`` metres, or of a cell's
+    edge where that is wider; of two lines, to the later one. limits as in :func:`line_points`.
+    Raises ValueError for more than 255 lines.
+    """
+    if len(polylines) > NO_LANE:
+        raise ValueError(f"a lane map holds at most {NO_LANE} lines; got {len(polylines)}")
+    low, high = np.array(limits[:2], np.float64), np.array(limits[3:5], np.float64)
+    size = np.array(shape[::-1])
+    cell = (high - low) / size
+    reach = max(width, cell.max()) / 2
+    around = np.arange(-np.ceil(reach / cell.min()), np.ceil(reach / cell.min()) + 1)
+    offsets = np.stack(np.meshgrid(around, around), axis=-1).reshape(-1, 2)
+    lane_map = np.full(shape, NO_LANE, np.uint8)
+    for number, polyline in enumerate(polylines):
+        points = (along(polyline, cell.min() / 4) - low) / cell
+        cells = np.floor(points)[:, None] + offsets
+        near = np.hypot(*((cells + 0.5 - points[:, None]) * cell).transpose(2, 0, 1)) <= reach
+        columns, rows = cells[near & ((cells >= 0) & (cells < size)).all(axis=-1)].astype(np.int64).T
+        lane_map[rows, columns] = number
+    return lane_map

@@ -18,6 +18,8 @@ from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, label_line
 from pcdet_freeze.datasets.kitti.prepare import data_root
+from pcdet_freeze.datasets.label_files import LabelFiles
+from pcdet_freeze.datasets.label_settings import lane_settings, semantic_settings
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample, check_keys, require
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import ConfigError, DataError
@@ -31,6 +33,8 @@ KNOWN = {
     "DATA_SPLIT",
     "INFO_PATH",
     "GET_ITEM_LIST",
+    "SEMANTIC",
+    "LANE",
     "FOV_POINTS_ONLY",
     "KEEP_EMPTY_FRAMES",
     "DATA_AUGMENTOR",
@@ -45,7 +49,9 @@ class KittiDataset(DatasetTemplate):
 
     Keys: ``DATA_PATH`` (holds training/, testing/, ImageSets/), ``INFO_ROOT`` (where the info files and
     gt_database/ are, if not in DATA_PATH), ``DATA_SPLIT`` and ``INFO_PATH`` {train, test},
-    ``GET_ITEM_LIST`` ([points]), ``FOV_POINTS_ONLY`` (keep only points that the camera sees).
+    ``GET_ITEM_LIST`` ([points], and point_labels and lane_map to read labels that lie beside the frames; see
+    ``label_files``), ``SEMANTIC`` {CLASSES, LABEL_MAP, FOLDER}, ``LANE`` {CELL_SIZE, FOLDER},
+    ``FOV_POINTS_ONLY`` (keep only points that the camera sees).
     """
 
     def __init__(
@@ -57,11 +63,21 @@ class KittiDataset(DatasetTemplate):
         logger: logging.Logger | None = None,
     ) -> None:
         _check_config(dataset_cfg)
+        items = dataset_cfg.get("GET_ITEM_LIST") or ()
+        semantic = lanes = None
+        if "point_labels" in items:
+            semantic = semantic_settings(require("DATA_CONFIG", dataset_cfg, "SEMANTIC"))
+            self.semantic_class_names = semantic.classes
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
+        if "lane_map" in items:
+            lanes = lane_settings(require("DATA_CONFIG", dataset_cfg, "LANE"), self.point_cloud_range)
+            self.lane_map_shape = lanes.shape
         self.split = str(_of_mode(dataset_cfg, "DATA_SPLIT", self.mode))
         self.files = FrameFiles(self.root_path / ("testing" if self.split == "test" else "training"))
+        self.own_labels = LabelFiles(self.files.folder, semantic, lanes)
         self.fov_points_only = bool(dataset_cfg.get("FOV_POINTS_ONLY", False))
         self.infos = self._read_infos()
+        self.labels = self._find_labels()
         self._note_missing_planes()
 
     def check_root(self) -> None:
@@ -82,6 +98,19 @@ class KittiDataset(DatasetTemplate):
             )
         self.logger.info("KITTI %s: %d frames", self.split, len(infos))
         return infos
+
+    def _find_labels(self) -> tuple[str, ...]:
+        """What the frames are labelled with; DataError where a wanted label is nowhere in the training."""
+        boxes = ("gt_boxes",) if any("annos" in info for info in self.infos) else ()
+        found = self.own_labels.count(self.frame_name(index) for index in range(len(self)))
+        for key, number in found.items():
+            self.logger.info("KITTI %s: %d of %d frames have %s", self.split, number, len(self), key)
+            if not number and self.training:
+                raise DataError(
+                    f"DATA_CONFIG.GET_ITEM_LIST asks for {key}, but none of the {len(self)} frames of the "
+                    f"split {self.split!r} has it in {self.files.folder}: docs/labels.md describes the files"
+                )
+        return (*boxes, *(key for key, number in found.items() if number))
 
     def _note_missing_planes(self) -> None:
         """Say once, before the workers start, that pasted objects will stay at their own height."""
@@ -105,7 +134,7 @@ class KittiDataset(DatasetTemplate):
         return str(self.infos[index]["point_cloud"]["lidar_idx"])
 
     def load_sample(self, index: int) -> Sample:
-        """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes and gt_names where labelled."""
+        """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes, gt_names, own labels if given."""
         info = self.infos[index]
         frame = self.frame_name(index)
         try:
@@ -122,6 +151,7 @@ class KittiDataset(DatasetTemplate):
             "calib": calib,
             "image_shape": shape,
         }
+        self.own_labels.add(sample, frame)
         if self.fov_points_only:
             keep_points(sample, calib.in_image(sample["points"], shape))
         if "annos" in info:
@@ -193,10 +223,10 @@ def _boxes(annos: dict[str, Any], calib: Calibration) -> tuple[np.ndarray, np.nd
 def _check_config(cfg: Config) -> None:
     check_keys("DATA_CONFIG (KittiDataset)", cfg, KNOWN)
     items = list(cfg.get("GET_ITEM_LIST") or ["points"])
-    if items != ["points"]:
+    if "points" not in items or not set(items) <= {"points", "point_labels", "lane_map"}:
         raise ConfigError(
-            "DATA_CONFIG.GET_ITEM_LIST must be [points]: images, depth maps and 2D boxes are not "
-            f"built yet; got {items}"
+            "DATA_CONFIG.GET_ITEM_LIST must be [points], and may add point_labels and lane_map: images, "
+            f"depth maps and 2D boxes are not built yet; got {items}"
         )
 
 

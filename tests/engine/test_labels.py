@@ -1,0 +1,64 @@
+"""A task without labels anywhere stops a training before it begins."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from pcdet_freeze.engine.labels import require_labels
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.freeze import freeze
+
+
+class Head(nn.Module):
+    """A head that learns from one label."""
+
+    reads, writes = ("features",), ("answer",)
+
+    def __init__(self, label: str) -> None:
+        super().__init__()
+        self.reads_train = (label,)
+        self.layer = nn.Linear(1, 1)
+
+    def get_loss(self) -> None: ...
+
+
+class Detector(nn.Module):
+    """Three heads."""
+
+    module_names = ("dense_head", "segment_head", "lane_head")
+
+    def __init__(self) -> None:
+        super().__init__()
+        labels = ("gt_boxes", "point_labels", "lane_map")
+        for name, label in zip(self.module_names, labels, strict=True):
+            self.add_module(name, Head(label))
+
+
+def data(*labels: str) -> SimpleNamespace:
+    return SimpleNamespace(labels=labels)
+
+
+def test_all_heads_without_labels_are_told_at_once() -> None:
+    with pytest.raises(
+        DataError, match=r"has only gt_boxes: segment_head learns from point_labels; lane_head"
+    ):
+        require_labels(Detector(), data("gt_boxes"))
+
+
+def test_labels_in_some_frames_are_enough() -> None:
+    require_labels(Detector(), data("gt_boxes", "point_labels", "lane_map"))
+
+
+def test_a_frozen_head_needs_none() -> None:
+    model = Detector()
+    freeze(model, ["dense_head", "lane_head"])
+    require_labels(model, data("point_labels"))
+    with pytest.raises(DataError, match="none: segment_head learns from point_labels"):
+        require_labels(model, data())
+
+
+def test_a_data_set_that_does_not_tell_is_asked_nothing() -> None:
+    require_labels(Detector(), SimpleNamespace())

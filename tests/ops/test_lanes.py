@@ -1,0 +1,50 @@
+"""Lane maps and polylines: drawn and read in the same frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcdet_freeze.ops.lanes import along, draw_lines, line_points
+
+LIMITS = [-10.0, -10.0, -3.0, 10.0, 10.0, 1.0]
+INSIDE = st.floats(-8.0, 8.0)
+
+
+def test_a_line_along_x_fills_its_row_of_cells() -> None:
+    lane_map = draw_lines([np.array([[-10, 0.25], [10, 0.25]])], LIMITS, (40, 40))
+    assert (lane_map[20] == 0).all() and (np.delete(lane_map, 20, axis=0) == 255).all()
+
+
+def test_a_width_of_three_cells_takes_three_rows() -> None:
+    lane_map = draw_lines([np.array([[-10, 0.25, 9.0], [10, 0.25, 9.0]])], LIMITS, (40, 40), width=1.2)
+    assert np.unique(np.nonzero(lane_map == 0)[0]).tolist() == [19, 20, 21]
+
+
+def test_lines_are_numbered_in_their_order_and_the_later_lies_above() -> None:
+    cross = [np.array([[-5, 0.1], [5, 0.1]]), np.array([[0.1, -5], [0.1, 5]])]
+    lane_map = draw_lines(cross, LIMITS, (40, 40))
+    assert lane_map[20, 12] == 0 and lane_map[12, 20] == 1 and lane_map[20, 20] == 1
+
+
+def test_what_lies_outside_is_left_out() -> None:
+    assert (draw_lines([np.array([[11, 11], [30, 11]])], LIMITS, (40, 40)) == 255).all()
+    assert (draw_lines([], LIMITS, (40, 40)) == 255).all()
+
+
+def test_more_lines_than_numbers_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at most 255 lines; got 256"):
+        draw_lines([np.zeros((2, 2))] * 256, LIMITS, (40, 40))
+
+
+@given(a=st.tuples(INSIDE, INSIDE), b=st.tuples(INSIDE, INSIDE), width=st.sampled_from([0.0, 0.5, 1.5]))
+def test_the_points_read_from_a_drawn_line_lie_on_it_to_half_a_cell(
+    a: tuple[float, float], b: tuple[float, float], width: float
+) -> None:
+    drawn = draw_lines([np.array([a, b])], LIMITS, (40, 40), width)
+    for points in line_points(drawn, LIMITS):
+        true = along(np.array([a, b]), 0.05)
+        away = np.hypot(*(points[:, None] - true[None]).transpose(2, 0, 1)).min(axis=1)
+        assert away.max() <= max(width, 0.5) / 2 + 1e-6
