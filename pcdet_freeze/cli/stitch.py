@@ -1,0 +1,47 @@
+"""Join heads that were trained apart on the same frozen trunk: one checkpoint that does it all."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pcdet_freeze.engine.checkpoint import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.stitch import Source, Take, stitch
+from pcdet_freeze.errors import CheckpointError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The trunk, what to take from where, and the file to write."""
+    parser.add_argument("--trunk", required=True, metavar="DET.pth", help="gives all that is not taken")
+    parser.add_argument("--take", required=True, action="append", metavar="NAME[,NAME...]:FILE.pth",
+                        help="modules that come from FILE, e.g. segment_head,backbone_2d.segblocks:seg.pth; "
+                        "may be given several times")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, metavar="ALL.pth", help="file to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the joined checkpoint and print what it is made of; returns 0."""
+    trunk = Source.of(args.trunk, load_checkpoint(args.trunk))
+    sources: dict[str, Source] = {}
+    takes = []
+    for text in args.take:
+        entries, name = read_take(text)
+        if name not in sources:
+            sources[name] = Source.of(name, load_checkpoint(name))
+        takes.append(Take(sources[name], entries))
+    checkpoint, lines = stitch(trunk, takes)
+    save_checkpoint(checkpoint, args.out)
+    print("\n".join([f"{args.out}: {len(checkpoint['model_state'])} tensors", *(f"  {x}" for x in lines)]))
+    return 0
+
+
+def read_take(text: str) -> tuple[tuple[str, ...], str]:
+    """``a,b:file`` -> (("a", "b"), "file"); CheckpointError for anything else."""
+    names, _, file = text.partition(":")
+    entries = tuple(part.strip() for part in names.split(",") if part.strip())
+    if not entries or not file:
+        raise CheckpointError(
+            "--take must be modules and a file, such as segment_head,backbone_2d.segblocks:seg.pth; got "
+            f"{text!r}"
+        )
+    return entries, file
