@@ -19,7 +19,7 @@ from pcdet_freeze.engine.optimizer import parameter_names
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freeze import unfreeze
 
-SCHEDULED = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.1", LR_SCALE=0.1), phase(2, "vfe.0")])
+SCHEDULED = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.[13]", LR_SCALE=0.1), phase(2, "vfe.0")])
 PLACES = ["it1", "it2", "epoch1", "it3", "it4", "epoch2", "it5"]
 
 

@@ -28,7 +28,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scheduled(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scheduled")
-    assert train(out, "--pretrained_model", base / "checkpoint_epoch_2.pth", sets=SCHEDULE) == 0
+    start = base / "checkpoint_epoch_2.pth"
+    assert train(out, "--pretrained_model", start, "--epochs", 3, sets=SCHEDULE) == 0
     return folder(out)
 
 
@@ -78,12 +79,21 @@ def test_p7_verify_compares_what_was_frozen_in_the_phase_of_b(
     assert command(["verify", start, ends[1], "--names", "backbone_2d.blocks"]) == 1
 
 
-def test_r1_a_resume_at_the_switch_ends_as_the_run_without_a_break(scheduled: Path, tmp_path: Path) -> None:
-    assert train(tmp_path, "--ckpt", scheduled / "ckpt" / "checkpoint_epoch_1.pth", sets=SCHEDULE) == 0
-    ends = [run / "ckpt" / "checkpoint_epoch_2.pth" for run in (scheduled, folder(tmp_path))]
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_r1_a_resume_at_the_switch_and_after_it_ends_as_the_run_without_a_break(
+    scheduled: Path, tmp_path: Path, epoch: int
+) -> None:
+    before = scheduled / "ckpt" / f"checkpoint_epoch_{epoch}.pth"
+    assert train(tmp_path, "--ckpt", before, "--epochs", 3, sets=SCHEDULE) == 0
+    ends = [run / "ckpt" / "checkpoint_epoch_3.pth" for run in (scheduled, folder(tmp_path))]
     assert moved(*ends) == set()
-    names = [state_of(end)["pcdet_freeze"]["optimizer_names"] for end in ends]
+    states = [state_of(end) for end in ends]
+    names = [state["pcdet_freeze"]["optimizer_names"] for state in states]
     assert names[0] == names[1] and len(names[0]) == 4
+    scales = [
+        [group.get("lr_scale") for group in state["optimizer_state"]["param_groups"]] for state in states
+    ]
+    assert scales == [[None, None, 0.1, 0.1]] * 2
 
 
 def test_r3_all_faults_of_a_schedule_are_one_message_before_anything_is_written(
