@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint
+from pcdet_freeze.engine.checkpoint import load_checkpoint
+from pcdet_freeze.engine.freeze_header import FreezeHeader
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freeze import Certificate, FreezePlan
 from pcdet_freeze.freeze.certificate import compare_keys, plain_state, refuse_idle, select_keys
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what changed in the frozen state; returns the exit code."""
     files = [load_checkpoint(args.before), load_checkpoint(args.after)]
-    scope = scope_of(args, *(certificate_of(file) for file in files))
+    scope = scope_of(args, *(FreezeHeader.of(file) for file in files))
     before, after = (plain_state(file["model_state"]) for file in files)
     keys = scope.choose(dict.fromkeys([*before, *after]))
     changed = compare_keys(before, after, keys)
@@ -86,21 +86,17 @@ class Scope:
         return [key for key in keys if not any(segments_match(key, name) for name in self.ignore)]
 
 
-def certificate_of(file: Mapping[str, Any]) -> Certificate | None:
-    """The certificate that a checkpoint was written with, if any."""
-    plain = ((file.get(OURS) or {}).get("freeze") or {}).get("certificate")
-    return None if plain is None else Certificate.from_plain(plain)
-
-
-def scope_of(args: argparse.Namespace, before: Certificate | None, after: Certificate | None) -> Scope:
+def scope_of(args: argparse.Namespace, before: FreezeHeader, after: FreezeHeader) -> Scope:
     """From ``--names``, ``--cfg_file`` or B's own certificate; CheckpointError where there is none."""
-    known = frozenset(entry for found in (before, after) if found for entry in found.entries)
+    known = frozenset(
+        entry for found in (before.certificate, after.certificate) if found for entry in found.entries
+    )
     if args.names is not None:
         scope = Scope(tuple(part.strip() for part in args.names.split(",") if part.strip()), known=known)
     elif args.cfg_file is not None:
         scope = _scope_of_plan(FreezePlan.from_cfg(cfg_from_yaml_file(args.cfg_file)), after)
     else:
-        scope = Scope(()) if after is None else _scope_of_certificate(after)
+        scope = Scope(()) if after.certificate is None else _scope_of_certificate(after.certificate)
     if not scope.names:
         raise CheckpointError(
             f"verify needs the names of what was frozen, but {args.cfg_file or args.after} gives none. "
@@ -109,12 +105,14 @@ def scope_of(args: argparse.Namespace, before: Certificate | None, after: Certif
     return scope
 
 
-def _scope_of_plan(plan: FreezePlan, after: Certificate | None) -> Scope:
-    """What a config freezes; a certificate that was taken under the same list knows it exactly."""
-    if after is not None and after.entries == plan.entries:
-        return _scope_of_certificate(after)
-    known = frozenset(plan.entries)  # a training with a misspelled one would not have begun
-    return Scope(plan.entries, known=known, held_only=not plan.parameters, ignore=plan.ignore)
+def _scope_of_plan(plan: FreezePlan, after: FreezeHeader) -> Scope:
+    """What a config freezes in the epoch of B; a certificate under the same list knows it exactly."""
+    if after.certificate is not None and not after.changes(plan):
+        return _scope_of_certificate(after.certificate)
+    freed = [f"!{name}" for phase in plan.schedule if phase.epoch < after.begun for name in phase.train]
+    entries = (*plan.entries, *freed)
+    known = frozenset(entries)  # a training with a misspelled one would not have begun
+    return Scope(entries, known=known, held_only=not plan.parameters, ignore=plan.ignore)
 
 
 def _scope_of_certificate(certificate: Certificate) -> Scope:

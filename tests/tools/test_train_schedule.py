@@ -68,15 +68,22 @@ def test_r3_the_log_says_what_will_begin_and_what_began(scheduled: Path) -> None
     assert "6 start with a fresh one. Certificate renewed." in log
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
 def test_p7_verify_compares_what_was_frozen_in_the_phase_of_b(
-    base: Path, scheduled: Path, capsys: Any
+    base: Path, scheduled: Path, tmp_path: Path, capsys: Any, is_ours: bool
 ) -> None:
-    start = str(base / "checkpoint_epoch_2.pth")
-    ends = [str(scheduled / "ckpt" / f"checkpoint_epoch_{epoch}.pth") for epoch in (1, 2)]
-    assert [command(["verify", start, end]) for end in ends] == [0, 0]
-    told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("EQUAL")]
-    assert told == ["42", "30"]
-    assert command(["verify", start, ends[1], "--names", "backbone_2d.blocks"]) == 1
+    start, yaml = base / "checkpoint_epoch_2.pth", tmp_path / "m.yaml"
+    block = f"[vfe, backbone_2d.blocks]\n  FREEZE:\n    SCHEDULE: [{PHASE}]\n"
+    yaml.write_text(f"MODEL:\n  NOT_TRAIN_IN_MULTI_TASK: {block}")
+    ends = [scheduled / "ckpt" / f"checkpoint_epoch_{epoch}.pth" for epoch in (1, 2)]
+    if not is_ours:
+        ends = [without_ours(end, tmp_path / end.name) for end in ends]
+    cfg = ["--cfg_file", str(yaml)]
+    for words in [[], cfg] if is_ours else [cfg]:
+        assert [command(["verify", str(start), str(end), *words]) for end in ends] == [0, 0]
+        told = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("EQUAL")]
+        assert told == ["42", "30"]
+    assert command(["verify", str(start), str(ends[1]), "--names", "backbone_2d.blocks"]) == 1
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
