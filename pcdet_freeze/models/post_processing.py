@@ -120,7 +120,9 @@ def post_process(
     """Detections of a batch.
 
     Reads:
-        batch_cls_preds: (B, A, classes) logits, or probabilities where cls_preds_normalized says so
+        batch_cls_preds: (B, A, classes) logits, or probabilities where cls_preds_normalized says so; or a
+            list of such, for runs of anchors that add up to A
+        multihead_label_mapping (with a list): labels, from 1, of the columns of each run, (classes,)
         batch_box_preds: (B, A, 7 + C)
         gt_boxes (optional): (B, G, 8); recall is counted where it is there
         rois (optional): (B, R, 7), proposals whose recall is counted beside
@@ -132,9 +134,7 @@ def post_process(
     detections: list[dict[str, Tensor]] = []
     recall: dict[str, float] = {}
     for sample in range(int(batch_dict["batch_size"])):
-        raw, boxes = batch_dict["batch_cls_preds"][sample], batch_dict["batch_box_preds"][sample]
-        scores = raw if batch_dict.get("cls_preds_normalized", False) else raw.sigmoid()
-        detections.append(_select(boxes, scores, raw, settings))
+        detections.append(_select(_runs(batch_dict, sample), settings))
         if "gt_boxes" in batch_dict:
             rois = batch_dict["rois"][sample] if "rois" in batch_dict else None
             boxes = detections[-1]["pred_boxes"]
@@ -159,19 +159,60 @@ def count_detections(
     return detections, recall
 
 
-def _select(
-    boxes: Tensor, scores: Tensor, raw: Tensor, settings: PostProcessingSettings
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Run:
+    """Anchors of a sample that have the same classes."""
+
+    boxes: Tensor
+    """(N, 7 + C)"""
+    raw: Tensor
+    """(N, classes) as the head gave them"""
+    scores: Tensor
+    """(N, classes) probabilities"""
+    labels: Tensor
+    """(classes,) from 1"""
+
+
+def _runs(batch_dict: dict[str, Any], sample: int) -> list[_Run]:
+    given = batch_dict["batch_cls_preds"]
+    if isinstance(given, Tensor):
+        raws, labels = [given], [torch.arange(1, given.shape[-1] + 1, device=given.device)]
+    else:
+        raws, labels = given, batch_dict["multihead_label_mapping"]
+    normalized = batch_dict.get("cls_preds_normalized", False)
+    boxes = batch_dict["batch_box_preds"][sample].split([raw.shape[1] for raw in raws])
+    return [
+        _Run(box, raw[sample], raw[sample] if normalized else raw[sample].sigmoid(), label)
+        for box, raw, label in zip(boxes, raws, labels, strict=True)
+    ]
+
+
+def _select(runs: list[_Run], settings: PostProcessingSettings) -> dict[str, Tensor]:
     nms_config = settings.nms_config
     if nms_config.multi_classes_nms:
-        chosen, kept, labels = multi_classes_nms(boxes, scores, nms_config, settings.score_thresh)
-    else:
-        best, winner = scores.max(dim=-1)
-        chosen, kept = class_agnostic_nms(boxes, best, nms_config, settings.score_thresh)
-        labels = winner[chosen] + 1
+        parts = [_each_class(run, settings) for run in runs]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    boxes = torch.cat([run.boxes for run in runs])
+    best, raw, labels = (torch.cat(parts) for parts in zip(*(_best(run) for run in runs), strict=True))
+    chosen, kept = class_agnostic_nms(boxes, best, nms_config, settings.score_thresh)
     if settings.output_raw_score:
-        kept = raw[chosen].max(dim=-1).values
-    return {"pred_boxes": boxes[chosen], "pred_scores": kept, "pred_labels": labels}
+        kept = raw[chosen]
+    return {"pred_boxes": boxes[chosen], "pred_scores": kept, "pred_labels": labels[chosen]}
+
+
+def _best(run: _Run) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, raw score and label, (N,) each, of each anchor's best class."""
+    best, winner = run.scores.max(dim=-1)
+    return best, run.raw.max(dim=-1).values, run.labels[winner]
+
+
+def _each_class(run: _Run, settings: PostProcessingSettings) -> dict[str, Tensor]:
+    chosen, kept, column = multi_classes_nms(
+        run.boxes, run.scores, settings.nms_config, settings.score_thresh
+    )
+    if settings.output_raw_score:
+        kept = run.raw[chosen].max(dim=-1).values
+    return {"pred_boxes": run.boxes[chosen], "pred_scores": kept, "pred_labels": run.labels[column - 1]}
 
 
 def _count_recall(

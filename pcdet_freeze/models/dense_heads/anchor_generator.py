@@ -60,12 +60,18 @@ class AnchorGenerator:
         classes: one entry a class, in the order of the head's outputs.
         point_cloud_range: x, y, z minimum, then maximum, in metres.
         grid_size: cells of the voxel grid along x, y, z.
+        by_class: the order of outputs is class, size, rotation, height, then cell (y, x); without, cell
+            (y, x), then class, height, size, rotation.
     """
 
     def __init__(
-        self, classes: Sequence[AnchorClass], point_cloud_range: Sequence[float], grid_size: Sequence[int]
+        self,
+        classes: Sequence[AnchorClass],
+        point_cloud_range: Sequence[float],
+        grid_size: Sequence[int],
+        by_class: bool = False,
     ) -> None:
-        self.classes = tuple(classes)
+        self.classes, self.by_class = tuple(classes), by_class
         self.range = np.asarray(point_cloud_range, dtype=np.float32)
         self.map_sizes = [tuple(int(n) // c.feature_map_stride for n in grid_size[:2]) for c in classes]
         self.num_per_location = sum(c.per_location for c in classes)
@@ -75,18 +81,21 @@ class AnchorGenerator:
         self._on: dict[torch.device, Tensor] = {}
 
     def all(self, device: torch.device) -> Tensor:
-        """(A, 7) anchors in the order of outputs: cell (y, x), then class, height, size, rotation."""
+        """(A, 7) anchors in the order of outputs."""
         return self._cells(device).view(-1, 7)
 
     def per_class(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The same anchors, a class each: (cells, anchors of the class per cell, 7)."""
-        return self._cells(device).split([c.per_location for c in self.classes], dim=1)
+        """The same, a class each: (cells, anchors of the class per cell, 7); by class (1, anchors, 7)."""
+        cells = 1 if self.by_class else self.map_sizes[0][0] * self.map_sizes[0][1]
+        return self._cells(device).split([a.numel() // 7 // cells for a in self.anchors], dim=1)
 
     def _cells(self, device: torch.device) -> Tensor:
-        """(cells, anchors per cell, 7), made once a device."""
+        """(cells, anchors per cell, 7), by class (1, anchors, 7); made once a device."""
         if device not in self._on:
             parts = [
-                anchors.permute(1, 2, 0, 3, 4, 5).reshape(-1, c.per_location, 7)
+                anchors.permute(3, 4, 0, 1, 2, 5).reshape(1, -1, 7)
+                if self.by_class
+                else anchors.permute(1, 2, 0, 3, 4, 5).reshape(-1, c.per_location, 7)
                 for anchors, c in zip(self.anchors, self.classes, strict=True)
             ]
             self._on[device] = torch.cat(parts, dim=1).to(device)

@@ -9,21 +9,23 @@ from pcdet_freeze.errors import ConfigError
 
 
 class ResidualCoder:
-    """Codes boxes [x, y, z, dx, dy, dz, heading, ...] as residuals to anchors of the same layout.
+    """Codes boxes [x, y, z, dx, dy, dz, heading, ...] as residuals to anchors of that layout.
 
     x and y are scaled by the anchor's diagonal, z by its height; sizes are logarithms of ratios; heading and
-    further columns (velocity) are differences. With ``encode_angle_by_sincos`` the heading takes two
-    columns, the differences of cosine and sine.
+    further columns (velocity) are differences; an anchor of 7 columns stands still. With
+    ``encode_angle_by_sincos`` the heading takes two columns, the differences of cosine and sine.
     """
 
     def __init__(self, code_size: int = 7, encode_angle_by_sincos: bool = False) -> None:
         if code_size < 7:
             raise ConfigError(f"code_size counts x, y, z, dx, dy, dz, heading: at least 7; got {code_size}")
         self.encode_angle_by_sincos = encode_angle_by_sincos
+        self.box_columns = code_size
         self.code_size = code_size + int(encode_angle_by_sincos)
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """(..., 7 + C) boxes and anchors -> (..., code_size) residuals."""
+        """(..., 7 + C) boxes and (..., 7) or (..., 7 + C) anchors -> (..., code_size) residuals."""
+        anchors = _widen(anchors, boxes.shape[-1])
         sizes = boxes[..., 3:6].clamp(min=1e-5)
         sizes_a = anchors[..., 3:6].clamp(min=1e-5)
         moved = (boxes[..., :3] - anchors[..., :3]) / self._scale(sizes_a)
@@ -35,7 +37,8 @@ class ResidualCoder:
         return torch.cat([moved, torch.log(sizes / sizes_a), turned, extra], dim=-1)
 
     def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
-        """(..., code_size) residuals and (..., 7 + C) anchors -> (..., 7 + C) boxes."""
+        """(..., code_size) residuals and (..., 7) or (..., 7 + C) anchors -> (..., 7 + C) boxes."""
+        anchors = _widen(anchors, codes.shape[-1] - int(self.encode_angle_by_sincos))
         centre = codes[..., :3] * self._scale(anchors[..., 3:6]) + anchors[..., :3]
         sizes = torch.exp(codes[..., 3:6]) * anchors[..., 3:6]
         turn_a = anchors[..., 6:7]
@@ -51,3 +54,29 @@ class ResidualCoder:
         """(..., 3): length of the base's diagonal for x and y, height for z."""
         diagonal = (sizes[..., 0:1] ** 2 + sizes[..., 1:2] ** 2).sqrt()
         return torch.cat([diagonal, diagonal, sizes[..., 2:3]], dim=-1)
+
+
+class PreviousResidualDecoder(ResidualCoder):
+    """The same with the code of dy before that of dx, as checkpoints of SECOND's first versions have it."""
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        return _swapped(super().encode(boxes, anchors))
+
+    def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        return super().decode(_swapped(codes), anchors)
+
+
+BOX_CODERS: dict[str, type[ResidualCoder]] = {
+    "ResidualCoder": ResidualCoder,
+    "PreviousResidualDecoder": PreviousResidualDecoder,
+}
+
+
+def _swapped(codes: Tensor) -> Tensor:
+    return torch.cat([codes[..., :3], codes[..., 4:5], codes[..., 3:4], codes[..., 5:]], dim=-1)
+
+
+def _widen(anchors: Tensor, columns: int) -> Tensor:
+    """Anchors with as many columns as boxes: what they lack is zero."""
+    extra = columns - anchors.shape[-1]
+    return torch.nn.functional.pad(anchors, (0, extra)) if extra > 0 else anchors

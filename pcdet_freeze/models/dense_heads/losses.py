@@ -27,14 +27,17 @@ def smooth_l1(difference: Tensor, beta: float = 1.0 / 9.0) -> Tensor:
     return torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta)
 
 
+def only_wanted(predicted: Tensor, target: Tensor) -> Tensor:
+    """``target``, with the prediction itself where it is NaN, and so asks for nothing."""
+    return torch.where(torch.isnan(target), predicted.detach(), target)
+
+
 def sine_difference(predicted: Tensor, target: Tensor) -> Tensor:
     """Residuals' difference, with sin(a - b) in place of a - b for the heading in column 6.
 
     A box and the same box turned by pi then agree; the direction classifier tells them apart (SECOND,
-    3.2.2). It is written as sin(a)cos(b) - cos(a)sin(b), as the published figures are. A target of NaN asks
-    for nothing.
+    3.2.2). It is written as sin(a)cos(b) - cos(a)sin(b), as the published figures are.
     """
-    target = torch.where(torch.isnan(target), predicted.detach(), target)
     turn, turn_t = predicted[..., 6:7], target[..., 6:7]
     sine = torch.sin(turn) * torch.cos(turn_t) - torch.cos(turn) * torch.sin(turn_t)
     plain = predicted - target

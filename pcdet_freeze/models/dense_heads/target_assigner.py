@@ -54,9 +54,9 @@ class AxisAlignedTargetAssigner:
         """Targets of all anchors, in the order of the head's outputs.
 
         Args:
-            anchors: a class each, (cells, anchors per cell, 7).
-            gt_boxes: (B, G, 8) boxes [x, y, z, dx, dy, dz, heading, class from 1]; rows of class 0 are
-                padding. It is only read.
+            anchors: a class each, (cells, anchors per cell, 7); or (1, anchors, 7).
+            gt_boxes: (B, G, 8 + V) boxes [x, y, z, dx, dy, dz, heading, V further columns, class from 1];
+                rows of class 0 are padding. It is only read.
 
         Returns:
             box_cls_labels (B, A) int32: class, 0 negative, -1 ignored;
@@ -96,7 +96,7 @@ class AxisAlignedTargetAssigner:
             labels[sample], best = self._match(anchor, label, overlaps[:, mine])
             positive = (labels[sample] > 0).nonzero()[:, 0]
             matched = boxes[mine][best[positive], :-1]
-            targets[sample, positive] = self.box_coder.encode(matched, _widen(anchors[positive], matched))
+            targets[sample, positive] = self.box_coder.encode(matched, anchors[positive])
             weights[sample, positive] = self._weight(labels[sample])
         return labels, targets, weights
 
@@ -116,9 +116,3 @@ class AxisAlignedTargetAssigner:
         if not self.norm_by_num_examples:
             return 1.0
         return 1.0 / (labels >= 0).sum().clamp(min=1).float()
-
-
-def _widen(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Anchors with as many columns as boxes: they stand still, where boxes have a velocity."""
-    extra = boxes.shape[-1] - anchors.shape[-1]
-    return torch.nn.functional.pad(anchors, (0, extra)) if extra > 0 else anchors

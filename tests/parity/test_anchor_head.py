@@ -10,24 +10,29 @@ import numpy as np
 import pytest
 import torch
 from pointpillar_golden import Golden, assert_summary, load_json, load_recipe, padded_boxes
+from torch.nn import functional as F
 
 from pcdet_freeze.models.dense_heads import (
     AnchorClass,
     AnchorGenerator,
     AxisAlignedTargetAssigner,
+    PreviousResidualDecoder,
     ResidualCoder,
 )
 from pcdet_freeze.models.post_processing import post_process
 from pcdet_freeze.models.settings import raise_faults, read_settings
 
 CPU = torch.device("cpu")
-# what is left out has no config beside it (pv_rcnn), or anchors with a velocity (cbgs_pp_multihead)
-CONFIGS = [
-    "kitti_models/pointpillar",
-    "kitti_models/second",
-    "waymo_models/pointpillar_1x",
-    "once_models/second",
-]
+# PV-RCNN is not built, but its first stage has the anchors of SECOND
+CONFIGS = {
+    "kitti_models/pointpillar": "kitti_models/pointpillar",
+    "kitti_models/second": "kitti_models/second",
+    "kitti_models/pv_rcnn": "kitti_models/second",
+    "kitti_models/second_multihead": "kitti_models/second_multihead",
+    "nuscenes_models/cbgs_pp_multihead": "nuscenes_models/cbgs_pp_multihead",
+    "waymo_models/pointpillar_1x": "waymo_models/pointpillar_1x",
+    "once_models/second": "once_models/second",
+}
 
 
 class Case:
@@ -36,27 +41,29 @@ class Case:
     def __init__(self, reference: Path, name: str) -> None:
         self.figures = load_json(reference / "anchors_targets.json")[f"cfgs/{name}.yaml"]
         self.recipe = load_recipe(reference)
-        config = load_json(reference / "configs" / f"{name.replace('/', '__')}.json")
-        faults: list[str] = []
-        sections = config["MODEL"]["DENSE_HEAD"]["ANCHOR_GENERATOR_CONFIG"]
+        config = load_json(reference / "configs" / f"{CONFIGS[name].replace('/', '__')}.json")
+        head, faults = config["MODEL"]["DENSE_HEAD"], []  # type: ignore[var-annotated]
+        sections = head["ANCHOR_GENERATOR_CONFIG"]
         classes = [read_settings(AnchorClass, section, "anchors", faults) for section in sections]
         raise_faults(faults)
-        self.generator = AnchorGenerator(
-            [c for c in classes if c], config["DATA_CONFIG"]["POINT_CLOUD_RANGE"], self.figures["grid_size"]
-        )
-        self.assigner = AxisAlignedTargetAssigner(
-            self.generator.classes, config["CLASS_NAMES"], ResidualCoder()
-        )
+        limits, by_class = config["DATA_CONFIG"]["POINT_CLOUD_RANGE"], head.get("USE_MULTIHEAD", False)
+        grid = self.figures["grid_size"]
+        self.generator = AnchorGenerator([c for c in classes if c], limits, grid, by_class)
+        coder = ResidualCoder(**head["TARGET_ASSIGNER_CONFIG"].get("BOX_CODER_CONFIG", {}))
+        self.assigner = AxisAlignedTargetAssigner(self.generator.classes, config["CLASS_NAMES"], coder)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=list(CONFIGS))
 def case(reference: Path, request: pytest.FixtureRequest) -> Case:
     return Case(reference, request.param)
 
 
 def test_anchors_are_those_of_openpcdet_to_the_last_bit(case: Case) -> None:
-    assert case.generator.num_per_location == case.figures["num_anchors_per_location"]
+    each, found = case.figures["num_anchors_per_location"], case.generator.num_per_location
+    assert found == (sum(each) if case.generator.by_class else each)
     for anchors, expected in zip(case.generator.anchors, case.figures["anchors"], strict=True):
+        # boxes with a velocity have as many columns as their code, the anchors' zero
+        anchors = F.pad(anchors, (0, expected["shape"][-1] - 7))
         assert_summary(case.recipe, anchors, expected, 1e-9)
         assert hashlib.sha256(anchors.contiguous().numpy().tobytes()).hexdigest() == expected["sha256"]
 
@@ -73,11 +80,12 @@ def test_assigned_targets_are_those_of_openpcdet(case: Case) -> None:
     for number, name in enumerate(case.figures["num_pos_per_class"], start=1):
         assert (labels == number).sum(dim=1).tolist() == case.figures["num_pos_per_class"][name]
     for sample, rows in enumerate(case.figures["pos"]):
-        assert_positives(labels[sample], found["box_reg_targets"][sample], np.array(rows).reshape(-1, 9))
+        assert_positives(labels[sample], found["box_reg_targets"][sample], np.array(rows))
 
 
 def assert_positives(labels: torch.Tensor, targets: torch.Tensor, rows: np.ndarray) -> None:
-    """``rows`` are the first positives: [index, label, seven targets rounded to 1e-6]."""
+    """``rows`` are the first positives: [index, label, targets rounded to 1e-6]."""
+    rows = rows.reshape(-1, 2 + targets.shape[1])
     index = (labels > 0).nonzero()[:, 0][: len(rows)].numpy()
     np.testing.assert_array_equal(index, rows[:, 0])
     np.testing.assert_array_equal(labels[index], rows[:, 1])
@@ -123,8 +131,9 @@ def test_decoded_boxes_and_detections_are_those_of_openpcdet(
     golden: Golden, head_figures: dict[str, Any]
 ) -> None:
     model = golden.model()
+    state = dict(zip(("cls_preds", "box_preds", "dir_cls_preds"), synthetic_predictions(), strict=True))
     with torch.no_grad():
-        logits, boxes = model.dense_head.generate_predicted_boxes(2, *synthetic_predictions())
+        ((logits, _),), boxes = model.dense_head.logits(state), model.dense_head.decode(state)
     assert_summary(golden.recipe, logits, head_figures["decoded"]["cls"], 1e-6)
     assert_summary(golden.recipe, boxes, head_figures["decoded"]["box"], 1e-5)
     batch = {"batch_cls_preds": logits, "batch_box_preds": boxes, "batch_size": 2}
@@ -134,6 +143,15 @@ def test_decoded_boxes_and_detections_are_those_of_openpcdet(
         assert found["pred_labels"][:50].tolist() == expected["labels50"]
         np.testing.assert_allclose(found["pred_scores"][:50], expected["scores50"], atol=1e-6)
         np.testing.assert_allclose(found["pred_boxes"][:50], expected["first50"], atol=1e-5)
+
+
+def test_the_older_decoder_swaps_width_and_length_as_in_openpcdet(reference: Path) -> None:
+    figures, recipe = load_json(reference / "boxes_nms.json"), load_recipe(reference)
+    boxes, coder = torch.tensor(figures["boxes"]), PreviousResidualDecoder()
+    anchors, codes = boxes[:100], 0.1 * (boxes[100:] - boxes[:100])
+    decoded = coder.decode(codes, anchors)
+    assert_summary(recipe, decoded, figures["box_coder"]["PreviousResidualDecoder"]["decoded"], 1e-6)
+    torch.testing.assert_close(coder.encode(decoded, anchors), codes, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sincos", [False, True])

@@ -1,0 +1,210 @@
+"""What the anchor heads share: anchors, targets, losses and decoding (SECOND, Sensors 2018, 18(10), 3337)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.dense_heads.anchor_generator import AnchorGenerator
+from pcdet_freeze.models.dense_heads.anchor_head_settings import REG_LOSSES, AnchorHeadSettings
+from pcdet_freeze.models.dense_heads.box_coder import BOX_CODERS
+from pcdet_freeze.models.dense_heads.losses import (
+    direction_bins,
+    only_wanted,
+    sigmoid_focal_loss,
+    sine_difference,
+)
+from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
+from pcdet_freeze.ops.boxes import limit_period
+
+State = dict[str, Any]
+
+
+class AnchorHead(nn.Module):
+    """A head that classifies anchors and moves them onto boxes; a subclass makes the raw outputs.
+
+    ``forward_ret_dict`` holds the last forward's raw outputs and, in train mode, targets, until the next
+    forward; copies and pickles of the head leave it out.
+    """
+
+    Settings: ClassVar[type[Any]]
+    reads = ("spatial_features_2d",)
+    writes: tuple[str, ...] = ("batch_cls_preds", "batch_box_preds", "cls_preds_normalized")
+    reads_train = ("gt_boxes",)
+    by_class: ClassVar[bool] = False
+    """order of anchors, see AnchorGenerator"""
+
+    def __init__(self, settings: AnchorHeadSettings, context: BuildContext) -> None:
+        super().__init__()
+        self.where = f"MODEL.DENSE_HEAD ({type(self).__name__})"
+        context.need_voxels(self.where)
+        self.given = context.features_of("spatial_features_2d", self.where)
+        self.settings, self.class_names = settings, context.class_names
+        self.num_class = context.num_class
+        self.predict_boxes_when_training = settings.predict_boxes_when_training
+        assigner = settings.target_assigner_config
+        coder = assigner.box_coder_config
+        self.box_coder = BOX_CODERS[assigner.box_coder](coder.code_size, coder.encode_angle_by_sincos)
+        self.anchor_generator = AnchorGenerator(
+            settings.anchor_generator_config, context.point_cloud_range, context.grid_size, self.by_class
+        )
+        _check_map(self.anchor_generator, self.given, self.where)
+        self.target_assigner = AxisAlignedTargetAssigner(
+            settings.anchor_generator_config,
+            context.class_names,
+            self.box_coder,
+            assigner.norm_by_num_examples,
+            assigner.match_height,
+        )
+        self.forward_ret_dict: State = {}
+
+    @property
+    def anchors(self) -> list[Tensor]:
+        """A class each, on the CPU: (heights, H, W, sizes, rotations, 7)."""
+        return self.anchor_generator.anchors
+
+    def predict(self, features: Tensor) -> State:
+        """(B, C, H, W) -> raw outputs: cls_preds, box_preds; dir_cls_preds with a direction classifier."""
+        raise NotImplementedError(f"{type(self).__name__} must make raw outputs: override predict")
+
+    def logits(self, state: State) -> list[tuple[Tensor, list[int]]]:
+        """Runs of anchors in their order: logits (B, n, c), and the labels, from 1, of their c columns."""
+        raise NotImplementedError(f"{type(self).__name__} must give its logits: override logits")
+
+    def rows(self, outputs: Any) -> Tensor:
+        """Raw boxes or directions -> (B, A, columns)."""
+        raise NotImplementedError(f"{type(self).__name__} must order its outputs: override rows")
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Predict; in train mode also assign targets.
+
+        Reads:
+            spatial_features_2d: (B, C, H, W)
+            gt_boxes (train): (B, G, 8 + V) [x, y, z, dx, dy, dz, heading, V further columns (velocity),
+                class from 1], metres and radians in the LiDAR frame, zero rows as padding; never written to
+        Writes (in eval mode, or with PREDICT_BOXES_WHEN_TRAINING): see ``write_predictions``
+        """
+        state = self.predict(batch_dict["spatial_features_2d"])
+        if self.training:
+            state.update(self.assign_targets(self._labels_of(batch_dict)))
+        self.forward_ret_dict = state
+        if not self.training or self.predict_boxes_when_training:
+            self.write_predictions(batch_dict, state)
+        return batch_dict
+
+    def write_predictions(self, batch_dict: dict[str, Any], state: State) -> None:
+        """Write predictions.
+
+        Writes:
+            batch_cls_preds: (B, A, classes) logits
+            batch_box_preds: (B, A, 7 + V) boxes, metres and radians
+            cls_preds_normalized: False, since batch_cls_preds are logits
+        """
+        (logits, _), *_ = self.logits(state)
+        batch_dict["batch_cls_preds"], batch_dict["batch_box_preds"] = logits.float(), self.decode(state)
+        batch_dict["cls_preds_normalized"] = False
+
+    def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
+        """Targets for (B, G, 8 + V) boxes; see AxisAlignedTargetAssigner.assign_targets."""
+        return self.target_assigner.assign_targets(self.anchor_generator.per_class(gt_boxes.device), gt_boxes)
+
+    def decode(self, state: State) -> Tensor:
+        """Raw outputs -> boxes (B, A, 7 + V), float32."""
+        codes = self.rows(state["box_preds"]).float()
+        boxes = self.box_coder.decode(codes, self.anchor_generator.all(codes.device))
+        if "dir_cls_preds" not in state:
+            return boxes
+        bins, offset = self.settings.num_dir_bins, self.settings.dir_offset
+        sector = self.rows(state["dir_cls_preds"]).argmax(dim=-1).to(boxes.dtype)
+        period = 2 * math.pi / bins
+        within = limit_period(boxes[..., 6] - offset, self.settings.dir_limit_offset, period)
+        boxes[..., 6] = within + offset + period * sector
+        return boxes
+
+    def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        if "box_cls_labels" not in self.forward_ret_dict:
+            raise DataError(
+                "get_loss needs a forward in train mode first, which assigns targets; there was none"
+            )
+        parts = {"rpn_loss_cls": self.get_cls_layer_loss(), **self.get_box_reg_layer_loss()}
+        loss = torch.stack(list(parts.values())).sum()
+        # one transfer for all figures: each would be a wait for the GPU
+        figures = torch.stack([*parts.values(), loss]).tolist()
+        tb_dict = {} if tb_dict is None else tb_dict
+        tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
+        return loss, tb_dict
+
+    def get_cls_layer_loss(self) -> Tensor:
+        """Focal loss of all anchors that are not ignored, over each sample's number of positives."""
+        labels, weights = self.forward_ret_dict["box_cls_labels"], self.settings.loss_config.loss_weights
+        share = (labels >= 0) / (labels > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        if weights.pos_cls_weight != 1.0 or weights.neg_cls_weight != 1.0:
+            share = share * torch.where(labels > 0, weights.pos_cls_weight, weights.neg_cls_weight)
+        total, begin = share.new_zeros(()), 0
+        for logits, columns in self.logits(self.forward_ret_dict):
+            own = slice(begin, begin + logits.shape[1])
+            wanted = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
+            total = total + (sigmoid_focal_loss(logits, wanted).sum(dim=-1) * share[:, own]).sum()
+            begin = own.stop
+        return total / len(labels) * weights.cls_weight
+
+    def get_box_reg_layer_loss(self) -> dict[str, Tensor]:
+        """Box loss and direction loss of the positives, over each sample's number of positives."""
+        state, weights = self.forward_ret_dict, self.settings.loss_config.loss_weights
+        labels = state["box_cls_labels"]
+        samples = len(labels)
+        sample, index = (labels > 0).nonzero(as_tuple=True)
+        share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / samples
+        targets = state["box_reg_targets"][sample, index]
+        predicted = self.rows(state["box_preds"])[sample, index].float()
+        wanted = only_wanted(predicted, targets)
+        plain = self.box_coder.encode_angle_by_sincos
+        difference = predicted - wanted if plain else sine_difference(predicted, wanted)
+        difference = difference * targets.new_tensor(weights.code_weights)
+        distance = REG_LOSSES[self.settings.loss_config.reg_loss_type](difference).sum(dim=-1)
+        box_weights = state["reg_weights"][sample, index] * share
+        losses = {"rpn_loss_loc": (distance * box_weights).sum() * weights.loc_weight}
+        if "dir_cls_preds" in state:
+            anchors = self.anchor_generator.all(labels.device)[index]
+            bins = self.settings.num_dir_bins
+            sector = direction_bins(targets[:, 6] + anchors[:, 6], self.settings.dir_offset, bins)
+            guessed = self.rows(state["dir_cls_preds"])[sample, index].float()
+            entropy = F.cross_entropy(guessed, sector, reduction="none")
+            losses["rpn_loss_dir"] = (entropy * share).sum() * float(weights.dir_weight or 0.0)
+        return losses
+
+    def __getstate__(self) -> dict[str, Any]:
+        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        return {**self.__dict__, "forward_ret_dict": {}}
+
+    def _labels_of(self, batch_dict: dict[str, Any]) -> Tensor:
+        if "gt_boxes" not in batch_dict:
+            raise DataError(
+                f"{self.where} needs gt_boxes to train; the batch has none: freeze the head, or add labels"
+            )
+        gt_boxes: Tensor = batch_dict["gt_boxes"]
+        if gt_boxes.shape[-1] != self.box_coder.box_columns + 1:
+            raise DataError(
+                f"{self.where} codes boxes of {self.box_coder.box_columns} columns, so gt_boxes must have "
+                f"{self.box_coder.box_columns + 1}, the last the class; got {gt_boxes.shape[-1]}: set "
+                "BOX_CODER_CONFIG.code_size to the columns of a box (9 with velocity)"
+            )
+        return gt_boxes
+
+
+def _check_map(generator: AnchorGenerator, given: Features, where: str) -> None:
+    """Anchors must lie on the cells of the map that the convolutions see."""
+    for anchor, (nx, ny) in zip(generator.classes, generator.map_sizes, strict=True):
+        if (ny, nx) != (given.height, given.width):
+            raise ConfigError(
+                f"{where}: feature_map_stride {anchor.feature_map_stride} of {anchor.class_name} gives "
+                f"{ny} x {nx} cells, but spatial_features_2d has {given.height} x {given.width}: "
+                "set it to the backbone's stride"
+            )

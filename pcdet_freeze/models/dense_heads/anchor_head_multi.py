@@ -1,0 +1,192 @@
+"""AnchorHeadMulti: a head for each group of classes of like shape (CBGS, arXiv:1908.09492, section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.context import BuildContext
+from pcdet_freeze.models.dense_heads.anchor_head import AnchorHead, State
+from pcdet_freeze.models.dense_heads.anchor_head_settings import (
+    AnchorHeadMultiSettings,
+    SeparateRegSettings,
+)
+from pcdet_freeze.models.registry import DENSE_HEADS
+
+
+class SeparateBoxes(nn.ModuleDict):
+    """Convolutions of its own for each group of a box code's columns (CBGS, section 3.3).
+
+    Their channels are laid side by side and cut into anchors afterwards, so that with several anchors a
+    cell a convolution does not serve the columns of its name alone. OpenPCDet's checkpoints are trained so.
+    """
+
+    def __init__(self, settings: SeparateRegSettings, channels: int, anchors: int) -> None:
+        super().__init__(
+            {
+                f"conv_{name}": conv_stack(settings, channels, anchors * columns)
+                for name, columns in settings.columns().items()
+            }
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, anchors * columns, H, W)."""
+        return torch.cat([conv(features) for conv in self.values()], dim=1)
+
+
+class GroupHead(nn.Module):
+    """Class, box and direction of the anchors of a group of classes.
+
+    Args:
+        settings: of the whole head.
+        channels: of the map.
+        labels: of the group's classes, from 1.
+        classes: number of class columns an anchor.
+        anchors: of the group, at one cell.
+        code_size: columns of a box code.
+    """
+
+    head_label_indices: Tensor
+
+    def __init__(
+        self,
+        settings: AnchorHeadMultiSettings,
+        channels: int,
+        labels: Sequence[int],
+        classes: int,
+        anchors: int,
+        code_size: int,
+    ) -> None:
+        super().__init__()
+        self.labels, self.anchors, self.classes = list(labels), anchors, classes
+        # a key of OpenPCDet's checkpoints; what counts are the config's classes, in ``labels``
+        self.register_buffer("head_label_indices", torch.tensor(self.labels))
+        separate = settings.separate_reg_config
+        if separate is None:
+            self.conv_cls: nn.Module = nn.Conv2d(channels, anchors * classes, 1)
+            self.conv_box: nn.Module = nn.Conv2d(channels, anchors * code_size, 1)
+        else:
+            self.conv_box = SeparateBoxes(separate, channels, anchors)
+            self.conv_cls = conv_stack(separate, channels, anchors * classes)
+        self.conv_dir_cls: nn.Conv2d | None = None
+        if settings.use_direction_classifier:
+            self.conv_dir_cls = nn.Conv2d(channels, anchors * settings.num_dir_bins, 1)
+        self.init_weights()
+
+    def init_weights(self, prior: float = 0.01) -> None:
+        """Every anchor starts as background: probability ``prior`` (arXiv:1708.02002, section 4.1)."""
+        stacks = self.conv_box.values() if isinstance(self.conv_box, SeparateBoxes) else [self.conv_box]
+        for stack in stacks:
+            nn.init.normal_(last_conv(stack).weight, mean=0, std=0.001)
+        bias = last_conv(self.conv_cls).bias
+        assert bias is not None
+        nn.init.constant_(bias, -math.log((1 - prior) / prior))
+
+    def forward(self, features: Tensor) -> State:
+        """(B, C, H, W) -> cls_preds, box_preds, perhaps dir_cls_preds: (B, anchors * H * W, columns)."""
+        convs = {"cls_preds": self.conv_cls, "box_preds": self.conv_box, "dir_cls_preds": self.conv_dir_cls}
+        return {key: self._rows(conv(features)) for key, conv in convs.items() if conv is not None}
+
+    def _rows(self, maps: Tensor) -> Tensor:
+        """(B, anchors * columns, H, W) -> (B, anchors * H * W, columns)."""
+        return maps.unflatten(1, (self.anchors, -1)).permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+
+@DENSE_HEADS.register
+class AnchorHeadMulti(AnchorHead):
+    """Heads for groups of classes on one map. Anchors are ordered by class, size, rotation, height, cell."""
+
+    Settings = AnchorHeadMultiSettings
+    writes = (*AnchorHead.writes, "multihead_label_mapping")
+    by_class = True
+
+    def __init__(self, settings: AnchorHeadMultiSettings, context: BuildContext) -> None:
+        super().__init__(settings, context)
+        self._check_groups(settings)
+        self.separate = settings.separate_multihead
+        channels = self.given.channels
+        self.shared_conv: nn.Module | None = None
+        if settings.shared_conv_num_filter is not None:
+            width = settings.shared_conv_num_filter
+            conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+            self.shared_conv = nn.Sequential(conv, nn.BatchNorm2d(width, eps=1e-3, momentum=0.01), nn.ReLU())
+            channels = width
+        self.rpn_heads = nn.ModuleList(
+            self._group_head(settings, group.head_cls_name, channels) for group in settings.rpn_head_cfgs
+        )
+
+    def _group_head(
+        self, settings: AnchorHeadMultiSettings, names: Sequence[str], channels: int
+    ) -> GroupHead:
+        anchors = sum(c.per_location for c in self.anchor_generator.classes if c.class_name in names)
+        classes = len(names) if settings.separate_multihead else self.num_class
+        labels = [self.class_names.index(name) + 1 for name in names]
+        return GroupHead(settings, channels, labels, classes, anchors, self.box_coder.code_size)
+
+    def _check_groups(self, settings: AnchorHeadMultiSettings) -> None:
+        given = [name for group in settings.rpn_head_cfgs for name in group.head_cls_name]
+        wanted = [anchor.class_name for anchor in settings.anchor_generator_config]
+        if given != wanted:
+            raise ConfigError(
+                f"{self.where}: RPN_HEAD_CFGS must name the classes of ANCHOR_GENERATOR_CONFIG once each, in "
+                f"their order ({', '.join(wanted)}); got {', '.join(given) or 'none'}"
+            )
+
+    def predict(self, features: Tensor) -> State:
+        """Lists, a group each, of (B, anchors of the group, columns)."""
+        shared = features if self.shared_conv is None else self.shared_conv(features)
+        found = [head(shared) for head in self.rpn_heads]
+        return {key: [outputs[key] for outputs in found] for key in found[0]}
+
+    def logits(self, state: State) -> list[tuple[Tensor, list[int]]]:
+        return list(zip(state["cls_preds"], self._columns(), strict=True))
+
+    def _columns(self) -> list[list[int]]:
+        """Labels, from 1, of each group's class columns."""
+        everything = list(range(1, self.num_class + 1))
+        return [head.labels if self.separate else everything for head in self.rpn_heads]  # type: ignore[misc]
+
+    def rows(self, outputs: list[Tensor]) -> Tensor:
+        return torch.cat(outputs, dim=1)
+
+    def write_predictions(self, batch_dict: dict[str, Any], state: State) -> None:
+        """Write predictions.
+
+        Writes:
+            batch_cls_preds: a group each, (B, anchors of the group, class columns) logits
+            multihead_label_mapping: a group each, (class columns,) int64 labels, from 1
+            batch_box_preds: (B, A, 7 + V) boxes, the groups one after the other
+            cls_preds_normalized: False, since batch_cls_preds are logits
+        """
+        batch_dict["batch_cls_preds"] = [logits.float() for logits in state["cls_preds"]]
+        batch_dict["batch_box_preds"] = boxes = self.decode(state)
+        batch_dict["multihead_label_mapping"] = [
+            torch.tensor(columns, device=boxes.device) for columns in self._columns()
+        ]
+        batch_dict["cls_preds_normalized"] = False
+
+
+def conv_stack(settings: SeparateRegSettings, channels: int, width: int) -> nn.Sequential:
+    """3x3 convolutions with norm and ReLU, and a last one to ``width`` channels."""
+    layers: list[nn.Module] = []
+    for _ in range(settings.num_middle_conv):
+        middle = settings.num_middle_filter
+        layers += [
+            nn.Conv2d(channels, middle, 3, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(),
+        ]
+        channels = middle
+    return nn.Sequential(*layers, nn.Conv2d(channels, width, 3, padding=1))
+
+
+def last_conv(stack: nn.Module) -> nn.Conv2d:
+    """The convolution itself, or the last of several."""
+    last = stack[-1] if isinstance(stack, nn.Sequential) else stack
+    assert isinstance(last, nn.Conv2d)
+    return last
