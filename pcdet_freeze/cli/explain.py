@@ -14,6 +14,7 @@ from typing import Any
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import pick_device
@@ -76,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
 def one_batch(cfg: Any, batch_size: int) -> tuple[DatasetTemplate, dict[str, Any], str]:
     """(data set, training batch, where it comes from): real, or random where no data can be read."""
+    name = cfg.DATA_CONFIG.get("DATASET")
+    if name in NOT_BUILT[DATASETS.kind]:
+        return random_batch(cfg, batch_size, f"{name} is not built yet")
     try:
         dataset, loader, sampler = build_dataloader(
             cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, training=True, workers=0
@@ -83,10 +87,14 @@ def one_batch(cfg: Any, batch_size: int) -> tuple[DatasetTemplate, dict[str, Any
         sampler.set_epoch(0)
         return dataset, next(iter(loader)), f"one batch of {cfg.DATA_CONFIG.DATASET} ({batch_size} frames)"
     except DataError as error:
-        frames = RandomFrames(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
-        batch_dict = frames.collate_batch([frames[index] for index in range(batch_size)])
-        reason = str(error).splitlines()[0]
-        return frames, batch_dict, f"a random batch ({batch_size} frames), since there is no data: {reason}"
+        return random_batch(cfg, batch_size, f"there is no data: {str(error).splitlines()[0]}")
+
+
+def random_batch(cfg: Any, batch_size: int, reason: str) -> tuple[DatasetTemplate, dict[str, Any], str]:
+    """The same, of random frames."""
+    frames = RandomFrames(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    batch_dict = frames.collate_batch([frames[index] for index in range(batch_size)])
+    return frames, batch_dict, f"a random batch ({batch_size} frames), since {reason}"
 
 
 def load_weights(model: Any, ckpt: str | None) -> str:

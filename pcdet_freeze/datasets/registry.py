@@ -33,7 +33,6 @@ NOT_BUILT: dict[str, frozenset[str]] = {
     AUGMENTORS.kind: frozenset(
         {
             "random_image_flip",
-            "random_world_translation",
             "random_local_translation",
             "random_local_rotation",
             "random_local_scaling",

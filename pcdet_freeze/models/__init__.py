@@ -15,6 +15,7 @@ from pcdet_freeze.errors import ConfigError
 
 # importing the rooms registers their classes
 from pcdet_freeze.models import backbones_2d, backbones_3d, dense_heads, detectors, map_to_bev, vfe
+from pcdet_freeze.models.families import PLUGIN
 from pcdet_freeze.models.registry import (
     BACKBONES_2D,
     BACKBONES_3D,
@@ -63,6 +64,6 @@ def build_network(model_cfg: Mapping[str, Any], num_class: int, dataset: Any) ->
     if model_cfg["NAME"] not in DETECTORS:
         raise ConfigError(
             f"MODEL.NAME must be one of {', '.join(DETECTORS.names())}; got {model_cfg['NAME']!r}, "
-            "whose family is not built (yet)"
+            f"whose family is not built (yet). {PLUGIN}"
         )
     return DETECTORS.get(model_cfg["NAME"])(model_cfg, num_class, dataset)

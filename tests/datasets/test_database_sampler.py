@@ -167,3 +167,16 @@ def test_a_truncated_object_file_is_named(database: Path) -> None:
         path.write_bytes(b"12345")
     with pytest.raises(DataError, match=r"gt_database.*truncated"):
         sampler(database)(scene(), rng())
+
+
+def test_a_backup_database_stands_in_where_the_first_is_missing(database: Path) -> None:
+    wide = pickle.loads((database / "db.pkl").read_bytes())
+    for infos in wide.values():
+        for info in infos:
+            np.full((10, 6), 0.1, np.float32).tofile(database / info["path"])
+    (database / "backup.pkl").write_bytes(pickle.dumps(wide))
+    backup = {"DB_INFO_PATH": "backup.pkl", "DB_DATA_PATH": "backup.npy", "NUM_POINT_FEATURES": 6}
+    step = sampler(database, DB_INFO_PATH=["no.pkl"], DB_DATA_PATH=["no.npy"], BACKUP_DB_INFO=backup)
+    assert step.features == 6
+    assert step(scene(), rng())["points"].shape[1] == 4
+    assert sampler(database, BACKUP_DB_INFO=backup).features == 4

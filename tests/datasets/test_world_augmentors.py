@@ -1,4 +1,7 @@
-"""Flip, rotation and scaling: OpenPCDet's draws and results; labels and lanes move with the points."""
+"""Flip, rotation, scaling, translation: OpenPCDet's draws; labels and lanes move with the points.
+
+Compared: all augmentations of voxel_aug.json, which has none of the translation.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 
 from pcdet_freeze.datasets.augmentor.data_augmentor import DataAugmentor, wrap_heading
 from pcdet_freeze.datasets.augmentor.raster import flip_raster, resample_raster
-from pcdet_freeze.datasets.augmentor.world import flip_world, rotate_world, scale_world
+from pcdet_freeze.datasets.augmentor.world import flip_world, rotate_world, scale_world, translate_world
 from pcdet_freeze.datasets.registry import AUGMENTORS
 from pcdet_freeze.errors import ConfigError
 
@@ -132,6 +135,23 @@ def test_headings_end_between_minus_pi_and_pi(angle: float) -> None:
     assert np.cos(wrapped - angle) == pytest.approx(1)
 
 
+def test_a_translation_moves_points_and_boxes_by_normal_draws_of_x_then_y_then_z() -> None:
+    cfg = {"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [0.5, 0.2, 0.0]}
+    draws, before = np.random.RandomState(4), sample()
+    shift = [draws.normal(0, 0.5), draws.normal(0, 0.2), 0]
+    after = augmentor(cfg)(before, np.random.RandomState(4))
+    np.testing.assert_allclose(after["points"][:, :3], before["points"][:, :3] + shift, atol=1e-6)
+    np.testing.assert_allclose(after["gt_boxes"][:, :3], before["gt_boxes"][:, :3] + shift, atol=1e-6)
+    np.testing.assert_array_equal(after["gt_boxes"][:, 3:], before["gt_boxes"][:, 3:])
+    assert after["points"].dtype == after["gt_boxes"].dtype == np.float32
+
+
+def test_a_translation_moves_the_lane_map_with_the_points() -> None:
+    lanes = translate_world(sample(lanes=True), np.array([3.0, -2.0, 1.0]), LIMITS)["lane_map"]
+    assert lanes[20, 33] == 7
+    assert (lanes == 7).sum() == 1 and (lanes[:, :3] == 255).all()
+
+
 def test_a_narrow_scale_range_draws_nothing() -> None:
     rng = np.random.RandomState(0)
     augmentor({"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": [1.0, 1.0005]})(sample(), rng)
@@ -169,6 +189,8 @@ def test_an_augmentor_of_openpcdet_that_is_missing_says_not_built_yet() -> None:
     ({"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"], "PROB": 1}, "PROB: unknown"),
     ({"NAME": "random_world_rotation", "WORLD_ROT_ANGLE": [1, -1]}, "low <= high"),
     ({"NAME": "random_world_scaling", "WORLD_SCALE_RANGE": "wide"}, "low, high"),
+    ({"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": 0.5}, r"\[x, y, z\]; got 0.5"),
+    ({"NAME": "random_world_translation", "NOISE_TRANSLATE_STD": [1, 1, -1]}, "not be negative"),
 ])  # fmt: skip
 def test_settings_without_sense_are_errors(cfg: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -216,3 +216,15 @@ def test_p6_a_list_that_leaves_no_loss_makes_the_command_exit_with_1(
 def test_lines_of_a_table_never_exceed_the_terminal(limit: int) -> None:
     row = ["a_long_name_of_a_module" * 3, "1.00 M", "an_entry.with.dots" * 4, "16 held", "-", "0,1", "x" * 70]
     assert max(len(line) for line in table([row, ["x"] * 7], limit)) == limit
+
+
+def test_a_data_set_that_is_not_built_is_explained_with_random_frames(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = str(root / "cfgs/nuscenes_models/cbgs_pp_multihead.yaml")
+    small = ["DATA_CONFIG.POINT_CLOUD_RANGE", "[-6.4,-6.4,-5,6.4,6.4,3]"]
+    frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "vfe"]
+    assert main(["explain", "--cfg_file", cfg, "--json", "--set", *small, *frozen]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["batch"] == "a random batch (2 frames), since NuScenesDataset is not built yet"
+    assert told["heads"] == ["dense_head"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ KNOWN = {
     "LIMIT_WHOLE_SCENE",
     "USE_ROAD_PLANE",
     "POINT_LABELS",
+    "DB_DATA_PATH",
+    "BACKUP_DB_INFO",
 }
 NOT_BUILT = {
     "DATABASE_WITH_FAKELIDAR",
     "USE_SHARED_MEMORY",
-    "DB_DATA_PATH",
-    "BACKUP_DB_INFO",
     "FILTER_OBJ_POINTS_BY_TIMESTAMP",
     "IMG_AUG_TYPE",
     "AUG_USE_TYPE",
@@ -49,6 +50,9 @@ class DatabaseSampler:
     Where the scene has point labels, pasted points bring the semantic class called like their object
     (whatever the case: Car, car), or the one that ``POINT_LABELS`` {class: semantic class or number} says;
     255 where there is none. A scene without box labels is left as it is: what stands in it is not known.
+    ``BACKUP_DB_INFO`` (``DB_INFO_PATH``, ``NUM_POINT_FEATURES``)
+    stands in where no file of ``DB_INFO_PATH`` exists; of its points the scene's columns are taken.
+    ``DB_DATA_PATH`` is for a database in shared memory, which is not built, and is not read.
 
     Unlike OpenPCDet's, the draw keeps no state between samples: what is pasted depends on ``rng`` alone.
     """
@@ -56,20 +60,15 @@ class DatabaseSampler:
     def __init__(self, cfg: Config, context: AugmentorContext) -> None:
         check_keys("gt_sampling", cfg, KNOWN, NOT_BUILT)
         self.groups = _groups(require("gt_sampling", cfg, "SAMPLE_GROUPS"), context.class_names)
-        self.features = int(require("gt_sampling", cfg, "NUM_POINT_FEATURES"))
+        self.root = context.root_path
+        paths, self.features = _database_of(cfg, self.root)
         self.extra_width = np.array(cfg.get("REMOVE_EXTRA_WIDTH") or [0.0, 0.0, 0.0], np.float32)
         self.limit_whole_scene = bool(cfg.get("LIMIT_WHOLE_SCENE", False))
         self.use_road_plane = bool(cfg.get("USE_ROAD_PLANE", False))
         self.point_labels = _point_labels(
             cfg.get("POINT_LABELS") or {}, list(self.groups), context.semantic_class_names
         )
-        self.root = context.root_path
-        self.database = load_database(
-            [self.root / name for name in require("gt_sampling", cfg, "DB_INFO_PATH")],
-            list(self.groups),
-            cfg.get("PREPARE") or {},
-            context.logger,
-        )
+        self.database = load_database(paths, list(self.groups), cfg.get("PREPARE") or {}, context.logger)
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         chosen: list[ObjectInfo] = []
@@ -94,7 +93,8 @@ class DatabaseSampler:
         boxes = _boxes_of(chosen)
         lift = self._lift(sample, boxes)
         boxes[:, 2] += lift
-        clouds = [read_object(self.root, info, self.features) for info in chosen]
+        columns = max(sample["points"].shape[1], 3)
+        clouds = [read_object(self.root, info, self.features)[:, :columns] for info in chosen]
         for cloud, box in zip(clouds, boxes, strict=True):
             cloud[:, :3] += box[:3]
         out = dict(sample)
@@ -149,6 +149,16 @@ class DatabaseSampler:
         sample["gt_boxes"] = np.concatenate([sample["gt_boxes"], full])
         names = [info["name"] for info in chosen]
         sample["gt_names"] = np.array([*sample["gt_names"], *names], dtype=str)
+
+
+def _database_of(cfg: Config, root: Path) -> tuple[list[Path], int]:
+    """Info files, and columns of the objects' points: those of the config, or of its BACKUP_DB_INFO."""
+    paths = [root / name for name in require("gt_sampling", cfg, "DB_INFO_PATH")]
+    backup = cfg.get("BACKUP_DB_INFO")
+    if backup and not any(path.exists() for path in paths):
+        paths = [root / require("gt_sampling.BACKUP_DB_INFO", backup, "DB_INFO_PATH")]
+        return paths, int(require("gt_sampling.BACKUP_DB_INFO", backup, "NUM_POINT_FEATURES"))
+    return paths, int(require("gt_sampling", cfg, "NUM_POINT_FEATURES"))
 
 
 def free_places(candidates: np.ndarray, taken: np.ndarray) -> list[int]:

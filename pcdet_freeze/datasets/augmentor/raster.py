@@ -29,17 +29,21 @@ def mirror_numbers(lane_map: np.ndarray) -> np.ndarray:
     return np.where(there, ends - lane_map.astype(np.int64), IGNORE).astype(lane_map.dtype)
 
 
-def resample_raster(raster: np.ndarray, limits: np.ndarray, back: np.ndarray) -> np.ndarray:
+def resample_raster(
+    raster: np.ndarray, limits: np.ndarray, back: np.ndarray, shift: np.ndarray | None = None
+) -> np.ndarray:
     """Each new cell takes the old cell that its centre came from; 255 where that lies outside.
 
-    raster: (H, W); limits: (6,) metres; back: (2, 2) for row vectors, ``new @ back = old`` (x, y, metres).
+    raster: (H, W); limits: (6,) metres; back: (2, 2) for row vectors, ``new @ back - shift = old`` (x, y,
+    metres; no shift: zero).
     """
     low, high = limits[:2].astype(np.float64), limits[3:5].astype(np.float64)
     size = np.array(raster.shape[::-1])
     cell = (high - low) / size
     xs, ys = (low[i] + (np.arange(size[i]) + 0.5) * cell[i] for i in (0, 1))
     new = np.stack(np.meshgrid(xs, ys), axis=-1)
-    old = np.floor((new @ np.asarray(back, np.float64) - low) / cell).astype(np.int64)
+    came_from = new @ np.asarray(back, np.float64) - (0.0 if shift is None else shift)
+    old = np.floor((came_from - low) / cell).astype(np.int64)
     known = ((old >= 0) & (old < size)).all(axis=-1)
     out = np.full_like(raster, IGNORE)
     out[known] = raster[old[known][:, 1], old[known][:, 0]]

@@ -1,4 +1,4 @@
-"""Flip, rotation and scaling of the whole scene about the sensor.
+"""Flip, rotation and scaling of the whole scene about the sensor, and its translation.
 
 Each function takes a sample and returns a new one in which points, boxes (velocities in columns 7 and 8
 too) and the lane map have moved; what it does not move is shared with the old one. Points keep their order,
@@ -79,6 +79,16 @@ def scale_world(sample: Sample, factor: float, limits: np.ndarray) -> Sample:
     return _moved(sample, points, boxes, lambda lanes: resample_raster(lanes, limits, np.eye(2) / factor))
 
 
+def translate_world(sample: Sample, shift: np.ndarray, limits: np.ndarray) -> Sample:
+    """Move by ``shift`` (3,) metres."""
+
+    def move(rows: np.ndarray) -> np.ndarray:
+        rows[:, :3] += shift.astype(rows.dtype)
+        return rows
+
+    return _moved(sample, move, move, lambda lanes: resample_raster(lanes, limits, np.eye(2), shift[:2]))
+
+
 def _moved(sample: Sample, points: Move, boxes: Move, lanes: Move) -> Sample:
     moved = dict(sample)
     for key, move in (("points", points), ("gt_boxes", boxes)):
@@ -141,6 +151,30 @@ class RandomWorldScaling:
         if self.high - self.low < 1e-3:
             return sample
         return scale_world(sample, rng.uniform(self.low, self.high), self.limits)
+
+
+@AUGMENTORS.register_as("random_world_translation")
+class RandomWorldTranslation:
+    """Moves by normal draws, x, then y, then z; ``NOISE_TRANSLATE_STD``: their deviations in metres."""
+
+    def __init__(self, cfg: Config, context: AugmentorContext) -> None:
+        check_keys(cfg["NAME"], cfg, {"NAME", "NOISE_TRANSLATE_STD"})
+        value = require(cfg["NAME"], cfg, "NOISE_TRANSLATE_STD")
+        try:
+            self.deviations = np.array(value, np.float64).reshape(3)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"random_world_translation.NOISE_TRANSLATE_STD must be [x, y, z]; got {value!r}"
+            ) from error
+        if not (self.deviations >= 0).all():
+            raise ConfigError(
+                f"random_world_translation.NOISE_TRANSLATE_STD must not be negative; got {value}"
+            )
+        self.limits = context.point_cloud_range
+
+    def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
+        shift = np.array([rng.normal(0, deviation) for deviation in self.deviations], np.float32)
+        return translate_world(sample, shift, self.limits)
 
 
 def _bounds(where: str, value: Any) -> tuple[float, float]:

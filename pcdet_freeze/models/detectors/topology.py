@@ -10,6 +10,7 @@ from torch import nn
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import registry
+from pcdet_freeze.models.families import PLUGIN
 from pcdet_freeze.models.settings import read_settings
 from pcdet_freeze.registry import Registry
 
@@ -80,7 +81,7 @@ def _read_part(slot: Slot, section: object, faults: list[str]) -> Part | None:
     try:
         cls = slot.registry.get(section["NAME"])
     except ConfigError as error:
-        faults.append(f"{where}.NAME: {error} The family of {section['NAME']} is not built (yet).")
+        faults.append(f"{where}.NAME: {error} The family of {section['NAME']} is not built (yet). {PLUGIN}")
         return None
     settings_class = getattr(cls, "Settings", None)
     if settings_class is None:

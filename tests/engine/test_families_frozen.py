@@ -1,0 +1,95 @@
+"""Every YAML of OpenPCDet that is built here trains frozen steps in the real trainer, its contract checked.
+
+The models are whole; the range is cut to 64 by 64 voxels, and frames are random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pcdet_freeze.config import cfg_from_yaml_file
+from pcdet_freeze.engine.audit import OptimizerGroupsHook
+from pcdet_freeze.engine.configured import hooks_from_cfg
+from pcdet_freeze.engine.loop import Trainer, clip_norm_of
+from pcdet_freeze.engine.max_iters_hook import MaxItersHook
+from pcdet_freeze.engine.optimizer import build_optimizer
+from pcdet_freeze.engine.random_frames import RandomFrames
+from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.models import build_network, load_data_to_gpu
+
+STEPS, CELLS = 5, 64
+PILLARS = ["vfe", "backbone_2d.blocks"]
+VOXELS = ["vfe", "backbone_3d"]
+ALL_BUT_HEADS = ["vfe", "backbone_3d", "backbone_2d"]
+LISTS = {
+    "kitti_models/pointpillar": PILLARS,
+    "kitti_models/second": VOXELS,
+    "kitti_models/second_multihead": [*ALL_BUT_HEADS, "dense_head.shared_conv", "dense_head.rpn_heads.[01]"],
+    "once_models/pointpillar": ["vfe", "backbone_2d.blocks.[01]"],
+    "once_models/second": [*VOXELS, "backbone_2d.blocks.0"],
+    "once_models/centerpoint": ALL_BUT_HEADS,
+    "waymo_models/pointpillar_1x": PILLARS,
+    "waymo_models/second": ["vfe", "backbone_3d.conv_input", "backbone_3d.conv[12]"],
+    "waymo_models/centerpoint": VOXELS,
+    "waymo_models/centerpoint_pillar_1x": [*PILLARS, "backbone_2d.deblocks", "dense_head.shared_conv"],
+    "waymo_models/centerpoint_dyn_pillar_1x": PILLARS,
+    "waymo_models/centerpoint_without_resnet": VOXELS,
+    "nuscenes_models/cbgs_pp_multihead": ["vfe", "backbone_2d", "dense_head.shared_conv"],
+    "nuscenes_models/cbgs_second_multihead": VOXELS,
+    "nuscenes_models/cbgs_dyn_pp_centerpoint": PILLARS,
+    "nuscenes_models/cbgs_voxel01_res3d_centerpoint": [*ALL_BUT_HEADS, "dense_head.heads_list.[0-4]"],
+    "nuscenes_models/cbgs_voxel0075_res3d_centerpoint": VOXELS,
+}
+
+
+class FewPoints(RandomFrames):
+    points = 1500
+
+
+class Batches:
+    """A loader of one batch, given anew in every step."""
+
+    def __init__(self, frames: RandomFrames) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self.frames.collate_batch([self.frames[i] for i in range(2)]) for _ in range(STEPS))
+
+
+def frozen_trainer(root: Path, name: str) -> Trainer:
+    """The order of tools/train.py on a small range."""
+    cfg = cfg_from_yaml_file(root / "cfgs" / f"{name}.yaml")
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK, cfg.MODEL.FREEZE = LISTS[name], {"ALLOW_RANDOM": True}
+    reach = CELLS / 2 * cfg.DATA_CONFIG.DATA_PROCESSOR[-1].VOXEL_SIZE[0]
+    low, high = cfg.DATA_CONFIG.POINT_CLOUD_RANGE[2::3]
+    cfg.DATA_CONFIG.POINT_CLOUD_RANGE = [-reach, -reach, low, reach, reach, high]
+    torch.manual_seed(0)
+    frames = FewPoints(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
+    hooks = [*hooks_from_cfg(cfg, model), OptimizerGroupsHook(), MaxItersHook(STEPS)]
+    optimizer, clip = build_optimizer(model, cfg.OPTIMIZATION), clip_norm_of(cfg.OPTIMIZATION)
+    schedule = build_scheduler(optimizer, STEPS, STEPS, cfg.OPTIMIZATION)
+    run = {"hooks": hooks, "clip_norm": clip, "move": load_data_to_gpu}
+    return Trainer(model, optimizer, schedule, Batches(frames), epochs=1, **run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(LISTS))
+def test_five_frozen_steps_of_a_whole_model_keep_the_contract(root: Path, name: str) -> None:
+    trainer = frozen_trainer(root, name)
+    model, handle = trainer.model, trainer.hooks[0].handle  # type: ignore[attr-defined]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer.run()
+    frozen = [key for key in before if any(key.startswith(f"{part}.") for part in handle.names)]
+    moved = [key for key, value in model.state_dict().items() if not value.equal(before[key])]
+    assert trainer.iteration == STEPS and frozen
+    assert not set(frozen) & set(moved)
+    assert {key for key, p in model.named_parameters() if p.requires_grad and p.ndim > 1} <= set(moved)
