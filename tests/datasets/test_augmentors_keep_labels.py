@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pcdet_freeze.datasets.augmentor.data_augmentor import DataAugmentor
 from pcdet_freeze.datasets.augmentor.raster import mirror_numbers
-from pcdet_freeze.datasets.augmentor.world import flip_world, rotate_world, scale_world
+from pcdet_freeze.datasets.augmentor.world import flip_world, rotate_world, scale_world, translate_world
 from pcdet_freeze.datasets.registry import AUGMENTORS
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.evaluation.lanes import compare_cells
@@ -59,6 +59,7 @@ CONFIGS = {
     "random_world_flip": {"ALONG_AXIS_LIST": ["x", "y"]},
     "random_world_rotation": {"WORLD_ROT_ANGLE": [-3.14, 3.14]},
     "random_world_scaling": {"WORLD_SCALE_RANGE": [0.8, 1.25]},
+    "random_world_translation": {"NOISE_TRANSLATE_STD": [2.0, 2.0, 0.5]},
 }
 
 
@@ -111,6 +112,12 @@ def test_a_turn_forth_and_back_keeps_every_label_and_every_line_to_a_cell(angle:
 @given(factor=st.floats(0.8, 1.25))
 def test_a_stretch_forth_and_back_keeps_every_label_and_every_line_to_a_cell(factor: float) -> None:
     assert_the_same(scale_world(scale_world(scene(), factor, LIMITS), 1 / factor, LIMITS))
+
+
+@given(x=st.floats(-9, 9), y=st.floats(-9, 9))
+def test_a_move_forth_and_back_keeps_every_label_and_every_line_to_a_cell(x: float, y: float) -> None:
+    there = translate_world(scene(), np.array([x, y, 1.0]), LIMITS)
+    assert_the_same(translate_world(there, -np.array([x, y, 1.0]), LIMITS))
 
 
 def order(lane_map: np.ndarray) -> list[int]:

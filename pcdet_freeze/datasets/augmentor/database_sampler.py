@@ -50,8 +50,8 @@ class DatabaseSampler:
     Where the scene has point labels, pasted points bring the semantic class called like their object
     (whatever the case: Car, car), or the one that ``POINT_LABELS`` {class: semantic class or number} says;
     255 where there is none. A scene without box labels is left as it is: what stands in it is not known.
-    ``BACKUP_DB_INFO`` (``DB_INFO_PATH``, ``NUM_POINT_FEATURES``)
-    stands in where no file of ``DB_INFO_PATH`` exists; of its points the scene's columns are taken.
+    ``BACKUP_DB_INFO`` (``DB_INFO_PATH``, ``NUM_POINT_FEATURES``) stands in where no file of ``DB_INFO_PATH``
+    exists; of its points the scene's columns are taken.
     ``DB_DATA_PATH`` is for a database in shared memory, which is not built, and is not read.
 
     Unlike OpenPCDet's, the draw keeps no state between samples: what is pasted depends on ``rng`` alone.
