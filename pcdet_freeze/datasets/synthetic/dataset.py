@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.frames import LABEL_KEYS
+from pcdet_freeze.datasets.lidar_annos import in_range, predicted_annos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
-from pcdet_freeze.datasets.synthetic.annos import (
-    boxes_to_anno,
-    ground_truth_anno,
-    in_range,
-    write_kitti_label,
-)
+from pcdet_freeze.datasets.synthetic.annos import ground_truth_anno
 from pcdet_freeze.datasets.synthetic.cache import FrameCache
 from pcdet_freeze.datasets.synthetic.labels import CLASSES
 from pcdet_freeze.datasets.synthetic.render import Frame, render
@@ -112,7 +108,7 @@ class SyntheticDataset(DatasetTemplate):
         }
 
     def ground_truth_annos(self) -> list[dict[str, Any] | None]:
-        """KITTI annotation dicts of all scenes (see ``annos``)."""
+        """KITTI annotation dicts of all scenes (see ``lidar_annos``)."""
         want = self.settings
         return [
             ground_truth_anno(self.frame(index), self.frame_name(index), want.range, want.min_points)
@@ -130,13 +126,4 @@ class SyntheticDataset(DatasetTemplate):
 
         With ``output_path``, each frame is also written there as a KITTI label file.
         """
-        annos = []
-        for frame_id, prediction in zip(batch_dict["frame_id"], pred_dicts, strict=True):
-            labels = prediction["pred_labels"].cpu().numpy()
-            names = np.array([class_names[label - 1] for label in labels], dtype=str)
-            anno = boxes_to_anno(prediction["pred_boxes"].cpu().numpy(), names, str(frame_id))
-            anno.update(score=prediction["pred_scores"].cpu().numpy(), pred_labels=labels)
-            if output_path is not None:
-                write_kitti_label(anno, Path(output_path))
-            annos.append(anno)
-        return annos
+        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)

@@ -1,0 +1,94 @@
+"""One sweep of a log: points, boxes and ground flags, all in the vehicle's frame (x forward, z up)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pcdet_freeze.datasets.argoverse2.boundaries import lines_around, read_boundaries
+from pcdet_freeze.datasets.argoverse2.poses import QUATERNION, TRANSLATION, Pose, headings
+from pcdet_freeze.datasets.argoverse2.tables import read_table
+from pcdet_freeze.datasets.frames import check_points
+from pcdet_freeze.errors import DataError
+
+SIZE = ("length_m", "width_m", "height_m")
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Annotated cuboids: ``boxes`` (K, 7) float32, ``categories`` (K,) str, ``num_points`` (K,) inside."""
+
+    boxes: np.ndarray
+    categories: np.ndarray
+    num_points: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The files of the sweep ``timestamp`` (ns) in the folder of its log; every reader raises DataError."""
+
+    log: Path
+    timestamp: int
+
+    @property
+    def name(self) -> str:
+        """Log and timestamp, as in a file name."""
+        return f"{self.log.name}_{self.timestamp}"
+
+    @property
+    def path(self) -> Path:
+        """The table of its points."""
+        return self.log / "sensors" / "lidar" / f"{self.timestamp}.feather"
+
+    def points(self) -> np.ndarray:
+        """(N, 4) float32 x, y, z, intensity in 0..1."""
+        table = read_table(self.path, ("x", "y", "z", "intensity"))
+        columns = [table[name].astype(np.float32) for name in ("x", "y", "z", "intensity")]
+        columns[3] /= 255
+        return check_points(np.stack(columns, axis=1), self.path)
+
+    def boxes(self) -> Boxes:
+        """All cuboids of the sweep; the centre is the middle of the box."""
+        path = self.log / "annotations.feather"
+        table = read_table(
+            path, ("timestamp_ns", "category", "num_interior_pts", *TRANSLATION, *SIZE, *QUATERNION)
+        )
+        here = table["timestamp_ns"] == self.timestamp
+        columns = {name: values[here] for name, values in table.items()}
+        turn = headings(np.stack([columns[name] for name in QUATERNION], axis=1))
+        rows = np.column_stack([*(columns[name] for name in (*TRANSLATION, *SIZE)), turn])
+        return Boxes(rows.astype(np.float32), columns["category"], columns["num_interior_pts"])
+
+    def ground(self, points: int) -> np.ndarray | None:
+        """(N,) bool, which points are ground; None for a sweep that has no flow labels.
+
+        ``flow_labels.feather`` belongs to the first sweep in the log's folder.
+        """
+        path = self.log / "flow_labels.feather"
+        first = min(int(other.stem) for other in self.path.parent.glob("*.feather"))
+        if not path.is_file() or first != self.timestamp:
+            return None
+        flags = read_table(path, ("is_ground_0",))["is_ground_0"].astype(bool)
+        if len(flags) != points:
+            raise DataError(
+                f"{path}: flow labels hold one row for each of the {points} points of {self.path.name}, the "
+                f"log's first sweep; got {len(flags)}. Is that sweep the one that they were made for?"
+            )
+        return flags
+
+    def lane_lines(self, limits: np.ndarray, painted_only: bool) -> list[np.ndarray]:
+        """Lines (n, 2) x, y in metres inside ``limits`` (6,), from left to right."""
+        maps = sorted((self.log / "map").glob("log_map_archive_*.json"))
+        if not maps:
+            raise DataError(f"{self.log / 'map'}: has no vector map (log_map_archive_*.json)")
+        return lines_around(read_boundaries(maps[0], painted_only), self._city_from_ego(), limits)
+
+    def _city_from_ego(self) -> Pose:
+        path = self.log / "city_SE3_egovehicle.feather"
+        table = read_table(path, ("timestamp_ns", *QUATERNION, *TRANSLATION))
+        rows = np.flatnonzero(table["timestamp_ns"] == self.timestamp)
+        if not len(rows):
+            raise DataError(f"{path}: has no pose at the sweep's time {self.timestamp}")
+        return Pose.of_row(table, int(rows[0]))

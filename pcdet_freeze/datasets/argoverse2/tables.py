@@ -1,0 +1,45 @@
+"""Reading Argoverse 2's feather tables (the extra ``av2``: pyarrow)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdet_freeze.errors import ConfigError, DataError
+
+
+def read_table(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """``columns`` of a feather file as arrays, strings as str.
+
+    Raises ConfigError without pyarrow, DataError naming the file: missing, broken, without a column.
+    """
+    feather = _feather()
+    if not path.is_file():
+        raise DataError(f"{path}: this table of Argoverse 2 is missing; check DATA_PATH and SWEEPS")
+    try:
+        table = feather.read_table(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        raise DataError(f"{path}: not a feather table ({error}). Fetch it again") from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise DataError(
+            f"{path}: lacks the columns {', '.join(missing)}; has {', '.join(table.column_names)}"
+        )
+    found = {name: table[name].to_numpy(zero_copy_only=False) for name in columns}
+    return {
+        name: values.astype(str) if values.dtype.kind == "O" else values for name, values in found.items()
+    }
+
+
+def _feather() -> Any:
+    try:
+        from pyarrow import feather
+    except ImportError as error:
+        raise ConfigError(
+            "Argoverse 2 needs pyarrow, which is an extra: pip install -c constraints.txt -e '.[av2]' "
+            f"({error})"
+        ) from error
+    return feather
