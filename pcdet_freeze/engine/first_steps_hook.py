@@ -36,7 +36,8 @@ class FirstStepsHook(ConfiguredHook):
     def __init__(self, owner: HasHandle) -> None:
         self.owner = owner
         self._watched: tuple[nn.Module, Any] | None = None
-        self._handles: list[Any] = []
+        self._on_model: list[Any] = []
+        self._on_optimizer: list[Any] = []
         self._has_run = False
         self._forward: FirstForward | None = None
         self._graph: LossGraph | None = None
@@ -72,16 +73,17 @@ class FirstStepsHook(ConfiguredHook):
         if self.owner.handle.plan.parameters:
             self._graph = LossGraph(model)
             self._audit = GradientAudit(model, lambda: self.owner.handle.parameters())
-            self._handles.append(optimizer.register_step_pre_hook(lambda *_: self._before_step(trainer)))
-        self._handles.append(model.register_forward_pre_hook(lambda module, _: self._begin(module)))
-        self._handles.append(
-            model.register_forward_hook(lambda module, args, out: self._end(trainer, module, args, out))
-        )
+            watch = optimizer.register_step_pre_hook(lambda *_: self._before_step(trainer))
+            self._on_optimizer.append(watch)
+        self._on_model += [
+            model.register_forward_pre_hook(lambda module, _: self._begin(module)),
+            model.register_forward_hook(lambda module, args, out: self._end(trainer, module, args, out)),
+        ]
 
     def _stop_watching(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._forward, self._graph, self._audit = [], None, None, None
+        _remove(self._on_model)
+        _remove(self._on_optimizer)
+        self._forward, self._graph, self._audit = None, None, None
 
     def _is_step(self, model: nn.Module) -> bool:
         """Whether this forward is one of the trainer's: not an evaluation, not of a copy."""
@@ -104,10 +106,15 @@ class FirstStepsHook(ConfiguredHook):
         lost = [] if graph is None else graph.lost(output[0]["loss"].mean())
         self._ask_gradients = any(distributed.gather(graph is not None and graph.opaque))
         unsteady = self._unsteady(trainer)
-        if lost and self._may_wait(trainer, args, output[0]["loss"]):
+        heads = unlabelled_heads(trainer.model, args[0]) if lost else []
+        if lost and _may_wait(heads, output[0]["loss"]):
+            trainer.logger.info(_WAITING, ", ".join(heads))
             self._graph, lost = LossGraph(model), []
         _raise_all(unsteady, _UNSTEADY)
-        self._refuse_lost(trainer, lost)
+        if not self._parts():
+            _remove(self._on_model)  # the model can be pickled again
+        hints = [_UNLABELLED.format(head) for head in heads if lost]
+        _raise_all([*_lost_lines(trainer.model, lost), *hints], _LOST)
 
     def _unsteady(self, trainer: Trainer) -> list[str]:
         watched, self._forward, self._has_run = self._forward, None, True
@@ -115,26 +122,6 @@ class FirstStepsHook(ConfiguredHook):
         for note in [] if watched is None else watched.notes:
             trainer.logger.warning("%s.", note)
         return found
-
-    def _refuse_lost(self, trainer: Trainer, lost: Sequence[str]) -> None:
-        _raise_all([lost_line(part, trainer.model) for part in lost], _LOST)
-
-    def _may_wait(self, trainer: Trainer, args: tuple[Any, ...], loss: Tensor) -> bool:
-        """Whether a batch without labels may be why a loss reaches so little: then the next batch decides.
-
-        Never with many processes: there the backward of this very batch would wait for ever.
-        """
-        if distributed.is_distributed():
-            return False
-        if not loss.requires_grad:
-            return True  # the loop has an error of its own for it
-        heads = unlabelled_heads(trainer.model, args[0])
-        if heads:
-            trainer.logger.info(
-                "This batch has no labels for %s: the next one tells whether a loss reaches all that trains.",
-                ", ".join(heads),
-            )
-        return bool(heads)
 
     def _before_step(self, trainer: Trainer) -> None:
         audit = self._audit
@@ -144,18 +131,42 @@ class FirstStepsHook(ConfiguredHook):
         self._looked_at = trainer.iteration
         if self._ask_gradients:
             self._ask_gradients = False
-            self._refuse_lost(trainer, without_gradient(trainer.model))
+            _raise_all(_lost_lines(trainer.model, without_gradient(trainer.model)), _LOST)
         _raise_all(audit.look(), _GRADIENTS)
         if audit.steps == STEPS:
             self._judge(trainer, audit)
 
     def _judge(self, trainer: Trainer, audit: GradientAudit) -> None:
         faults, notes = audit.verdict()
+        _remove(self._on_optimizer)
         _raise_all(faults, _GRADIENTS)
         for note in notes:
             trainer.logger.info("note: %s", note)
 
 
+def _remove(handles: list[Any]) -> None:
+    while handles:
+        handles.pop().remove()
+
+
+def _lost_lines(model: nn.Module, lost: Sequence[str]) -> list[str]:
+    return [lost_line(part, model) for part in lost]
+
+
+def _may_wait(unlabelled: Sequence[str], loss: Tensor) -> bool:
+    """Whether a batch without labels may be why the loss reaches so little: then the next batch decides.
+
+    Never with many processes: there the backward of this very batch would wait for ever.
+    """
+    # for a loss without any graph the loop has an error of its own
+    return not distributed.is_distributed() and (bool(unlabelled) or not loss.requires_grad)
+
+
+_WAITING = "This batch has no labels for %s: the next one tells whether a loss reaches all that trains."
+_UNLABELLED = (
+    "(The batch has no labels for {0}: with many processes its loss must even then depend on what it "
+    "predicts, for example by adding 0 * predictions.sum().)"
+)
 _UNSTEADY = (
     "A frozen module must compute a fixed function of its input and keep its state, also in train mode. "
     "Found in the first forward:",

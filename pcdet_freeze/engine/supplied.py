@@ -52,7 +52,7 @@ def check_supplied(
         names.remove(name)
     if not names:
         return
-    groups = outermost_lost(handle.model, supplied)
+    groups = outermost_lost(handle.model, {**_live(handle), **supplied})
     lines = [f"  {group}{_count(group, names)}" for group in groups[:12]]
     lines += [f"  and {len(groups) - 12} more"] if len(groups) > 12 else []
     raise FreezeError(
@@ -97,6 +97,12 @@ def _may_be_constant(model: nn.Module, name: str, buffer: torch.Tensor) -> bool:
 def _tensors(handle: FreezeHandle) -> list[tuple[str, torch.Tensor, bool]]:
     claim = handle.claim
     return [] if claim is None else list(frozen_tensors(handle.model, claim, everything=True))
+
+
+def _live(handle: FreezeHandle) -> dict[str, bool]:
+    """What is not frozen needs no file. Among the names, it keeps what is frozen in part from being named."""
+    frozen = {id(tensor) for _, tensor, _ in _tensors(handle)}
+    return {name: True for name, tensor in _everything(handle.model) if id(tensor) not in frozen}
 
 
 def _everything(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:

@@ -57,6 +57,16 @@ def reads_the_counter() -> nn.Module:
     return model
 
 
+def unlabelled() -> Any:
+    """On rank 1 the first batch has no labels, and the roi head's loss is then a constant."""
+    model = toy("DENSE_HEAD", "ROI_HEAD")
+    head, loss_of = model.roi_head, model.roi_head.get_loss
+    head.get_loss = lambda tb: loss_of(tb) if head.kept["target"].any() else (torch.tensor(0.0), tb)
+    batch = toy_batch("label")
+    batch["label"] *= 1 - distributed.rank()
+    return detector_trainer(model, [batch], ["backbone_2d.lane*"])
+
+
 def message(trainer: Any) -> tuple[int, str]:
     """(iterations that were made, what stopped the run)."""
     trainer.rebuild(trainer.optimizer)
@@ -75,6 +85,7 @@ def main() -> None:
     found = {
         "h3": message(frozen(WithPart(DrawsOnOne), "vfe", **ranks)),
         "h11": message(frozen(LosesOnOne(), "vfe", **ranks)),
+        "unlabelled": message(unlabelled()),
         "p5": message(frozen(ToyModel(), "vfe", hooks=[GivesGradient()], **ranks)),
         "p2": message(detector_trainer(reads_the_counter(), batches, task)),
         "fine": message(detector_trainer(toy("DENSE_HEAD", "LANE_HEAD"), batches, task)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from pcdet_freeze.engine.audit import STEPS, OptimizerGroupsHook, check_groups
 from pcdet_freeze.engine.behaviour_hook import BehaviourHook
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
+from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
 from pcdet_freeze.errors import FreezeError
@@ -156,6 +159,23 @@ def test_h3_replays_leave_no_trace() -> None:
         assert not any(m._forward_hooks for m in trainer.model.modules())
     assert_same_state(runs[0], runs[1])
     assert runs[0][2] == (1, torch.Size([2, 4]))
+
+
+def test_h5_between_steps_the_whole_model_can_be_saved_and_copied() -> None:
+    class Saves(Hook):
+        def after_step(self, trainer: Any) -> None:
+            file = io.BytesIO()
+            torch.save(trainer.model, file)
+            for copied in (
+                torch.load(io.BytesIO(file.getvalue()), weights_only=False),
+                deepcopy(trainer.model),
+            ):
+                copied.train()(dict(trainer.batch))
+                owner.handle.verify(copied)
+
+    trainer = frozen(ToyModel(), "vfe", hooks=[Saves()], epochs=1)
+    owner = next(hook for hook in trainer.hooks if isinstance(hook, MultiTaskFreezeHook))
+    trainer.run()
 
 
 # ------------------------------------------------------------------------------------------------ H11

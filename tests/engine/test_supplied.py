@@ -19,6 +19,7 @@ class Constants(ToyModel):
 
     def __init__(self, width: float = 0.4) -> None:
         super().__init__()
+        self.vfe[1].running_var.fill_(0.25)  # statistics, whatever they begin with
         self.vfe.register_buffer("offsets", torch.arange(3) * width)
         self.vfe.register_buffer("grid", torch.ones(2, dtype=torch.long))
         self.vfe.register_buffer("scratch", torch.rand(3), persistent=False)
@@ -45,6 +46,11 @@ def test_p4_without_a_checkpoint_the_module_is_named_once() -> None:
 def test_p4_what_a_file_supplied_is_fine() -> None:
     model = ToyModel()
     check_supplied(freeze(model, ["vfe"]), all_but(model, "num_batches_tracked", "head.weight"))
+
+
+def test_p4_the_frozen_part_of_a_module_is_named_and_not_the_module() -> None:
+    with pytest.raises(FreezeError, match=r"\n  vfe\.0 \(2 tensors\)\n[\s\S]*ALLOW_RANDOM: \[vfe\.0\]"):
+        check_supplied(freeze(ToyModel(), ["vfe.0"]), ())
 
 
 @pytest.mark.parametrize("missing", ["vfe.1.running_mean", "vfe.0.weight", "vfe.1.bias"])

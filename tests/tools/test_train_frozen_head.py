@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tool_runs import FREEZE, LIST, RANDOM, folder, train
-
-
-def log_of(out: Path) -> str:
-    return "".join(path.read_text() for path in folder(out).glob("train_*.log"))
+from tool_runs import FREEZE, LIST, RANDOM, folder, log_of, train
 
 
 @pytest.mark.parametrize(

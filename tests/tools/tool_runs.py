@@ -43,3 +43,8 @@ def train(out: Path, *flags: object, sets: list[str] | None = None) -> int:
 def folder(out: Path, tag: str = "default") -> Path:
     """Where a run with ``--extra_tag tag`` writes."""
     return out / "synthetic_models" / "pointpillar" / tag
+
+
+def log_of(out: Path) -> str:
+    """What the trainings below ``out`` logged."""
+    return "".join(path.read_text() for path in folder(out).glob("train_*.log"))
