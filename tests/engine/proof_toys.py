@@ -87,8 +87,14 @@ class TwoBranches(ToyModel):
 def frozen(model: nn.Module, *entries: str, hooks: Any = (), **more: Any) -> Trainer:
     """The order of tools/train.py: model, freeze, optimizer."""
     options = more.pop("options", {})
-    cfg = {"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": list(entries), "FREEZE": options}}
-    return toy_trainer([*hooks, *hooks_from_cfg(cfg, model)], model=model, **more)
+    return toy_trainer([*hooks, *hooks_from_cfg(_cfg(entries, options), model)], model=model, **more)
+
+
+def _cfg(entries: Any, options: Any) -> dict[str, Any]:
+    return {
+        "MODEL": {"NOT_TRAIN_IN_MULTI_TASK": list(entries), "FREEZE": options},
+        "OPTIMIZATION": OPTIM,
+    }
 
 
 class Loader(list):
@@ -105,7 +111,7 @@ def detector_trainer(
 ) -> Trainer:
     """A trainer of a detector of toy parts."""
     options = more.pop("options", {})
-    made = hooks_from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": entries, "FREEZE": options}}, model)
+    made = hooks_from_cfg(_cfg(entries, options), model)
     optimizer = build_optimizer(model, OPTIM)
     schedule = build_scheduler(optimizer, epochs * len(batches), len(batches), OPTIM)
     return Trainer(model, optimizer, schedule, Loader(batches), epochs=epochs, hooks=[*hooks, *made], **more)

@@ -57,6 +57,15 @@ def test_p2_a_frozen_head_on_a_live_branch_drifts_by_a_number_and_is_no_error(ca
     assert behaviour(trained(["vfe"]))["vfe"]["verdict"] == "identical"
 
 
+def test_p2_what_a_schedule_freed_is_compared_with_the_start_of_the_run() -> None:
+    freed = {"SCHEDULE": [{"EPOCH": 1, "TRAIN": ["backbone_2d.deblocks"]}]}
+    trainer = trained(KEPT, toy("DENSE_HEAD", "ROI_HEAD", "LANE_HEAD"), options=freed, epochs=2)
+    found = behaviour(trainer)
+    assert found["vfe"]["verdict"] == "identical"
+    assert found["dense_head"]["fed_by"] == ["backbone_2d.deblocks"]
+    assert found["dense_head"]["relative_difference"]["proposals"] > 0
+
+
 class ReadsTheCounter(nn.Module):
     """Frozen to the bit, and yet another function after training: it depends on what it does not declare."""
 
@@ -96,7 +105,33 @@ def test_p2_a_start_that_disagrees_with_itself_gives_its_noise_and_no_alarm(capl
     model.dense_head.out = DrawsAlways(model.dense_head.out)
     found = behaviour(trained(KEPT, model, logger=logging.getLogger("p2")))
     assert found["dense_head"]["verdict"] == "noise"
-    assert "two runs of the start differ by proposals" in caplog.text
+    assert "; runs of the start differ by proposals" in caplog.text
+
+
+class DrawsAtTimes(DrawsAlways):
+    """Differs in its first run and in its sixth: the end, and one of the later runs of the start."""
+
+    runs = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.runs += not self.training
+        noisy = self.runs in (1, 6) and not self.training
+        return super().forward(x) if noisy else self.inner(x)
+
+
+def test_p2_two_runs_of_the_start_that_agree_by_chance_are_no_proof_of_change() -> None:
+    model = toy("DENSE_HEAD", "LANE_HEAD")
+    model.dense_head.out = DrawsAtTimes(model.dense_head.out)
+    handle = freeze(model, KEPT)
+    verdicts = {verdict.module: verdict.kind for verdict in prove(handle.model, {}, toy_batch())}
+    assert verdicts == {"vfe": "identical", "dense_head": "noise"}
+
+
+def test_p2_a_little_noise_does_not_hide_a_change() -> None:
+    model = toy("DENSE_HEAD", "LANE_HEAD")
+    model.dense_head.out = ReadsTheCounter(DrawsAlways(model.dense_head.out), model)
+    with pytest.raises(CertificateError, match=r"dense_head: differs .*; runs of the start differ by"):
+        trained(KEPT, model)
 
 
 def test_p2_the_proof_leaves_model_batch_and_generators_as_they_were() -> None:

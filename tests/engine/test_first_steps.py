@@ -257,6 +257,14 @@ def test_h11_branches_of_a_task_that_is_gone_are_named() -> None:
         trainer.run()
 
 
+def test_h11_a_phase_that_frees_what_no_loss_reaches_is_stopped_before_its_first_step() -> None:
+    freed = {"SCHEDULE": [{"EPOCH": 1, "TRAIN": ["branch"]}]}
+    trainer = frozen(TwoBranches(), "vfe", "branch", options=freed)
+    with pytest.raises(FreezeError, match="branch: add 'branch'"):
+        trainer.run()
+    assert trainer.iteration == 4
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_h11_behind_reentrant_checkpointing_the_backward_tells(used: bool) -> None:
     class Checkpointed(TwoBranches):

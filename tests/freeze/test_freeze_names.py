@@ -150,6 +150,10 @@ def test_the_whole_block_with_its_defaults_is_accepted() -> None:
     assert FreezePlan.from_cfg(cfg(["vfe"], **lists, **others, **speed)) == FreezePlan(("vfe",))
 
 
+def test_n4_a_name_in_capitals_finds_its_nearest() -> None:
+    assert "'VFE' names no module of this model. Nearest: vfe" in error_of(Detector(), ["VFE"])
+
+
 def test_n4_one_error_lists_all_unknown_entries_with_the_nearest_names_and_children() -> None:
     message = error_of(Detector(), ["vfe", "backbone_2d.blok", "dence_head", "backbone_2d.blocks.7"])
     lines = message.splitlines()
