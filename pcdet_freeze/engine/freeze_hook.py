@@ -14,6 +14,7 @@ from torch import nn
 from pcdet_freeze.engine.behaviour_hook import BehaviourHook
 from pcdet_freeze.engine.checkpoint import OURS
 from pcdet_freeze.engine.distributed import unwrap
+from pcdet_freeze.engine.fast_hook import FastHook
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
 from pcdet_freeze.engine.freeze_header import FreezeHeader, plain_header
 from pcdet_freeze.engine.hooks import HOOKS, Apart, ConfiguredHook
@@ -79,7 +80,8 @@ class MultiTaskFreezeHook(ConfiguredHook):
         return _apart(self.span)
 
     def companions(self) -> Sequence[ConfiguredHook]:
-        return FirstStepsHook(self), BehaviourHook(self)
+        fast = [FastHook(self.handle)] if self.handle.plan.parameters else []
+        return *fast, FirstStepsHook(self), BehaviourHook(self)
 
     def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
         check_supplied(self.handle, loaded, rebuild)

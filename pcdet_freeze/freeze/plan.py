@@ -32,8 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "CACHE": None,
     "SCHEDULE": (),
 }
-# FUSE: True promises speed, not results, so it is accepted before folding exists; everything else is refused.
-NOT_BUILT = ("FUSE", "PREFIX_DTYPE", "COMPILE", "CACHE")
+NOT_BUILT = ("PREFIX_DTYPE", "COMPILE", "CACHE")
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,9 @@ class FreezePlan:
     """Buffers (or modules, for all their buffers) that the certificate leaves out."""
     schedule: tuple[Phase, ...] = ()
     """What trains later, in the order of time. ``freeze`` leaves it to the engine."""
+    fuse: bool | str = True
+    """Training forwards compute layers as one where that is exact but for rounding; ``force``: under autocast
+    and TF32 too. False: every layer by itself."""
 
     def __post_init__(self) -> None:
         faults = entry_faults(self.entries)
@@ -70,6 +72,7 @@ class FreezePlan:
             faults.append(f"{BLOCK}.PARAMETERS must be True or False; got {self.parameters!r}")
         if not isinstance(self.allow_random, bool):
             faults += _list_faults("ALLOW_RANDOM", self.allow_random, "True, False or ")
+        faults += option_faults("FUSE", self.fuse)
         phases, schedule_faults = read_schedule(self.schedule)
         object.__setattr__(self, "schedule", phases)
         _raise(faults + schedule_faults + self._idle_schedule())
@@ -161,6 +164,8 @@ def option_faults(key: str, value: object) -> list[str]:
         return [f"{BLOCK}.PARAMETERS must be True or False; got {value!r}"]
     if key == "SHARED" and value not in ("error", "freeze"):
         return [f"{BLOCK}.SHARED must be 'error' or 'freeze'; got {value!r}"]
+    if key == "FUSE" and not isinstance(value, bool) and value != "force":
+        return [f"{BLOCK}.FUSE must be True, False or 'force'; got {value!r}"]
     if key in ("EVAL", "IGNORE"):
         return _list_faults(key, [] if value is None else value)
     if key == "ALLOW_RANDOM" and not isinstance(value, bool):

@@ -15,6 +15,7 @@ from pcdet_freeze.engine.behaviour_hook import BehaviourHook
 from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, save_checkpoint
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook
 from pcdet_freeze.engine.configured import hooks_from_cfg
+from pcdet_freeze.engine.fast_hook import FastHook
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
 from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks import HOOKS, Hook
@@ -27,7 +28,8 @@ from pcdet_freeze.errors import CertificateError, FreezeError
 def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:
     assert HOOKS.get("MultiTaskFreezeHook") is MultiTaskFreezeHook
     hooks = hooks_from_cfg(cfg_of("vfe"), ToyModel())
-    assert [type(hook) for hook in hooks] == [MultiTaskFreezeHook, FirstStepsHook, BehaviourHook]
+    assert [type(hook) for hook in hooks] == [
+        MultiTaskFreezeHook, FastHook, FirstStepsHook, BehaviourHook]  # fmt: skip
 
 
 @pytest.mark.parametrize(

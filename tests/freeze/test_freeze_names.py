@@ -135,7 +135,6 @@ def test_n3_the_key_beside_model_is_an_error() -> None:
         ("COMPILE", True),
         ("CACHE", "/tmp"),
         ("PREFIX_DTYPE", "bfloat16"),
-        ("FUSE", "force"),
     ],
 )
 def test_a_key_that_is_not_built_yet_is_an_error(key: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pcdet_freeze.engine.configured import hooks_from_cfg
+from pcdet_freeze.engine.fast_hook import FastHook
 from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.loop import Batch, Trainer, clip_norm_of
@@ -120,8 +121,11 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
         device=next(model.parameters()).device,
         clip_norm=clip_norm_of(cfg.OPTIMIZATION),
     )
+    model.train()
     for hook in hooks:
         hook.before_train(trainer)
+        if isinstance(hook, FastHook):  # in a training this belongs to the first step, here to no step
+            hook.prepare(trainer, dict(batch))
     return Contender(name, trainer, batch)
 
 
@@ -161,10 +165,10 @@ def _momentum(layers: Sequence[_BatchNorm], value: float) -> Iterator[None]:
 def _as_configured(model: nn.Module, cfg: Any, parameters: bool) -> Sequence[Hook]:
     """Freeze through the hook of a real training, so that what it does is what is measured.
 
-    Its companions are left out: what they look at in the first steps is not in the others.
+    The companions that look at the first steps only are left out.
     """
     cfg = copy.deepcopy(cfg)
     # a benchmark has no pretrained weights, and needs none
     options = {"PARAMETERS": parameters, "ALLOW_RANDOM": True}
     cfg.MODEL.FREEZE = {**(cfg.MODEL.get("FREEZE") or {}), **options}
-    return [hook for hook in hooks_from_cfg(cfg, model) if isinstance(hook, MultiTaskFreezeHook)]
+    return [hook for hook in hooks_from_cfg(cfg, model) if isinstance(hook, MultiTaskFreezeHook | FastHook)]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import VFES
+from pcdet_freeze.models.vfe.ragged_pillars import decorate_points, run_layers
 from pcdet_freeze.ops.norm import batch_norm
 
 
@@ -118,18 +119,33 @@ class PillarVFE(nn.Module):
         batch_dict["pillar_features"] = features
         return batch_dict
 
+    def forward_frozen(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """``forward`` for norm layers in eval mode: the same but for rounding, without work on padding."""
+        voxels, counts = batch_dict["voxels"], batch_dict["voxel_num_points"]
+        if not len(voxels):
+            return self.forward(batch_dict)
+        centres = self._centres(batch_dict["voxel_coords"], voxels.dtype)
+        filled = torch.arange(voxels.shape[1], device=voxels.device) < counts.unsqueeze(1)
+        points = decorate_points(voxels, counts, centres, filled, self.use_absolute_xyz, self.with_distance)
+        batch_dict["pillar_features"] = run_layers(self.pfn_layers, points, filled)
+        return batch_dict
+
+    def _centres(self, coords: Tensor, dtype: torch.dtype) -> Tensor:
+        """Middle (M, 3) in metres of each pillar."""
+        centres = [
+            coords[:, 3 - axis].to(dtype) * self.voxel_size[axis] + self.centre_of_first[axis]
+            for axis in range(3)
+        ]
+        return torch.stack(centres, dim=1)
+
     def _decorate(self, voxels: Tensor, counts: Tensor, coords: Tensor) -> Tensor:
         """(M, P, C) points -> (M, P, width_in) features of points, zero in padding."""
         xyz = voxels[..., :3]
         mean = xyz.sum(dim=1, keepdim=True) / counts.clamp(min=1).to(voxels.dtype).view(-1, 1, 1)
-        centres = [
-            coords[:, 3 - axis].to(voxels.dtype) * self.voxel_size[axis] + self.centre_of_first[axis]
-            for axis in range(3)
-        ]
         parts = [
             voxels if self.use_absolute_xyz else voxels[..., 3:],
             xyz - mean,
-            xyz - torch.stack(centres, dim=1).unsqueeze(1),
+            xyz - self._centres(coords, voxels.dtype).unsqueeze(1),
         ]
         if self.with_distance:
             parts.append(xyz.norm(dim=2, keepdim=True))

@@ -1,0 +1,73 @@
+"""A training's forwards by the plan of :mod:`pcdet_freeze.freeze.fast` (F1, F5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze.engine.hooks import ConfiguredHook
+from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.rng import untouched_rng
+from pcdet_freeze.freeze import FreezeHandle
+from pcdet_freeze.freeze.fast import FastForward
+
+
+class FastHook(ConfiguredHook):
+    """Plans in the first training forward, and again where something else is frozen; then works by it.
+
+    The plan is made on a copy of the model, so nothing of the training moves, its generators neither.
+    Evaluations, and forwards of anything but the trainer's own model, run as they are written.
+    """
+
+    def __init__(self, handle: FreezeHandle) -> None:
+        self.fast = FastForward(handle.model, handle.plan.fuse)
+        self._watched: nn.Module | None = None
+        self._handles: list[Any] = []
+        self._running = False
+
+    def describe(self) -> str:
+        return ""
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._watch(trainer)
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        if self._watched is not trainer.model:
+            self._watch(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        self._stop()
+
+    def _watch(self, trainer: Trainer) -> None:
+        self._stop()
+        self._watched = model = trainer.model
+
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module is self._watched and module.training:
+                self.prepare(trainer, *args, **kwargs)
+                self._running = True
+                self.fast.__enter__()
+
+        # first of all hooks, and last: what others do to the model meets it as it is
+        self._handles = [
+            model.register_forward_pre_hook(begin, with_kwargs=True, prepend=True),
+            model.register_forward_hook(self._end, always_call=True, prepend=True),
+        ]
+
+    def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Plan for a training forward with these arguments, if there is no plan yet, and log it."""
+        with untouched_rng():
+            made = self.fast.prepare(*args, **kwargs)
+        for line in self.fast.plan.lines() if made else []:
+            trainer.logger.info("%s", line)
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._running:
+            self._running = False
+            self.fast.__exit__(None, None, None)
+
+    def _stop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._watched = [], None
