@@ -51,7 +51,8 @@ class DatasetTemplate(Dataset):
 
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
     ``generate_prediction_dicts``. ``DATA_CONFIG.KEEP_EMPTY_FRAMES`` (default False, as in OpenPCDet):
-    whether training takes frames in which no box of the trained classes is left.
+    whether training takes frames in which no box of the trained classes is left; those with
+    point labels or a lane map are taken in any case.
 
     Frames may be labelled in part. ``labels``: what frames of this set can have (keys of LABEL_KEYS);
     ``semantic_class_names``: semantic class 0, 1, ...; ``lane_map_shape``: (H, W) of every lane map.
@@ -173,7 +174,8 @@ class DatasetTemplate(Dataset):
         if not self.training:
             return False
         no_box = "gt_boxes" in sample and len(sample["gt_boxes"]) == 0
-        return len(sample["points"]) == 0 or (no_box and not self.keep_empty_frames)
+        others = any(sample.get(key) is not None for key in ("point_labels", "lane_map"))
+        return len(sample["points"]) == 0 or (no_box and not others and not self.keep_empty_frames)
 
     def _skip(self, index: int, reason: str, skipped: list[str], level: int) -> None:
         name = self.frame_name(index)

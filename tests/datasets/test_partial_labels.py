@@ -110,6 +110,20 @@ def test_a_mislabelled_frame_is_passed_over_in_training_and_an_error_in_test(toy
         test[3]
 
 
+class Unboxed(ToyDataset):
+    """No frame has a box of the trained class, frame 0 no other label either."""
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        loaded = super().load_sample(index)
+        return loaded | {"gt_names": np.array(["Van"] * len(loaded["gt_names"]))}
+
+
+def test_a_frame_without_boxes_that_has_another_label_is_trained_on(toy_cfg: Any) -> None:
+    dataset = Unboxed(toy_cfg, ["Car"], training=True)
+    dataset.empty = (0,)
+    assert dataset[0]["skipped_frames"] == ["0"] and dataset[0]["frame_id"] == "1"
+
+
 def test_a_frame_whose_points_are_all_ignored_is_a_frame(toy: Callable[..., ToyDataset]) -> None:
     one = toy()[0]
     one["point_labels"][:] = 255

@@ -11,7 +11,7 @@ from pcdet_freeze.errors import DataError
 
 
 class ToyDataset(DatasetTemplate):
-    """Ten frames of ten points; frames in ``bad`` cannot be read, frames in ``empty`` have no box."""
+    """Ten frames of ten points; those in ``bad`` cannot be read, those in ``empty`` hold nothing to learn."""
 
     bad: tuple[int, ...] = ()
     empty: tuple[int, ...] = ()
@@ -27,5 +27,8 @@ class ToyDataset(DatasetTemplate):
         boxes = np.array([[5, 0, 0, 4, 2, 1.5, 0.1], [5, 4, 0, 4, 2, 1.5, 0.1]], np.float32)
         names = np.array(["Van", "Car"])
         keep = slice(0, 1) if index in self.empty else slice(0, 2)
-        return {"points": points, "frame_id": str(index), "gt_boxes": boxes[keep], "gt_names": names[keep],
+        sample = {"points": points, "frame_id": str(index), "gt_boxes": boxes[keep], "gt_names": names[keep],
                 "point_labels": np.arange(10), "lane_map": np.full((4, 4), index, np.uint8)}  # fmt: skip
+        if index in self.empty:
+            del sample["point_labels"], sample["lane_map"]
+        return sample
