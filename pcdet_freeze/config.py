@@ -130,7 +130,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Marks]:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
-            f"{path}{line}: not valid YAML: {error.problem} (quote an entry that begins with ! or *)"
+            f"{path}{line}: not valid YAML: {error.problem} (quote an entry that begins with ! or *, or has [ ])"
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
@@ -227,11 +227,20 @@ def _child(node: Any, part: str, key: str) -> Any:
     names = (
         list(node) if isinstance(node, dict) else [f"0..{len(node) - 1}"] if isinstance(node, list) else []
     )
-    close = difflib.get_close_matches(part, [str(n) for n in names], n=1)
+    names = [str(n) for n in dict.fromkeys([*names, *_optional_beside(key, part)])]
+    close = difflib.get_close_matches(part.upper(), names, n=1) or difflib.get_close_matches(part, names, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
     raise ConfigError(
         f"--set {key}: no such key {part!r}.{hint} Known here: {', '.join(map(str, names)) or 'none'}"
     )
+
+
+def _optional_beside(key: str, part: str) -> list[str]:
+    """The keys that --set may add in the mapping in which it looks for ``part`` of ``key``."""
+    parts = key.split(".")
+    above = parts[: parts.index(part)]
+    known = [name.split(".") for name in OPTIONAL_KEYS]
+    return [name[len(above)] for name in known if above and name[: len(above)] == above]
 
 
 def _is_optional(key: str) -> bool:

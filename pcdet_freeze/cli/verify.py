@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two checkpoints, and where the names come from."""
     parser.add_argument("before", metavar="A.pth", help="checkpoint from before the stage")
     parser.add_argument("after", metavar="B.pth", help="checkpoint from after it")
+    parser.add_argument(
+        "--trust_checkpoint", action="store_true", help="read checkpoints that may run code; only your own"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--names", help="entries a,b as in the YAML; default: those that B was trained with")
     source.add_argument("--cfg_file", help="config whose MODEL.NOT_TRAIN_IN_MULTI_TASK gives the entries")
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what changed in the frozen state; returns the exit code."""
-    files = [load_checkpoint(args.before), load_checkpoint(args.after)]
+    files = [load_checkpoint(path, args.trust_checkpoint) for path in (args.before, args.after)]
     scope = scope_of(args, *(FreezeHeader.of(file) for file in files))
     before, after = (plain_state(file["model_state"]) for file in files)
     keys = scope.choose(dict.fromkeys([*before, *after]))
@@ -99,10 +102,15 @@ def scope_of(args: argparse.Namespace, before: FreezeHeader, after: FreezeHeader
         scope = Scope(()) if after.certificate is None else _scope_of_certificate(after.certificate)
     if not scope.names:
         raise CheckpointError(
-            f"verify needs the names of what was frozen, but {args.cfg_file or args.after} gives none. "
+            f"verify needs the names of what was frozen, but {_source(args)} gives none. "
             "Say them: --names vfe,backbone_2d.blocks, or --cfg_file with MODEL.NOT_TRAIN_IN_MULTI_TASK."
         )
     return scope
+
+
+def _source(args: argparse.Namespace) -> str:
+    """Where the names should have come from."""
+    return "--names" if args.names is not None else str(args.cfg_file or args.after)
 
 
 def _scope_of_plan(plan: FreezePlan, after: FreezeHeader) -> Scope:

@@ -35,10 +35,11 @@ class DecoupledAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; parameters without a gradient decay too, as in OpenPCDet."""
+        """One step; what trains decays without a gradient too, as in OpenPCDet, and what is frozen does not."""
         for group in self.param_groups:
-            if self.decay and group["params"]:
-                torch._foreach_mul_(group["params"], 1 - self.decay * float(group["lr"]))
+            live = [parameter for parameter in group["params"] if parameter.requires_grad]
+            if self.decay and live:
+                torch._foreach_mul_(live, 1 - self.decay * float(group["lr"]))
         return super().step(closure)
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
+from torch._compile import _disable_dynamo  # torch.compiler.disable, which loads the compiler at its first call
 
 from pcdet_freeze.freeze.claims import slipped, take
 from pcdet_freeze.freeze.paths import compiled_wrappers, unwrap
 from pcdet_freeze.freeze.records import Claim, record_of, state_of, write_record
 
 
+@_disable_dynamo
 def hold_fast(module: nn.Module, _args: Any) -> None:
     """Forward pre-hook of the root: hold again whatever no longer is (a replaced child, ``requires_grad``).
 
-    Under ``torch.compile`` it does nothing, so that it leaves no break in the graph; held layers need none.
+    It is never compiled: a trace would look once and keep the answer. Around a compiled model it costs no break
+    in the graph, since torch calls hooks outside; in a compiled function that calls the model it costs one.
     """
-    if not torch.compiler.is_compiling():
-        put_right(unwrap(module))
+    put_right(unwrap(module))
 
 
 def put_right(root: nn.Module) -> list[str]:

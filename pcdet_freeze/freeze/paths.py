@@ -139,11 +139,12 @@ def _stopped(level: list[tuple[str, nn.Module]], tensor_name: str) -> Match:
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to ``count`` of ``known`` that look like ``name``, the best first; case does not count."""
-    folded: dict[str, str] = {}
-    for candidate in known:
-        folded.setdefault(candidate.lower(), candidate)
-    return [folded[close] for close in difflib.get_close_matches(name.lower(), list(folded), count, 0.5)]
+    """Up to ``count`` of ``known`` that look like ``name`` in either case, the best first."""
+    spelled: dict[str, list[str]] = {}
+    for item in known:
+        spelled.setdefault(item.lower(), []).append(item)
+    close = difflib.get_close_matches(name.lower(), spelled, n=count, cutoff=0.5)
+    return [item for key in close for item in spelled[key]][:count]
 
 
 def segments_match(name: str, pattern: str) -> bool:

@@ -146,7 +146,8 @@ def read_block(block: object) -> tuple[dict[str, Any], list[str]]:
         value = block.get(key, default)
         if key in NOT_BUILT:
             if not _same(value, default):
-                faults.append(f"{BLOCK}.{key} is not built yet: write {default!r}; got {value!r}")
+                written = "null" if default is None else default
+                faults.append(f"{BLOCK}.{key} is not built yet: write {written}; got {value!r}")
         else:
             value_faults = option_faults(key, value)
             faults += value_faults

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pcdet_freeze.freeze import kinds
 from pcdet_freeze.freeze.claims import frozen_parameters, members
-from pcdet_freeze.freeze.paths import children, is_within, walk
+from pcdet_freeze.freeze.paths import children, find, is_within, walk
 from pcdet_freeze.freeze.plan import KEY, FreezePlan
 from pcdet_freeze.freeze.records import Claim
 from pcdet_freeze.freeze.resolve import Resolution
@@ -30,9 +31,14 @@ def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
     by = ", ".join(plan.entries)
     if not plan.parameters:
         return f"parameters go on training; held {layers}, by {by}"
-    total = sum(parameter.numel() for parameter in root.parameters())
-    part = sum(parameter.numel() for parameter in frozen_parameters(root, claim))
+    total = _size(root.parameters())
+    part = _size(frozen_parameters(root, claim))
     return f"frozen {counts(part, total)} parameters, {layers}, by {by}"
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    """Numbers in ``parameters``; those of lazy modules have none yet."""
+    return sum(0 if is_lazy(parameter) else parameter.numel() for parameter in parameters)
 
 
 def counts(part: int, total: int) -> str:
@@ -52,17 +58,18 @@ def report(root: nn.Module, claim: Claim | None, resolution: Resolution, notes: 
     ours = {id(parameter) for parameter in (frozen_parameters(root, claim) if claim is not None else [])}
     order = {path: place for place, (path, _, _) in reversed(list(enumerate(walk(root))))}
     for path in sorted(dict.fromkeys(paths), key=lambda p: order.get(p, 0)):
-        parameters = list(root.get_submodule(path).parameters())
+        found = find(root, path)
+        parameters = list(found[0].parameters()) if found is not None else []
         inside = [m for m in held if m.mode and is_within(m.path, path)]
         norms = sum(kinds.is_norm(m.module) for m in inside)
         rows.append(
             (
                 path,
-                f"{sum(p.numel() for p in parameters):,}",
-                f"{sum(p.numel() for p in parameters if id(p) in ours):,}",
+                f"{_size(parameters):,}",
+                f"{_size(p for p in parameters if id(p) in ours):,}",
                 str(norms),
                 str(len(inside) - norms),
-                resolution.entry_of(path),
+                resolution.entry_of(path) if claim is not None and claim.cover.holds(path) else "",
             )
         )
     return "\n".join([_table(rows), *(f"note: {note}" for note in notes)])

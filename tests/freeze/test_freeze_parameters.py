@@ -11,6 +11,7 @@ from freeze_toys import Detector, same_state, state_bits, train_step
 from torch import nn
 
 from pcdet_freeze import FreezeError, FreezePlan, freeze, unfreeze
+from pcdet_freeze.engine.optimizer import build_optimizer
 
 LIST = ["vfe", "backbone_2d.blocks"]
 
@@ -154,3 +155,17 @@ def test_h7_a_frozen_attention_in_projection_and_bare_parameters_are_frozen() ->
     assert len(handle.parameters()) == 5 and not any(p.requires_grad for p in model.parameters())
     unfreeze(model)
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_h7_our_adam_onecycle_does_not_decay_what_is_frozen_in_the_middle_of_a_run(given: bool) -> None:
+    model = Detector()
+    cfg = {"OPTIMIZER": "adam_onecycle", "LR": 0.1, "WEIGHT_DECAY": 0.5, "MOMS": [0.9, 0.8], "DIV_FACTOR": 10}
+    optimizer = build_optimizer(model, cfg)
+    train_step(model, optimizer)
+    handle = freeze(model, LIST, optimizer if given else None)
+    live = model.dense_head.weight.detach().clone()
+    for seed in range(3):
+        train_step(model, optimizer, seed)
+    handle.verify()
+    assert not torch.equal(model.dense_head.weight, live)

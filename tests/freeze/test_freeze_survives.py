@@ -157,34 +157,6 @@ def test_h5_amp_with_a_grad_scaler() -> None:
     handle.verify()
 
 
-@pytest.mark.parametrize("fullgraph", [False, True])
-def test_h5_torch_compile_agrees_and_train_does_not_undo_it(fullgraph: bool) -> None:
-    torch._dynamo.reset()
-    model = Detector()
-    compiled = torch.compile(model, backend="eager", fullgraph=fullgraph)
-    compiled(points())
-    handle = freeze(compiled, ["vfe", "backbone_2d"])
-    for _ in range(2):
-        compiled.train()
-        model.vfe[1].training = True
-        assert torch.equal(compiled(points()), model(points()))
-        handle.verify()
-    handle.release()
-    compiled.train()(points())
-    assert model.vfe[1].training and not compiled._forward_pre_hooks
-
-
-def test_h5_a_child_replaced_in_a_compiled_model_is_held_before_the_next_forward() -> None:
-    torch._dynamo.reset()
-    model = Detector()
-    compiled = torch.compile(model, backend="eager")
-    freeze(compiled, ["vfe"])
-    compiled(points())
-    model.vfe[1] = nn.BatchNorm1d(8)
-    compiled.train()(points())
-    assert model.vfe[1].num_batches_tracked == 0
-
-
 AVERAGES = [
     {"multi_avg_fn": get_ema_multi_avg_fn(0.9), "use_buffers": True},
     {"avg_fn": get_ema_avg_fn(0.999)},
