@@ -168,7 +168,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def _frozen_by(row: Row) -> str:
     by = ", ".join(row.entries)
-    return {"yes": by, "held": f"layers: {by}", "partly": "(in part)", "no": "-"}[row.frozen]
+    return {"yes": by, "held": f"layers: {by}", "partly": f"{by} (part)", "no": "-"}[row.frozen]
 
 
 def _states(*counts: tuple[int, str]) -> str:

@@ -35,7 +35,7 @@ class DecoupledAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; what trains decays without a gradient too, as in OpenPCDet, and what is frozen does not."""
+        """One step; what trains decays without a gradient too, as in OpenPCDet; what is frozen does not."""
         for group in self.param_groups:
             live = [parameter for parameter in group["params"] if parameter.requires_grad]
             if self.decay and live:

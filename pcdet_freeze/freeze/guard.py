@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torch._compile import _disable_dynamo  # torch.compiler.disable, which loads the compiler at its first call
+from torch._compile import (
+    _disable_dynamo,
+)  # torch.compiler.disable, which loads the compiler at its first call
 
 from pcdet_freeze.freeze.claims import slipped, take
 from pcdet_freeze.freeze.paths import compiled_wrappers, unwrap
@@ -17,8 +19,8 @@ from pcdet_freeze.freeze.records import Claim, record_of, state_of, write_record
 def hold_fast(module: nn.Module, _args: Any) -> None:
     """Forward pre-hook of the root: hold again whatever no longer is (a replaced child, ``requires_grad``).
 
-    It is never compiled: a trace would look once and keep the answer. Around a compiled model it costs no break
-    in the graph, since torch calls hooks outside; in a compiled function that calls the model it costs one.
+    It is never compiled: a trace would look once and keep the answer. In a compiled model it costs no break
+    in the graph, since torch calls hooks outside of it; in a compiled function that calls the model, one.
     """
     put_right(unwrap(module))
 

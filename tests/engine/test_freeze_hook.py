@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,16 @@ def test_p7_verify_exits_2_where_b_names_nothing(stages: tuple[str, str], capsys
 def test_p7_verify_exits_2_where_a_file_cannot_be_read(stages: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "C.pth").write_bytes(b"")
     assert main(["verify", str(tmp_path / "C.pth"), stages[1]]) == 2
+
+
+def test_p7_a_file_with_objects_is_compared_only_where_it_is_trusted(
+    stages: tuple[str, str], tmp_path: Path
+) -> None:
+    state = torch.load(stages[1], weights_only=False)
+    torch.save({**state, "logger": logging.getLogger("someone")}, tmp_path / "B.pth")
+    words = ["verify", stages[0], str(tmp_path / "B.pth")]
+    assert main(words) == 2
+    assert main([*words, "--trust_checkpoint"]) == 0
 
 
 def test_p7_with_parameters_false_only_statistics_are_compared(tmp_path: Path) -> None:

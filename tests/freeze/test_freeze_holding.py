@@ -256,6 +256,14 @@ def test_parameters_false_holds_layers_and_lets_every_parameter_train() -> None:
     assert model.vfe[1].training
 
 
+def test_h2_with_parameters_false_dropout_is_off_too() -> None:
+    model = Detector()
+    freeze(model, FreezePlan(("backbone_2d.blocks",), parameters=False))
+    model.train()
+    first, second = (model.backbone_2d.blocks[0](torch.ones(6, 8)) for _ in range(2))
+    assert torch.equal(first, second) and first.requires_grad
+
+
 def test_h5_an_uninitialised_lazy_module_is_an_error_that_asks_for_a_forward() -> None:
     model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), block(4))
     with pytest.raises(FreezeError, match="run one forward") as caught:
@@ -263,3 +271,13 @@ def test_h5_an_uninitialised_lazy_module_is_an_error_that_asks_for_a_forward() -
     assert "LazyLinear" in str(caught.value) and "LazyBatchNorm1d" in str(caught.value)
     model(torch.randn(6, 3))
     freeze(model, ["0", "1"]).verify()
+
+
+def test_h5_a_lazy_module_that_stays_live_is_no_fault() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4)), nn.LazyLinear(4))
+    handle = freeze(model, ["0", "!0.1"])
+    assert handle.summary().startswith("frozen 20 of 20 parameters")
+    assert "0               20      20" in handle.report()
+    model(torch.randn(2, 4)).sum().backward()
+    assert handle.summary().startswith("frozen 20 of 60 parameters")
+    handle.verify()

@@ -197,3 +197,8 @@ def test_n1_any_module_can_be_named_not_a_fixed_set() -> None:
     model = nn.ModuleDict({"odd name": block(), "x-1": nn.ModuleDict({"deep": block()})})
     handle = freeze(model, ["odd name", "x-1.deep.1"])
     assert is_frozen(model["odd name"]) and handle.names == ("odd name", "x-1.deep.1")
+
+
+@pytest.mark.parametrize("wrong", ["VFE", "Vfe", "VEF"])
+def test_n4_upper_and_lower_case_do_not_hide_the_nearest_name(wrong: str) -> None:
+    assert "Nearest: vfe" in error_of(Detector(), [wrong])

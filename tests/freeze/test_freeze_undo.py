@@ -183,6 +183,16 @@ def test_the_report_is_a_table_of_modules() -> None:
     assert row == ["backbone_2d.blocks", "264", "176", "2", "2", "backbone_2d.blocks"]
 
 
+def test_the_report_names_no_entry_for_what_is_no_longer_frozen() -> None:
+    model = Detector()
+    handle = freeze(model, LIST)
+    unfreeze(model, ["vfe"])
+    by = {line.split()[0]: line.split()[5:] for line in handle.report().splitlines()}
+    assert by["vfe"] == [] and by["backbone_2d.blocks"] == ["backbone_2d.blocks"]
+    handle.release()
+    assert all(len(line.split()) == 5 for line in handle.report().splitlines()[1:])
+
+
 def test_h4_the_hook_costs_no_reference_to_the_model() -> None:
     model = Detector()
     freeze(model, LIST)
