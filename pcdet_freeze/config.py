@@ -130,7 +130,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Marks]:
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
-            f"{path}{line}: not valid YAML: {error.problem} (quote entries that begin with ! or * or hold [ ])"
+            f"{path}{line}: not valid YAML: {error.problem} (quote entries that begin with ! or * or hold [])"
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
