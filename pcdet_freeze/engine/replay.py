@@ -11,6 +11,8 @@ first step each frozen module is run again on the very inputs that it got, witho
 * E in eval mode: batch statistics agree with themselves from run to run, but not with the running ones. The
   two modes may take different kernels, so here only a difference above rounding (``ROUNDING``) counts.
 
+* A twice in a row, with one seed: what counts its calls or remembers the last one disagrees with itself.
+
 And the frozen state, digested before and after the real forward, must be the same. A module that differs is
 run once more with a record of everything inside it, so that the innermost culprit is named.
 
@@ -27,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.rerun import Call, apart, culprit, run
+from pcdet_freeze.engine.rerun import Call, apart, culprit, culprit_in_a_row, run, run_in_a_row
 from pcdet_freeze.engine.tensors import fresh, leaves
 from pcdet_freeze.freeze import FreezeHandle, is_frozen
 from pcdet_freeze.freeze.certificate import frozen_tensors
@@ -162,6 +164,7 @@ def examine(call: Call) -> Finding | None:
     """The innermost culprit in a frozen module, or None where it is steady."""
     first, drawn = _draws(call, call.training)
     if not call.training:
+        drawn = drawn or _remembers(call, training=False)
         return None if drawn is None else replace(drawn, curable=False)
     quiet, drawn_in_eval = _draws(call, training=False)
     if drawn_in_eval is not None and (drawn is None or drawn.path == drawn_in_eval.path):
@@ -172,6 +175,8 @@ def examine(call: Call) -> Finding | None:
         drawn = Finding(
             path, kind, "gives another output in train mode than in eval: its own code asks self.training"
         )
+    if drawn is None and (found := _remembers(call, training=True)) is not None:
+        return replace(found, curable=_remembers(call, training=False) is None)
     return drawn
 
 
@@ -186,6 +191,17 @@ def _draws(call: Call, training: bool) -> tuple[Any, Finding | None]:
     return first, Finding(
         path, kind, "gives another output each time that it runs: its own code draws random numbers"
     )
+
+
+def _remembers(call: Call, training: bool) -> Finding | None:
+    """Who makes a second run in a row differ from the first, if anybody does."""
+    first, second = run_in_a_row(call, SEEDS[0], training)
+    difference = apart(first, second)
+    noise = 4 * min(apart(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
+    if difference <= noise:
+        return None
+    path, kind = culprit_in_a_row(call, SEEDS[0], training, noise)
+    return Finding(path, kind, "gives another output when it runs again: its own code counts or remembers")
 
 
 def _is_half(output: Any) -> bool:

@@ -33,10 +33,19 @@ def run(call: Call, seed: int, training: bool) -> Any:
 
     Hooks that others put on the module see this call too.
     """
+    return run_in_a_row(call, seed, training, 1)[0]
+
+
+def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[Any]:
+    """As :func:`run`, several times, each with ``seed``; what one leaves on the module, the next one finds."""
     mode = nullcontext() if training else as_in_eval(call.module)
+    outputs = []
     with torch.no_grad(), untouched_rng(), _same_attributes(call.module), same_buffers(call.module), mode:
-        set_seed(seed)
-        return call.module(*fresh(call.args), **fresh(call.kwargs))
+        for _ in range(times):
+            set_seed(seed)
+            output = call.module(*fresh(call.args), **fresh(call.kwargs))
+            outputs.append(fresh(output) if times > 1 else output)  # the next run may write into it
+    return outputs
 
 
 @contextmanager
@@ -114,8 +123,18 @@ def culprit(call: Call, one: tuple[int, bool], other: tuple[int, bool], limit: f
     Args:
         one, other: (seed, training) of the two runs.
     """
+    return _first_apart(call, _events(call, *one), _events(call, *other), limit)
+
+
+def culprit_in_a_row(call: Call, seed: int, training: bool, limit: float) -> tuple[str, str]:
+    """(path, type) of the module whose own code first makes two runs in a row differ so much."""
+    events = _events(call, seed, training, times=2)
+    return _first_apart(call, events[: len(events) // 2], events[len(events) // 2 :], limit)
+
+
+def _first_apart(call: Call, one: list[Event], other: list[Event], limit: float) -> tuple[str, str]:
     whole = call.path, type(call.module).__name__
-    for a, b in zip(_events(call, *one), _events(call, *other), strict=False):
+    for a, b in zip(one, other, strict=False):
         if a.path != b.path or a.begins != b.begins:
             return a.parent[0], type(a.parent[1]).__name__
         if apart(a.tensors, b.tensors, common=True) > limit:
@@ -124,7 +143,7 @@ def culprit(call: Call, one: tuple[int, bool], other: tuple[int, bool], limit: f
     return whole
 
 
-def _events(call: Call, seed: int, training: bool) -> list[Event]:
+def _events(call: Call, seed: int, training: bool, times: int = 1) -> list[Event]:
     events: list[Event] = []
     stack: list[tuple[str, nn.Module]] = [(call.path, call.module)]
 
@@ -146,7 +165,7 @@ def _events(call: Call, seed: int, training: bool) -> list[Event]:
             hooks.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
             hooks.append(module.register_forward_hook(leave))
     try:
-        run(call, seed, training)
+        run_in_a_row(call, seed, training, times)
     finally:
         for hook in hooks:
             hook.remove()

@@ -106,6 +106,31 @@ def test_h3_it_does_not_hide_another_module_that_can_be_cured() -> None:
     assert "FREEZE.EVAL: [vfe.0.1.0]" in refusal(frozen(WithPart(Both), "vfe"))
 
 
+class WarmsUp(nn.Linear):
+    """Counts its calls in a plain attribute, as annealing does; in eval mode only if ``always``."""
+
+    always = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls = getattr(self, "calls", 0) + (1 if self.training or self.always else 0)
+        return super().forward(x) * (1 + self.calls)
+
+
+class AlwaysWarmsUp(WarmsUp):
+    always = True
+
+
+def test_h3_code_that_counts_its_calls_is_named_with_its_cure() -> None:
+    message = refusal(frozen(WithPart(WarmsUp), "vfe"))
+    assert "vfe.0.1 (WarmsUp) gives another output" in message and "FREEZE.EVAL: [vfe.0.1]" in message
+    frozen(WithPart(WarmsUp), "vfe", options={"EVAL": ["vfe.0.1"]}, epochs=1).run()
+
+
+def test_h3_code_that_counts_in_eval_too_is_a_warning(caplog: Any) -> None:
+    frozen(WithPart(AlwaysWarmsUp), "vfe", epochs=1, logger=logging.getLogger("h3")).run()
+    assert "vfe.0.1 (AlwaysWarmsUp) gives another output when it runs again" in caplog.text
+
+
 def test_h3_a_head_that_still_gives_its_loss_may_sample_for_it() -> None:
     class Samples(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
