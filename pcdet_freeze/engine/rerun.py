@@ -37,7 +37,7 @@ def run(call: Call, seed: int, training: bool) -> Any:
 
 
 def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[Any]:
-    """As :func:`run`, several times, each with ``seed``; what one leaves on the module, the next one finds."""
+    """As :func:`run`, several times, each with ``seed``; what one leaves on the module the next one finds."""
     mode = nullcontext() if training else as_in_eval(call.module)
     outputs = []
     with torch.no_grad(), untouched_rng(), _same_attributes(call.module), same_buffers(call.module), mode:
