@@ -140,9 +140,8 @@ class MultiTaskFreezeHook(ConfiguredHook):
     def after_train(self, trainer: Trainer) -> None:
         self._check("at the end")
         if self.handle.certificate().digests:  # a schedule may have freed everything
-            trainer.logger.info(
-                "Certificate intact: the frozen state is the same as at the start, bit for bit."
-            )
+            what = "frozen state is" if self.plan.parameters else "statistics of the held layers are"
+            trainer.logger.info("Certificate intact: the %s the same as at the start, bit for bit.", what)
 
     def _enter(self, span: Span, trainer: Trainer) -> None:
         """Freeze for ``span``; what it frees enters the optimizer with fresh state, the rest keep theirs."""

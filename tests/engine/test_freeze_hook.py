@@ -138,6 +138,14 @@ def test_t3_a_list_that_leaves_nothing_to_train_is_an_error_before_the_first_ite
         frozen_trainer(cfg=cfg_of("vfe", "head"))
 
 
+@pytest.mark.parametrize(("parameters", "what"), [(True, "frozen state is"), (False, "held layers are")])
+def test_p1_the_last_line_says_of_what_the_certificate_is(parameters: bool, what: str, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    cfg = cfg_of("vfe", PARAMETERS=parameters)
+    frozen_trainer(cfg=cfg, epochs=1, logger=logging.getLogger("p1")).run()
+    assert f"{what} the same as at the start, bit for bit" in caplog.text
+
+
 # ---------------------------------------------------------------------------------------------- verify
 
 
