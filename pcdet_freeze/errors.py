@@ -6,7 +6,8 @@ PCDetFreezeError            everything this package raises on purpose
 ├── FreezeError             MODEL.NOT_TRAIN_IN_MULTI_TASK, or a frozen module that cannot be held
 │   └── CertificateError    frozen state that changed
 ├── DataError               a frame, a label, an info file, a missing folder
-└── CheckpointError         a checkpoint that cannot be read, or belongs to another model
+├── CheckpointError         a checkpoint that cannot be read, or belongs to another model
+└── IntegrationError        a package to work inside of (OpenPCDet) that is missing or too different
 ```
 
 Every message states the rule, the value that was found and what to do about it.
@@ -37,3 +38,7 @@ class DataError(PCDetFreezeError, ValueError):
 
 class CheckpointError(PCDetFreezeError, RuntimeError):
     """A checkpoint that cannot be read, or that belongs to another model or another list."""
+
+
+class IntegrationError(PCDetFreezeError, RuntimeError):
+    """A package to work inside of that is missing, or too different to work in."""

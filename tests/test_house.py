@@ -16,8 +16,9 @@ FLOORS = [
     {"datasets", "models", "evaluation"},
     {"engine"},
     {"integrations", "visualization"},
-    {"cli", "openpcdet"},
+    {"cli"},
     {"__main__"},
+    {"openpcdet"},
 ]
 NEIGHBOURS_ON_ONE_FLOOR = {("config", "config_types")}
 

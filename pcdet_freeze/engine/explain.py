@@ -69,14 +69,19 @@ class Explanation:
 
 
 def explain(
-    handle: FreezeHandle, optim_cfg: Mapping[str, Any], batch_dict: dict[str, Any], depth: int = 2
+    handle: FreezeHandle,
+    optim_cfg: Mapping[str, Any],
+    batch_dict: dict[str, Any] | None,
+    depth: int = 2,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Explanation:
     """Explain the frozen model of ``handle``; the model itself runs nowhere but in a copy.
 
     Args:
         optim_cfg: ``cfg.OPTIMIZATION``.
-        batch_dict: one batch on the model's device; it is left as it is.
+        batch_dict: one batch on the model's device; it is left as it is. None: no loss is traced.
         depth: how many levels of modules; 2: those of the detector and their children.
+        optimizer: the one that would train it; None: the one that ``optim_cfg`` names.
     """
     model, problems = handle.model, []
     spans: tuple[Span, ...] = ()
@@ -85,13 +90,12 @@ def explain(
     except FreezeError as error:
         problems.append(str(error))
     try:
-        optimizer: torch.optim.Optimizer | None = build_optimizer(model, optim_cfg)
+        optimizer = optimizer or build_optimizer(model, optim_cfg)
     except FreezeError as error:
-        optimizer = None
         problems.append(str(error))
     try:
         require_loss(model)
-        reach = trace(model, batch_dict)
+        reach = Reach() if batch_dict is None else trace(model, batch_dict)
     except FreezeError as error:
         reach = Reach()
         problems.append(str(error))

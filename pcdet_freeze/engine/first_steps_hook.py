@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -62,10 +62,10 @@ class FirstStepsHook(ConfiguredHook):
     def after_train(self, trainer: Trainer) -> None:
         if self._audit is not None and not self._audit.done and self._audit.steps:
             self._judge(trainer, self._audit)
-        self._stop_watching()
+        self.stop_watching()
 
     def _watch(self, trainer: Trainer) -> None:
-        self._stop_watching()
+        self.stop_watching()
         model, optimizer = trainer.model, trainer.optimizer
         self._watched, self._looked_at = (model, optimizer), -1
         check_groups(model, optimizer)
@@ -76,11 +76,12 @@ class FirstStepsHook(ConfiguredHook):
             watch = optimizer.register_step_pre_hook(lambda *_: self._before_step(trainer))
             self._on_optimizer.append(watch)
         self._on_model += [
-            model.register_forward_pre_hook(lambda module, _: self._begin(module)),
-            model.register_forward_hook(lambda module, args, out: self._end(trainer, module, args, out)),
+            model.register_forward_pre_hook(_Here(lambda module, _: self._begin(module))),
+            model.register_forward_hook(_Here(lambda *given: self._end(trainer, *given))),
         ]
 
-    def _stop_watching(self) -> None:
+    def stop_watching(self) -> None:
+        """Take everything off model and optimizer that was put there to look."""
         _remove(self._on_model)
         _remove(self._on_optimizer)
         self._forward, self._graph, self._audit = None, None, None
@@ -167,6 +168,23 @@ _UNLABELLED = (
     "(The batch has no labels for {0}: with many processes its loss must even then depend on what it "
     "predicts, for example by adding 0 * predictions.sum().)"
 )
+class _Here:
+    """A hook that copies and pickles of the model do not take along: there it does nothing."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> None:
+        self.call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Here, (_nothing,)
+
+
+def _nothing(*_: Any) -> None:
+    """What a hook does on a copy."""
+
+
 _UNSTEADY = (
     "A frozen module must compute a fixed function of its input and keep its state, also in train mode. "
     "Found in the first forward:",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, I001, F401
 """Trains, in OpenPCDet's order. Its search for a checkpoint hides every error."""
 
 import _init_path
@@ -44,7 +45,9 @@ def main():
     args, cfg = parse_config()
     dist_train = args.launcher != "none"
     if dist_train:
-        _, cfg.LOCAL_RANK = common_utils.init_dist_pytorch(18888, int(os.environ["LOCAL_RANK"]), backend="nccl")
+        _, cfg.LOCAL_RANK = common_utils.init_dist_pytorch(
+            18888, int(os.environ["LOCAL_RANK"]), backend="nccl"
+        )
     common_utils.set_random_seed(666 + cfg.LOCAL_RANK)
     output_dir = cfg.ROOT_DIR / "output" / cfg.EXP_GROUP_PATH / cfg.TAG / args.extra_tag
     ckpt_dir = output_dir / "ckpt"
@@ -53,7 +56,12 @@ def main():
     log_config_to_file(cfg, logger=logger)
 
     train_set, train_loader, train_sampler = build_dataloader(
-        cfg.DATA_CONFIG, cfg.CLASS_NAMES, args.batch_size, dist=dist_train, workers=args.workers, logger=logger
+        cfg.DATA_CONFIG,
+        cfg.CLASS_NAMES,
+        args.batch_size,
+        dist=dist_train,
+        workers=args.workers,
+        logger=logger,
     )
     model = build_network(model_cfg=cfg.MODEL, num_class=len(cfg.CLASS_NAMES), dataset=train_set)
     if args.sync_bn:

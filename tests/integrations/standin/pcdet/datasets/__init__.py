@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Random frames: each a pure function of its index."""
 
 from pathlib import Path

@@ -24,7 +24,9 @@ class MeanVFE(nn.Module):
 class PillarVFE(nn.Module):
     def __init__(self):
         super().__init__()
-        self.pfn_layers = nn.ModuleList([nn.Sequential(nn.Linear(4, WIDTH, bias=False), nn.BatchNorm1d(WIDTH))])
+        self.pfn_layers = nn.ModuleList(
+            [nn.Sequential(nn.Linear(4, WIDTH, bias=False), nn.BatchNorm1d(WIDTH))]
+        )
 
     def forward(self, batch_dict):
         features = rows(batch_dict["points"])
@@ -153,7 +155,7 @@ class Fuser(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Assigns targets in train mode; predicts boxes in eval mode, and in training where a roi_head wants them."""
+    """Assigns targets in train mode; predicts boxes in eval mode, and where a roi_head wants them."""
 
     def __init__(self, predict_boxes_when_training=False):
         super().__init__()

@@ -1,7 +1,6 @@
 """Logger, seeds, process group."""
 
 import logging
-import os
 import random
 
 import numpy as np

@@ -9,7 +9,7 @@ def one_epoch(model, optimizer, loader, model_func, lr_scheduler, accumulated_it
         model.train()
         lr_scheduler.step(accumulated_iter)
         optimizer.zero_grad()
-        loss, tb_dict, disp_dict = model_func(model, batch)
+        loss, _tb_dict, _disp_dict = model_func(model, batch)
         loss.backward()
         clip_grad_norm_(model.parameters(), optim_cfg.GRAD_NORM_CLIP)
         optimizer.step()
@@ -23,4 +23,10 @@ def state_of(model, optimizer, epoch, it):
     inner = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
     model_state = {name: value.cpu() for name, value in inner.state_dict().items()}
     optim_state = optimizer.state_dict() if optimizer is not None else None
-    return {"epoch": epoch, "it": it, "model_state": model_state, "optimizer_state": optim_state, "version": "standin"}
+    return {
+        "epoch": epoch,
+        "it": it,
+        "model_state": model_state,
+        "optimizer_state": optim_state,
+        "version": "standin",
+    }

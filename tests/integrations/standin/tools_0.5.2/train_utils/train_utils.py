@@ -1,3 +1,4 @@
+# ruff: noqa: E501, I001
 """The signatures of release 0.5.2."""
 
 import torch

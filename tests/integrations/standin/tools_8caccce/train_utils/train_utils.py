@@ -1,3 +1,4 @@
+# ruff: noqa: E501, I001
 """The signatures of commit 8caccce."""
 
 import torch

@@ -19,5 +19,10 @@ class CaDDN(Detector3DTemplate):
     def get_training_loss(self):
         loss_rpn, tb_dict_rpn = self.dense_head.get_loss()
         loss_depth, tb_dict_depth = self.vfe.get_loss()
-        tb_dict = {"loss_rpn": loss_rpn.item(), "loss_depth": loss_depth.item(), **tb_dict_rpn, **tb_dict_depth}
+        tb_dict = {
+            "loss_rpn": loss_rpn.item(),
+            "loss_depth": loss_depth.item(),
+            **tb_dict_rpn,
+            **tb_dict_depth,
+        }
         return loss_rpn + loss_depth, tb_dict, {}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """What all detectors share: modules in the order of the topology, loading, post-processing."""
 
 import os
@@ -46,7 +47,11 @@ class Detector3DTemplate(nn.Module):
 
     def _load_state_dict(self, model_state_disk, *, strict=True):
         own = self.state_dict()
-        fits = {key: value for key, value in model_state_disk.items() if key in own and own[key].shape == value.shape}
+        fits = {
+            key: value
+            for key, value in model_state_disk.items()
+            if key in own and own[key].shape == value.shape
+        }
         if strict:
             self.load_state_dict(fits)
         else:

@@ -6,7 +6,14 @@ from .detector3d_template import Detector3DTemplate
 class MPPNetE2E(Detector3DTemplate):
     def __init__(self, model_cfg, num_class, dataset):
         super().__init__(model_cfg=model_cfg, num_class=num_class, dataset=dataset)
-        self.module_topology = ["vfe", "backbone_3d", "map_to_bev_module", "backbone_2d", "dense_head", "roi_head"]
+        self.module_topology = [
+            "vfe",
+            "backbone_3d",
+            "map_to_bev_module",
+            "backbone_2d",
+            "dense_head",
+            "roi_head",
+        ]
         self.module_list = self.build_networks()
 
     def reset_memorybank(self):

@@ -1,0 +1,1 @@
+"""The same freeze inside other packages."""

@@ -1,0 +1,129 @@
+"""Loading into a frozen model of OpenPCDet: what its own loop would hide is kept, and raised where it shows.
+
+OpenPCDet looks for a checkpoint to go on from in a ``try`` whose bare ``except`` takes the next older file,
+and in the end starts at epoch 0 without a word. An error that must not be lost is kept in ``Session.fault``.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from pcdet_freeze.engine.checkpoint import OURS
+from pcdet_freeze.engine.foreign import numpy_scalars
+from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
+from pcdet_freeze.freeze import Certificate
+from pcdet_freeze.freeze.certificate import compare_digests
+from pcdet_freeze.integrations.openpcdet.session import Session
+from pcdet_freeze.integrations.openpcdet.traps import cure_of
+
+Load = Callable[[], Any]
+
+
+def load_weights(session: Session, load: Load) -> Any:
+    """``load_params_from_file``: what it fills is supplied, and the certificate is taken after it."""
+    with numpy_scalars():
+        result = load()
+    session.handle.renew()
+    return result
+
+
+def load_all(session: Session, filename: str, load: Load) -> Any:
+    """``load_params_with_optimizer``: only under the list that the checkpoint was written with.
+
+    Raises:
+        CheckpointError: another list; it is raised again when the training begins.
+        CertificateError: the state is not what its own certificate says; likewise.
+    """
+    header = read_header(filename)
+    try:
+        if header is not None:
+            check_same_list(header, session.plan.entries, filename)
+        with numpy_scalars():
+            result = load()
+        check_certificate(header, session, filename)
+    except PCDetFreezeError as error:
+        session.fault, session.fault_is_final = error, True
+        raise
+    except Exception as error:
+        if not session.fault_is_final:
+            session.fault = cannot_resume(filename, error)
+        raise
+    if session.fault is not None and not session.fault_is_final:
+        session.logger.warning("pcdet_freeze: %s Going on from %s instead.", session.fault, filename)
+        session.fault = None
+    session.handle.renew()
+    return result
+
+
+def unfrozen_fault(filename: str, error: Exception) -> CheckpointError | None:
+    """What must not be hidden where a model without a list could not load a checkpoint with one."""
+    try:
+        check_same_list(read_header(filename), (), filename)
+    except CheckpointError as fault:
+        fault.__cause__ = error
+        return fault
+    return None
+
+
+def read_header(filename: str) -> dict[str, Any] | None:
+    """Our part of a checkpoint, empty where it has none; None where the file cannot be read."""
+    try:
+        # read with torch's own default, as OpenPCDet reads it
+        with numpy_scalars():
+            state = torch.load(filename, map_location="cpu", mmap=zipfile.is_zipfile(filename))
+    except Exception:
+        # whatever is wrong with the file, OpenPCDet's own reading of it tells next
+        return None
+    ours = state.get(OURS) if isinstance(state, Mapping) else None
+    return dict(ours) if isinstance(ours, Mapping) else {}
+
+
+def entries_of(header: Mapping[str, Any] | None) -> list[str]:
+    """The freeze list in a header."""
+    return list(((header or {}).get("freeze") or {}).get("entries", ()))
+
+
+def check_same_list(header: Mapping[str, Any] | None, now: tuple[str, ...], filename: str) -> None:
+    """CheckpointError unless ``header`` was written under the list ``now``."""
+    then = entries_of(header)
+    if then != list(now):
+        raise CheckpointError(
+            "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written "
+            f"with. {filename}: {then}; now: {list(now)}. To start a new stage from these weights, give the "
+            "file as --pretrained_model and choose another --extra_tag. (OpenPCDet alone would start at "
+            "epoch 0 here.)"
+        )
+
+
+def check_certificate(header: Mapping[str, Any] | None, session: Session, filename: str) -> None:
+    """CertificateError where the loaded frozen state is not what the file's own certificate says."""
+    stored = ((header or {}).get("freeze") or {}).get("certificate")
+    if stored is None:
+        return
+    changed = compare_digests(Certificate.from_plain(stored).digests, session.handle.certificate().digests)
+    if changed:
+        raise CertificateError(
+            f"The frozen state of a checkpoint must be what its own certificate says, but {filename} differs "
+            "in:\n  "
+            + "\n  ".join(changed)
+            + "\nThe file was changed after it was written: resume from another."
+        )
+
+
+def cannot_resume(filename: str, error: Exception) -> CheckpointError:
+    """What to raise when the training begins although ``filename`` could not be loaded."""
+    cure = cure_of(error) or (
+        "Remove the file, or choose another --extra_tag to start anew on purpose. (OpenPCDet alone would "
+        "start at epoch 0 here.)"
+    )
+    told = str(error).strip().splitlines()
+    fault = CheckpointError(
+        f"A run must go on from its checkpoint, but {filename} could not be loaded: {type(error).__name__}: "
+        f"{told[0] if told else 'no message'} {cure}"
+    )
+    fault.__cause__ = error
+    return fault

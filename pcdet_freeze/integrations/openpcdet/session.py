@@ -1,0 +1,191 @@
+"""One frozen model of OpenPCDet, from its building to the end of its training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.engine.checkpoint import OURS
+from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
+from pcdet_freeze.engine.supplied import check_supplied
+from pcdet_freeze.errors import CertificateError, FreezeError, PCDetFreezeError
+from pcdet_freeze.freeze import FreezePlan, freeze
+from pcdet_freeze.freeze.lint import lint
+from pcdet_freeze.freeze.paths import unwrap
+from pcdet_freeze.integrations.openpcdet import heads
+from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
+from pcdet_freeze.integrations.openpcdet.optimizers import optimizer_of, settle_groups, stand_in
+
+
+@dataclass
+class Loop:
+    """What the checks of the first steps read of a training loop."""
+
+    model: nn.Module
+    """in its wrappers"""
+    optimizer: torch.optim.Optimizer
+    logger: logging.Logger
+    iteration: int = 0
+
+
+class Session:
+    """Freezes ``model`` at once, and is told what happens to it.
+
+    Args:
+        model: fresh from ``build_network``.
+        plan: the list, not empty.
+        logger: where OpenPCDet logs.
+        rebuild: builds the same model anew.
+
+    Raises:
+        FreezeError: the list cannot be applied, or leaves nothing to train.
+    """
+
+    def __init__(
+        self, model: nn.Module, plan: FreezePlan, logger: logging.Logger, rebuild: Callable[[], nn.Module]
+    ) -> None:
+        self.model, self.plan, self.logger, self.rebuild = model, plan, logger, rebuild
+        self.handle = freeze(model, plan)
+        self._as_built = self.handle.certificate()
+        self.loaded: set[str] = set()
+        """names of the tensors that came from files"""
+        self.fault: PCDetFreezeError | None = None
+        """what went wrong where OpenPCDet hides errors; raised where it does not"""
+        self.fault_is_final = False
+        """whether another checkpoint that can be loaded does not make up for it"""
+        self.has_begun = self.has_ended = False
+        self._check_something_trains()
+        self.quiet = heads.quieten(model)
+        self.loop = Loop(model, stand_in(model), logger)
+        first_steps: Any = FirstStepsHook(self)
+        self._first_steps = first_steps  # it reads of a trainer what Loop has
+        self._first_steps.before_train(self.loop)
+        self._watched: Any = None
+        model.__dict__[SESSION] = self
+        heads.put(model, "forward", partial(checked_forward, model))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of the model is not in this training: its session is None."""
+        return type(None), ()
+
+    def tell(self) -> None:
+        """Log what is frozen, the table, what becomes of heads, and what will drift."""
+        notes = [f"note: {note}" for note in heads.explain_heads(self.model)]
+        lines = [self.handle.summary(), self.handle.report(), *notes]
+        self.logger.info("pcdet_freeze: %s", "\n".join(lines))
+        for drift in lint(self.model):
+            self.logger.warning("pcdet_freeze: %s", drift)
+
+    def settle_optimizer(self, optimizer: Any) -> None:
+        """An optimizer was built for the model, or is about to train it."""
+        found = settle_groups(self.handle, optimizer, self.logger)
+        if found is not None:
+            self.loop.optimizer = found
+
+    def begin(self, model: nn.Module, optimizer: Any) -> None:
+        """OpenPCDet's loop is about to begin. Raises what must not be hidden any longer."""
+        self.loop.model = model
+        self.settle_optimizer(optimizer)
+        self._begin()
+        self._first_steps.before_epoch(self.loop)
+
+    def before_forward(self) -> None:
+        """A training forward is about to run, perhaps of a loop that the plugin does not know."""
+        if self.has_begun:
+            return
+        found = optimizer_of(self.model)
+        if found is not None:
+            self.settle_optimizer(found)
+        else:
+            self.logger.warning("pcdet_freeze: no single optimizer trains this model yet: it is not audited.")
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+        check_supplied(self.handle, self.loaded | self._changed_since_built(), self.rebuild)
+        self.handle.renew()
+        self.has_begun = True
+        self._watched = self.loop.optimizer.register_step_post_hook(self._after_step)
+
+    def _changed_since_built(self) -> set[str]:
+        """Names of tensors that somebody filled without ``load_state_dict``."""
+        before = self._as_built.digests
+        return {
+            name for name, value in self.handle.certificate().digests.items() if before.get(name) != value
+        }
+
+    def _after_step(self, *_: Any) -> None:
+        self.loop.iteration += 1
+        if self.loop.iteration == 1:
+            self.check("after the first step")
+            self._first_steps.before_epoch(
+                self.loop
+            )  # of an unknown loop, the optimizer was not known before
+
+    def after_epoch(self) -> None:
+        """All ranks are here."""
+        self.check("after an epoch")
+
+    def at_checkpoint(self, state: dict[str, Any]) -> None:
+        """Rank 0 is about to save ``state``: check, and store the certificate in it."""
+        if self.has_begun:
+            self.check("at a checkpoint", agreed=False)
+        state[OURS] = {
+            "freeze": {
+                "entries": list(self.plan.entries),
+                "parameters": self.plan.parameters,
+                "certificate": self.handle.certificate().to_plain(),
+            }
+        }
+
+    def end(self) -> None:
+        """The training is over."""
+        self._first_steps.after_train(self.loop)
+        self.check("at the end")
+        self.has_ended = True
+        self.logger.info(
+            "pcdet_freeze: certificate intact: the frozen state is the same as at the start, bit for bit."
+        )
+
+    def check(self, when: str, agreed: bool = True) -> None:
+        """Raise CertificateError if frozen state changed; on all ranks, where ``agreed``."""
+        try:
+            self.handle.verify(agreed=agreed)
+        except CertificateError as error:
+            raise CertificateError(
+                f"Frozen state must not change, but {when} it had. Look for what writes to these tensors "
+                f"besides the optimizer.\n{error}"
+            ) from error
+
+    def release(self) -> None:
+        """Let the model go, exactly as it was built. Raises FreezeError under a live DDP."""
+        self.handle.release()
+        self._first_steps.stop_watching()
+        if self._watched is not None:
+            self._watched.remove()
+        for part in heads.parts(self.model):
+            heads.restore(part.module)
+        heads.restore(self.model)
+        self.model.__dict__.pop(SESSION, None)
+
+    def _check_something_trains(self) -> None:
+        if self.plan.parameters:
+            heads.require_loss(self.model)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise FreezeError(
+                "Something must be left to train, but every parameter of the model is frozen. Take an entry "
+                "out of MODEL.NOT_TRAIN_IN_MULTI_TASK."
+            )
+
+
+def session_of(model: Any) -> Session | None:
+    """The session of a model, wrapped or not; None where it is not frozen by this plugin."""
+    found = unwrap(model).__dict__.get(SESSION) if isinstance(model, nn.Module) else None
+    return found if isinstance(found, Session) else None

@@ -1,0 +1,27 @@
+"""The stand-in for OpenPCDet, importable in this process for the length of a test."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standin_runs import Standin
+
+from pcdet_freeze import openpcdet
+
+
+@pytest.fixture
+def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
+    """Afterwards nothing of it is left: no module, no path, no working directory, no plugin."""
+    here, path, argv, finders = os.getcwd(), sys.path[:], sys.argv[:], sys.meta_path[:]
+    monkeypatch.setenv("STANDIN_ROOT", str(tmp_path))
+    made = Standin(tmp_path, monkeypatch)
+    yield made
+    openpcdet.uninstall()
+    made.forget()
+    os.chdir(here)
+    sys.path[:], sys.argv[:] = path, argv
+    assert sys.meta_path == finders

@@ -1,0 +1,205 @@
+"""T1 to T3 inside detectors that add their losses by hand."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from standin_runs import CONFIGS, Standin, batch_of, seed
+from torch import nn
+
+from pcdet_freeze import FreezeError, openpcdet
+from pcdet_freeze.freeze.hold import asked_mode
+
+IN_ORDER = ("dense_head", "vfe", "point_head", "roi_head", "backbone_3d")
+"""modules with a loss of their own, as the detectors add them up"""
+INLINE = ("transfusion", "bevfusion")
+TRUNKS = {
+    "caddn": ["backbone_2d"],
+    "pv_rcnn_focal": ["backbone_2d"],
+    **dict.fromkeys(("parta2", "pv_rcnn", "pv_rcnn_plusplus"), ["backbone_3d", "backbone_2d"]),
+}
+"""what only the dense_head trains, so that it must be frozen with it (H11)"""
+ONLY_LOSS = {"mppnet_e2e": "dense_head"}
+"""what a detector takes no loss from although it could"""
+
+
+@pytest.fixture(autouse=True)
+def plugin(standin: Standin) -> None:
+    openpcdet.install()
+
+
+def with_loss(model: nn.Module) -> list[str]:
+    return [name for name in IN_ORDER if hasattr(getattr(model, name, None), "get_loss")]
+
+
+def entries(config: str, head: str) -> list[str]:
+    """A list that freezes ``head`` whole, and what nothing else trains."""
+    return [head, *(TRUNKS.get(config, []) if head == "dense_head" else [])]
+
+
+def forward(model: nn.Module) -> tuple[torch.Tensor, dict[str, Any], dict[str, Any]]:
+    """(loss, tb_dict, batch) of one training forward."""
+    seed(1)
+    batch = batch_of()
+    result, tb_dict, _ = model(batch)
+    return result["loss"], tb_dict, batch
+
+
+def sum_of(model: nn.Module, names: list[str]) -> torch.Tensor:
+    """What the named modules gave in the last forward, added from the left."""
+    losses = [getattr(model, name).get_loss({})[0] for name in names]
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss
+    return total
+
+
+CASES = [(config, head) for config in CONFIGS for head in IN_ORDER]
+
+
+@pytest.mark.parametrize(("config", "head"), CASES)
+def test_t1_the_loss_is_bitwise_that_without_the_frozen_term(standin: Standin, config: str, head: str) -> None:
+    """For every detector and each of its losses; where none would be left, the error names the detector."""
+    names = with_loss(standin.build(config))
+    if head not in names:
+        return
+    rest = [name for name in names if name != head]
+    if not rest or ONLY_LOSS.get(config) == head:
+        with pytest.raises(FreezeError, match=r"A loss must be left"):
+            forward(standin.build(config, [head]))
+        return
+    model = standin.build(config, entries(config, head))
+    loss, _, batch = forward(model)
+    counted = [name for name in rest if ONLY_LOSS.get(config, name) == name]
+    assert torch.equal(loss, sum_of(model, counted)) and loss.requires_grad
+    assert torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"]) or head != "dense_head"
+
+
+@pytest.mark.parametrize("head", ["dense_head", "point_head", "roi_head"])
+@pytest.mark.parametrize("config", ["pv_rcnn", "parta2"])
+def test_t1_a_frozen_head_assigns_no_targets_and_needs_no_labels(
+    standin: Standin, config: str, head: str
+) -> None:
+    model = standin.build(config, entries(config, head))
+    forward(model)
+    assert getattr(model, head).assigned == 0
+    for other in {"dense_head", "point_head", "roi_head"} - {head}:
+        assert getattr(model, other).assigned == 1
+
+
+def test_t1_a_frozen_head_changes_no_labels_and_the_live_ones_still_read_them(standin: Standin) -> None:
+    _, _, batch = forward(standin.build("voxel_rcnn"))
+    assert not torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"])  # this head writes into them in training
+    _, _, batch = forward(standin.build("voxel_rcnn", ["dense_head"]))
+    assert torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"])
+
+
+def test_t1_where_a_heads_output_feeds_another_it_still_runs_as_in_eval_without_a_graph(
+    standin: Standin,
+) -> None:
+    model = standin.build("second_iou", ["dense_head"])
+    _, _, batch = forward(model)
+    assert not batch["batch_box_preds"].requires_grad
+    assert len(batch["rois"]) == 4 and model.roi_head.assigned == 1
+    features = batch["spatial_features_2d"].detach()
+    expected = model.dense_head.conv_box(features)
+    assert torch.equal(batch["batch_box_preds"], expected)
+
+
+def test_t1_the_mode_of_a_frozen_head_is_what_it_was_after_each_forward(standin: Standin) -> None:
+    model = standin.build("pv_rcnn", ["roi_head"])
+    forward(model)
+    assert all(asked_mode(module) for module in model.roi_head.modules())
+    assert model.roi_head.training and not model.roi_head.shared_fc_layer[1].training
+
+
+def test_t1_the_log_of_a_frozen_head_says_zero(standin: Standin) -> None:
+    _, tb_dict, _ = forward(standin.build("caddn", ["vfe"]))
+    assert tb_dict["loss_depth"] == 0.0 and "ddn_loss" not in tb_dict
+
+
+def test_t1_a_backbone_with_a_loss_of_its_own_gives_none_and_keeps_its_graph(standin: Standin) -> None:
+    model = standin.build("caddn", ["backbone_2d"])  # H9: gradients flow through what is frozen
+    loss, _, _ = forward(model)
+    loss.backward()
+    assert model.vfe.pfn_layers[0][0].weight.grad is not None
+    model = standin.build("pv_rcnn_focal", ["backbone_3d"])
+    _, tb_dict, batch = forward(model)
+    assert "loss_box_of_pts" not in tb_dict and model.backbone_3d.training
+
+
+def test_t1_a_detector_that_calls_a_frozen_head_by_hand_goes_on(standin: Standin) -> None:
+    model = standin.build("pv_rcnn_plusplus", ["roi_head"])
+    loss, _, batch = forward(model)
+    assert torch.equal(loss, sum_of(model, ["dense_head", "point_head"]))
+    assert "batch_cls_preds" in batch  # as in eval
+
+
+def test_t1_in_eval_mode_a_frozen_head_runs_as_ever(standin: Standin) -> None:
+    frozen, plain = standin.build("pv_rcnn", ["dense_head", "roi_head"]).eval(), standin.build("pv_rcnn").eval()
+    results = [model(batch_of())[0][0]["pred_scores"] for model in (frozen, plain)]
+    assert torch.equal(*results) and results[0].requires_grad
+
+
+def test_t2_a_head_of_which_a_part_is_frozen_still_gives_its_loss(standin: Standin) -> None:
+    model = standin.build("pv_rcnn", ["dense_head.conv_cls"])
+    loss, _, _ = forward(model)
+    assert torch.equal(loss, sum_of(model, ["dense_head", "point_head", "roi_head"]))
+    assert model.dense_head.assigned == 1
+
+
+def test_t1_parameters_false_keeps_every_loss(standin: Standin) -> None:
+    model = standin.build("pv_rcnn", ["dense_head"], PARAMETERS=False)
+    loss, _, _ = forward(model)
+    assert torch.equal(loss, sum_of(model, ["dense_head", "point_head", "roi_head"]))
+
+
+@pytest.mark.parametrize("config", [name for name in CONFIGS if name not in INLINE])
+def test_t3_a_list_that_freezes_every_head_is_refused_at_build(standin: Standin, config: str) -> None:
+    model = standin.build(config)
+    with pytest.raises(FreezeError, match=f"in {type(model).__name__} every head is frozen"):
+        standin.build(config, with_loss(model))
+
+
+@pytest.mark.parametrize("config", INLINE)
+def test_t3_a_head_that_computes_its_loss_in_its_forward_is_refused_by_name(
+    standin: Standin, config: str
+) -> None:
+    kind = type(standin.build(config)).__name__
+    with pytest.raises(FreezeError, match=f"in {kind} every head is frozen whole: dense_head"):
+        standin.build(config, ["dense_head"])
+    loss, _, _ = forward(standin.build(config, ["backbone_2d", "dense_head.decoder"]))
+    assert loss.requires_grad
+
+
+def test_t1_a_detector_that_cannot_do_without_a_frozen_head_is_named(standin: Standin) -> None:
+    """Two heads, one of which leaves its loss in the batch: not half of it is frozen in silence."""
+    model = standin.build("transfusion", ["backbone_2d"])
+    openpcdet.uninstall()
+    model.lane_head = nn.Linear(8, 1)
+    standin.module("pcdet.models.detectors").build_detector = lambda **_: model
+    standin.module("pcdet.models").build_detector = lambda **_: model
+    openpcdet.install()
+    built = standin.build("transfusion", ["dense_head"])
+    with pytest.raises(FreezeError, match=r"TransFusion cannot be trained with dense_head frozen.*'loss'"):
+        forward(built)
+
+
+def test_t3_a_detector_that_ignores_the_loss_that_is_left_is_refused(standin: Standin) -> None:
+    model = standin.build("mppnet_e2e", ["dense_head"])
+    with pytest.raises(FreezeError, match="the loss of MPPNetE2E depends on no trainable parameter"):
+        forward(model)
+
+
+def test_t1_copies_and_pickles_of_a_frozen_detector_are_quiet_too(standin: Standin) -> None:
+    model = standin.build("pv_rcnn", ["point_head"])
+    twins = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)))
+    loss, _, _ = forward(model)
+    for twin in twins:
+        again, _, _ = forward(twin)
+        assert torch.equal(again, loss)
+        assert twin.point_head.assigned == 0 and model.point_head.assigned == 0

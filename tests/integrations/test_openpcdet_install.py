@@ -1,0 +1,177 @@
+"""Putting the plugin on and taking it off: nothing is imported before, nothing stays behind after."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from standin_runs import TOOLS, Standin, batch_of, frozen_words, seed
+from torch import nn
+
+from pcdet_freeze import FreezeError, is_frozen, openpcdet
+from pcdet_freeze.errors import IntegrationError
+
+HOMES = ("pcdet.models", "pcdet.config", "train_utils.optimization", "train_utils.train_utils")
+LOADING = "pcdet.models.detectors.detector3d_template"
+
+
+def attributes(standin: Standin) -> dict[str, Any]:
+    """Every attribute of every module and class of the stand-in, and what of torch is replaced."""
+    sys.path.insert(0, str(TOOLS))
+    homes = [standin.module(name) for name in HOMES]
+    template = standin.module(LOADING).Detector3DTemplate
+    found = {f"{home.__name__}.{name}": value for home in (*homes, template) for name, value in vars(home).items()}
+    return {**found, "load_state_dict": nn.Module.load_state_dict}
+
+
+def test_importing_it_imports_nothing_of_pcdet() -> None:
+    code = "import sys, pcdet_freeze.openpcdet as o; o.install(); sys.exit('pcdet' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_imported_after_install_freezes(standin: Standin) -> None:
+    openpcdet.install()
+    model = standin.build("second", ["backbone_2d"])
+    assert is_frozen(model.backbone_2d) and not is_frozen(model.dense_head)
+
+
+def test_what_was_imported_before_install_freezes_too(standin: Standin) -> None:
+    taken = ModuleType("somebodys_script")
+    taken.build_network = standin.module("pcdet.models").build_network
+    sys.modules[taken.__name__] = taken
+    try:
+        openpcdet.install()
+        assert taken.build_network is standin.module("pcdet.models").build_network
+        assert is_frozen(standin.build("second", ["backbone_2d"]).backbone_2d)
+        openpcdet.uninstall()
+        assert taken.build_network is standin.module("pcdet.models").build_network
+    finally:
+        del sys.modules[taken.__name__]
+
+
+def test_uninstall_restores_every_attribute(standin: Standin) -> None:
+    before = attributes(standin)
+    openpcdet.install()
+    model = standin.build("pv_rcnn", ["vfe", "backbone_3d"])
+    standin.optimizer(model)
+    assert attributes(standin) != before
+    openpcdet.uninstall()
+    assert attributes(standin) == before
+
+
+def test_uninstall_leaves_modules_that_were_imported_meanwhile_as_they_are_on_disk(standin: Standin) -> None:
+    openpcdet.install()
+    attributes(standin)
+    openpcdet.uninstall()
+    meanwhile = attributes(standin)
+    assert all(not hasattr(value, "__wrapped__") for value in meanwhile.values() if callable(value))
+    loaders = [sys.modules[name].__spec__.loader for name in HOMES]
+    assert all("exec_module" not in vars(loader) for loader in loaders)
+
+
+def test_uninstall_gives_the_models_back_as_they_were_built(standin: Standin) -> None:
+    plain = standin.build("pv_rcnn")
+    openpcdet.install()
+    model = standin.build("pv_rcnn", ["backbone_2d", "dense_head"])
+    openpcdet.uninstall()
+    for (name, before), (_, after) in zip(plain.named_modules(), model.named_modules(), strict=True):
+        assert type(before) is type(after) and vars(before).keys() == vars(after).keys(), name
+        assert before.training == after.training, name
+        assert len(after._forward_hooks) == len(after._forward_pre_hooks) == 0, name
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_reference_that_cannot_be_found_does_what_the_original_does(standin: Standin) -> None:
+    openpcdet.install()
+    build = standin.module("pcdet.models").build_network
+    openpcdet.uninstall()
+    models = standin.module("pcdet.models")
+    models.build_network, kept = build, models.build_network
+    assert not is_frozen(standin.build("second", ["backbone_2d"]).backbone_2d)
+    models.build_network = kept
+
+
+def test_installing_twice_is_installing_once_and_uninstalling_twice_does_nothing(standin: Standin) -> None:
+    before = attributes(standin)
+    openpcdet.install()
+    openpcdet.install()
+    assert sum(type(finder).__name__ == "AfterImport" for finder in sys.meta_path) == 1
+    openpcdet.uninstall()
+    openpcdet.uninstall()
+    assert attributes(standin) == before
+
+
+def test_n2_with_the_key_absent_a_training_is_the_same_to_the_last_bit(standin: Standin) -> None:
+    with_plugin = standin.train("pv_rcnn", tag="with")
+    without = standin.train("pv_rcnn", tag="without", plugin=False)
+    assert with_plugin.losses == without.losses and len(without.losses) == 8
+    ours, theirs = with_plugin.state(), without.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours["model_state"][key], value) for key, value in theirs["model_state"].items())
+    assert str(ours["optimizer_state"]) == str(theirs["optimizer_state"])
+    assert "nothing is frozen" in with_plugin.err and "nothing is frozen" not in without.err
+
+
+def test_n2_with_the_key_absent_a_model_has_nothing_that_it_would_not_have_alone(standin: Standin) -> None:
+    def loss_of(model: nn.Module) -> torch.Tensor:
+        seed(1)
+        return model(batch_of())[0]["loss"]
+
+    plain = standin.build("pv_rcnn_plusplus")
+    expected = loss_of(plain)
+    openpcdet.install()
+    for empty in (None, []):
+        model = standin.build("pv_rcnn_plusplus", empty)
+        assert torch.equal(loss_of(model), expected)
+        assert [vars(m).keys() for m in model.modules()] == [vars(m).keys() for m in plain.modules()]
+
+
+def test_faults_of_the_list_come_before_anything_is_built(standin: Standin) -> None:
+    openpcdet.install()
+    with pytest.raises(FreezeError, match="must be a list of module names"):
+        standin.build("second", "backbone_2d")
+    with pytest.raises(FreezeError, match=r"'backbone2d' names no module.*Nearest: backbone_2d"):
+        standin.build("second", ["backbone2d"])
+
+
+def test_a_list_beside_model_is_an_error(standin: Standin) -> None:
+    run = standin.train("second", *["--set", "MODEL.NAME", "SECONDNet"])
+    assert run.code == 0
+    openpcdet.install()
+    standin.forget()
+    config = standin.module("pcdet.config")
+    config.cfg.update({"MODEL": {"NAME": "SECONDNet"}, "NOT_TRAIN_IN_MULTI_TASK": ["vfe"]})
+    with pytest.raises(FreezeError, match="belongs under MODEL"):
+        standin.module("pcdet.models").build_network(config.cfg.MODEL, 1, None)
+
+
+def test_a_script_that_cannot_import_pcdet_is_told_so(tmp_path: Any, capsys: Any) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("from pcdet.models import build_network\n")
+    path, argv = sys.path[:], sys.argv[:]
+    assert openpcdet.main([str(script)]) == 1
+    openpcdet.uninstall()
+    sys.path[:], sys.argv[:] = path, argv
+    assert "pcdet cannot be imported" in capsys.readouterr().err
+
+
+def test_an_openpcdet_without_build_network_is_too_different(standin: Standin) -> None:
+    openpcdet.install()
+    models = standin.module("pcdet.models")
+    openpcdet.uninstall()
+    del models.build_network
+    finders = sys.meta_path[:]
+    with pytest.raises(IntegrationError, match="too different"):
+        openpcdet.install()
+    assert sys.meta_path == finders
+
+
+def test_n6_set_takes_names_that_the_yaml_does_not_have(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", *frozen_words("[backbone_3d, pfe]", "MODEL.FREEZE.ALLOW_RANDOM", "True",
+                                                 "OPTIMIZATION.LR", "0.001"))  # fmt: skip
+    assert run.code == 0, run.err
+    assert "by backbone_3d, pfe" in run.err and "cfg.OPTIMIZATION: {'OPTIMIZER': 'adam_onecycle', 'LR': 0.001" in run.err
