@@ -8,7 +8,7 @@ python -m pcdet_freeze.openpcdet verify A.pth B.pth
 ```
 
 In a script of your own, before ``pcdet`` is used: ``import pcdet_freeze.openpcdet``, then
-``pcdet_freeze.openpcdet.install()``.
+``pcdet_freeze.openpcdet.install()``; ``verify(model)`` in a training loop of your own.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from pcdet_freeze.__main__ import main as run_command
-from pcdet_freeze.cli.explain import WIDEST, print_table
 from pcdet_freeze.errors import PCDetFreezeError
-from pcdet_freeze.integrations.openpcdet import explaining
-from pcdet_freeze.integrations.openpcdet.plugin import install, uninstall
+from pcdet_freeze.integrations.openpcdet.plugin import install, uninstall, verify
 from pcdet_freeze.integrations.openpcdet.runner import run_script
 
-__all__ = ["install", "uninstall"]
+__all__ = ["install", "uninstall", "verify"]
 
 USAGE = "usage: python -m pcdet_freeze.openpcdet (SCRIPT [its arguments] | explain ... | verify A.pth B.pth)"
 
@@ -39,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     try:
         if words[0] == "verify":
+            from pcdet_freeze.__main__ import main as run_command
+
             return run_command(words)
         if words[0] == "explain":
             return explain(words[1:])
@@ -51,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def explain(words: Sequence[str]) -> int:
     """Print the table of a config; 1 where a training would be refused."""
+    # imported here: a training needs neither this package's models nor its data sets
+    from pcdet_freeze.cli.explain import WIDEST, print_table
+    from pcdet_freeze.integrations.openpcdet import explaining
+
     parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet explain")
     explaining.add_arguments(parser)
     args = parser.parse_args(words)

@@ -100,7 +100,7 @@ def explain(
         reach = Reach()
         problems.append(str(error))
     problems += [_lost_line(part) for part in reach.lost(model)]
-    problems += _later_problems(model, spans, batch_dict)
+    problems += [] if batch_dict is None else _later_problems(model, spans, batch_dict)
     groups = _groups(model, optimizer)
     paths = [(path, module) for path, module in _down_to("", unwrap(model), depth) if path]
     return Explanation(

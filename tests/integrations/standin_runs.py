@@ -8,6 +8,7 @@ import os
 import random
 import runpy
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -81,6 +82,8 @@ class Standin:
         self.root = root
         self.monkeypatch = monkeypatch
         self.path = sys.path[:]
+        self.prepare: Callable[[], None] = lambda: None
+        """changes the stand-in before each training, as a fork would have it"""
         self.use("8caccce")
 
     def use(self, version: str) -> None:
@@ -125,6 +128,8 @@ class Standin:
         """
         self.forget()
         path = sys.path[:]
+        sys.path.insert(0, str(TOOLS))
+        self.prepare()
         cfg = f"cfgs/toy_models/{config}.yaml"
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
@@ -134,7 +139,10 @@ class Standin:
                 code = openpcdet.main(script)
             else:
                 os.chdir(TOOLS)
-                sys.argv, sys.path[0] = ["train.py", "--cfg_file", cfg, "--extra_tag", tag, *words], str(TOOLS)
+                sys.argv, sys.path[0] = (
+                    ["train.py", "--cfg_file", cfg, "--extra_tag", tag, *words],
+                    str(TOOLS),
+                )
                 runpy.run_path("train.py", run_name="__main__")
                 code = 0
         openpcdet.uninstall()

@@ -20,7 +20,7 @@ INLINE = ("transfusion", "bevfusion")
 TRUNKS = {
     "caddn": ["backbone_2d"],
     "pv_rcnn_focal": ["backbone_2d"],
-    **dict.fromkeys(("parta2", "pv_rcnn", "pv_rcnn_plusplus"), ["backbone_3d", "backbone_2d"]),
+    **{name: ["backbone_3d", "backbone_2d"] for name in ("parta2", "pv_rcnn", "pv_rcnn_plusplus")},
 }
 """what only the dense_head trains, so that it must be frozen with it (H11)"""
 ONLY_LOSS = {"mppnet_e2e": "dense_head"}
@@ -62,7 +62,9 @@ CASES = [(config, head) for config in CONFIGS for head in IN_ORDER]
 
 
 @pytest.mark.parametrize(("config", "head"), CASES)
-def test_t1_the_loss_is_bitwise_that_without_the_frozen_term(standin: Standin, config: str, head: str) -> None:
+def test_t1_the_loss_is_bitwise_that_without_the_frozen_term(
+    standin: Standin, config: str, head: str
+) -> None:
     """For every detector and each of its losses; where none would be left, the error names the detector."""
     names = with_loss(standin.build(config))
     if head not in names:
@@ -93,7 +95,9 @@ def test_t1_a_frozen_head_assigns_no_targets_and_needs_no_labels(
 
 def test_t1_a_frozen_head_changes_no_labels_and_the_live_ones_still_read_them(standin: Standin) -> None:
     _, _, batch = forward(standin.build("voxel_rcnn"))
-    assert not torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"])  # this head writes into them in training
+    assert not torch.equal(
+        batch["gt_boxes"], batch_of()["gt_boxes"]
+    )  # this head writes into them in training
     _, _, batch = forward(standin.build("voxel_rcnn", ["dense_head"]))
     assert torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"])
 
@@ -128,7 +132,7 @@ def test_t1_a_backbone_with_a_loss_of_its_own_gives_none_and_keeps_its_graph(sta
     loss.backward()
     assert model.vfe.pfn_layers[0][0].weight.grad is not None
     model = standin.build("pv_rcnn_focal", ["backbone_3d"])
-    _, tb_dict, batch = forward(model)
+    _, tb_dict, _ = forward(model)
     assert "loss_box_of_pts" not in tb_dict and model.backbone_3d.training
 
 
@@ -140,7 +144,10 @@ def test_t1_a_detector_that_calls_a_frozen_head_by_hand_goes_on(standin: Standin
 
 
 def test_t1_in_eval_mode_a_frozen_head_runs_as_ever(standin: Standin) -> None:
-    frozen, plain = standin.build("pv_rcnn", ["dense_head", "roi_head"]).eval(), standin.build("pv_rcnn").eval()
+    frozen, plain = (
+        standin.build("pv_rcnn", ["dense_head", "roi_head"]).eval(),
+        standin.build("pv_rcnn").eval(),
+    )
     results = [model(batch_of())[0][0]["pred_scores"] for model in (frozen, plain)]
     assert torch.equal(*results) and results[0].requires_grad
 

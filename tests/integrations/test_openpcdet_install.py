@@ -24,7 +24,9 @@ def attributes(standin: Standin) -> dict[str, Any]:
     sys.path.insert(0, str(TOOLS))
     homes = [standin.module(name) for name in HOMES]
     template = standin.module(LOADING).Detector3DTemplate
-    found = {f"{home.__name__}.{name}": value for home in (*homes, template) for name, value in vars(home).items()}
+    found = {
+        f"{home.__name__}.{name}": value for home in (*homes, template) for name, value in vars(home).items()
+    }
     return {**found, "load_state_dict": nn.Module.load_state_dict}
 
 
@@ -174,4 +176,7 @@ def test_n6_set_takes_names_that_the_yaml_does_not_have(standin: Standin) -> Non
     run = standin.train("pv_rcnn", *frozen_words("[backbone_3d, pfe]", "MODEL.FREEZE.ALLOW_RANDOM", "True",
                                                  "OPTIMIZATION.LR", "0.001"))  # fmt: skip
     assert run.code == 0, run.err
-    assert "by backbone_3d, pfe" in run.err and "cfg.OPTIMIZATION: {'OPTIMIZER': 'adam_onecycle', 'LR': 0.001" in run.err
+    assert (
+        "by backbone_3d, pfe" in run.err
+        and "cfg.OPTIMIZATION: {'OPTIMIZER': 'adam_onecycle', 'LR': 0.001" in run.err
+    )

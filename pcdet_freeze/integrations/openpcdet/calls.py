@@ -142,18 +142,21 @@ def train_model(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any
         if fault is not None:
             raise fault
         return original(*args, **kwargs)
-    session.begin(given["model"], given["optimizer"])
+    session.begin(given["model"], given["optimizer"], given["start_epoch"], given["total_epochs"])
     result = original(*args, **kwargs)
     session.end()
     return result
 
 
 def train_one_epoch(_: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any:
-    """One epoch; all ranks agree after it, before rank 0 saves."""
-    session = session_of(arguments(original, args, kwargs).arguments["model"])
-    result = original(*args, **kwargs)
-    if session is not None:
-        session.after_epoch()
+    """One epoch, in its phase of the schedule; all ranks agree after it, before rank 0 saves."""
+    bound = arguments(original, args, kwargs)
+    session = session_of(bound.arguments["model"])
+    if session is None:
+        return original(*args, **kwargs)
+    bound.arguments["model"] = session.before_epoch(bound.arguments.get("cur_epoch"))
+    result = original(*bound.args, **bound.kwargs)
+    session.after_epoch()
     return result
 
 

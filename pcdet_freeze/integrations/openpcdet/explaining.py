@@ -80,22 +80,24 @@ def gather(args: argparse.Namespace) -> tuple[Explanation, str]:
         source = f"nothing: the forward failed ({type(error).__name__}: {error})"
         found = _explain(handle, cfg.OPTIMIZATION, None, args.depth)
     notes = (*handle.notes, *heads.explain_heads(model))
-    return replace(found, notes=notes), source
+    schedule = () if session is None else tuple(session.schedule())
+    return replace(found, notes=notes, schedule=schedule), source
 
 
 def enter_folder(cfg_file: Path) -> Path:
     """Go to the folder that holds ``cfgs``, as OpenPCDet's scripts do; returns the path from there."""
     if not cfg_file.is_file():
         raise ConfigError(f"--cfg_file must be a config of OpenPCDet; there is none at {cfg_file}")
-    found = next((parent for parent in cfg_file.resolve().parents if parent.name == "cfgs"), None)
+    cfg_file = cfg_file.resolve()
+    found = next((parent for parent in cfg_file.parents if parent.name == "cfgs"), None)
     if found is None:
-        return cfg_file.resolve()
+        return cfg_file
     tools = found.parent
     os.chdir(tools)
     for folder in (tools, tools.parent):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
-    return cfg_file.resolve().relative_to(tools) if not cfg_file.is_absolute() else cfg_file
+    return cfg_file.relative_to(tools)
 
 
 def one_batch(cfg: Any, datasets: Any, batch_size: int) -> tuple[Any, Any, str]:
@@ -129,22 +131,21 @@ def _optimizer(model: nn.Module, optim_cfg: Any) -> torch.optim.Optimizer | None
 def _explain(handle: FreezeHandle, optim_cfg: Any, batch: Any, *more: Any) -> Explanation:
     """The table, with the losses of the live modules apart."""
     model = handle.model
-    live = [part for part in heads.parts(model) if part.gives_loss and not part.is_frozen]
-    for part in live:
-        heads.put(part.module, "get_loss", partial(_record, part.module))
+    live = [part.module for part in heads.parts(model) if part.gives_loss and not part.is_frozen]
+    for module in live:
+        module.__dict__["get_loss"] = partial(_record, module)
     if live:
         model.__dict__["get_head_losses"] = partial(_recorded, model)
     try:
         return explain(handle, optim_cfg, batch, *more)
     finally:
         model.__dict__.pop("get_head_losses", None)
-        for part in live:
-            heads.restore(part.module)
-            part.module.__dict__.pop(LAST, None)
+        for module in live:
+            del module.__dict__["get_loss"]
 
 
 def _record(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    result = heads.plain(module, "get_loss")(*args, **kwargs)
+    result = type(module).get_loss(module, *args, **kwargs)  # type: ignore[attr-defined]
     module.__dict__[LAST] = result[0] if isinstance(result, tuple) else result
     return result
 

@@ -81,11 +81,14 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer | None:
         candidate
         for candidate in gc.get_objects()
         if issubclass(type(candidate), torch.optim.Optimizer)
+        and type(candidate) is not StandIn
         and any(id(p) in wanted for group in candidate.param_groups for p in group["params"])
     ]
     return found[0] if len(found) == 1 else None
 
 
-def stand_in(model: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer that nobody steps, over all that trains: for checks that want one."""
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
+class StandIn(torch.optim.SGD):
+    """An optimizer that nobody steps, over all of ``model`` that trains: for checks that want one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.0)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, nn
 
-from pcdet_freeze.errors import IntegrationError, PCDetFreezeError
+from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet import calls
 from pcdet_freeze.integrations.openpcdet.importing import AfterImport
 from pcdet_freeze.integrations.openpcdet.loads import LoadWatch, names_of
@@ -109,7 +109,7 @@ def install() -> None:
 
     Nothing of OpenPCDet is imported. A second call does nothing.
 
-    Raises IntegrationError, and changes nothing, where an OpenPCDet that is imported already is too different.
+    Raises IntegrationError, and changes nothing, where an OpenPCDet that is loaded already is too different.
     """
     global _plugin
     if _plugin is not None:
@@ -132,6 +132,20 @@ def uninstall() -> None:
     if _plugin is not None:
         _plugin.uninstall()
         _plugin = None
+
+
+def verify(model: nn.Module) -> None:
+    """Raise CertificateError, on all ranks, if frozen state of ``model`` changed since its training began.
+
+    For a training loop of one's own: OpenPCDet's is looked on at by itself. Raises FreezeError for a model
+    that this plugin did not freeze.
+    """
+    session = session_of(model)
+    if session is None:
+        raise FreezeError(
+            "verify needs a model that the plugin froze; this one has no list, or was built without it"
+        )
+    session.check("since its training began")
 
 
 def installed() -> Plugin | None:

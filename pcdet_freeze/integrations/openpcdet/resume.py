@@ -14,10 +14,12 @@ import torch
 
 from pcdet_freeze.engine.checkpoint import OURS
 from pcdet_freeze.engine.foreign import numpy_scalars
+from pcdet_freeze.engine.freeze_header import FreezeHeader
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
-from pcdet_freeze.freeze import Certificate
+from pcdet_freeze.freeze import FreezePlan
 from pcdet_freeze.freeze.certificate import compare_digests
-from pcdet_freeze.integrations.openpcdet.session import Session
+from pcdet_freeze.freeze.schedule import span_at
+from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session
 from pcdet_freeze.integrations.openpcdet.traps import cure_of
 
 Load = Callable[[], Any]
@@ -27,7 +29,7 @@ def load_weights(session: Session, load: Load) -> Any:
     """``load_params_from_file``: what it fills is supplied, and the certificate is taken after it."""
     with numpy_scalars():
         result = load()
-    session.handle.renew()
+    session.weights_are_loaded()
     return result
 
 
@@ -38,13 +40,14 @@ def load_all(session: Session, filename: str, load: Load) -> Any:
         CheckpointError: another list; it is raised again when the training begins.
         CertificateError: the state is not what its own certificate says; likewise.
     """
-    header = read_header(filename)
+    state = read(filename)
     try:
-        if header is not None:
-            check_same_list(header, session.plan.entries, filename)
+        if state is not None:
+            check_same_list(state, session.plan, filename)
+            enter_phase(state, session)
         with numpy_scalars():
             result = load()
-        check_certificate(header, session, filename)
+        check_certificate(state, session, filename)
     except PCDetFreezeError as error:
         session.fault, session.fault_is_final = error, True
         raise
@@ -55,22 +58,22 @@ def load_all(session: Session, filename: str, load: Load) -> Any:
     if session.fault is not None and not session.fault_is_final:
         session.logger.warning("pcdet_freeze: %s Going on from %s instead.", session.fault, filename)
         session.fault = None
-    session.handle.renew()
+    session.weights_are_loaded()
     return result
 
 
 def unfrozen_fault(filename: str, error: Exception) -> CheckpointError | None:
     """What must not be hidden where a model without a list could not load a checkpoint with one."""
     try:
-        check_same_list(read_header(filename), (), filename)
+        check_same_list(read(filename), FreezePlan(), filename)
     except CheckpointError as fault:
         fault.__cause__ = error
         return fault
     return None
 
 
-def read_header(filename: str) -> dict[str, Any] | None:
-    """Our part of a checkpoint, empty where it has none; None where the file cannot be read."""
+def read(filename: str) -> dict[str, Any] | None:
+    """A whole checkpoint, in memory that is shared with the file; None where it cannot be read."""
     try:
         # read with torch's own default, as OpenPCDet reads it
         with numpy_scalars():
@@ -78,33 +81,35 @@ def read_header(filename: str) -> dict[str, Any] | None:
     except Exception:
         # whatever is wrong with the file, OpenPCDet's own reading of it tells next
         return None
-    ours = state.get(OURS) if isinstance(state, Mapping) else None
-    return dict(ours) if isinstance(ours, Mapping) else {}
+    return state if isinstance(state, dict) else None
 
 
-def entries_of(header: Mapping[str, Any] | None) -> list[str]:
-    """The freeze list in a header."""
-    return list(((header or {}).get("freeze") or {}).get("entries", ()))
-
-
-def check_same_list(header: Mapping[str, Any] | None, now: tuple[str, ...], filename: str) -> None:
-    """CheckpointError unless ``header`` was written under the list ``now``."""
-    then = entries_of(header)
-    if then != list(now):
+def check_same_list(state: Mapping[str, Any] | None, plan: FreezePlan, filename: str) -> None:
+    """CheckpointError unless the checkpoint was written under the list and schedule of ``plan``."""
+    changes = FreezeHeader.of(state).changes(plan)
+    if changes:
         raise CheckpointError(
             "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written "
-            f"with. {filename}: {then}; now: {list(now)}. To start a new stage from these weights, give the "
-            "file as --pretrained_model and choose another --extra_tag. (OpenPCDet alone would start at "
-            "epoch 0 here.)"
+            f"with, and its FREEZE.SCHEDULE, but {filename} differs (- then, + now):\n  "
+            + "\n  ".join(changes)
+            + "\nTo start a new stage from these weights, give the file as --pretrained_model and choose "
+            "another --extra_tag. (OpenPCDet alone would start at epoch 0 here.)"
         )
 
 
-def check_certificate(header: Mapping[str, Any] | None, session: Session, filename: str) -> None:
+def enter_phase(state: Mapping[str, Any], session: Session) -> None:
+    """Let train what trained when the checkpoint was written: its optimizer state is of that."""
+    begun = int(((state.get(OURS) or {}).get("freeze") or {}).get(BEGUN, 0))
+    if span_at(session.spans, begun) is not session.span:
+        session.enter(begun)
+
+
+def check_certificate(state: Mapping[str, Any] | None, session: Session, filename: str) -> None:
     """CertificateError where the loaded frozen state is not what the file's own certificate says."""
-    stored = ((header or {}).get("freeze") or {}).get("certificate")
+    stored = FreezeHeader.of(state).certificate
     if stored is None:
         return
-    changed = compare_digests(Certificate.from_plain(stored).digests, session.handle.certificate().digests)
+    changed = compare_digests(stored.digests, session.handle.certificate().digests)
     if changed:
         raise CertificateError(
             f"The frozen state of a checkpoint must be what its own certificate says, but {filename} differs "

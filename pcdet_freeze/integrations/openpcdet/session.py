@@ -13,14 +13,20 @@ from torch import nn
 
 from pcdet_freeze.engine.checkpoint import OURS
 from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
+from pcdet_freeze.engine.freeze_header import plain_header
 from pcdet_freeze.engine.supplied import check_supplied
 from pcdet_freeze.errors import CertificateError, FreezeError, PCDetFreezeError
 from pcdet_freeze.freeze import FreezePlan, freeze
 from pcdet_freeze.freeze.lint import lint
 from pcdet_freeze.freeze.paths import unwrap
+from pcdet_freeze.freeze.schedule import span_at, timeline
 from pcdet_freeze.integrations.openpcdet import heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
-from pcdet_freeze.integrations.openpcdet.optimizers import optimizer_of, settle_groups, stand_in
+from pcdet_freeze.integrations.openpcdet.optimizers import StandIn, optimizer_of, settle_groups
+from pcdet_freeze.integrations.openpcdet.phases import Rates, take_in, wrapped_anew
+
+BEGUN = "begun"
+"""key of our part of a checkpoint, beside the header: epochs begun when it was written"""
 
 
 @dataclass
@@ -51,7 +57,9 @@ class Session:
         self, model: nn.Module, plan: FreezePlan, logger: logging.Logger, rebuild: Callable[[], nn.Module]
     ) -> None:
         self.model, self.plan, self.logger, self.rebuild = model, plan, logger, rebuild
-        self.handle = freeze(model, plan)
+        self.spans = timeline(plan, model)
+        self.span = self.spans[0]
+        self.handle = freeze(model, self.span.plan)
         self._as_built = self.handle.certificate()
         self.loaded: set[str] = set()
         """names of the tensors that came from files"""
@@ -60,9 +68,11 @@ class Session:
         self.fault_is_final = False
         """whether another checkpoint that can be loaded does not make up for it"""
         self.has_begun = self.has_ended = False
+        self.epochs_begun = 0
+        self._rates = Rates()
         self._check_something_trains()
         self.quiet = heads.quieten(model)
-        self.loop = Loop(model, stand_in(model), logger)
+        self.loop = Loop(model, StandIn(model), logger)
         first_steps: Any = FirstStepsHook(self)
         self._first_steps = first_steps  # it reads of a trainer what Loop has
         self._first_steps.before_train(self.loop)
@@ -78,9 +88,15 @@ class Session:
         """Log what is frozen, the table, what becomes of heads, and what will drift."""
         notes = [f"note: {note}" for note in heads.explain_heads(self.model)]
         lines = [self.handle.summary(), self.handle.report(), *notes]
+        if self.span is self.spans[0]:
+            lines += [f"schedule: {line}" for line in self.schedule()]
         self.logger.info("pcdet_freeze: %s", "\n".join(lines))
         for drift in lint(self.model):
             self.logger.warning("pcdet_freeze: %s", drift)
+
+    def schedule(self) -> list[str]:
+        """What begins to train later, one line a phase."""
+        return [line for span in self.spans for line in span.lines()]
 
     def settle_optimizer(self, optimizer: Any) -> None:
         """An optimizer was built for the model, or is about to train it."""
@@ -88,12 +104,42 @@ class Session:
         if found is not None:
             self.loop.optimizer = found
 
-    def begin(self, model: nn.Module, optimizer: Any) -> None:
+    def begin(self, model: nn.Module, optimizer: Any, start_epoch: int, total_epochs: int) -> None:
         """OpenPCDet's loop is about to begin. Raises what must not be hidden any longer."""
-        self.loop.model = model
+        self.loop.model, self.epochs_begun = model, start_epoch
         self.settle_optimizer(optimizer)
         self._begin()
         self._first_steps.before_epoch(self.loop)
+        for span in self.spans:
+            if span.begins >= total_epochs:
+                text = "pcdet_freeze: not in this run of %d epochs: %s"
+                self.logger.warning(text, total_epochs, "; ".join(span.lines()))
+
+    def before_epoch(self, epoch: int | None) -> nn.Module:
+        """An epoch begins, the ``epoch``-th from 0 (None: the next); returns the model to train in it."""
+        self.epochs_begun = self.epochs_begun + 1 if epoch is None else epoch + 1
+        if span_at(self.spans, self.epochs_begun) is not self.span:
+            self.check(f"before epoch {self.epochs_begun}, when parts of it begin to train,")
+            self.enter(self.epochs_begun)
+            self.loop.model = wrapped_anew(self.loop.model)
+            self._first_steps.before_train(self.loop)
+        return self.loop.model
+
+    def enter(self, epochs_begun: int) -> None:
+        """Freeze as the schedule has it in an epoch; what it frees enters the optimizer with fresh state."""
+        spans = self.spans[self.spans.index(self.span) + 1 :]
+        self.epochs_begun = epochs_begun
+        for span in spans[: spans.index(span_at(self.spans, epochs_begun)) + 1]:
+            before = self.handle
+            # first the new freeze, then the old one's release: what both hold is not let go in between
+            self.handle = freeze(self.model, span.plan, rebuilds_ddp=True)
+            before.release(rebuilds_ddp=True)
+            self.span = span
+            for entered in span.entered[len(span.entered) - len(span.phases) :]:
+                self._rates.add(take_in(self.model, self.loop.optimizer, entered), entered.lr_scale)
+            self.logger.info("pcdet_freeze: %s", "; ".join(span.lines()))
+        heads.quieten(self.model)
+        self.tell()
 
     def before_forward(self) -> None:
         """A training forward is about to run, perhaps of a loop that the plugin does not know."""
@@ -110,7 +156,7 @@ class Session:
         if self.fault is not None:
             raise self.fault
         check_supplied(self.handle, self.loaded | self._changed_since_built(), self.rebuild)
-        self.handle.renew()
+        self.weights_are_loaded()
         self.has_begun = True
         self._watched = self.loop.optimizer.register_step_post_hook(self._after_step)
 
@@ -121,7 +167,13 @@ class Session:
             name for name, value in self.handle.certificate().digests.items() if before.get(name) != value
         }
 
+    def weights_are_loaded(self) -> None:
+        """What the weights are now is what they shall stay."""
+        self.handle.renew()
+        self._rates.refresh()
+
     def _after_step(self, *_: Any) -> None:
+        self._rates.after_step()
         self.loop.iteration += 1
         if self.loop.iteration == 1:
             self.check("after the first step")
@@ -137,22 +189,18 @@ class Session:
         """Rank 0 is about to save ``state``: check, and store the certificate in it."""
         if self.has_begun:
             self.check("at a checkpoint", agreed=False)
-        state[OURS] = {
-            "freeze": {
-                "entries": list(self.plan.entries),
-                "parameters": self.plan.parameters,
-                "certificate": self.handle.certificate().to_plain(),
-            }
-        }
+        header = plain_header(self.plan, self.handle.certificate())
+        state[OURS] = {"freeze": {**header, BEGUN: self.epochs_begun}}
 
     def end(self) -> None:
         """The training is over."""
         self._first_steps.after_train(self.loop)
         self.check("at the end")
         self.has_ended = True
-        self.logger.info(
-            "pcdet_freeze: certificate intact: the frozen state is the same as at the start, bit for bit."
-        )
+        if self.handle.names:  # a schedule may have freed everything
+            self.logger.info(
+                "pcdet_freeze: certificate intact: the frozen state is the same as at the start, bit for bit."
+            )
 
     def check(self, when: str, agreed: bool = True) -> None:
         """Raise CertificateError if frozen state changed; on all ranks, where ``agreed``."""

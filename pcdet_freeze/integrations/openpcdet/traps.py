@@ -15,7 +15,7 @@ NUMPY_CURE = 'install numpy below 2 (`pip install "numpy<2"`), or a newer spconv
 
 _CURES = (
     (
-        ("weights_only",),
+        ("Weights only load failed", "Unsupported global"),
         "torch 2.6 and later read plain data only, unless TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 is set: set it "
         "if you trust the file.",
     ),

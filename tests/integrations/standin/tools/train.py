@@ -107,11 +107,14 @@ def main():
         lr_warmup_scheduler=lr_warmup_scheduler, **more,
     )  # fmt: skip
 
+    inner = model.module if dist_train else model
+    total = sum(value.detach().double().sum() for value in inner.parameters())
+    print(f"weights of rank {cfg.LOCAL_RANK}: {total.item().hex()}", flush=True)
+
     _, test_loader, _ = build_dataloader(
         cfg.DATA_CONFIG, cfg.CLASS_NAMES, args.batch_size, dist=dist_train, workers=args.workers, logger=logger,
         training=False,
     )  # fmt: skip
-    inner = model.module if dist_train else model
     repeat_eval_ckpt(inner, test_loader, args, output_dir, logger, ckpt_dir, dist_test=dist_train)
     if dist_train:
         model = inner = optimizer = None

@@ -1,0 +1,131 @@
+"""Going on from a checkpoint: what OpenPCDet hides in a bare ``except`` is an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from standin_runs import RANDOM, TRUNK, Run, Standin, frozen_words
+
+PV = frozen_words(f"{TRUNK},dense_head", *RANDOM)
+
+
+def same(a: Run, b: Run, epoch: int = 3) -> bool:
+    left, right = (run.state(epoch)["model_state"] for run in (a, b))
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.fixture
+def stopped(standin: Standin) -> Run:
+    """A run of one epoch, of which more are wanted."""
+    return standin.train("pv_rcnn", "--epochs", "1", *PV)
+
+
+def test_r1_the_same_list_goes_on_from_the_checkpoint(standin: Standin, stopped: Run) -> None:
+    """torch refuses numpy's numbers in it, which alone would start the stand-in anew."""
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 0 and "start training from epoch 1" in run.err
+    assert len(run.losses) == 4 and "certificate intact" in run.err
+    plain = standin.train("pv_rcnn", "--epochs", "1", tag="plain", plugin=False)
+    again = standin.train("pv_rcnn", "--epochs", "2", tag="plain", plugin=False)
+    assert plain.losses and "start training from epoch 0" in again.err  # the trap
+
+
+@pytest.mark.parametrize("names", ["backbone_3d", f"{TRUNK}", f"{TRUNK},dense_head,pfe"])
+def test_another_list_is_an_error_and_no_silent_restart(standin: Standin, stopped: Run, names: str) -> None:
+    before = stopped.checkpoint(1).read_bytes()
+    run = standin.train("pv_rcnn", "--epochs", "2", *frozen_words(names, *RANDOM))
+    assert run.code == 1 and run.losses == []
+    assert ("A run must go on with the list" in run.err and "- dense_head" in run.err) or "+ pfe" in run.err
+    assert "--pretrained_model" in run.err
+    assert stopped.checkpoint(1).read_bytes() == before
+
+
+def test_a_list_where_there_was_none_is_an_error(standin: Standin) -> None:
+    standin.train("pv_rcnn", "--epochs", "1")
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 1 and "+ dense_head" in run.err and run.losses == []
+
+
+def test_no_list_where_there_was_one_is_an_error_too(standin: Standin, stopped: Run) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "2")
+    assert run.code == 1 and "- dense_head" in run.err and run.losses == []
+
+
+def test_parameters_false_where_it_was_true_is_an_error(standin: Standin, stopped: Run) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV, "MODEL.FREEZE.PARAMETERS", "False")
+    assert run.code == 1 and "+ PARAMETERS: False" in run.err
+
+
+def test_another_list_with_ckpt_is_the_same_error(standin: Standin, stopped: Run) -> None:
+    words = ["--ckpt", str(stopped.checkpoint(1)), *frozen_words("backbone_3d", *RANDOM)]
+    run = standin.train("pv_rcnn", "--epochs", "2", *words, tag="other")
+    assert run.code == 1 and "A run must go on with the list" in run.err
+
+
+def test_a_broken_checkpoint_is_named_and_the_older_one_taken(standin: Standin) -> None:
+    first = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    os.utime(first.checkpoint(1), (1, 1))
+    first.checkpoint(2).write_bytes(first.checkpoint(2).read_bytes()[:2000])
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 0 and "start training from epoch 1" in run.err
+    assert (
+        "checkpoint_epoch_2.pth could not be loaded" in run.err
+        and "checkpoint_epoch_1.pth instead" in run.err
+    )
+
+
+def test_where_every_checkpoint_is_broken_the_run_does_not_start_anew(standin: Standin, stopped: Run) -> None:
+    stopped.checkpoint(1).write_bytes(b"not a checkpoint")
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 1 and run.losses == []
+    assert "A run must go on from its checkpoint" in run.err and "another --extra_tag" in run.err
+
+
+class Opaque:
+    """Something that torch does not load as plain data."""
+
+
+@pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+def test_weights_only_is_named_with_its_cure(standin: Standin, stopped: Run) -> None:
+    state = torch.load(stopped.checkpoint(1), weights_only=False)
+    torch.save({**state, "extra": Opaque()}, stopped.checkpoint(1))
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 1 and "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1" in run.err and run.losses == []
+    standin.monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 0 and "start training from epoch 1" in run.err, run.err
+
+
+def test_p1_a_file_that_was_changed_after_it_was_written_is_refused(standin: Standin, stopped: Run) -> None:
+    state = torch.load(stopped.checkpoint(1), weights_only=False)
+    state["model_state"]["backbone_3d.conv1.0.weight"] += 1
+    torch.save(state, stopped.checkpoint(1))
+    run = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    assert run.code == 1 and "backbone_3d.conv1.0.weight changed" in run.err and run.losses == []
+
+
+def test_h6_a_checkpoint_of_the_plugin_loads_in_openpcdet_alone(standin: Standin, stopped: Run) -> None:
+    standin.forget()
+    model = standin.build("pv_rcnn", None)
+    model.load_state_dict(torch.load(stopped.checkpoint(1), weights_only=False)["model_state"])
+
+
+def test_a_new_stage_begins_from_the_weights_of_another_list(standin: Standin, stopped: Run) -> None:
+    words = ["--pretrained_model", str(stopped.checkpoint(1)), *frozen_words("backbone_3d")]
+    run = standin.train("pv_rcnn", "--epochs", "1", *words, tag="next")
+    assert run.code == 0, run.err
+    left, right = (r.state(1)["model_state"] for r in (stopped, run))
+    assert all(torch.equal(left[key], right[key]) for key in left if key.startswith("backbone_3d"))
+
+
+def test_the_certificate_is_taken_after_the_load_and_not_before(standin: Standin, stopped: Run) -> None:
+    stored = stopped.state(1)["pcdet_freeze"]["freeze"]["certificate"]["digests"]
+    words = ["--pretrained_model", str(stopped.checkpoint(1)), *frozen_words(f"{TRUNK},dense_head")]
+    run = standin.train("pv_rcnn", "--epochs", "1", *words, tag="next")
+    assert run.state(1)["pcdet_freeze"]["freeze"]["certificate"]["digests"] == stored
+    assert Path(run.folder / "train.log").read_text().index("Done (loaded") < run.err.index(
+        "certificate intact"
+    )

@@ -1,0 +1,94 @@
+"""FREEZE.SCHEDULE inside OpenPCDet's loop (R3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from standin_runs import RANDOM, Run, Standin, frozen_words
+
+LIST = "backbone_3d,backbone_2d"
+
+
+def scheduled(*phases: str) -> list[str]:
+    return frozen_words(LIST, *RANDOM, "MODEL.FREEZE.SCHEDULE", f"[{', '.join(phases)}]")
+
+
+FREE_BLOCKS = "{EPOCH: 1, TRAIN: [backbone_2d.blocks], LR_SCALE: 0.1}"
+FREE_DEBLOCKS = "{EPOCH: 2, TRAIN: [backbone_2d.deblocks]}"
+
+
+def moved(run: Run, first: int, last: int) -> set[str]:
+    """Children of the frozen modules whose state differs between two epochs."""
+    before, after = (run.state(epoch)["model_state"] for epoch in (first, last))
+    keys = [k for k in before if k.startswith("backbone") and not torch.equal(before[k], after[k])]
+    return {".".join(key.split(".")[:2]) for key in keys}
+
+
+def test_r3_parts_begin_to_train_at_their_epoch(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "3", *scheduled(FREE_BLOCKS, FREE_DEBLOCKS))
+    assert run.code == 0, run.err
+    assert moved(run, 1, 2) == {"backbone_2d.blocks"}
+    assert moved(run, 2, 3) == {"backbone_2d.blocks", "backbone_2d.deblocks"}
+    assert "after 1 epoch, backbone_2d.blocks begins to train (8 parameters, learning rate x 0.1)" in run.err
+
+
+def test_r3_the_certificate_goes_on_for_what_stays_frozen(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "2", *scheduled(FREE_BLOCKS))
+    names = run.state(2)["pcdet_freeze"]["freeze"]["certificate"]["digests"]
+    assert {".".join(name.split(".")[:2]) for name in names} == {
+        "backbone_3d.conv_input", "backbone_3d.conv1", "backbone_2d.deblocks",
+    }  # fmt: skip
+    assert "certificate intact" in run.err
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("version", ["8caccce", "0.5.2"])
+def test_r3_the_schedule_survives_a_resume(standin: Standin, stop: int, version: str) -> None:
+    standin.use(version)
+    words = scheduled(FREE_BLOCKS, FREE_DEBLOCKS)
+    standin.train("pv_rcnn", "--epochs", str(stop), *words)
+    run = standin.train("pv_rcnn", "--epochs", "3", *words)
+    assert run.code == 0, run.err
+    assert f"start training from epoch {stop}" in run.err
+    assert moved(run, 2, 3) == {"backbone_2d.blocks", "backbone_2d.deblocks"}
+    assert moved(run, 1, 2) == {"backbone_2d.blocks"}
+
+
+def test_r3_another_schedule_on_resume_is_an_error(standin: Standin) -> None:
+    standin.train("pv_rcnn", "--epochs", "1", *scheduled(FREE_BLOCKS))
+    run = standin.train("pv_rcnn", "--epochs", "2", *scheduled(FREE_DEBLOCKS.replace("2,", "1,")))
+    assert run.code == 1 and "- SCHEDULE" in run.err and "+ SCHEDULE" in run.err
+
+
+def test_r3_a_learning_rate_scale_is_that_part_of_a_whole_step(standin: Standin) -> None:
+    """At the first step after it entered, the part moves by LR_SCALE times what it moves without."""
+    steps = {}
+    for scale in ("1.0", "0.25"):
+        phase = f"{{EPOCH: 1, TRAIN: [backbone_2d.blocks], LR_SCALE: {scale}}}"
+        batch = ("--batch_size", "16")  # one step an epoch
+        run = standin.train("second", "--epochs", "2", *batch, *scheduled(phase), tag=f"x{scale}")
+        first, last = (run.state(epoch)["model_state"]["backbone_2d.blocks.0.0.weight"] for epoch in (1, 2))
+        steps[scale] = last - first
+    assert steps["1.0"].abs().min() > 0
+    assert torch.allclose(steps["0.25"], steps["1.0"] * 0.25, rtol=1e-3, atol=1e-6)
+
+
+def test_r3_the_optimizers_groups_stay_two_and_hold_all_that_trains(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "2", *scheduled(FREE_BLOCKS))
+    groups = [
+        [len(group["params"]) for group in run.state(epoch)["optimizer_state"]["param_groups"]]
+        for epoch in (1, 2)
+    ]
+    assert [b - a for a, b in zip(*groups, strict=True)] == [4, 4]  # two blocks: linear | norm
+
+
+def test_r3_a_phase_beyond_the_run_is_told(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "1", *scheduled(FREE_BLOCKS))
+    assert run.code == 0 and "not in this run of 1 epochs: after 1 epoch, backbone_2d.blocks" in run.err
+
+
+def test_r3_a_schedule_of_what_is_not_frozen_is_an_error_before_training(standin: Standin) -> None:
+    run: Any = standin.train("pv_rcnn", *scheduled("{EPOCH: 1, TRAIN: [pfe]}"))
+    assert run.code == 1 and "TRAIN must name what the list freezes" in run.err and run.losses == []

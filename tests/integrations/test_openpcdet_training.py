@@ -1,0 +1,233 @@
+"""A whole training by the stand-in's own tools/train.py: what is frozen stays, and the log says so."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from standin_runs import CFGS, CONFIGS, RANDOM, TRUNK, Run, Standin, batch_of, frozen_words
+from torch import nn
+
+from pcdet_freeze import CertificateError, FreezeError, openpcdet
+from pcdet_freeze.freeze import kinds
+from pcdet_freeze.freeze.hold import is_held
+
+PV = f"{TRUNK},map_to_bev_module,dense_head"
+
+
+@pytest.fixture
+def trained(standin: Standin) -> Run:
+    """A model to start from."""
+    return standin.train("pv_rcnn", "--epochs", "1", tag="first")
+
+
+def stage_two(standin: Standin, trained: Run, names: str, *more: str, flags: tuple[str, ...] = ()) -> Run:
+    words = ["--pretrained_model", str(trained.checkpoint(1)), *flags, *frozen_words(names, *more)]
+    return standin.train("pv_rcnn", *words, tag="second")
+
+
+def moved(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
+    """Modules whose state differs."""
+    both = [(key, a["model_state"][key], b["model_state"][key]) for key in a["model_state"]]
+    return {key.partition(".")[0] for key, x, y in both if not torch.equal(x, y)} - {"global_step"}
+
+
+def test_p1_what_the_list_names_stays_bit_for_bit_and_all_else_trains(standin: Standin, trained: Run) -> None:
+    run = stage_two(standin, trained, PV)
+    assert run.code == 0, run.err
+    assert moved(trained.state(1), run.state(2)) == {"pfe", "point_head", "roi_head"}
+
+
+def test_the_log_says_what_is_frozen_what_drifts_and_that_it_held(standin: Standin, trained: Run) -> None:
+    run = stage_two(standin, trained, f"{TRUNK},point_head")
+    log = (run.folder / "train.log").read_text()
+    assert "pcdet_freeze: frozen" in log and f"by {TRUNK.replace(',', ', ')}, point_head" in log
+    assert "point_head gives no loss; in training it runs as in eval" in log
+    assert re.search(r"point_head is frozen, but .*pfe.* still train: its predictions will drift", log)
+    assert "certificate intact: the frozen state is the same as at the start, bit for bit" in log
+
+
+def test_p1_the_checkpoint_carries_list_and_certificate_as_plain_data(standin: Standin, trained: Run) -> None:
+    run = stage_two(standin, trained, PV)
+    state = run.state(2)
+    ours = state.pop("pcdet_freeze")["freeze"]
+    torch.save(ours, run.folder / "ours.pth")
+    assert torch.load(run.folder / "ours.pth", weights_only=True) == ours
+    assert ours["entries"] == PV.split(",")
+    assert {name.partition(".")[0] for name in ours["certificate"]["digests"]} == {
+        "backbone_3d", "backbone_2d", "dense_head",
+    }  # fmt: skip
+    assert sorted(state) == ["epoch", "it", "model_state", "optimizer_state", "version"]
+
+
+@pytest.mark.parametrize("version", ["0.6.0", "0.5.2"])
+def test_earlier_releases_train_and_resume_under_the_list_too(standin: Standin, version: str) -> None:
+    standin.use(version)
+    first = standin.train("pv_rcnn", "--epochs", "1", *frozen_words(PV, *RANDOM))
+    run = standin.train("pv_rcnn", "--epochs", "2", *frozen_words(PV, *RANDOM))
+    assert run.code == 0, run.err
+    assert moved(first.state(1), run.state(2)) == {"pfe", "point_head", "roi_head"}
+    assert "start training from epoch 1" in run.err and "certificate intact" in run.err
+
+
+@pytest.mark.parametrize("config", [name for name in CONFIGS if name not in ("mppnet", "mppnet_e2e")])
+def test_every_detector_trains_with_its_first_stage_frozen(standin: Standin, config: str) -> None:
+    sections = yaml.safe_load((CFGS / f"{config}.yaml").read_text())["MODEL"]
+    names = [name for name in ("vfe", "backbone_3d") if name.upper() in sections]
+    run = standin.train(config, "--epochs", "1", *frozen_words(",".join(names), *RANDOM))
+    assert run.code == 0, run.err
+    assert "certificate intact" in run.err and len(run.losses) == 4
+
+
+def test_h4_train_in_every_iteration_and_in_each_submodule_undoes_nothing(standin: Standin) -> None:
+    openpcdet.install()
+    model = standin.build("pv_rcnn", ["backbone_3d", "backbone_2d.blocks"])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for step in range(2):
+        model.train()
+        model.backbone_2d.train()
+        model.backbone_2d.blocks[0][1].training = True
+        model(batch_of(step))
+    held = [key for key in before if key.startswith(("backbone_3d", "backbone_2d.blocks"))]
+    assert held and all(torch.equal(before[key], model.state_dict()[key]) for key in held)
+    assert not torch.equal(before["pfe.vsa_point_feature_fusion.1.running_mean"],
+                           model.state_dict()["pfe.vsa_point_feature_fusion.1.running_mean"])  # fmt: skip
+
+
+def test_h5_sync_bn_after_the_freeze_is_held_again(standin: Standin, trained: Run) -> None:
+    """On a CPU a SyncBatchNorm can only run held: all norm layers must be."""
+    names = f"{TRUNK},pfe,dense_head,roi_head.shared_fc_layer"
+    run = stage_two(standin, trained, names, flags=("--sync_bn",))
+    assert run.code == 0, run.err
+    assert moved(trained.state(1), run.state(2)) == {"point_head", "roi_head"}
+    assert "8 norm layers" in run.err
+
+
+def test_h5_sync_bn_keeps_every_norm_layer_held_in_a_model(standin: Standin) -> None:
+    openpcdet.install()
+    model = standin.build("second", ["backbone_3d", "backbone_2d"])
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    model(batch_of())
+    norms = [m for m in model.modules() if kinds.is_norm(m)]
+    assert norms and all(isinstance(m, nn.SyncBatchNorm) and is_held(m) for m in norms)
+
+
+def test_p4_freezing_weights_that_no_file_supplied_is_an_error(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", *frozen_words(PV))
+    assert run.code == 1 and run.losses == []
+    assert "no loaded file supplied these" in run.err and "  backbone_3d (" in run.err
+
+
+def test_p4_a_part_that_the_file_lacks_is_named(standin: Standin, trained: Run) -> None:
+    state = trained.state(1)
+    state["model_state"] = {
+        k: v for k, v in state["model_state"].items() if not k.startswith("backbone_2d.blocks")
+    }
+    torch.save(state, trained.checkpoint(1))
+    run = stage_two(standin, trained, PV)
+    assert run.code == 1 and "  backbone_2d.blocks (" in run.err and "  backbone_3d (" not in run.err
+
+
+def test_p4_weights_that_were_loaded_while_the_model_was_built_are_supplied(standin: Standin) -> None:
+    openpcdet.install()
+    parts = standin.module("pcdet.models.parts")
+    weights = parts.Backbone3D().state_dict()
+
+    class Pretrained(parts.Backbone3D):
+        def __init__(self) -> None:
+            super().__init__()
+            self.load_state_dict(weights)
+
+    parts.Backbone3D = Pretrained
+    model = standin.build("second", ["backbone_3d"], ALLOW_RANDOM=False)
+    model(batch_of())
+    with pytest.raises(FreezeError, match=r"no loaded file supplied these.*\n  backbone_2d"):
+        standin.build("second", ["backbone_3d", "backbone_2d"], ALLOW_RANDOM=False)(batch_of())
+
+
+@pytest.mark.parametrize("how", ["load_state_dict", "load of a part", "copy_"])
+def test_p4_weights_count_as_supplied_however_they_came(standin: Standin, how: str) -> None:
+    openpcdet.install()
+    model = standin.build("second", ["backbone_3d"], ALLOW_RANDOM=False)
+    state = {key: torch.ones_like(value) for key, value in model.state_dict().items()}
+    if how == "load_state_dict":
+        model.load_state_dict(state)
+    elif how == "load of a part":
+        model.backbone_3d.load_state_dict(
+            {k[12:]: v for k, v in state.items() if k.startswith("backbone_3d.")}
+        )
+    else:
+        for key, value in model.backbone_3d.state_dict().items():
+            value.copy_(state[f"backbone_3d.{key}"] * 3)
+    model(batch_of())
+
+
+def test_p4_handing_a_model_its_own_state_supplies_nothing(standin: Standin) -> None:
+    openpcdet.install()
+    model = standin.build("second", ["backbone_3d"], ALLOW_RANDOM=False)
+    model.load_state_dict(model.state_dict())
+    with pytest.raises(FreezeError, match="no loaded file supplied these"):
+        model(batch_of())
+
+
+def test_h11_what_no_remaining_loss_reaches_is_refused_before_the_first_step(standin: Standin) -> None:
+    run = standin.train("pv_rcnn", *frozen_words("dense_head", *RANDOM))
+    assert run.code == 1 and run.losses == []
+    assert "add 'backbone_3d'" in run.err and "add 'backbone_2d'" in run.err
+
+
+def test_h3_a_frozen_module_whose_code_asks_for_training_is_named(standin: Standin) -> None:
+    openpcdet.install()
+    parts = standin.module("pcdet.models.parts")
+
+    class Rough(parts.Backbone3D):
+        def forward(self, batch_dict: Any) -> Any:
+            batch_dict = super().forward(batch_dict)
+            batch_dict["encoded"] = nn.functional.dropout(batch_dict["encoded"], 0.5, self.training)
+            return batch_dict
+
+    parts.Backbone3D = Rough
+    with pytest.raises(FreezeError, match=r"FREEZE.EVAL: \[backbone_3d\]"):
+        standin.build("second", ["backbone_3d"])(batch_of())
+    standin.build("second", ["backbone_3d"], EVAL=["backbone_3d"])(batch_of())
+
+
+@pytest.mark.parametrize(("step", "told"), [(1, "after the first step"), (3, "after an epoch")])
+def test_p1_a_frozen_weight_that_changes_stops_the_training_by_name(
+    standin: Standin, trained: Run, step: int, told: str
+) -> None:
+    def meddle() -> None:
+        wrapper = standin.module("train_utils.optimization.fastai_optim").OptimWrapper
+        models = standin.module("pcdet.models.parts").Backbone2D
+        plain, forward, seen, steps = wrapper.step, models.forward, [], []
+
+        def note(self: Any, batch_dict: Any) -> Any:
+            seen.append(self)
+            return forward(self, batch_dict)
+
+        def meddling_step(self: Any) -> None:
+            steps.append(self)
+            if len(steps) == step:
+                seen[0].blocks[0][0].weight.data += 1
+            plain(self)
+
+        models.forward, wrapper.step = note, meddling_step
+
+    standin.prepare = meddle
+    run = stage_two(standin, trained, PV)
+    assert run.code == 1 and not run.checkpoint(1).exists()
+    assert f"{told} it had" in run.err and "backbone_2d.blocks.0.0.weight changed" in run.err
+
+
+def test_p1_state_that_changed_since_is_found_at_the_checkpoint_itself(standin: Standin) -> None:
+    openpcdet.install()
+    model = standin.build("second", ["backbone_3d"])
+    optimizer = standin.optimizer(model)
+    model(batch_of())
+    model.backbone_3d.conv1[0].weight.data += 1
+    save = standin.module("train_utils.train_utils").checkpoint_state
+    with pytest.raises(CertificateError, match=r"at a checkpoint it had.*\n.*\n.*conv1.0.weight changed"):
+        save(model, optimizer, 1, 8)

@@ -1,0 +1,86 @@
+"""What breaks OpenPCDet for reasons of its surroundings is named, with the cure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standin_runs import Standin
+
+from pcdet_freeze import openpcdet
+from pcdet_freeze.integrations.openpcdet import traps
+
+
+@pytest.mark.parametrize(
+    ("error", "cure"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Floating point exception."), "numpy<2"),
+        (AttributeError("module 'numpy' has no attribute 'int'."), "numpy<1.24"),
+        (
+            RuntimeError("Weights only load failed. WeightsUnpickler error: Unsupported global: GLOBAL a.b"),
+            "=1",
+        ),
+        (
+            ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's"
+            ),
+            "list",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "cfgs/dataset_configs/kitti_dataset.yaml"),
+            "tools",
+        ),
+    ],
+)
+def test_a_known_trap_is_told_with_its_cure(error: Exception, cure: str) -> None:
+    assert cure in traps.cure_of(error)
+
+
+def test_any_other_error_is_left_alone() -> None:
+    assert traps.cure_of(ValueError("anything else")) == ""
+    assert traps.cure_of(RuntimeError("Weights only load failed: the file is cut off")) == ""
+
+
+def test_the_probe_tells_a_process_that_dies_of_sigfpe_from_all_others() -> None:
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGFPE)"
+    assert traps.dies_of_sigfpe([sys.executable, "-c", kill])
+    assert not traps.dies_of_sigfpe([sys.executable, "-c", "raise SystemExit(1)"])
+
+
+def test_with_a_numpy_that_works_there_is_no_warning() -> None:
+    import numpy
+
+    if int(numpy.__version__.partition(".")[0]) < 2:
+        assert traps.numpy_trap() == ""
+    else:
+        assert traps.numpy_trap() == "" or "numpy<2" in traps.numpy_trap()
+
+
+def test_the_trap_of_numpy_2_is_logged_when_a_model_is_frozen(standin: Standin, caplog: Any) -> None:
+    standin.monkeypatch.setattr(
+        traps.metadata, "version", lambda name: {"numpy": "2.1.0"}.get(name, "0.4.11")
+    )
+    standin.monkeypatch.setattr(traps, "_installed", lambda: {"cumm-cu120", "numpy"})
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGFPE)"
+    standin.monkeypatch.setattr(traps, "_CUMM_PROBE", kill)
+    openpcdet.install()
+    standin.build("second", ["backbone_3d"])
+    assert any(
+        "numpy 2.1.0 with cumm-cu120 0.4.11 ends a process with SIGFPE" in r.getMessage()
+        for r in caplog.records
+    )
+
+
+def test_the_cure_is_printed_when_the_script_dies_of_it(tmp_path: Path, capsys: Any) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "raise RuntimeError('DataLoader worker is killed by signal: Floating point exception.')\n"
+    )
+    path, argv = sys.path[:], sys.argv[:]
+    with pytest.raises(RuntimeError):
+        openpcdet.main([str(script)])
+    openpcdet.uninstall()
+    sys.path[:], sys.argv[:] = path, argv
+    assert "numpy<2" in capsys.readouterr().err
