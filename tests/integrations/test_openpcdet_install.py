@@ -31,7 +31,11 @@ def attributes(standin: Standin) -> dict[str, Any]:
 
 
 def test_importing_it_imports_nothing_of_pcdet() -> None:
-    code = "import sys, pcdet_freeze.openpcdet as o; o.install(); sys.exit('pcdet' in sys.modules)"
+    """Nor of anything that an OpenPCDet need not have."""
+    absent = {"pcdet", "spconv", "numba", "PIL", "tensorboardX"}
+    code = (
+        f"import sys, pcdet_freeze.openpcdet as o; o.install(); sys.exit(bool({absent} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -138,6 +142,13 @@ def test_faults_of_the_list_come_before_anything_is_built(standin: Standin) -> N
         standin.build("second", "backbone_2d")
     with pytest.raises(FreezeError, match=r"'backbone2d' names no module.*Nearest: backbone_2d"):
         standin.build("second", ["backbone2d"])
+
+
+@pytest.mark.parametrize("option", [{"PREFIX_DTYPE": "bfloat16"}, {"COMPILE": True}, {"CACHE": "cache"}])
+def test_an_option_that_needs_a_loop_of_our_own_is_refused(standin: Standin, option: dict[str, Any]) -> None:
+    openpcdet.install()
+    with pytest.raises(FreezeError, match=next(iter(option))):
+        standin.build("second", ["backbone_2d"], **option)
 
 
 def test_a_list_beside_model_is_an_error(standin: Standin) -> None:

@@ -15,13 +15,16 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from pcdet_freeze.config import cfg_from_list
-from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.errors import FreezeError, PCDetFreezeError
 from pcdet_freeze.freeze import FreezePlan
 from pcdet_freeze.freeze.paths import unwrap
+from pcdet_freeze.freeze.plan import BLOCK, DEFAULTS
 from pcdet_freeze.integrations.openpcdet import resume, traps
 from pcdet_freeze.integrations.openpcdet.loads import LoadWatch, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 
+OWN_TRAINER = ("PREFIX_DTYPE", "COMPILE", "CACHE")
+"""options of MODEL.FREEZE that need a loop of our own"""
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
 
 
@@ -75,10 +78,20 @@ def build_network(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> A
 
 def read_plan(model_cfg: Any) -> FreezePlan:
     """The plan in ``cfg.MODEL``; faults of the whole config are told, where it is OpenPCDet's own."""
+    if not isinstance(model_cfg, Mapping):
+        return FreezePlan()
     whole = getattr(sys.modules.get("pcdet.config"), "cfg", None)
-    if isinstance(whole, Mapping) and whole.get("MODEL") is model_cfg:
-        return FreezePlan.from_cfg(whole)
-    return FreezePlan.from_cfg(model_cfg) if isinstance(model_cfg, Mapping) else FreezePlan()
+    if not isinstance(whole, Mapping) or whole.get("MODEL") is not model_cfg:
+        whole = model_cfg
+    plan = FreezePlan.from_cfg(whole)
+    block = model_cfg.get(BLOCK) or {}
+    asked = [key for key in OWN_TRAINER if block.get(key, DEFAULTS[key]) not in (DEFAULTS[key], None)]
+    if asked:
+        raise FreezeError(
+            f"{', '.join(asked)} of MODEL.{BLOCK} work in this package's own trainer only, not inside "
+            "OpenPCDet: leave them out"
+        )
+    return plan
 
 
 def cfg_from_list_too(_: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any:
