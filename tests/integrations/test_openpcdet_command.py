@@ -184,9 +184,20 @@ def test_p6_explain_without_a_list_freezes_nothing(shown: Any) -> None:
     assert code == 0 and "nothing is frozen" in out and "loss" in out
 
 
-def test_p6_explain_names_what_adam_onecycle_drops(shown: Any, capsys: Any) -> None:
-    code, out = shown("--cfg_file", "tools/cfgs/toy_models/dsvt.yaml")
-    assert code == 0 and "backbone_3d" in out
+def test_p6_explain_copies_no_data_set(standin: Standin, capsys: Any) -> None:
+    def refuse(self: Any, memo: Any) -> None:
+        raise AssertionError("a data set was copied")
+
+    os.chdir(STANDIN)
+    standin.module("pcdet.datasets").DatasetTemplate.__deepcopy__ = refuse
+    assert openpcdet.main(["explain", "--cfg_file", CFG]) == 0
+    assert "losses traced with one batch of ToyDataset" in capsys.readouterr().out
+
+
+def test_p6_explain_names_what_adam_onecycle_drops(shown: Any) -> None:
+    words = ["--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "backbone_2d"]
+    code, out = shown("--cfg_file", "tools/cfgs/toy_models/dsvt.yaml", *words)
+    assert code == 0 and "did not receive 3 parameters that train" in out.replace("\n  ", " ")
 
 
 def test_p7_verify_compares_two_checkpoints(standin: Standin, capsys: Any) -> None:

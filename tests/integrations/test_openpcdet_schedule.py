@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import pytest
 import torch
-from standin_runs import RANDOM, Run, Standin, frozen_words
+from standin_runs import RANDOM, Run, Standin, batch_of, frozen_words
+
+from pcdet_freeze import FreezeError, openpcdet
 
 LIST = "backbone_3d,backbone_2d"
 
@@ -92,3 +95,21 @@ def test_r3_a_phase_beyond_the_run_is_told(standin: Standin) -> None:
 def test_r3_a_schedule_of_what_is_not_frozen_is_an_error_before_training(standin: Standin) -> None:
     run: Any = standin.train("pv_rcnn", *scheduled("{EPOCH: 1, TRAIN: [pfe]}"))
     assert run.code == 1 and "TRAIN must name what the list freezes" in run.err and run.losses == []
+
+
+def test_r3_a_loop_that_says_nothing_of_epochs_cannot_follow_a_schedule(standin: Standin) -> None:
+    openpcdet.install()
+    model = standin.build("second", ["backbone_3d"], SCHEDULE=[{"EPOCH": 1, "TRAIN": ["backbone_3d.conv1"]}])
+    with pytest.raises(FreezeError, match="this training has no train_model: leave the schedule out"):
+        model(batch_of())
+
+
+def test_a_fork_without_checkpoint_state_is_told_what_it_goes_without(standin: Standin) -> None:
+    def lose() -> None:
+        utils = standin.module("train_utils.train_utils")
+        standin.monkeypatch.setattr(builtins, "checkpoint_state", utils.checkpoint_state, raising=False)
+        del utils.checkpoint_state  # its loop finds it elsewhere
+
+    standin.prepare = lose
+    run = standin.train("second", "--epochs", "1", *frozen_words(LIST, *RANDOM))
+    assert "this OpenPCDet has no checkpoint_state: checkpoints carry no list" in run.err

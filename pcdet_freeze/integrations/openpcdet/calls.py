@@ -28,10 +28,18 @@ OWN_TRAINER = ("PREFIX_DTYPE", "COMPILE", "CACHE")
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
 
 
+WITHOUT = {
+    "train_one_epoch": "the certificate is not checked after each epoch, and no schedule can be followed",
+    "checkpoint_state": "checkpoints carry no list and no certificate, so a changed list goes unnoticed",
+}
+"""function of train_utils -> what is not there where a fork has none"""
+
+
 class Plugin(Protocol):
     """What the calls need of the plugin."""
 
     has_built: bool
+    found: set[str]
     loads: LoadWatch
     faults: WeakKeyDictionary[nn.Module, PCDetFreezeError]
 
@@ -155,6 +163,8 @@ def train_model(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any
         if fault is not None:
             raise fault
         return original(*args, **kwargs)
+    for name in [name for name in WITHOUT if name not in plugin.found]:
+        session.lacks(name, WITHOUT[name])
     session.begin(given["model"], given["optimizer"], given["start_epoch"], given["total_epochs"])
     result = original(*args, **kwargs)
     session.end()

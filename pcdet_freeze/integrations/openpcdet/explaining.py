@@ -7,7 +7,8 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ def gather(args: argparse.Namespace) -> tuple[Explanation, str]:
         config, datasets, models = map(
             importlib.import_module, ("pcdet.config", "pcdet.datasets", "pcdet.models")
         )
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise no_pcdet(error) from error
     cfg = config.cfg
     config.cfg_from_yaml_file(str(cfg_file), cfg)
@@ -69,8 +70,9 @@ def gather(args: argparse.Namespace) -> tuple[Explanation, str]:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     session = session_of(model)
     handle = freeze(model, FreezePlan(), certify=False) if session is None else session.handle
-    try:
+    with _heard() as warnings:
         optimizer = _optimizer(model, cfg.OPTIMIZATION)
+    try:
         if batch is not None:
             models.load_data_to_gpu(batch)
         found = _explain(handle, cfg.OPTIMIZATION, batch, args.depth, optimizer)
@@ -78,10 +80,11 @@ def gather(args: argparse.Namespace) -> tuple[Explanation, str]:
         raise
     except Exception as error:  # a forward needs what this machine may lack: CUDA, compiled operators
         source = f"nothing: the forward failed ({type(error).__name__}: {error})"
-        found = _explain(handle, cfg.OPTIMIZATION, None, args.depth)
+        found = _explain(handle, cfg.OPTIMIZATION, None, args.depth, optimizer)
     notes = (*handle.notes, *heads.explain_heads(model))
     schedule = () if session is None else tuple(session.schedule())
-    return replace(found, notes=notes, schedule=schedule), source
+    told = (*found.warnings, *warnings)
+    return replace(found, notes=notes, schedule=schedule, warnings=told), source
 
 
 def enter_folder(cfg_file: Path) -> Path:
@@ -128,6 +131,19 @@ def _optimizer(model: nn.Module, optim_cfg: Any) -> torch.optim.Optimizer | None
     return inner(build(model, optim_cfg))
 
 
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What the plugin logs while it is open."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    _logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        _logger.removeHandler(handler)
+
+
 def _explain(handle: FreezeHandle, optim_cfg: Any, batch: Any, *more: Any) -> Explanation:
     """The table, with the losses of the live modules apart."""
     model = handle.model
@@ -137,11 +153,25 @@ def _explain(handle: FreezeHandle, optim_cfg: Any, batch: Any, *more: Any) -> Ex
     if live:
         model.__dict__["get_head_losses"] = partial(_recorded, model)
     try:
-        return explain(handle, optim_cfg, batch, *more)
+        with _kept_out_of_copies(getattr(model, "dataset", None)):
+            return explain(handle, optim_cfg, batch, *more)
     finally:
         model.__dict__.pop("get_head_losses", None)
         for module in live:
             del module.__dict__["get_loss"]
+
+
+@contextmanager
+def _kept_out_of_copies(value: Any) -> Iterator[None]:
+    """A detector holds its data set, of any size; the copy that losses are traced in need not."""
+    if not hasattr(value, "__dict__"):
+        yield
+        return
+    value.__dict__["__deepcopy__"] = lambda memo: value
+    try:
+        yield
+    finally:
+        del value.__dict__["__deepcopy__"]
 
 
 def _record(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

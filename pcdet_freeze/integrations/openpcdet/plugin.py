@@ -43,6 +43,8 @@ class Plugin:
         self.loads = LoadWatch()
         self.has_built = False
         """whether build_network was called at all"""
+        self.found: set[str] = set()
+        """names of the functions that were replaced"""
         self.faults: WeakKeyDictionary[nn.Module, PCDetFreezeError] = WeakKeyDictionary()
         """of models without a list: what their training must raise"""
         self._models: WeakSet[nn.Module] = WeakSet()
@@ -99,6 +101,7 @@ class Plugin:
         for name, around in WANTED[end].items():
             if callable(vars(module).get(name)):
                 self.patches.wrap(module, name, partial(around, self))
+                self.found.add(name)
 
 
 _plugin: Plugin | None = None

@@ -33,7 +33,7 @@ def run_script(words: Sequence[str]) -> None:
     install()
     try:
         runpy.run_path(str(script), run_name="__main__")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if (error.name or "").partition(".")[0] != "pcdet":
             raise
         raise no_pcdet(error) from error
@@ -68,11 +68,11 @@ def _from(folder: Path, here: Path, word: str) -> str:
     return f"{flag}{sign}{os.path.relpath(here / path, folder)}"
 
 
-def no_pcdet(error: ModuleNotFoundError) -> IntegrationError:
+def no_pcdet(error: ImportError) -> IntegrationError:
     """What to raise where pcdet, or a part of it, cannot be imported."""
     return IntegrationError(
         f"The plugin works inside an OpenPCDet that is installed in this Python ({sys.executable}), but "
-        f"{error.name} cannot be imported: run `python setup.py develop` in its folder"
+        f"{error.name} cannot be imported ({error}): run `python setup.py develop` in its folder"
     )
 
 

@@ -115,6 +115,16 @@ class Session:
                 text = "pcdet_freeze: not in this run of %d epochs: %s"
                 self.logger.warning(text, total_epochs, "; ".join(span.lines()))
 
+    def lacks(self, function: str, loss: str, quiet: bool = False) -> None:
+        """This OpenPCDet, or this loop, goes without a function; FreezeError where the schedule needs it."""
+        if len(self.spans) > 1:
+            raise FreezeError(
+                "FREEZE.SCHEDULE follows the epochs of OpenPCDet's train_model and train_one_epoch, but "
+                f"this training has no {function}: leave the schedule out"
+            )
+        if not quiet:
+            self.logger.warning("pcdet_freeze: this OpenPCDet has no %s: %s", function, loss)
+
     def before_epoch(self, epoch: int | None) -> nn.Module:
         """An epoch begins, the ``epoch``-th from 0 (None: the next); returns the model to train in it."""
         self.epochs_begun = self.epochs_begun + 1 if epoch is None else epoch + 1
@@ -145,6 +155,7 @@ class Session:
         """A training forward is about to run, perhaps of a loop that the plugin does not know."""
         if self.has_begun:
             return
+        self.lacks("train_model", "its own loop is looked on at in part only", quiet=True)
         found = optimizer_of(self.model)
         if found is not None:
             self.settle_optimizer(found)

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 
 
 def create_logger(log_file=None, rank=0, log_level=logging.INFO):
@@ -25,5 +26,7 @@ def set_random_seed(seed):
 
 
 def init_dist_pytorch(tcp_port, local_rank, backend="nccl"):
+    if mp.get_start_method(allow_none=True) is None:
+        mp.set_start_method("spawn")
     dist.init_process_group(backend=backend if torch.cuda.is_available() else "gloo")
     return dist.get_world_size(), dist.get_rank()

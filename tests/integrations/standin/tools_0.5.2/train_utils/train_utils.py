@@ -36,4 +36,4 @@ def checkpoint_state(model=None, optimizer=None, epoch=None, it=None):
 
 
 def save_checkpoint(state, filename="checkpoint"):
-    torch.save(state, f"{filename}.pth")
+    torch.save(state, f"{filename}.pth", _use_new_zipfile_serialization=False)
