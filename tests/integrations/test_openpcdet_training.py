@@ -195,6 +195,27 @@ def test_h3_a_frozen_module_whose_code_asks_for_training_is_named(standin: Stand
     standin.build("second", ["backbone_3d"], EVAL=["backbone_3d"])(batch_of())
 
 
+def test_p5_a_gradient_that_is_zero_in_all_first_steps_is_noted_in_the_log(standin: Standin) -> None:
+    def idle() -> None:
+        head = standin.module("pcdet.models.parts").RoIHead
+        begin, loss = head.__init__, head.get_loss
+
+        def with_idle(self: Any) -> None:
+            begin(self)
+            self.idle = nn.Parameter(torch.ones(1))
+
+        def get_loss(self: Any, tb_dict: Any = None) -> Any:
+            value, tb_dict = loss(self, tb_dict)
+            return value + 0 * self.idle.sum(), tb_dict
+
+        head.__init__, head.get_loss = with_idle, get_loss
+
+    standin.prepare = idle
+    run = standin.train("pv_rcnn", *frozen_words("backbone_3d", *RANDOM))
+    assert run.code == 0, run.err
+    assert "the gradient of roi_head.idle was zero in all of 8 steps" in run.err
+
+
 @pytest.mark.parametrize(("step", "told"), [(1, "after the first step"), (3, "after an epoch")])
 def test_p1_a_frozen_weight_that_changes_stops_the_training_by_name(
     standin: Standin, trained: Run, step: int, told: str
