@@ -145,6 +145,23 @@ class FirstStepsHook(ConfiguredHook):
             trainer.logger.info("note: %s", note)
 
 
+class _Here:
+    """A hook that copies and pickles of the model do not take along: there it does nothing."""
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> None:
+        self.call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Here, (_nothing,)
+
+
+def _nothing(*_: Any) -> None:
+    """What a hook does on a copy."""
+
+
 def _remove(handles: list[Any]) -> None:
     while handles:
         handles.pop().remove()
@@ -168,23 +185,6 @@ _UNLABELLED = (
     "(The batch has no labels for {0}: with many processes its loss must even then depend on what it "
     "predicts, for example by adding 0 * predictions.sum().)"
 )
-class _Here:
-    """A hook that copies and pickles of the model do not take along: there it does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        self.call = call
-
-    def __call__(self, *args: Any) -> None:
-        self.call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Here, (_nothing,)
-
-
-def _nothing(*_: Any) -> None:
-    """What a hook does on a copy."""
-
-
 _UNSTEADY = (
     "A frozen module must compute a fixed function of its input and keep its state, also in train mode. "
     "Found in the first forward:",

@@ -144,7 +144,9 @@ def test_faults_of_the_list_come_before_anything_is_built(standin: Standin) -> N
         standin.build("second", ["backbone2d"])
 
 
-@pytest.mark.parametrize("option", [{"PREFIX_DTYPE": "bfloat16"}, {"COMPILE": True}, {"CACHE": "cache"}])
+@pytest.mark.parametrize(
+    "option", [{"PREFIX_DTYPE": "bfloat16"}, {"COMPILE": True}, {"CACHE": "cache"}, {"FUSE": "force"}]
+)
 def test_an_option_that_needs_a_loop_of_our_own_is_refused(standin: Standin, option: dict[str, Any]) -> None:
     openpcdet.install()
     with pytest.raises(FreezeError, match=next(iter(option))):

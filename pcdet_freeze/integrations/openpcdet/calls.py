@@ -94,6 +94,7 @@ def read_plan(model_cfg: Any) -> FreezePlan:
     plan = FreezePlan.from_cfg(whole)
     block = model_cfg.get(BLOCK) or {}
     asked = [key for key in OWN_TRAINER if block.get(key, DEFAULTS[key]) not in (DEFAULTS[key], None)]
+    asked += ["FUSE: force"] if block.get("FUSE") == "force" else []
     if asked:
         raise FreezeError(
             f"{', '.join(asked)} of MODEL.{BLOCK} work in this package's own trainer only, not inside "
