@@ -4,7 +4,9 @@ All that is known comes from the order of the detector's modules and from what e
 
 * ``reads``, ``writes``: keys of ``batch_dict`` that its forward reads and writes;
 * ``reads_train``: keys that it reads in train mode beside them (labels);
-* ``get_loss``: it is a head, and gives a loss unless it is frozen whole.
+* ``get_loss``: it is a head, and gives a loss unless it is frozen whole;
+* ``made_by``: a mapping from a key that it writes to the names of the children that make it. Its forward then
+  takes ``skip`` beside the batch: keys that it need not write this time.
 
 A module without declarations may read and write anything: in doubt it runs. Keys that the detector itself
 reads in training (for a loss of its own) are its ``reads_train``; None there says that they are not known.
@@ -12,8 +14,8 @@ reads in training (for a loss of its own) are its ``reads_train``; None there sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,6 +41,8 @@ class Stage:
     declared: bool
     """False: it may read and write anything"""
     has_loss: bool
+    made_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """key -> names of the children that make it; empty: not known"""
 
     @classmethod
     def of(cls, name: str, module: nn.Module) -> Stage:
@@ -53,6 +57,7 @@ class Stage:
             writes or frozenset(),
             reads is not None and writes is not None,
             callable(getattr(inner, "get_loss", None)),
+            made_by if isinstance(made_by := getattr(inner, "made_by", None), Mapping) else {},
         )
 
 
@@ -104,6 +109,8 @@ class Step:
     still: bool
     """whether it is frozen whole"""
     why: str = ""
+    unneeded: frozenset[str] = frozenset()
+    """keys that it need not write: frozen children make them, and nothing that runs reads them"""
 
     def __str__(self) -> str:
         """ "dense_head: gives no loss, skipped: nothing that runs reads batch_box_preds"."""
@@ -147,6 +154,8 @@ def decide(order: Sequence[Stage], detector: Stage | None = None) -> tuple[Step,
     for stage, still in zip(reversed(order), reversed(frozen), strict=True):
         idle = still or (any(frozen) and not stage.has_loss and not has_state(stage.module))
         step = _step(stage, readers, still) if idle else Step(stage.name, How.PLAIN, stage.has_loss, False)
+        if step.how is How.PLAIN:
+            step = replace(step, unneeded=_unneeded(stage, readers))
         steps.append(step)
         if step.how is How.PLAIN:
             readers.append(stage)
@@ -169,10 +178,24 @@ def _step(stage: Stage, readers: Sequence[Stage], still: bool) -> Step:
     return Step(stage.name, How.SKIP, False, still, f"nothing that runs reads {written}")
 
 
+def _unneeded(stage: Stage, readers: Sequence[Stage]) -> frozenset[str]:
+    """Keys of ``stage`` that frozen children make and no reader wants; none where a reader may read all."""
+    makers = {key: [getattr(stage.module, name) for name in names] for key, names in stage.made_by.items()}
+    frozen = {key for key, parts in makers.items() if _all_frozen(parts)}
+    if not all(reader.declared for reader in readers):
+        return frozenset()
+    return frozenset(frozen - {key for reader in readers for key in reader.reads | reader.reads_train})
+
+
+def _all_frozen(parts: Sequence[nn.Module]) -> bool:
+    """Whether all that has state in ``parts`` is frozen, and there is something."""
+    stateful = [part for part in parts if has_state(part)]
+    return bool(stateful) and all(is_still(part) for part in stateful)
+
+
 def _as_in_eval(stage: Stage) -> Stage:
     """``stage`` without the labels that it reads in train mode."""
-    none: frozenset[str] = frozenset()
-    return Stage(stage.name, stage.module, stage.reads, none, stage.writes, stage.declared, stage.has_loss)
+    return replace(stage, reads_train=frozenset())
 
 
 def require_loss(detector: nn.Module) -> None:
@@ -195,6 +218,9 @@ def explain_steps(detector: nn.Module) -> list[str]:
             lines.append(f"{step.name} gives no loss; in training it {_verb(step.how)}: {step.why}")
         elif step.how is How.SKIP:
             lines.append(f"{step.name} is skipped in training: {step.why}")
+        elif step.unneeded:
+            keys = ", ".join(sorted(step.unneeded))
+            lines.append(f"{step.name} does not make {keys} in training: nothing that runs reads it")
     return lines
 
 

@@ -10,7 +10,7 @@ from a key to names of children; a child that it does not mention takes part in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -147,7 +147,7 @@ def _live_before(order: Sequence[Stage], place: int) -> tuple[list[str], bool]:
 def _live_makers(stage: Stage, keys: frozenset[str] | None) -> list[str]:
     """Live parts of ``stage`` that take part in making any of ``keys`` (None: of whatever it writes)."""
     live = live_parts(stage.name, stage.module)
-    made_by = _made_by(stage)
+    made_by = stage.made_by
     if keys is None or not made_by:
         return live
     if live == [stage.name] and not all(_makes(stage, child, keys) for child in _children(stage)):
@@ -163,15 +163,10 @@ def _makes(stage: Stage, part: str, keys: frozenset[str]) -> bool:
 def _keys_made(stage: Stage, part: str) -> frozenset[str] | None:
     """Keys that the child of ``stage`` that ``part`` lies in helps to make; None: all."""
     child = part[len(stage.name) + 1 :].partition(".")[0]
-    made_by = _made_by(stage)
+    made_by = stage.made_by
     if not any(child in names for names in made_by.values()):
         return None
     return frozenset(key for key, names in made_by.items() if child in names)
-
-
-def _made_by(stage: Stage) -> Mapping[str, Sequence[str]]:
-    found = getattr(stage.module, "made_by", None)
-    return found if isinstance(found, Mapping) else {}
 
 
 def _children(stage: Stage) -> dict[str, nn.Module]:

@@ -32,11 +32,15 @@ class BuildContext:
     voxel_size: tuple[float, ...]
     """metres along x, y, z; empty where the data processor makes no voxels"""
     depth_downsample_factor: int | None = None
+    semantic_class_names: tuple[str, ...] = ()
+    """names of the points' classes; empty where the data set has none"""
+    lane_map_shape: tuple[int, ...] = ()
+    """rows (y) and columns (x) of lane maps; empty where the data set has none"""
     features: dict[str, Features] = field(default_factory=dict)
 
     @classmethod
     def from_dataset(cls, dataset: Any, num_class: int) -> BuildContext:
-        """Read the attributes of ``dataset`` that OpenPCDet's ``build_network`` reads, and no others."""
+        """Read the attributes that OpenPCDet's ``build_network`` reads, and what labels there are."""
         names = tuple(dataset.class_names)
         if num_class != len(names):
             raise ConfigError(
@@ -50,6 +54,8 @@ class BuildContext:
             grid_size=_plain(getattr(dataset, "grid_size", None), int),
             voxel_size=_plain(getattr(dataset, "voxel_size", None), float),
             depth_downsample_factor=getattr(dataset, "depth_downsample_factor", None),
+            semantic_class_names=_plain(getattr(dataset, "semantic_class_names", None), str),
+            lane_map_shape=_plain(getattr(dataset, "lane_map_shape", None), int),
         )
 
     @property

@@ -1,6 +1,7 @@
 """Backbones on the bird's-eye-view map."""
 
 from pcdet_freeze.models.backbones_2d.base_bev_backbone import BaseBEVBackbone
+from pcdet_freeze.models.backbones_2d.base_bev_backbone_multi_task import BaseBEVBackboneMultiTask
 from pcdet_freeze.models.backbones_2d.base_bev_res_backbone import BaseBEVResBackbone, BasicBlock
 
-__all__ = ["BaseBEVBackbone", "BaseBEVResBackbone", "BasicBlock"]
+__all__ = ["BaseBEVBackbone", "BaseBEVBackboneMultiTask", "BaseBEVResBackbone", "BasicBlock"]

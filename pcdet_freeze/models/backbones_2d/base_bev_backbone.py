@@ -55,7 +55,7 @@ class BaseBEVBackbone(nn.Module):
 
     Settings = BaseBEVBackboneSettings
     reads = ("spatial_features",)
-    writes = ("spatial_features_2d",)
+    writes: tuple[str, ...] = ("spatial_features_2d",)
     reads_train: tuple[str, ...] = ()
 
     def __init__(self, settings: BaseBEVBackboneSettings, context: BuildContext) -> None:

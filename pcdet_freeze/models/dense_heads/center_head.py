@@ -14,6 +14,7 @@ from pcdet_freeze.models.dense_heads.center_decoder import detect
 from pcdet_freeze.models.dense_heads.center_head_settings import BranchSettings, CenterHeadSettings
 from pcdet_freeze.models.dense_heads.center_losses import box_loss, heatmap_loss
 from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner, CenterTargets, MapGeometry
+from pcdet_freeze.models.labelled import boxes_to_learn
 from pcdet_freeze.models.registry import DENSE_HEADS
 
 WHERE = "MODEL.DENSE_HEAD (CenterHead)"
@@ -101,13 +102,20 @@ class CenterHead(nn.Module):
             spatial_features_2d: (B, C, H, W), H along y, W along x
             gt_boxes (train): (B, G, 8 or 10) [x, y, z, dx, dy, dz, heading, (vx, vy,) class from 1], metres
                 and radians in the LiDAR frame, zero rows as padding; never written to
+            has_gt_boxes (train, optional): (B,) bool, frames that are labelled; all where it is missing
         Writes (in eval mode):
             final_box_dicts: for each sample pred_boxes (K, 7 or 9), pred_scores (K,) and pred_labels (K,)
         """
         shared = self.shared_conv(batch_dict["spatial_features_2d"])
         state: dict[str, Any] = {"pred_dicts": [head(shared) for head in self.heads_list]}
         if self.training:
-            state["targets"] = self.assign_targets(_labels_of(batch_dict))
+            gt_boxes, labelled = boxes_to_learn(batch_dict, WHERE)
+            state["targets"] = self.assign_targets(gt_boxes)
+            if labelled is not None:
+                state["pred_dicts"] = [
+                    {k: v[labelled] for k, v in maps.items()} for maps in state["pred_dicts"]
+                ]
+                state["targets"] = [targets.of(labelled) for targets in state["targets"]]
         self.forward_ret_dict = state
         if not self.training:
             batch_dict["final_box_dicts"] = self.generate_predicted_boxes(state["pred_dicts"])
@@ -146,14 +154,6 @@ class CenterHead(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
-
-
-def _labels_of(batch_dict: dict[str, Any]) -> Tensor:
-    if "gt_boxes" not in batch_dict:
-        raise DataError(
-            f"{WHERE} needs gt_boxes to train; the batch has none: freeze the head, or add labels"
-        )
-    return batch_dict["gt_boxes"]
 
 
 def _groups(

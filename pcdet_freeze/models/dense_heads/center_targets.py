@@ -41,6 +41,11 @@ class CenterTargets:
     masks: Tensor
     """(B, K) bool, slots that hold an object"""
 
+    def of(self, samples: Tensor) -> CenterTargets:
+        """The targets of the samples that ``samples`` (B,) bool picks."""
+        picked = (self.heatmaps, self.target_boxes, self.inds, self.masks)
+        return CenterTargets(*(part[samples] for part in picked))
+
 
 def gaussian_radius(dx: Tensor, dy: Tensor, min_overlap: float) -> Tensor:
     """Radius of a heatmap peak in cells: how far corners may move at an IoU of ``min_overlap`` or more.

@@ -13,6 +13,7 @@ from pcdet_freeze.freeze.apart import run_apart
 from pcdet_freeze.freeze.dataflow import How, require_loss, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
+from pcdet_freeze.models.loss_weights import NAME, LossScale, read_learned, read_loss_weights, weigh
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
 from pcdet_freeze.models.settings import raise_faults, read_settings
 
@@ -23,8 +24,9 @@ class Detector3DTemplate(nn.Module):
     """A detector is its modules, in the order of ``module_topology``.
 
     A head is any module with ``get_loss(tb_dict) -> (loss, tb_dict)``; the training loss is the sum over
-    heads. A head may also have ``add_predictions(batch_dict, pred_dicts)``, which adds its own keys to each
-    sample's dict.
+    heads, weighed by ``MODEL.LOSS_WEIGHTS`` and, with ``MODEL.LEARN_LOSS_WEIGHTS``, by a ``loss_scale`` that
+    each head then holds. A head may also have ``add_predictions(batch_dict, pred_dicts)``, which adds its
+    own keys to each sample's dict.
 
     A head that is frozen whole gives no loss and gets no labels. In training it is skipped where the declared
     keys prove that nothing which runs reads what it writes, and else runs as in eval; the same goes for other
@@ -70,6 +72,9 @@ class Detector3DTemplate(nn.Module):
             faults.append("MODEL.POST_PROCESSING is required where a head predicts boxes, but missing")
         if not parts and not faults:
             faults.append("MODEL must have sections for its modules (VFE, BACKBONE_2D, ...); got none")
+        heads = [part.slot.attribute for part in parts if hasattr(part.cls, "get_loss")]
+        self.loss_weights = read_loss_weights(model_cfg, heads, faults)
+        learned = read_learned(model_cfg, faults)
         raise_faults(faults)
 
         context = BuildContext.from_dataset(dataset, num_class)
@@ -79,6 +84,8 @@ class Detector3DTemplate(nn.Module):
         self.module_names = tuple(part.slot.attribute for part in parts)
         for part in parts:
             self.add_module(part.slot.attribute, part.cls(part.settings, context))
+        for name in heads if learned else ():
+            getattr(self, name).add_module(NAME, LossScale())
 
     @property
     def mode(self) -> str:
@@ -106,12 +113,14 @@ class Detector3DTemplate(nn.Module):
         steps = training_steps(self) if self.training else None
         given = frozenset(batch_dict)
         for name in self.module_names:
-            module, how = getattr(self, name), How.PLAIN if steps is None else steps[name].how
-            if how is How.SKIP:
+            module, step = getattr(self, name), None if steps is None else steps[name]
+            if step is not None and step.how is How.SKIP:
                 continue
             _check_reads(name, module, batch_dict)
-            if how is How.EVAL:
+            if step is not None and step.how is How.EVAL:
                 run_apart(name, module, batch_dict, given)
+            elif step is not None and step.unneeded:
+                batch_dict = module(batch_dict, skip=step.unneeded)
             else:
                 batch_dict = module(batch_dict)
         if self.training:
@@ -120,7 +129,7 @@ class Detector3DTemplate(nn.Module):
         return self.post_processing(batch_dict)
 
     def get_training_loss(self) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
-        """Sum of the heads' losses of the last forward, its parts by name, and nothing to show beside."""
+        """Weighed sum of the heads' losses of the last forward, its parts by name, and nothing to show."""
         losses, parts = self.get_head_losses()
         if not losses:
             require_loss(self)
@@ -130,7 +139,16 @@ class Detector3DTemplate(nn.Module):
         names = [LOSS_NAMES.get(name, f"loss_{name}") for name in losses]
         stacked = torch.stack(list(losses.values()))
         tb_dict = dict(zip(names, stacked.detach().tolist(), strict=True))
-        return stacked.sum(), {**tb_dict, **parts}, {}
+        for name in losses:
+            if isinstance(scale := getattr(getattr(self, name), NAME, None), LossScale):
+                tb_dict[f"loss_weight_{name}"] = scale.weight()
+        return torch.stack(list(self.weigh_losses(losses).values())).sum(), {**tb_dict, **parts}, {}
+
+    def weigh_losses(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each head's loss with its weights, as it enters the sum."""
+        return {
+            name: weigh(name, getattr(self, name), loss, self.loss_weights) for name, loss in losses.items()
+        }
 
     def get_head_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Loss of each head that gives one, by the head's name, and their parts for the log."""

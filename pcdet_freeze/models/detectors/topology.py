@@ -14,7 +14,14 @@ from pcdet_freeze.models.families import PLUGIN
 from pcdet_freeze.models.settings import read_settings
 from pcdet_freeze.registry import Registry
 
-OTHER_KEYS = ("NAME", "POST_PROCESSING", "NOT_TRAIN_IN_MULTI_TASK", "FREEZE")
+OTHER_KEYS = (
+    "NAME",
+    "POST_PROCESSING",
+    "NOT_TRAIN_IN_MULTI_TASK",
+    "FREEZE",
+    "LOSS_WEIGHTS",
+    "LEARN_LOSS_WEIGHTS",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,163 @@
+"""BaseBEVBackboneMultiTask: BaseBEVBackbone, with a branch for each further task beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.backbones_2d.base_bev_backbone import BaseBEVBackbone, BaseBEVBackboneSettings
+from pcdet_freeze.models.backbones_2d.encoder_decoder import EncoderDecoder, conv_norm_relu
+from pcdet_freeze.models.backbones_2d.mixsegnet import MixSegNet
+from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.registry import BACKBONES_2D
+
+SEGMENT, LANE = "segment", "lane"
+WHERE = "MODEL.BACKBONE_2D (BaseBEVBackboneMultiTask)"
+
+
+@dataclass(frozen=True)
+class SegBlocksSettings:
+    """``SEGBLOCKS``: the encoder-decoder of the segmentation branch, one entry a level."""
+
+    layer_nums: tuple[int, ...] = (1, 1, 1)
+    """3x3 convolutions of a level after its first"""
+    num_filters: tuple[int, ...] = (32, 64, 64)
+    num_out: int = 32
+    """channels of seg_features_2d"""
+
+    def __post_init__(self) -> None:
+        if not self.num_filters or len(self.layer_nums) != len(self.num_filters):
+            raise ConfigError(
+                "LAYER_NUMS and NUM_FILTERS must have one entry a level; got "
+                f"{len(self.layer_nums)} and {len(self.num_filters)}"
+            )
+        _need_positive(self, *self.num_filters, self.num_out)
+
+
+@dataclass(frozen=True)
+class LaneBlocksSettings:
+    """``LANEBLOCKS``: convolutions in front of ``mixsegnet``, one entry a level."""
+
+    layer_nums: tuple[int, ...] = (0, 1)
+    """3x3 convolutions of a level after its first, strided one"""
+    layer_strides: tuple[int, ...] = (1, 2)
+    num_filters: tuple[int, ...] = (32, 64)
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.layer_nums), len(self.layer_strides), len(self.num_filters)]
+        if not lengths[0] or len(set(lengths)) > 1:
+            raise ConfigError(
+                f"LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level; got {lengths}"
+            )
+        _need_positive(self, *self.layer_strides, *self.num_filters)
+
+
+@dataclass(frozen=True)
+class MixSegNetSettings:
+    """``MIXSEGNET``; see :class:`MixSegNet`."""
+
+    patch_size: int = 8
+    """cells of its input along a patch's side"""
+    width: int = 128
+    depth: int = 2
+    num_out: int = 64
+    """channels of lane_features_2d"""
+
+    def __post_init__(self) -> None:
+        _need_positive(self, self.patch_size, self.width, self.depth, self.num_out)
+
+
+@dataclass(frozen=True)
+class BaseBEVBackboneMultiTaskSettings(BaseBEVBackboneSettings):
+    """``MODEL.BACKBONE_2D`` of BaseBEVBackboneMultiTask: the keys of BaseBEVBackbone, and these."""
+
+    other_tasks: tuple[str, ...] = ()
+    """branches beside detection: segment, lane"""
+    segblocks: SegBlocksSettings = field(default_factory=SegBlocksSettings)
+    laneblocks: LaneBlocksSettings = field(default_factory=LaneBlocksSettings)
+    mixsegnet: MixSegNetSettings = field(default_factory=MixSegNetSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        unknown = [task for task in self.other_tasks if task not in (SEGMENT, LANE)]
+        if unknown or len(set(self.other_tasks)) < len(self.other_tasks):
+            raise ConfigError(
+                f"OTHER_TASKS may hold {SEGMENT} and {LANE}, each once; got {list(self.other_tasks)}"
+            )
+
+
+@BACKBONES_2D.register
+class BaseBEVBackboneMultiTask(BaseBEVBackbone):
+    """Three branches side by side over ``spatial_features``; none reads what another makes.
+
+    ``blocks`` and ``deblocks`` are those of BaseBEVBackbone, with its keys in a checkpoint, so a detector
+    that was trained on BaseBEVBackbone loads. ``segblocks`` and ``seg_out_conv`` are there with task
+    "segment", ``laneblocks`` and ``mixsegnet`` with task "lane". Every shape follows from the map's.
+    """
+
+    Settings = BaseBEVBackboneMultiTaskSettings
+
+    def __init__(self, settings: BaseBEVBackboneMultiTaskSettings, context: BuildContext) -> None:
+        super().__init__(settings, context)
+        given = context.features_of("spatial_features", WHERE)
+        self.made_by: dict[str, tuple[str, ...]] = {"spatial_features_2d": ("blocks", "deblocks")}
+        if SEGMENT in settings.other_tasks:
+            context.features["seg_features_2d"] = self._add_segment(settings.segblocks, given)
+            self.made_by["seg_features_2d"] = ("segblocks", "seg_out_conv")
+        if LANE in settings.other_tasks:
+            context.features["lane_features_2d"] = self._add_lane(settings, given)
+            self.made_by["lane_features_2d"] = ("laneblocks", "mixsegnet")
+        self.writes = tuple(self.made_by)
+
+    def _add_segment(self, settings: SegBlocksSettings, given: Features) -> Features:
+        widths = settings.num_filters
+        self.segblocks = EncoderDecoder(given.channels, widths, settings.layer_nums, self.momentum)
+        self.seg_out_conv = nn.Sequential(*conv_norm_relu(widths[0], settings.num_out, self.momentum))
+        return Features(settings.num_out, given.height, given.width)
+
+    def _add_lane(self, settings: BaseBEVBackboneMultiTaskSettings, given: Features) -> Features:
+        blocks, mix = settings.laneblocks, settings.mixsegnet
+        layers: list[nn.Module] = []
+        channels, size = given.channels, (given.height, given.width)
+        for width, stride, repeats in zip(
+            blocks.num_filters, blocks.layer_strides, blocks.layer_nums, strict=True
+        ):
+            layers += conv_norm_relu(channels, width, self.momentum, stride)
+            for _ in range(repeats):
+                layers += conv_norm_relu(width, width, self.momentum)
+            channels, size = width, (-(-size[0] // stride), -(-size[1] // stride))
+        self.laneblocks = nn.Sequential(*layers)
+        self.mixsegnet = MixSegNet(
+            channels, size, mix.num_out, mix.patch_size, mix.width, mix.depth, self.momentum
+        )
+        return Features(mix.num_out, *size)
+
+    def forward(self, batch_dict: dict[str, Any], skip: Collection[str] = ()) -> dict[str, Any]:
+        """Encode the map, once for each task.
+
+        Reads:
+            spatial_features: (B, C, H, W), H along y, W along x
+        Writes:
+            spatial_features_2d: (B, sum of NUM_UPSAMPLE_FILTERS, H', W'), for detection
+            seg_features_2d: (B, SEGBLOCKS.NUM_OUT, H, W), with task "segment"
+            lane_features_2d: (B, MIXSEGNET.NUM_OUT, H'', W''), with task "lane"
+
+        ``skip`` names keys that nobody needs this time: their branches do not run.
+        """
+        if "spatial_features_2d" not in skip:
+            super().forward(batch_dict)
+        x = batch_dict["spatial_features"]
+        if "seg_features_2d" in self.made_by and "seg_features_2d" not in skip:
+            batch_dict["seg_features_2d"] = self.seg_out_conv(self.segblocks(x))
+        if "lane_features_2d" in self.made_by and "lane_features_2d" not in skip:
+            batch_dict["lane_features_2d"] = self.mixsegnet(self.laneblocks(x))
+        return batch_dict
+
+
+def _need_positive(settings: object, *values: int) -> None:
+    if min(values) < 1:
+        raise ConfigError(f"strides, widths and sizes must be positive; got {settings}")

@@ -1,0 +1,53 @@
+"""A small encoder-decoder on a BEV map, with skips at every level (U-Net, arXiv:1505.04597)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def conv_norm_relu(channels: int, width: int, momentum: float, stride: int = 1) -> list[nn.Module]:
+    """3x3 convolution, norm, ReLU; rows and columns become ``ceil(n / stride)``."""
+    return [
+        nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(width, eps=1e-3, momentum=momentum),
+        nn.ReLU(),
+    ]
+
+
+class EncoderDecoder(nn.Module):
+    """(B, C, H, W) -> (B, first width, H, W); level k works at 1 / 2**k of the size, rounded up.
+
+    Args:
+        channels: C.
+        widths: channels of each level; the first is that of the output, too.
+        layer_nums: further 3x3 convolutions of each level, beside its first.
+        momentum: of the norm layers.
+    """
+
+    def __init__(
+        self, channels: int, widths: tuple[int, ...], layer_nums: tuple[int, ...], momentum: float
+    ) -> None:
+        super().__init__()
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            layers = conv_norm_relu(channels, width, momentum, stride=2 if level else 1)
+            for _ in range(layer_nums[level]):
+                layers += conv_norm_relu(width, width, momentum)
+            self.down.append(nn.Sequential(*layers))
+            channels = width
+        for fine, coarse in pairwise(widths):
+            self.up.append(nn.Sequential(*conv_norm_relu(fine + coarse, fine, momentum)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode, then go back up; maps of odd size meet because the coarse one is stretched to the fine."""
+        levels = []
+        for down in self.down:
+            x = down(x)
+            levels.append(x)
+        for up, fine in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
+            x = up(torch.cat([fine, F.interpolate(x, size=fine.shape[2:])], dim=1))
+        return x

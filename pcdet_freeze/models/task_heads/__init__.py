@@ -1,0 +1,6 @@
+"""Heads of further tasks: semantics of points, lanes."""
+
+from pcdet_freeze.models.task_heads.lane_head import LaneHead
+from pcdet_freeze.models.task_heads.segment_head import SegmentHead
+
+__all__ = ["LaneHead", "SegmentHead"]

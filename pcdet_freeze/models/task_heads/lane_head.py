@@ -1,0 +1,194 @@
+"""LaneHead: which cells of the map are lane, and of which one (in the format of K-Lane, arXiv:2110.11048)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
+from pcdet_freeze.models.context import BuildContext
+from pcdet_freeze.models.labelled import frame_names, labelled_frames
+from pcdet_freeze.models.registry import TASK_HEADS
+from pcdet_freeze.models.task_heads.lane_losses import lane_class_loss, soft_dice_loss
+from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
+
+WHERE = "MODEL.LANE_HEAD (LaneHead)"
+NO_LANE = 255
+
+
+@dataclass(frozen=True)
+class LaneLossSettings:
+    """``LOSS_CONFIG``."""
+
+    conf_weight: float = 1.0
+    """of the dice loss of the confidence"""
+    cls_weight: float = 1.0
+    """of the cross-entropy of the lanes"""
+    background_weight: float = 0.2
+    """of cells without lane in that cross-entropy"""
+
+    def __post_init__(self) -> None:
+        if min(self.conf_weight, self.cls_weight, self.background_weight) < 0:
+            raise ConfigError(f"weights must not be negative; got {self}")
+
+
+@dataclass(frozen=True)
+class LaneHeadSettings:
+    """``MODEL.LANE_HEAD`` of LaneHead."""
+
+    num_lanes: int
+    """lane maps hold 0..NUM_LANES - 1, or 255: no lane"""
+    num_filters: int = 32
+    map_size: tuple[int, ...] | None = None
+    """rows (y) and columns (x) of the lane map; null: those of the data set's, else of the voxel grid"""
+    conf_thresh: float = 0.5
+    """a cell is lane from this confidence on"""
+    min_cells: int = 8
+    """a lane with fewer cells gives no polyline"""
+    polyline_step: float = 1.0
+    """metres between the vertices of a polyline"""
+    loss_config: LaneLossSettings = field(default_factory=LaneLossSettings)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_lanes < NO_LANE:
+            raise ConfigError(f"NUM_LANES must lie in 1..{NO_LANE - 1}; got {self.num_lanes}")
+        if self.map_size is not None and (len(self.map_size) != 2 or min(self.map_size) < 1):
+            raise ConfigError(f"MAP_SIZE must be [rows, columns], or null; got {list(self.map_size)}")
+        if self.polyline_step <= 0 or self.num_filters < 1:
+            raise ConfigError(
+                "POLYLINE_STEP and NUM_FILTERS must be positive; got "
+                f"{self.polyline_step} and {self.num_filters}"
+            )
+
+
+@TASK_HEADS.register
+class LaneHead(nn.Module):
+    """Confidence (lane or not) and class (which lane, or background) of every cell of the lane map.
+
+    ``forward_ret_dict`` holds the last forward's logits and, in train mode, targets, until the next forward;
+    copies and pickles of the head leave it out.
+    """
+
+    Settings = LaneHeadSettings
+    reads = ("lane_features_2d",)
+    writes = ("lane_conf_logits", "lane_cls_logits")
+    reads_train = ("lane_map",)
+
+    def __init__(self, settings: LaneHeadSettings, context: BuildContext) -> None:
+        super().__init__()
+        given = context.features_of("lane_features_2d", WHERE)
+        self.settings = settings
+        self.limits = context.point_cloud_range
+        self.map_size = _map_size(settings, context)
+        width = settings.num_filters
+        self.shared = nn.Sequential(*conv_norm_relu(given.channels, width, 0.1))
+        self.refine = nn.Sequential(*conv_norm_relu(width, width, 0.1))
+        self.conf = nn.Conv2d(width, 1, 1)
+        self.cls = nn.Conv2d(width, settings.num_lanes + 1, 1)
+        self.forward_ret_dict: dict[str, Tensor] = {}
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Predict; in train mode also check the lane maps.
+
+        Reads:
+            lane_features_2d: (B, C, H', W') over the point cloud range, H' along y, W' along x
+            lane_map (train): (B, H, W) uint8, number of the lane, or 255: none
+            has_lane_map (train, optional): (B,) bool, frames that are labelled; all where it is missing
+        Writes (in eval mode):
+            lane_conf_logits: (B, 1, H, W)
+            lane_cls_logits: (B, lanes + 1, H, W), the background last
+        """
+        x = self.shared(batch_dict["lane_features_2d"])
+        x = self.refine(F.interpolate(x, size=self.map_size, mode="bilinear", align_corners=False))
+        conf, cls = self.conf(x), self.cls(x)
+        self.forward_ret_dict = {}
+        if self.training:
+            frames, lane_map = self._targets(batch_dict, len(conf))
+            self.forward_ret_dict = {"conf": conf[frames], "cls": cls[frames], "lane_map": lane_map}
+        else:
+            batch_dict["lane_conf_logits"], batch_dict["lane_cls_logits"] = conf, cls
+        return batch_dict
+
+    def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        state, weights = self.forward_ret_dict, self.settings.loss_config
+        if "lane_map" not in state:
+            raise DataError("get_loss needs a forward in train mode first; there was none")
+        lane = state["lane_map"] != NO_LANE
+        classes = torch.where(lane, state["lane_map"], self.settings.num_lanes)
+        confidence = state["conf"][:, 0].float().sigmoid()
+        parts = {
+            "lane_loss_conf": soft_dice_loss(confidence, lane.to(confidence.dtype)) * weights.conf_weight,
+            "lane_loss_cls": lane_class_loss(state["cls"], classes, weights.background_weight)
+            * weights.cls_weight,
+        }
+        loss = torch.stack(list(parts.values())).sum()
+        figures = torch.stack([*parts.values(), loss]).tolist()
+        tb_dict = {} if tb_dict is None else tb_dict
+        tb_dict.update(zip([*parts, "lane_loss"], figures, strict=True))
+        return loss, tb_dict
+
+    def add_predictions(self, batch_dict: dict[str, Any], pred_dicts: list[dict[str, Any]]) -> None:
+        """Add to each sample's dict, in eval mode:
+
+        * ``pred_lane_map``: (H, W) uint8, number of the lane, or 255: none
+        * ``pred_lane_conf``: (H, W) float32 in [0, 1]
+        * ``pred_lanes``: polylines (n, 2) float32, x, y in metres (LiDAR frame), one a lane that was found
+        """
+        confidence = batch_dict["lane_conf_logits"][:, 0].float().sigmoid()
+        lane = batch_dict["lane_cls_logits"][:, :-1].argmax(dim=1).to(torch.uint8)
+        maps = torch.where(confidence >= self.settings.conf_thresh, lane, NO_LANE)
+        settings = self.settings
+        for prediction, lane_map, conf in zip(pred_dicts, maps, confidence, strict=True):
+            prediction["pred_lane_map"], prediction["pred_lane_conf"] = lane_map, conf
+            prediction["pred_lanes"] = lane_polylines(
+                lane_map, conf, self.limits, settings.num_lanes, settings.min_cells, settings.polyline_step
+            )
+
+    def _targets(self, batch_dict: dict[str, Any], samples: int) -> tuple[Tensor, Tensor]:
+        """Labelled frames (B,) bool and their lane maps (n, H, W) int64; DataError where these are wrong."""
+        frames = labelled_frames(batch_dict, "lane_map", WHERE)
+        if "lane_map" not in batch_dict:
+            assert frames is not None
+            return frames, torch.zeros(0, *self.map_size, dtype=torch.long, device=frames.device)
+        lane_map = batch_dict["lane_map"].long()
+        if frames is None:
+            frames = torch.ones(samples, dtype=torch.bool, device=lane_map.device)
+        if tuple(lane_map.shape) != (samples, *self.map_size):
+            raise DataError(
+                f"lane_map must be of {samples} samples with {self.map_size[0]} rows (y) and "
+                f"{self.map_size[1]} columns (x), as the head predicts; got {tuple(lane_map.shape)}: set "
+                "MODEL.LANE_HEAD.MAP_SIZE, or make the maps of that size"
+            )
+        lane_map = lane_map[frames]
+        wrong = (lane_map != NO_LANE) & ((lane_map < 0) | (lane_map >= self.settings.num_lanes))
+        if bool(wrong.any()):
+            raise DataError(
+                f"lane_map must hold 0..{self.settings.num_lanes - 1} or {NO_LANE} (no lane); got "
+                f"{torch.unique(lane_map[wrong])[:8].tolist()} in the frames "
+                f"{frame_names(batch_dict, frames)}: raise MODEL.LANE_HEAD.NUM_LANES, or number them anew"
+            )
+        return frames, lane_map
+
+    def __getstate__(self) -> dict[str, Any]:
+        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        return {**self.__dict__, "forward_ret_dict": {}}
+
+
+def _map_size(settings: LaneHeadSettings, context: BuildContext) -> tuple[int, int]:
+    """Rows and columns of lane maps; ConfigError where config and data set disagree."""
+    given = context.lane_map_shape
+    if settings.map_size is not None and given and tuple(settings.map_size) != tuple(given):
+        raise ConfigError(
+            f"{WHERE}: MAP_SIZE must be the size of the data set's lane maps, {list(given)} (rows, columns); "
+            f"got {list(settings.map_size)}"
+        )
+    if settings.map_size is None and not given:
+        context.need_voxels(WHERE)
+    rows, columns = settings.map_size or given or (context.grid_size[1], context.grid_size[0])
+    return rows, columns

@@ -1,0 +1,219 @@
+"""SegmentHead: the semantic class of every point, from the map at its place and from the point itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.models.context import BuildContext
+from pcdet_freeze.models.labelled import frame_names, labelled_frames
+from pcdet_freeze.models.registry import TASK_HEADS
+from pcdet_freeze.models.task_heads.lovasz import lovasz_softmax
+from pcdet_freeze.models.task_heads.segment_settings import SegmentHeadSettings
+
+WHERE = "MODEL.SEGMENT_HEAD (SegmentHead)"
+IGNORE = 255
+
+
+@TASK_HEADS.register
+class SegmentHead(nn.Module):
+    """Shared layers on each point, which see the map's features in its cell beside its own columns.
+
+    ``forward_ret_dict`` holds the last forward's logits and, in train mode, targets, until the next forward;
+    copies and pickles of the head leave it out.
+    """
+
+    Settings = SegmentHeadSettings
+    reads = ("seg_features_2d", "points")
+    writes = ("point_logits", "cell_logits")
+    reads_train = ("point_labels",)
+    class_weights: Tensor
+
+    def __init__(self, settings: SegmentHeadSettings, context: BuildContext) -> None:
+        super().__init__()
+        given = context.features_of("seg_features_2d", WHERE)
+        self.settings = settings
+        self.num_class = _number_of_classes(settings, context)
+        self.low = (context.point_cloud_range[0], context.point_cloud_range[1])
+        self.cell = (
+            (context.point_cloud_range[3] - self.low[0]) / given.width,
+            (context.point_cloud_range[4] - self.low[1]) / given.height,
+        )
+        layers: list[nn.Module] = []
+        width = given.channels + context.num_point_features + 2
+        for wider in settings.point_filters:
+            layers += [nn.Linear(width, wider, bias=False), nn.BatchNorm1d(wider, eps=1e-3), nn.ReLU()]
+            width = wider
+        self.point_layers = nn.Sequential(*layers)
+        self.point_cls = nn.Linear(width, self.num_class)
+        self.cell_cls = nn.Conv2d(given.channels, self.num_class, 1) if settings.cell_labels else None
+        weights = settings.loss_config.class_weights or (1.0,) * self.num_class
+        self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
+        self.forward_ret_dict: dict[str, Any] = {}
+
+    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Predict; in train mode also pick out what counts in the loss.
+
+        Reads:
+            seg_features_2d: (B, C, H, W) over the point cloud range, H along y, W along x
+            points: (N, 1 + columns) [sample, x, y, z, ...], metres
+            point_labels (train): (N,) int64 in 0..classes - 1, or 255: does not count
+            has_point_labels (train, optional): (B,) bool, frames that are labelled; all where it is missing
+        Writes (in eval mode):
+            point_logits: (N, classes)
+            cell_logits: (B, classes, H, W), with CELL_LABELS
+        """
+        features, points = batch_dict["seg_features_2d"], batch_dict["points"]
+        cells = self.cells_of(points, features)
+        cell_logits = None if self.cell_cls is None else self.cell_cls(features)
+        if not self.training:
+            self.forward_ret_dict = {}
+            batch_dict["point_logits"] = self.point_logits(features, points, cells)
+            if cell_logits is not None:
+                batch_dict["cell_logits"] = cell_logits
+            return batch_dict
+        labels = self._targets(batch_dict)
+        chosen = self._spread(len(points), points.device)
+        self.forward_ret_dict = {
+            "logits": self.point_logits(features, points[chosen], cells[chosen]),
+            "labels": labels[chosen],
+        }
+        if cell_logits is not None:
+            self.forward_ret_dict["cell_logits"] = cell_logits.permute(0, 2, 3, 1).flatten(0, 2)
+            self.forward_ret_dict["cell_labels"] = cell_majority(
+                cells, labels, self.num_class, features.shape
+            )
+        return batch_dict
+
+    def point_logits(self, features: Tensor, points: Tensor, cells: Tensor) -> Tensor:
+        """(N, classes) of ``points`` (N, 1 + columns) that lie in ``cells`` (N,) of the map."""
+        if self.training and len(points) < 2:
+            raise DataError(
+                f"{WHERE} needs at least two points to train; the batch has {len(points)}: take empty frames "
+                "out of the split"
+            )
+        at_point = features.permute(0, 2, 3, 1).flatten(0, 2)[cells]
+        place = [(points[:, 1 + axis] - self.low[axis]) / self.cell[axis] for axis in (0, 1)]
+        offset = torch.stack([value - value.floor() - 0.5 for value in place], dim=1)
+        return self.point_cls(self.point_layers(torch.cat([at_point, points[:, 1:], offset], dim=1)))
+
+    def cells_of(self, points: Tensor, features: Tensor) -> Tensor:
+        """(N,) int64: the cell, of the maps of all samples in a row, of each point; the nearest outside."""
+        _, _, rows, columns = features.shape
+        x, y = ((points[:, 1 + a] - self.low[a]) / self.cell[a] for a in (0, 1))
+        column, row = x.floor().long().clamp(0, columns - 1), y.floor().long().clamp(0, rows - 1)
+        return (points[:, 0].long() * rows + row) * columns + column
+
+    def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        state, weights = self.forward_ret_dict, self.settings.loss_config
+        if "labels" not in state:
+            raise DataError("get_loss needs a forward in train mode first; there was none")
+        parts = {}
+        parts["segment_loss_ce"], parts["segment_loss_lovasz"] = self._losses(
+            state["logits"], state["labels"]
+        )
+        if "cell_labels" in state:
+            both = self._losses(state["cell_logits"], state["cell_labels"])
+            parts["segment_loss_cell"] = (both[0] + both[1]) * weights.cell_weight
+        loss = torch.stack(list(parts.values())).sum()
+        figures = torch.stack([*parts.values(), loss]).tolist()
+        tb_dict = {} if tb_dict is None else tb_dict
+        tb_dict.update(zip([*parts, "segment_loss"], figures, strict=True))
+        return loss, tb_dict
+
+    def add_predictions(self, batch_dict: dict[str, Any], pred_dicts: list[dict[str, Any]]) -> None:
+        """Add to each sample's dict, in eval mode:
+
+        * ``pred_point_labels``: (N_i,) int64, in the order of the sample's rows in ``points``
+        * ``pred_bev_labels``: (H, W) int64, with CELL_LABELS
+        """
+        labels, sample = batch_dict["point_logits"].argmax(dim=1), batch_dict["points"][:, 0].long()
+        for number, prediction in enumerate(pred_dicts):
+            prediction["pred_point_labels"] = labels[sample == number]
+            if "cell_logits" in batch_dict:
+                prediction["pred_bev_labels"] = batch_dict["cell_logits"][number].argmax(dim=0)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy and Lovász-softmax of the rows that count; zero where there are none."""
+        counted, weights = labels != IGNORE, self.settings.loss_config
+        logits, labels = logits[counted].float(), labels[counted]
+        entropy = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
+        total = self.class_weights[labels].sum().clamp(min=1e-6)
+        jaccard = lovasz_softmax(logits.softmax(dim=1), labels) if weights.lovasz_weight else logits.sum() * 0
+        return entropy / total * weights.ce_weight, jaccard * weights.lovasz_weight
+
+    def _spread(self, count: int, device: torch.device) -> Tensor:
+        """Indices of at most MAX_POINTS of ``count`` points, evenly spread."""
+        most = min(self.settings.max_points or count, count)
+        return torch.arange(most, device=device) * count // max(most, 1)
+
+    def _targets(self, batch_dict: dict[str, Any]) -> Tensor:
+        """(N,) labels, 255 in frames without; DataError where they are out of range, or none counts."""
+        points, frames = batch_dict["points"], labelled_frames(batch_dict, "point_labels", WHERE)
+        if "point_labels" not in batch_dict:
+            return torch.full((len(points),), IGNORE, device=points.device)
+        labels = batch_dict["point_labels"].long()
+        if labels.shape != points.shape[:1]:
+            raise DataError(
+                f"{WHERE} needs one label a point; the batch has {len(points)} points and point_labels of "
+                f"shape {tuple(labels.shape)}"
+            )
+        if frames is not None:
+            labels = torch.where(frames[points[:, 0].long()], labels, IGNORE)
+        wrong = (labels != IGNORE) & ((labels < 0) | (labels >= self.num_class))
+        counts = torch.stack([wrong.sum(), (labels != IGNORE).sum()]).tolist()
+        if counts[0]:
+            found = torch.unique(labels[wrong])[:8].tolist()
+            raise DataError(
+                f"point_labels must be 0..{self.num_class - 1} or {IGNORE} (ignore); got {found} in the "
+                f"frames {frame_names(batch_dict)}: map them to the classes of {WHERE}"
+            )
+        if counts[1] == 0 and len(points) and (frames is None or bool(frames.any())):
+            raise DataError(
+                f"a frame with point_labels must have a point that counts; all are {IGNORE} (ignore) in the "
+                f"frames {frame_names(batch_dict, frames)}: leave their labels out, or take the frames out"
+            )
+        return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        return {**self.__dict__, "forward_ret_dict": {}}
+
+
+@torch.no_grad()
+def cell_majority(cells: Tensor, labels: Tensor, classes: int, shape: torch.Size) -> Tensor:
+    """(B * H * W,) int64: the label that most counted points of a cell have, 255 where none counts.
+
+    Args:
+        cells: (N,) int64 index of each point's cell.
+        labels: (N,) int64, 255: does not count.
+        shape: (B, C, H, W) of the map.
+    """
+    counted = labels != IGNORE
+    total = shape[0] * shape[2] * shape[3]
+    votes = torch.bincount(cells[counted] * classes + labels[counted], minlength=total * classes)
+    most, label = votes.view(total, classes).max(dim=1)
+    return torch.where(most > 0, label, IGNORE)
+
+
+def _number_of_classes(settings: SegmentHeadSettings, context: BuildContext) -> int:
+    names = context.semantic_class_names
+    if settings.num_class is None and not names:
+        raise ConfigError(f"{WHERE}: the data set names no semantic classes; set NUM_CLASS")
+    number = settings.num_class or len(names)
+    if names and number != len(names):
+        raise ConfigError(
+            f"{WHERE}: NUM_CLASS must be the number of the data set's semantic classes, {len(names)} "
+            f"({', '.join(names)}); got {number}"
+        )
+    if len(settings.loss_config.class_weights) not in (0, number):
+        raise ConfigError(
+            f"{WHERE}: LOSS_CONFIG.CLASS_WEIGHTS must have {number} entries, one a class, or none; got "
+            f"{len(settings.loss_config.class_weights)}"
+        )
+    return number
