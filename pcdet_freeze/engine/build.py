@@ -42,6 +42,7 @@ from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.engine.scheduler import build_scheduler
 from pcdet_freeze.engine.summary_hook import SummaryHook
 from pcdet_freeze.engine.sync_bn import check_sync_bn
+from pcdet_freeze.engine.task_gradient_hook import TaskGradientHook
 from pcdet_freeze.engine.weights import load_model_state, load_pretrained
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freeze import FreezePlan
@@ -261,6 +262,7 @@ def builtin_hooks(run: Run, test: Data | None) -> list[Hook]:
         last = [EvaluationHook(evaluate, ckpt, args.num_epochs_to_eval, args.start_epoch)]
     return [
         *first,
+        TaskGradientHook(args.logger_iter_interval),
         LogHook(args.logger_iter_interval),
         TensorboardHook(run.folders.tensorboard),
         ProgressHook(),

@@ -56,10 +56,13 @@ def trace(model: nn.Module, batch_dict: dict[str, Any]) -> Reach:
 
 
 def _losses(model: nn.Module, batch_dict: dict[str, Any]) -> dict[str, Tensor]:
-    """Loss of each head, by the head's name; of a detector that tells no heads, the one that it returns."""
+    """Weighed loss of each head, by its name; of a detector that tells no heads, the one that it returns."""
     result = model(batch_dict)
     by_head: Callable[[], Any] | None = getattr(model, "get_head_losses", None)
-    return by_head()[0] if by_head is not None else {"loss": result[0]["loss"]}
+    if by_head is None:
+        return {"loss": result[0]["loss"]}
+    weigh: Callable[[Any], Any] | None = getattr(model, "weigh_losses", None)
+    return by_head()[0] if weigh is None else weigh(by_head()[0])
 
 
 def _keeper(kept: list[Tensor]) -> Callable[[nn.Module, Any, Any], Any]:

@@ -219,8 +219,8 @@ def explain_steps(detector: nn.Module) -> list[str]:
         elif step.how is How.SKIP:
             lines.append(f"{step.name} is skipped in training: {step.why}")
         elif step.unneeded:
-            keys = ", ".join(sorted(step.unneeded))
-            lines.append(f"{step.name} does not make {keys} in training: nothing that runs reads it")
+            keys, one = ", ".join(sorted(step.unneeded)), "it" if len(step.unneeded) == 1 else "them"
+            lines.append(f"{step.name} does not make {keys} in training: nothing that runs reads {one}")
     return lines
 
 

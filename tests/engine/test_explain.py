@@ -18,6 +18,7 @@ from pcdet_freeze.engine.reach import trace
 from pcdet_freeze.freeze import FreezePlan, freeze
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
+from task_cases import task_batch, task_config, task_model
 from toy_parts import Part, toy, toy_batch
 
 SMALL = [
@@ -98,6 +99,13 @@ def test_p6_a_frozen_head_gives_no_loss_and_the_lint_is_told() -> None:
     assert found.heads == ("lane_head",)
     assert any("dense_head is frozen, but" in warning for warning in found.warnings)
     assert any("dense_head gives no loss" in note for note in found.notes)
+
+
+def test_p6_learned_loss_weights_are_reached_by_the_loss_that_they_weigh() -> None:
+    model = task_model(config=task_config("lane") | {"LEARN_LOSS_WEIGHTS": True})
+    found = trace(model, task_batch()).found
+    assert found["lane_head.loss_scale.log_variance"] == ("lane_head",)
+    assert found["dense_head.loss_scale.log_variance"] == ("dense_head",)
 
 
 def test_p6_where_nothing_could_train_the_table_is_there_and_the_error_with_it() -> None:

@@ -22,6 +22,7 @@ from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.progress_hook import ProgressHook
 from pcdet_freeze.engine.summary_hook import SummaryHook
+from pcdet_freeze.engine.task_gradient_hook import TaskGradientHook
 
 
 @pytest.fixture
@@ -52,6 +53,29 @@ def test_skipped_frames_are_counted_and_named(logger: Any, caplog: pytest.LogCap
 
     toy_trainer([Skips(), LogHook()], epochs=1, logger=logger).run()
     assert caplog.messages[-1] == "Skipped 2 bad frames in this epoch: 000003, 000007"
+
+
+def test_gradients_at_the_trunk_are_asked_for_in_the_first_and_in_every_nth_iteration() -> None:
+    asked = []
+
+    class Asks(Hook):
+        def before_epoch(self, trainer: Trainer) -> None:
+            asked.append((trainer.iteration + 1, trainer.model.measure_gradients))
+
+        def after_step(self, trainer: Trainer) -> None:
+            asked.append((trainer.iteration + 1, trainer.model.measure_gradients))
+
+    trainer = toy_trainer([TaskGradientHook(every=3), Asks()])
+    trainer.model.measure_gradients = False
+    trainer.run()
+    assert sorted({iteration for iteration, yes in asked if yes}) == [1, 3, 6, 9]
+    assert trainer.model.measure_gradients is False
+
+
+def test_a_model_that_measures_no_gradients_is_left_alone() -> None:
+    trainer = toy_trainer([TaskGradientHook()], epochs=1)
+    trainer.run()
+    assert not hasattr(trainer.model, "measure_gradients")
 
 
 def scalars(folder: Path) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
 from pcdet_freeze.models.loss_weights import NAME, LossScale, read_learned, read_loss_weights, weigh
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
 from pcdet_freeze.models.settings import raise_faults, read_settings
+from pcdet_freeze.models.trunk_gradients import task_gradient_norms, trunk_of
 
 LOSS_NAMES = {"dense_head": "loss_rpn", "point_head": "loss_point", "roi_head": "loss_rcnn"}
 
@@ -53,6 +54,8 @@ class Detector3DTemplate(nn.Module):
     global_step: Tensor
     reads_train: tuple[str, ...] | None = ()
     """keys of the batch that the detector's own training loss reads; None: not known"""
+    measure_gradients: bool = False
+    """add ``grad_norm_<head>`` to the figures of a training forward (see trunk_gradients)"""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -142,7 +145,11 @@ class Detector3DTemplate(nn.Module):
         for name in losses:
             if isinstance(scale := getattr(getattr(self, name), NAME, None), LossScale):
                 tb_dict[f"loss_weight_{name}"] = scale.weight()
-        return torch.stack(list(self.weigh_losses(losses).values())).sum(), {**tb_dict, **parts}, {}
+        weighed = self.weigh_losses(losses)
+        if self.measure_gradients:
+            norms = task_gradient_norms(weighed, trunk_of(self.module_list))
+            tb_dict |= {f"grad_norm_{name}": norm for name, norm in norms.items()}
+        return torch.stack(list(weighed.values())).sum(), {**tb_dict, **parts}, {}
 
     def weigh_losses(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each head's loss with its weights, as it enters the sum."""

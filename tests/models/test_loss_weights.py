@@ -1,0 +1,100 @@
+"""Several losses become one: fixed weights, learned ones (Kendall et al., 2018), and frozen heads (T1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from task_cases import bare, task_batch, task_config, task_model
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freeze import freeze
+
+HEADS = ("dense_head", "segment_head", "lane_head")
+
+
+def model_of(**keys: Any) -> Any:
+    return task_model(config=task_config("segment", "lane") | keys)
+
+
+def figures(model: Any, batch_dict: dict[str, Any] | None = None) -> tuple[torch.Tensor, dict[str, float]]:
+    result, tb_dict, _ = model.train()(batch_dict or task_batch())
+    return result["loss"], tb_dict
+
+
+def test_the_loss_is_the_sum_of_all_heads_losses() -> None:
+    loss, told = figures(model_of())
+    parts = [told["loss_rpn"], told["loss_segment_head"], told["loss_lane_head"]]
+    assert loss.item() == pytest.approx(sum(parts))
+
+
+def test_loss_weights_weigh_the_sum_and_leave_the_told_losses_alone() -> None:
+    loss, told = figures(model_of(LOSS_WEIGHTS={"segment_head": 0.25, "lane_head": 3}))
+    plain = figures(model_of())[1]
+    assert told == plain
+    wanted = plain["loss_rpn"] + 0.25 * plain["loss_segment_head"] + 3 * plain["loss_lane_head"]
+    assert loss.item() == pytest.approx(wanted)
+
+
+def test_learned_weights_start_at_one_and_are_told() -> None:
+    loss, told = figures(model_of(LEARN_LOSS_WEIGHTS=True))
+    assert loss.item() == pytest.approx(figures(model_of())[0].item())
+    assert {told[f"loss_weight_{name}"] for name in HEADS} == {1.0}
+
+
+def test_a_learned_weight_is_the_formula_of_the_paper() -> None:
+    model = model_of(LEARN_LOSS_WEIGHTS=True, LOSS_WEIGHTS={"lane_head": 2.0})
+    with torch.no_grad():
+        for number, name in enumerate(HEADS):
+            getattr(model, name).loss_scale.log_variance.fill_(0.3 * number)
+    losses = list(model.train()(task_batch())[1].values())[:3]
+    s = torch.tensor([0.0, 0.3, 0.6])
+    wanted = (torch.tensor(losses) * torch.tensor([1.0, 1.0, 2.0]) * torch.exp(-s) + s / 2).sum()
+    assert figures(model)[0].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_learned_weight_settles_where_the_variance_is_that_of_the_loss() -> None:
+    scale = model_of(LEARN_LOSS_WEIGHTS=True).lane_head.loss_scale
+    optimizer = torch.optim.SGD(scale.parameters(), lr=0.5)
+    for _ in range(200):
+        optimizer.zero_grad()
+        scale(torch.tensor(3.0)).backward()
+        optimizer.step()
+    assert scale.weight() == pytest.approx(1 / 6, rel=1e-3)
+
+
+def test_t1_the_learned_weight_of_a_frozen_head_is_frozen_with_it() -> None:
+    model = model_of(LEARN_LOSS_WEIGHTS=True)
+    handle = freeze(model, ["vfe", "backbone_2d.blocks", "backbone_2d.deblocks", "dense_head"])
+    _, told = figures(model)
+    assert "loss_weight_dense_head" not in told and "loss_weight_lane_head" in told
+    live = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert "lane_head.loss_scale.log_variance" in live
+    assert "dense_head.loss_scale.log_variance" not in live
+    assert "dense_head.loss_scale.log_variance" in handle.certificate().to_plain()["digests"]
+
+
+def test_a_batch_without_labels_of_a_task_leaves_its_learned_weight_alone() -> None:
+    model = model_of(LEARN_LOSS_WEIGHTS=True)
+    loss, _ = figures(model, bare(task_batch(), "lane_map"))
+    loss.backward()
+    assert model.lane_head.loss_scale.log_variance.grad == 0
+    assert model.segment_head.loss_scale.log_variance.grad != 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"LOSS_WEIGHTS": {"lane": 1.0}},
+            "LOSS_WEIGHTS.lane is no head of this model; heads: dense_head, seg",
+        ),
+        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be a number, 0 or above; got -1"),
+        ({"LOSS_WEIGHTS": [1, 1]}, "LOSS_WEIGHTS must be a section"),
+        ({"LEARN_LOSS_WEIGHTS": 1}, "LEARN_LOSS_WEIGHTS must be true or false; got 1"),
+    ],
+)
+def test_a_fault_in_the_weights_is_one_clear_error(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model_of(**keys)
