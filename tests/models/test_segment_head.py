@@ -12,7 +12,7 @@ from task_cases import SEMANTIC, bare, task_batch, task_config, task_model, unla
 
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.task_heads.lovasz import lovasz_softmax
-from pcdet_freeze.models.task_heads.segment_head import cell_majority
+from pcdet_freeze.models.task_heads.segment_head import cell_majority, cell_means
 
 
 def head_config(**settings: Any) -> dict[str, Any]:
@@ -48,6 +48,15 @@ def test_a_point_sees_the_map_at_its_own_cell() -> None:
     )
     flat = head.cells_of(points, features)
     assert flat.tolist() == [0, 2 * 32 * 32 - 1, 2 * 32 * 32 - 1, 16 * 32 + 9]
+
+
+def test_a_point_is_told_from_the_mean_of_its_cell() -> None:
+    columns = torch.tensor([[1.0, 0.5], [3.0, 0.25], [7.0, 1.0]])
+    wanted = torch.tensor([[2.0, 0.375], [2.0, 0.375], [7.0, 1.0]])
+    assert torch.equal(cell_means(columns, torch.tensor([4, 4, 1])), wanted)
+    shuffled = torch.randperm(500)
+    many, cells = torch.randn(500, 3), torch.randint(0, 20, (500,))
+    assert torch.equal(cell_means(many, cells)[shuffled], cell_means(many[shuffled], cells[shuffled]))
 
 
 def test_cells_get_a_class_where_the_config_asks_for_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,10 +72,12 @@ class ToyBackbone(Part):
         if settings.get("MADE_BY", True):
             self.made_by = {"features": ("blocks", "deblocks"), "lane_features": ("blocks", "lane_deblocks")}
 
-    def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+    def forward(self, batch_dict: dict[str, Any], skip: Collection[str] = ()) -> dict[str, Any]:
         self.note()
         x = self.blocks(batch_dict["low"])
-        batch_dict["features"], batch_dict["lane_features"] = self.deblocks(x), self.lane_deblocks(x)
+        for key, branch in (("features", self.deblocks), ("lane_features", self.lane_deblocks)):
+            if key not in skip:
+                batch_dict[key] = branch(x)
         return batch_dict
 
 

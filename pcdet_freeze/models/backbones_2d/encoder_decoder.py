@@ -1,10 +1,9 @@
-"""A small encoder-decoder on a BEV map, with skips at every level (U-Net, arXiv:1505.04597)."""
+"""A small encoder-decoder on a BEV map: coarse levels are added to fine ones (FPN, arXiv:1612.03144)."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +31,7 @@ class EncoderDecoder(nn.Module):
         self, channels: int, widths: tuple[int, ...], layer_nums: tuple[int, ...], momentum: float
     ) -> None:
         super().__init__()
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.down, self.lateral, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
             layers = conv_norm_relu(channels, width, momentum, stride=2 if level else 1)
             for _ in range(layer_nums[level]):
@@ -40,7 +39,8 @@ class EncoderDecoder(nn.Module):
             self.down.append(nn.Sequential(*layers))
             channels = width
         for fine, coarse in pairwise(widths):
-            self.up.append(nn.Sequential(*conv_norm_relu(fine + coarse, fine, momentum)))
+            self.lateral.append(nn.Conv2d(coarse, fine, 1))
+            self.up.append(nn.Sequential(*conv_norm_relu(fine, fine, momentum)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode, then go back up; maps of odd size meet because the coarse one is stretched to the fine."""
@@ -48,6 +48,7 @@ class EncoderDecoder(nn.Module):
         for down in self.down:
             x = down(x)
             levels.append(x)
-        for up, fine in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
-            x = up(torch.cat([fine, F.interpolate(x, size=fine.shape[2:])], dim=1))
+        for level in range(len(self.up) - 1, -1, -1):
+            fine = levels[level]
+            x = self.up[level](fine + F.interpolate(self.lateral[level](x), size=fine.shape[2:]))
         return x

@@ -21,7 +21,7 @@ IGNORE = 255
 
 @TASK_HEADS.register
 class SegmentHead(nn.Module):
-    """Shared layers on each point, which see the map's features in its cell beside its own columns.
+    """Shared layers on each point, which see the map's features in its cell beside the point itself.
 
     ``forward_ret_dict`` holds the last forward's logits and, in train mode, targets, until the next forward;
     copies and pickles of the head leave it out.
@@ -44,7 +44,7 @@ class SegmentHead(nn.Module):
             (context.point_cloud_range[4] - self.low[1]) / given.height,
         )
         layers: list[nn.Module] = []
-        width = given.channels + context.num_point_features + 2
+        width = given.channels + 2 * context.num_point_features + 2
         for wider in settings.point_filters:
             layers += [nn.Linear(width, wider, bias=False), nn.BatchNorm1d(wider, eps=1e-3), nn.ReLU()]
             width = wider
@@ -72,14 +72,14 @@ class SegmentHead(nn.Module):
         cell_logits = None if self.cell_cls is None else self.cell_cls(features)
         if not self.training:
             self.forward_ret_dict = {}
-            batch_dict["point_logits"] = self.point_logits(features, points, cells)
+            batch_dict["point_logits"] = self.point_logits(features, self.describe(points, cells), cells)
             if cell_logits is not None:
                 batch_dict["cell_logits"] = cell_logits
             return batch_dict
         labels = self._targets(batch_dict)
         chosen = self._spread(len(points), points.device)
         self.forward_ret_dict = {
-            "logits": self.point_logits(features, points[chosen], cells[chosen]),
+            "logits": self.point_logits(features, self.describe(points, cells)[chosen], cells[chosen]),
             "labels": labels[chosen],
         }
         if cell_logits is not None:
@@ -89,17 +89,22 @@ class SegmentHead(nn.Module):
             )
         return batch_dict
 
-    def point_logits(self, features: Tensor, points: Tensor, cells: Tensor) -> Tensor:
-        """(N, classes) of ``points`` (N, 1 + columns) that lie in ``cells`` (N,) of the map."""
-        if self.training and len(points) < 2:
+    def describe(self, points: Tensor, cells: Tensor) -> Tensor:
+        """(N, 2 columns + 2): a point's columns, less their mean in its cell, and its offset in the cell."""
+        place = [(points[:, 1 + axis] - self.low[axis]) / self.cell[axis] for axis in (0, 1)]
+        offset = torch.stack([value - value.floor() - 0.5 for value in place], dim=1)
+        columns = points[:, 1:]
+        return torch.cat([columns, columns - cell_means(columns, cells), offset], dim=1)
+
+    def point_logits(self, features: Tensor, described: Tensor, cells: Tensor) -> Tensor:
+        """(N, classes) of points that are ``described`` and lie in ``cells`` (N,) of the map."""
+        if self.training and len(cells) < 2:
             raise DataError(
-                f"{WHERE} needs at least two points to train; the batch has {len(points)}: take empty frames "
+                f"{WHERE} needs at least two points to train; the batch has {len(cells)}: take empty frames "
                 "out of the split"
             )
         at_point = features.permute(0, 2, 3, 1).flatten(0, 2)[cells]
-        place = [(points[:, 1 + axis] - self.low[axis]) / self.cell[axis] for axis in (0, 1)]
-        offset = torch.stack([value - value.floor() - 0.5 for value in place], dim=1)
-        return self.point_cls(self.point_layers(torch.cat([at_point, points[:, 1:], offset], dim=1)))
+        return self.point_cls(self.point_layers(torch.cat([at_point, described], dim=1)))
 
     def cells_of(self, points: Tensor, features: Tensor) -> Tensor:
         """(N,) int64: the cell, of the maps of all samples in a row, of each point; the nearest outside."""
@@ -183,6 +188,22 @@ class SegmentHead(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
+
+
+@torch.no_grad()
+def cell_means(columns: Tensor, cells: Tensor) -> Tensor:
+    """(N, C): the mean of ``columns`` (N, C) over all points that share a row's cell.
+
+    Sums count in whole 65536ths, so their order does not matter: the result is the same to the bit each time,
+    on a GPU too.
+    """
+    if len(cells) == 0:
+        return columns
+    count = int(cells.max()) + 1
+    whole = (columns.double() * 65536).round().long()
+    total = whole.new_zeros(count, columns.shape[1]).index_add_(0, cells, whole)
+    points = torch.bincount(cells, minlength=count)
+    return (total / (65536.0 * points.clamp(min=1).unsqueeze(1)))[cells].to(columns.dtype)
 
 
 @torch.no_grad()
