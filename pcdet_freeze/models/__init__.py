@@ -14,7 +14,15 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 
 # importing the rooms registers their classes
-from pcdet_freeze.models import backbones_2d, backbones_3d, dense_heads, detectors, map_to_bev, task_heads, vfe
+from pcdet_freeze.models import (
+    backbones_2d,
+    backbones_3d,
+    dense_heads,
+    detectors,
+    map_to_bev,
+    task_heads,
+    vfe,
+)
 from pcdet_freeze.models.families import PLUGIN
 from pcdet_freeze.models.registry import (
     BACKBONES_2D,
