@@ -1,0 +1,39 @@
+"""One table of the stages of a multi-task training: a column a stage, and baselines beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ROWS = (
+    ("iterations", "iterations", "{}"),
+    ("Car AP 3D R40, moderate, IoU 0.5", "Car_3d_0.50/moderate_R40", "{:.1f}"),
+    ("segmentation mIoU", "segmentation/mIoU", "{:.1f}"),
+    ("segmentation, IoU of the worst class", "worst", "{:.1f}"),
+    ("lane F1, one cell of tolerance", "lane/F1", "{:.3f}"),
+    ("lane F1 of the right line", "lane/class_F1", "{:.3f}"),
+    ("lane polylines, Chamfer distance, m", "lane/chamfer_m", "{:.2f}"),
+    ("boxes", "boxes", "{}"),
+)
+
+
+def stage_table(columns: Mapping[str, Mapping[str, Any]], last: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Text; figures that a column lacks are a dash.
+
+    Args:
+        columns: head of the column -> figures by the keys of ``result.json`` and ``run.json``.
+        last: further rows, name and cells.
+    """
+    filled = [_with_worst(figures) for figures in columns.values()]
+    rows = [("", list(columns))]
+    rows += [(n, [f.format(c[key]) if key in c else "-" for c in filled]) for n, key, f in ROWS]
+    times = [column.get("seconds_per_iteration", {}).get("batch") for column in filled]
+    rows += [("seconds an iteration (median)", ["-" if t is None else f"{t:.3f}" for t in times])]
+    rows += [(name, list(cells)) for name, cells in last]
+    wide = max(len(cell) for _, cells in rows for cell in cells) + 2
+    return "\n".join(f"{name:<37}" + "".join(f"{cell:>{wide}}" for cell in cells) for name, cells in rows)
+
+
+def _with_worst(figures: Mapping[str, Any]) -> dict[str, Any]:
+    ious = [value for key, value in figures.items() if key.startswith("segmentation/IoU/")]
+    return {**figures, "worst": min(ious)} if ious else dict(figures)
