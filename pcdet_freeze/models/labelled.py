@@ -28,12 +28,12 @@ def labelled_frames(batch_dict: dict[str, Any], label: str, who: str) -> Tensor 
     return None if flags is None else torch.as_tensor(flags)
 
 
-def boxes_to_learn(batch_dict: dict[str, Any], who: str) -> tuple[Tensor, Tensor | None]:
-    """``gt_boxes`` (B, G, 8 + C), zero rows where a frame has none, and the frames that count (None: all)."""
+def boxes_to_learn(batch_dict: dict[str, Any], who: str, columns: int = 8) -> tuple[Tensor, Tensor | None]:
+    """``gt_boxes`` (B, G, columns), zero rows where a frame has none; the frames that count (None: all)."""
     flags = labelled_frames(batch_dict, "gt_boxes", who)
     if "gt_boxes" not in batch_dict:
         assert flags is not None
-        return torch.zeros(len(flags), 1, 8, device=flags.device), flags
+        return torch.zeros(len(flags), 1, columns, device=flags.device), flags
     return batch_dict["gt_boxes"], flags
 
 

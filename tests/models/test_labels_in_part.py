@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from center_cases import center_batch, center_model
+from center_cases import center_batch, center_config, center_model
 from task_cases import bare, grads, task_batch, task_model, unlabelled
 
 LABELS = {"gt_boxes": "loss_rpn", "point_labels": "loss_segment_head", "lane_map": "loss_lane_head"}
@@ -78,6 +78,14 @@ def test_centre_heads_learn_from_labelled_frames_only_too() -> None:
     state = model.dense_head.forward_ret_dict
     assert [len(targets.heatmaps) for targets in state["targets"]] == [1] * len(state["targets"])
     loss = model.train()(unlabelled_boxes(given, [False, False]))[0]["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_batch_without_boxes_fits_heads_with_velocities_too() -> None:
+    model = center_model(center_config(velocity=True))
+    loss = model.train()(bare(center_batch(), "gt_boxes"))[0]["loss"]
     loss.backward()
     assert loss == 0
     assert all(p.grad is not None for p in model.parameters())

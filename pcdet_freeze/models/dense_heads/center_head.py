@@ -79,8 +79,9 @@ class CenterHead(nn.Module):
         self.class_names_each_head, self.classes = _groups(settings, context.class_names)
         self.geometry = _geometry(settings.target_assigner_config.feature_map_stride, context, given)
         boxes = settings.separate_head_cfg.head_dict
+        self.with_velocity = "vel" in boxes
         self.target_assigners = [
-            CenterTargetAssigner(group, self.geometry, settings.target_assigner_config, "vel" in boxes)
+            CenterTargetAssigner(group, self.geometry, settings.target_assigner_config, self.with_velocity)
             for group in self.classes
         ]
         self.shared_conv = conv_norm_relu(given.channels, settings.shared_conv_channel, settings)
@@ -109,7 +110,7 @@ class CenterHead(nn.Module):
         shared = self.shared_conv(batch_dict["spatial_features_2d"])
         state: dict[str, Any] = {"pred_dicts": [head(shared) for head in self.heads_list]}
         if self.training:
-            gt_boxes, labelled = boxes_to_learn(batch_dict, WHERE)
+            gt_boxes, labelled = boxes_to_learn(batch_dict, WHERE, 10 if self.with_velocity else 8)
             state["targets"] = self.assign_targets(gt_boxes)
             if labelled is not None:
                 state["pred_dicts"] = [
