@@ -21,6 +21,7 @@ from pcdet_freeze.models.dense_heads.losses import (
     sine_difference,
 )
 from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
+from pcdet_freeze.models.labelled import boxes_to_learn
 from pcdet_freeze.ops.boxes import limit_period
 
 State = dict[str, Any]
@@ -88,11 +89,17 @@ class AnchorHead(nn.Module):
             spatial_features_2d: (B, C, H, W)
             gt_boxes (train): (B, G, 8 + V) [x, y, z, dx, dy, dz, heading, V further columns (velocity),
                 class from 1], metres and radians in the LiDAR frame, zero rows as padding; never written to
+            has_gt_boxes (train, optional): (B,) bool, frames that are labelled; all where it is missing
         Writes (in eval mode, or with PREDICT_BOXES_WHEN_TRAINING): see ``write_predictions``
         """
         state = self.predict(batch_dict["spatial_features_2d"])
         if self.training:
-            state.update(self.assign_targets(self._labels_of(batch_dict)))
+            gt_boxes, labelled = boxes_to_learn(batch_dict, self.where, self.box_coder.box_columns + 1)
+            self._check_columns(gt_boxes)
+            state.update(self.assign_targets(gt_boxes))
+            if labelled is not None:
+                state["labelled"] = labelled
+                state["box_cls_labels"] = state["box_cls_labels"].where(labelled.unsqueeze(1), -1)
         self.forward_ret_dict = state
         if not self.training or self.predict_boxes_when_training:
             self.write_predictions(batch_dict, state)
@@ -153,15 +160,14 @@ class AnchorHead(nn.Module):
             wanted = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
             total = total + (sigmoid_focal_loss(logits, wanted).sum(dim=-1) * share[:, own]).sum()
             begin = own.stop
-        return total / len(labels) * weights.cls_weight
+        return total / self._samples() * weights.cls_weight
 
     def get_box_reg_layer_loss(self) -> dict[str, Tensor]:
         """Box loss and direction loss of the positives, over each sample's number of positives."""
         state, weights = self.forward_ret_dict, self.settings.loss_config.loss_weights
         labels = state["box_cls_labels"]
-        samples = len(labels)
         sample, index = (labels > 0).nonzero(as_tuple=True)
-        share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / samples
+        share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / self._samples()
         targets = state["box_reg_targets"][sample, index]
         predicted = self.rows(state["box_preds"])[sample, index].float()
         wanted = only_wanted(predicted, targets)
@@ -184,19 +190,19 @@ class AnchorHead(nn.Module):
         # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
-    def _labels_of(self, batch_dict: dict[str, Any]) -> Tensor:
-        if "gt_boxes" not in batch_dict:
-            raise DataError(
-                f"{self.where} needs gt_boxes to train; the batch has none: freeze the head, or add labels"
-            )
-        gt_boxes: Tensor = batch_dict["gt_boxes"]
+    def _samples(self) -> Tensor | int:
+        """How many samples are labelled, at least 1."""
+        labelled = self.forward_ret_dict.get("labelled")
+        labels = self.forward_ret_dict["box_cls_labels"]
+        return len(labels) if labelled is None else labelled.sum().clamp(min=1)
+
+    def _check_columns(self, gt_boxes: Tensor) -> None:
         if gt_boxes.shape[-1] != self.box_coder.box_columns + 1:
             raise DataError(
                 f"{self.where} codes boxes of {self.box_coder.box_columns} columns, so gt_boxes must have "
                 f"{self.box_coder.box_columns + 1}, the last the class; got {gt_boxes.shape[-1]}: set "
                 "BOX_CODER_CONFIG.code_size to the columns of a box (9 with velocity)"
             )
-        return gt_boxes
 
 
 def _check_map(generator: AnchorGenerator, given: Features, where: str) -> None:
