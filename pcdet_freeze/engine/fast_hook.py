@@ -10,8 +10,7 @@ from torch import nn
 from pcdet_freeze.engine.hooks import ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.rng import untouched_rng
-from pcdet_freeze.freeze import FreezeHandle
-from pcdet_freeze.freeze.fast import FastForward
+from pcdet_freeze.freeze.fast import FastForward, Options, Renewed
 
 
 class FastHook(ConfiguredHook):
@@ -21,11 +20,11 @@ class FastHook(ConfiguredHook):
     Evaluations, and forwards of anything but the trainer's own model, run as they are written.
     """
 
-    def __init__(self, handle: FreezeHandle) -> None:
-        self.fast = FastForward(handle.model, handle.plan.fuse)
+    def __init__(self, model: nn.Module, options: Options) -> None:
+        self.renewed = Renewed(model, options)
         self._watched: nn.Module | None = None
         self._handles: list[Any] = []
-        self._running = False
+        self._running: FastForward | None = None
 
     def describe(self) -> str:
         return ""
@@ -47,8 +46,7 @@ class FastHook(ConfiguredHook):
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             if module is self._watched and module.training:
                 self.prepare(trainer, *args, **kwargs)
-                self._running = True
-                self.fast.__enter__()
+                self._running = self.renewed.fast.__enter__()
 
         # first of all hooks, and last: what others do to the model meets it as it is
         self._handles = [
@@ -59,14 +57,14 @@ class FastHook(ConfiguredHook):
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Plan for a training forward with these arguments, if there is no plan yet, and log it."""
         with untouched_rng():
-            made = self.fast.prepare(*args, **kwargs)
-        for line in self.fast.plan.lines() if made else []:
+            made = self.renewed.prepare(*args, **kwargs)
+        for line in self.renewed.plan.lines() if made else []:
             trainer.logger.info("%s", line)
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._running:
-            self._running = False
-            self.fast.__exit__(None, None, None)
+        running, self._running = self._running, None
+        if running is not None:
+            running.__exit__(None, None, None)
 
     def _stop(self) -> None:
         for handle in self._handles:

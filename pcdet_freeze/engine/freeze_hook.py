@@ -26,6 +26,7 @@ from pcdet_freeze.errors import CertificateError, ConfigError
 from pcdet_freeze.freeze import FreezePlan, freeze
 from pcdet_freeze.freeze.certificate import compare_digests
 from pcdet_freeze.freeze.dataflow import explain_steps, require_loss
+from pcdet_freeze.freeze.fast import Options
 from pcdet_freeze.freeze.lint import lint
 from pcdet_freeze.freeze.schedule import Span, span_at, timeline
 
@@ -80,7 +81,8 @@ class MultiTaskFreezeHook(ConfiguredHook):
         return _apart(self.span)
 
     def companions(self) -> Sequence[ConfiguredHook]:
-        fast = [FastHook(self.handle)] if self.handle.plan.parameters else []
+        options = Options.of(self.plan)
+        fast = [FastHook(self.handle.model, options)] if self.plan.parameters else []
         return *fast, FirstStepsHook(self), BehaviourHook(self)
 
     def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:

@@ -28,11 +28,12 @@ DEFAULTS: dict[str, Any] = {
     "IGNORE": (),
     "FUSE": True,
     "PREFIX_DTYPE": "float32",
+    "CHANNELS_LAST": False,
     "COMPILE": False,
     "CACHE": None,
     "SCHEDULE": (),
 }
-NOT_BUILT = ("PREFIX_DTYPE", "COMPILE", "CACHE")
+NOT_BUILT = ("CACHE",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class FreezePlan:
     fuse: bool | str = True
     """Training forwards compute layers as one where that is exact but for rounding; ``force``: under autocast
     and TF32 too. False: every layer by itself."""
+    prefix_dtype: str = "float32"
+    """``bfloat16``: what the frozen prefix computes in, in training forwards."""
+    channels_last: bool = False
+    """Maps inside the frozen prefix lie channel by channel in memory, in training forwards."""
+    compile: bool = False
+    """torch.compile the frozen prefix, for training forwards."""
 
     def __post_init__(self) -> None:
         faults = entry_faults(self.entries)
@@ -72,7 +79,8 @@ class FreezePlan:
             faults.append(f"{BLOCK}.PARAMETERS must be True or False; got {self.parameters!r}")
         if not isinstance(self.allow_random, bool):
             faults += _list_faults("ALLOW_RANDOM", self.allow_random, "True, False or ")
-        faults += option_faults("FUSE", self.fuse)
+        for key in ("FUSE", "PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE"):
+            faults += option_faults(key, getattr(self, key.lower()))
         phases, schedule_faults = read_schedule(self.schedule)
         object.__setattr__(self, "schedule", phases)
         _raise(faults + schedule_faults + self._idle_schedule())
@@ -161,8 +169,10 @@ def read_block(block: object) -> tuple[dict[str, Any], list[str]]:
 
 def option_faults(key: str, value: object) -> list[str]:
     """What is wrong with one value of the FREEZE block."""
-    if key == "PARAMETERS" and not isinstance(value, bool):
-        return [f"{BLOCK}.PARAMETERS must be True or False; got {value!r}"]
+    if key in ("PARAMETERS", "CHANNELS_LAST", "COMPILE") and not isinstance(value, bool):
+        return [f"{BLOCK}.{key} must be True or False; got {value!r}"]
+    if key == "PREFIX_DTYPE" and value not in ("float32", "bfloat16"):
+        return [f"{BLOCK}.PREFIX_DTYPE must be float32 or bfloat16; got {value!r}"]
     if key == "SHARED" and value not in ("error", "freeze"):
         return [f"{BLOCK}.SHARED must be 'error' or 'freeze'; got {value!r}"]
     if key == "FUSE" and not isinstance(value, bool) and value != "force":

@@ -21,9 +21,11 @@ def run(*words: str) -> int:
 def test_a_run_prints_a_table_and_writes_a_list_of_objects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--freeze", "[vfe, backbone_2d.blocks]", "--json", str(tmp_path / "new" / "rows.json")) == 0
+    file = tmp_path / "new" / "rows.json"
+    words = ["--variants", "bn_only,requires_grad,exact", "--freeze", "[vfe, backbone_2d.blocks]"]
+    assert run(*words, "--json", str(file)) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = json.loads((tmp_path / "new" / "rows.json").read_text())
+    rows = json.loads(file.read_text())
     assert [row["variant"] for row in rows] == ["none", "bn_only", "requires_grad", "exact"]
     assert all(row.keys() >= KEYS for row in rows)
     assert max(map(len, lines)) <= 100

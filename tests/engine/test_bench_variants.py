@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench_toys import CFG, small_cfg, subject, toy_contenders
+from bench_toys import small_cfg, subject, toy_contenders
 
-from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.engine.bench import BUILT, NOT_BUILT, RandomScenes, build_contenders, counting
+from pcdet_freeze.engine.bench import BUILT, NOT_BUILT, RandomScenes, build_contenders
 from pcdet_freeze.engine.bench.certifying import certificate_cost
 from pcdet_freeze.engine.bench.holding import holding_cost
 from pcdet_freeze.engine.bench.steps import compare_steps
@@ -22,10 +21,12 @@ EXACT = ("flops", "saved_bytes", "peak_bytes", "checkpoint_bytes", "optimizer_by
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, dict[str, Any]]:
-    """All variants of the small PointPillar, each with one timed round."""
+    """The variants of the small PointPillar that need no compiler, each with one timed round."""
     cfg = small_cfg()
     model, batch = subject(cfg)
-    made = compare_steps(build_contenders(model, cfg, batch, tuple(BUILT)), rounds=1)
+    made = compare_steps(
+        build_contenders(model, cfg, batch, [name for name in BUILT if name != "compile"]), rounds=1
+    )
     return {row["variant"]: row for row in made}
 
 
@@ -70,16 +71,6 @@ def test_every_ratio_is_the_figure_against_nothing_frozen(rows: dict[str, dict[s
         assert row["rounds"] == 1 and row["seconds"] > 0
 
 
-def test_the_default_list_on_the_committed_grid_saves_three_fifths_of_the_flops_and_bytes() -> None:
-    cfg = cfg_from_yaml_file(CFG)
-    model, batch = subject(cfg, batch_size=1)
-    none, exact = build_contenders(model, cfg, batch, ["exact"])
-    fixed = [*batch.values(), *none.trainer.model.parameters(), *exact.trainer.model.parameters()]
-    saved = [counting.count_saved_bytes(one.step, fixed) for one in (none, exact)]
-    assert counting.count_flops(exact.step) <= 0.40 * counting.count_flops(none.step)
-    assert saved[1] <= 0.40 * saved[0]
-
-
 def test_a_step_leaves_the_model_and_the_batch_of_the_others_alone() -> None:
     cfg = small_cfg()
     model, batch = subject(cfg)
@@ -112,10 +103,10 @@ def test_nothing_frozen_always_takes_part_and_comes_first() -> None:
 
 
 def test_variants_that_do_not_exist_and_those_that_are_not_built_are_told_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"not built yet: bf16.*unknown: 'fast'") as error:
-        toy_contenders("fast", "bf16")
+    with pytest.raises(ConfigError, match=r"not built yet: cached.*unknown: 'fast'") as error:
+        toy_contenders("fast", "cached")
     assert all(name in str(error.value) for name in BUILT)
-    assert set(NOT_BUILT) == {"bf16_prefix", "bf16", "cached", "compile"}
+    assert set(NOT_BUILT) == {"cached"}
 
 
 def test_a_list_is_needed_to_freeze_anything() -> None:

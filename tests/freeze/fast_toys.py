@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freeze import freeze
-from pcdet_freeze.freeze.fast import FastForward
+from pcdet_freeze.freeze.fast import Options, Renewed
 
 Gradients = dict[str, torch.Tensor]
 
@@ -68,18 +68,16 @@ def frozen_model(names: Sequence[str], model: nn.Module | None = None) -> nn.Mod
     return model.train()
 
 
-def gradients(
-    model: nn.Module, fuse: bool | str | None, x: Any = None
-) -> tuple[float, Gradients, FastForward]:
+def gradients(model: nn.Module, fuse: bool | str | None, x: Any = None) -> tuple[float, Gradients, Renewed]:
     """Loss and gradients of one training forward of a copy; ``fuse=None`` runs it as it is written."""
     model = copy.deepcopy(model)
     x = image() if x is None else x
-    fast = FastForward(model, bool(fuse) if fuse is None else fuse)
+    fast = Renewed(model, Options(bool(fuse) if fuse is None else fuse))
     if fuse is None:
         loss = model(x)
     else:
         fast.prepare(x)
-        with fast:
+        with fast.fast:
             loss = model(x)
     loss.backward()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freeze.fast import FastForward
+from pcdet_freeze.freeze.fast import Options, Renewed
 from pcdet_freeze.freeze.fast.folding import folded_weights
 from pcdet_freeze.freeze.fast.outputs import recorded, relative
 
@@ -23,8 +23,8 @@ PAIRS = (
 )
 
 
-def fast_of(model: nn.Module, x: torch.Tensor | None = None, fuse: bool | str = True) -> FastForward:
-    fast = FastForward(model, fuse)
+def fast_of(model: nn.Module, x: torch.Tensor | None = None, fuse: bool | str = True) -> Renewed:
+    fast = Renewed(model, Options(fuse))
     fast.prepare(image() if x is None else x)
     return fast
 
@@ -71,7 +71,7 @@ def test_f5_pairs_of_the_prefix_are_folded_and_features_stay_within_2e_6() -> No
     blocks = [(f"{i}", block) for i, block in enumerate(model.backbone_2d.blocks)]
     with recorded(blocks) as plain:
         model(image())
-    with recorded(blocks) as folded, fast:
+    with recorded(blocks) as folded, fast.fast:
         model(image())
     assert fast.plan.folds == PAIRS
     differences = [relative(plain[key][0], folded[key][0]) for key in plain]
@@ -96,7 +96,7 @@ def test_f5_a_folded_norm_layer_does_nothing_in_training_and_everything_in_eval(
 
     nn.BatchNorm2d.forward = count  # type: ignore[method-assign]
     try:
-        with fast:
+        with fast.fast:
             model(image())
         assert len(ran) == 2  # those of the two live deblocks
         model(image())
@@ -109,7 +109,7 @@ def test_f5_module_state_and_parameters_are_untouched() -> None:
     model = frozen_model(BLOCKS)
     state = {name: value.clone() for name, value in model.backbone_2d.blocks.state_dict().items()}
     objects = list(map(id, model.parameters()))
-    with fast_of(model):
+    with fast_of(model).fast:
         model(image()).backward()
     assert all(
         torch.equal(value, state[name]) for name, value in model.backbone_2d.blocks.state_dict().items()
@@ -121,7 +121,7 @@ def test_f5_module_state_and_parameters_are_untouched() -> None:
 def test_f5_folding_is_renewed_by_itself_when_frozen_tensors_change(how: str) -> None:
     model, other = frozen_model(BLOCKS), Detector()
     fast = fast_of(model)
-    with fast:
+    with fast.fast:
         model(image())
     for parameter in other.parameters():
         nn.init.normal_(parameter, std=0.1)
@@ -134,7 +134,7 @@ def test_f5_folding_is_renewed_by_itself_when_frozen_tensors_change(how: str) ->
     else:
         model.backbone_2d.blocks[0][0].weight = nn.Parameter(torch.ones(8, 3, 3, 3), requires_grad=False)
     plain = model.backbone_2d.blocks[0](image())
-    with recorded([("0", model.backbone_2d.blocks[0])]) as found, fast:
+    with recorded([("0", model.backbone_2d.blocks[0])]) as found, fast.fast:
         model(image())
     assert relative(plain, found["0"][0]) < 1e-6
 
@@ -201,7 +201,7 @@ def test_f5_a_layer_whose_norm_stays_away_in_a_later_step_is_an_error_that_names
     model = frozen_model(BLOCKS)
     fast = fast_of(model)
     model.backbone_2d.blocks[0] = model.backbone_2d.blocks[0][:1]
-    with pytest.raises(FreezeError, match="FUSE: False"), fast:
+    with pytest.raises(FreezeError, match="FUSE: False"), fast.fast:
         model(image())
 
 
@@ -219,7 +219,7 @@ def test_f5_folding_stops_where_autocast_begins_later() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with recorded([("0", model.backbone_2d.blocks[0])]) as plain:
             model(image())
-        with recorded([("0", model.backbone_2d.blocks[0])]) as found, fast:
+        with recorded([("0", model.backbone_2d.blocks[0])]) as found, fast.fast:
             model(image())
     assert torch.equal(plain["0"][0], found["0"][0])
 
@@ -236,7 +236,7 @@ def test_f5_convolutions_that_read_one_map_are_computed_as_one_with_their_own_gr
 
     nn.Conv2d._conv_forward = count  # type: ignore[method-assign]
     try:
-        with fast:
+        with fast.fast:
             model(image()).backward()
     finally:
         nn.Conv2d._conv_forward = inner  # type: ignore[method-assign]
@@ -258,7 +258,7 @@ def test_f5_a_sibling_with_another_input_in_a_later_step_runs_by_itself() -> Non
     model.apart = True
     twin = copy.deepcopy(model)
     twin(image()).backward()
-    with fast:
+    with fast.fast:
         model(image()).backward()
     assert fast.plan.siblings
     assert relative(twin.head["box"].weight.grad, model.head["box"].weight.grad) < 1e-5

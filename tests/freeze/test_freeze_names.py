@@ -132,9 +132,7 @@ def test_n3_the_key_beside_model_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("COMPILE", True),
         ("CACHE", "/tmp"),
-        ("PREFIX_DTYPE", "bfloat16"),
     ],
 )
 def test_a_key_that_is_not_built_yet_is_an_error(key: str, value: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from pointpillar_golden import Golden
 
 from pcdet_freeze.freeze import freeze
-from pcdet_freeze.freeze.fast import FastForward
+from pcdet_freeze.freeze.fast import Options, Renewed
 from pcdet_freeze.freeze.fast.outputs import relative
 
 LIST = ["vfe", "backbone_2d.blocks"]
@@ -33,10 +33,10 @@ def runs(golden: Golden) -> dict[Any, Any]:
 
 
 def run(model: Any, batch: dict[str, Any], fuse: bool | None) -> Any:
-    fast = FastForward(model, bool(fuse))
+    fast = Renewed(model, Options(bool(fuse)))
     if fuse is not None:
         fast.prepare(dict(batch))
-    with fast:
+    with fast.fast:
         loss = model(batch)[0]["loss"]
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

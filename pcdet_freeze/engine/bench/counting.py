@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ from pcdet_freeze.engine.checkpoint import checkpoint_state
 from pcdet_freeze.engine.loop import Trainer
 
 Step = Callable[[], Any]
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled functions run as they are written, where torch can do that: counters see into them then."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")
 
 
 def count_flops(step: Step) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pcdet_freeze.engine.bench import counting
-from pcdet_freeze.engine.bench.timing import interleave, timed
+from pcdet_freeze.engine.bench.timing import Spread, interleave, ratios, timed
 from pcdet_freeze.engine.bench.variants import Contender
 from pcdet_freeze.engine.rng import set_seed
 
@@ -40,9 +40,14 @@ class Figures:
 
 def figures_of(contender: Contender) -> Figures:
     """Take four steps: the first makes the optimizer's state, the others are counted."""
-    trainer, batch = contender.trainer, contender.batch
     set_seed(0)
     loss = contender.step()
+    with counting.uncompiled():
+        return _counted(contender, loss)
+
+
+def _counted(contender: Contender, loss: float) -> Figures:
+    trainer, batch = contender.trainer, contender.batch
     fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *batch.values()]
     flops = counting.count_flops(contender.step)
     saved = counting.count_saved_bytes(contender.step, fixed)
@@ -64,15 +69,21 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
     """One row a contender, in order; ratios are to the first.
 
     ``time_ratio`` is the median over the rounds of this variant's seconds against the first one's in the same
-    round; ``seconds`` is the median for a step. Quartiles stand beside both.
+    round; ``seconds`` is the median for a step. Quartiles stand beside both. ``time_ratios`` are the same
+    against ``bn_only`` and against the fastest variant in which every parameter trains.
     """
     figures = {contender.name: figures_of(contender) for contender in contenders}
     base, device = contenders[0].name, contenders[0].trainer.device
     seconds = interleave({contender.name: contender.step for contender in contenders}, rounds, device)
+    full = [name for name, own in figures.items() if own.trainable == figures[base].trainable]
+    fastest = min(full, key=lambda name: Spread.of(seconds[name]).median)
+    others = dict.fromkeys([fastest, *(["bn_only"] if "bn_only" in figures else [])])
     return [
         {
             "variant": name,
             **timed(seconds, name, base),
+            "fastest_unfrozen": fastest,
+            "time_ratios": {other: ratios(seconds, name, other).median for other in others},
             **_ratios(own, figures[base]),
             **asdict(own),
             "device": device.type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 Row = dict[str, Any]
@@ -22,9 +23,17 @@ def step_table(rows: Sequence[Row]) -> str:
         f"backward, peak {_mb(base['peak_bytes'])},",
         f"checkpoint {_mb(base['checkpoint_bytes'])} (optimizer state {_mb(base['optimizer_bytes'])}), "
         f"{base['trainable'] / 1e6:.3g} M parameters train.",
-        "Loss of the first step: " + ", ".join(f"{row['variant']} {row['loss']:.7g}" for row in rows),
     ]
-    return "\n".join(lines)
+    losses = ", ".join(f"{row['variant']} {row['loss']:.7g}" for row in rows)
+    lines += [_against(rows, other) for other in base["time_ratios"]]
+    return "\n".join([*lines, *wrap(f"Loss of the first step: {losses}", 100)])
+
+
+def _against(rows: Sequence[Row], other: str) -> str:
+    """Every variant's time against one more of them."""
+    what = f"{other}, the fastest that trains everything" if other == rows[0]["fastest_unfrozen"] else other
+    ratios = ", ".join(f"{row['variant']} {row['time_ratios'][other]:.3f}" for row in rows)
+    return "\n".join(wrap(f"Time against {what}: {ratios}", 100))
 
 
 def _step_line(row: Row) -> str:

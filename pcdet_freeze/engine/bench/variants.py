@@ -21,6 +21,7 @@ from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.scheduler import build_scheduler
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freeze import FreezePlan, frozen
+from pcdet_freeze.freeze.fast import Options
 
 STEPS = 1000
 """Length in iterations of the schedule that a benchmark pretends to be in."""
@@ -46,8 +47,8 @@ def _none(model: nn.Module, cfg: Any) -> Sequence[Hook]:
     return ()
 
 
-def _bn_only(model: nn.Module, cfg: Any) -> Sequence[Hook]:
-    return _as_configured(model, cfg, parameters=False)
+def _none_fused(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+    return [FastHook(model, Options())]
 
 
 def _requires_grad(model: nn.Module, cfg: Any) -> Sequence[Hook]:
@@ -55,22 +56,45 @@ def _requires_grad(model: nn.Module, cfg: Any) -> Sequence[Hook]:
     return ()
 
 
-def _exact(model: nn.Module, cfg: Any) -> Sequence[Hook]:
-    return _as_configured(model, cfg, parameters=True)
+def _frozen(**options: Any) -> Prepare:
+    """Freeze through the hook of a real training, so that what it does is what is measured.
+
+    The companions that look at the first steps only are left out, and no pretrained weights are asked for.
+    """
+
+    def prepare(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+        own = copy.deepcopy(cfg)
+        own.MODEL.FREEZE = {**(cfg.MODEL.get("FREEZE") or {}), "ALLOW_RANDOM": True, **options}
+        made = hooks_from_cfg(own, model)
+        return [hook for hook in made if isinstance(hook, MultiTaskFreezeHook | FastHook)]
+
+    return prepare
 
 
+BF16 = {"PREFIX_DTYPE": "bfloat16"}
 BUILT: dict[str, Prepare] = {
     "none": _none,
-    "bn_only": _bn_only,
+    "bn_only": _frozen(PARAMETERS=False),
     "requires_grad": _requires_grad,
-    "exact": _exact,
+    "exact": _frozen(PARAMETERS=True),
+    "channels_last": _frozen(CHANNELS_LAST=True),
+    "bf16_prefix": _frozen(**BF16),
+    "bf16": _frozen(**BF16, FUSE="force", CHANNELS_LAST=True),
+    "compile": _frozen(COMPILE=True),
+    "none_fused": _none_fused,
+    "none_bf16": _none,
 }
 """Name -> what it does to a model, given the config; the hooks that it returns belong to its trainer.
 
-none: nothing is frozen. bn_only: norm layers are held, parameters train (FREEZE.PARAMETERS: False).
-requires_grad: parameters do not train, norm layers are live. exact: both, as a training does by default.
+none: nothing is frozen, the arithmetic is OpenPCDet's. bn_only: norm layers are held, parameters train
+(FREEZE.PARAMETERS: False). requires_grad: parameters do not train, norm layers are live. exact: both, and
+layers computed as one, as a training does by default. channels_last, bf16_prefix, compile: what FREEZE offers
+beyond. bf16: the suffix too. none_fused: nothing is frozen, and the head's layers on one map are one.
+none_bf16: nothing is frozen, under autocast.
 """
-NOT_BUILT = ("bf16_prefix", "bf16", "cached", "compile")
+AUTOCAST = ("bf16", "none_bf16")
+"""variants whose whole step runs under autocast"""
+NOT_BUILT = ("cached",)
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
@@ -120,6 +144,7 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
         hooks=hooks,
         device=next(model.parameters()).device,
         clip_norm=clip_norm_of(cfg.OPTIMIZATION),
+        use_amp=name in AUTOCAST,
     )
     model.train()
     for hook in hooks:
@@ -160,15 +185,3 @@ def _momentum(layers: Sequence[_BatchNorm], value: float) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, before, strict=True):
             layer.momentum = momentum
-
-
-def _as_configured(model: nn.Module, cfg: Any, parameters: bool) -> Sequence[Hook]:
-    """Freeze through the hook of a real training, so that what it does is what is measured.
-
-    The companions that look at the first steps only are left out.
-    """
-    cfg = copy.deepcopy(cfg)
-    # a benchmark has no pretrained weights, and needs none
-    options = {"PARAMETERS": parameters, "ALLOW_RANDOM": True}
-    cfg.MODEL.FREEZE = {**(cfg.MODEL.get("FREEZE") or {}), **options}
-    return [hook for hook in hooks_from_cfg(cfg, model) if isinstance(hook, MultiTaskFreezeHook | FastHook)]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcdet_freeze.freeze.fast.options import Options
 from pcdet_freeze.freeze.fast.outputs import relative
 from pcdet_freeze.freeze.fast.values import tensors_of
 from pcdet_freeze.freeze.hold import base_class
@@ -25,24 +26,17 @@ _OUT_AXIS: dict[type, int] = {
     nn.ConvTranspose2d: 1,
     nn.ConvTranspose3d: 1,
 }
-_SPARSE = (
-    "SubMConv2d",
-    "SubMConv3d",
-    "SparseConv2d",
-    "SparseConv3d",
-    "SparseInverseConv2d",
-    "SparseInverseConv3d",
-)
-"""spconv's layers, known by name: weights are (out, kernel..., in)"""
+_SPARSE = ("SubMConv2d", "SubMConv3d", "SparseConv2d", "SparseConv3d")
+"""spconv's layers, and those made from them, known by name: weights are (out, kernel..., in)"""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def out_axis(layer: nn.Module) -> int | None:
     """Axis of the output channels in the weight of ``layer``; None where it cannot be folded into."""
-    kind = type(layer)
-    if kind.__module__.startswith("spconv.") and kind.__name__ in _SPARSE:
+    kinds = type(layer).__mro__
+    if any(kind.__module__.startswith("spconv.") and kind.__name__ in _SPARSE for kind in kinds):
         return 0
-    return _OUT_AXIS.get(kind)
+    return _OUT_AXIS.get(kinds[0])
 
 
 def is_foldable_norm(norm: nn.Module) -> bool:
@@ -57,11 +51,11 @@ class Fold:
     they come from, or another took its place.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
-        self.layer, self.norm = layer, norm
+    def __init__(self, layer: nn.Module, norm: nn.Module, options: Options | None = None) -> None:
+        self.layer, self.norm, self.options = layer, norm, options or Options()
         self.pending = 0
         """calls of the layer that the norm has not answered"""
-        self._made_from: tuple[tuple[int, int], ...] = ()
+        self._made_from: tuple[tuple[int, int, int], ...] = ()
         self._weights: tuple[Tensor, Tensor] | None = None
 
     def clear(self) -> bool:
@@ -102,9 +96,14 @@ class Fold:
             *self.norm._parameters.values(),
             *self.norm._buffers.values(),
         ]
-        made_from = tuple((id(tensor), tensor._version) for tensor in own if tensor is not None)
+        made_from = tuple((id(t), t._version, t.data_ptr()) for t in own if t is not None)
         if self._weights is None or made_from != self._made_from:
-            self._weights, self._made_from = folded_weights(self.layer, self.norm), made_from
+            weight, bias = folded_weights(self.layer, self.norm)
+            if not self.options.is_exact:
+                weight, bias = weight.to(self.options.dtype), bias.to(self.options.dtype)
+            if self.options.channels_last and weight.dim() == 4:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            self._weights, self._made_from = (weight, bias), made_from
         return self._weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -31,26 +31,28 @@ class Plan:
     """layers that read the same map"""
     quick: tuple[str, ...] = ()
     """modules of the prefix with a quick form"""
+    compiled: tuple[str, ...] = ()
+    """modules of the prefix to compile"""
     plain: tuple[str, ...] = ()
-    """norm layers of the prefix that are not folded, each with the reason"""
+    """what of the prefix runs as it is written, each with the reason"""
     difference: float | None = None
     """largest relative difference (L2) of the prefix's outputs from those of the run as written"""
 
     def lines(self) -> list[str]:
         """For the log."""
-        if not self.prefix:
-            return ["No frozen module runs before the first trainable one: all runs as written."]
-        told = [f"The frozen prefix, without a graph: {', '.join(self.prefix)}."]
-        if self.folds or self.quick or self.siblings:
-            what = [f"{len(self.folds)} norm layers folded into the layer before them"] if self.folds else []
-            what += [f"{path} on its valid points only" for path in self.quick]
-            what += [f"{', '.join(group)} as one" for group in self.siblings]
-            off = (
-                ""
-                if self.difference is None
-                else f" Prefix outputs differ by {self.difference:.1e} (relative L2)."
+        told = ["No frozen module runs before the first trainable one: all runs as written."]
+        if self.prefix:
+            told = [f"The frozen prefix, without a graph: {', '.join(self.prefix)}."]
+        what = [f"{len(self.folds)} norm layers folded into the layer before them"] if self.folds else []
+        what += [f"{path} on its valid points only" for path in self.quick]
+        what += [f"{', '.join(group)} as one" for group in self.siblings]
+        what += [f"{', '.join(self.compiled)} compiled"] if self.compiled else []
+        if what:
+            told.append(f"Computed in fewer operations: {'; '.join(what)}.")
+        if self.difference is not None:
+            told.append(
+                f"What the prefix puts out differs by {self.difference:.1e} from before (relative L2)."
             )
-            told.append(f"Computed in fewer operations: {'; '.join(what)}.{off}")
         return told + [f"  runs plain: {line}" for line in self.plain]
 
     def without(self, too_far: Mapping[str, float]) -> Plan:
@@ -63,7 +65,7 @@ class Plan:
         )
 
 
-def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True) -> Plan:
+def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compiled: bool = False) -> Plan:
     """Work out the plan for a model whose forward made ``calls``.
 
     Raises FreezeError where a reentrant checkpoint cuts something that trains off from its gradient.
@@ -74,12 +76,14 @@ def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True) -> Pla
         if call.above is not None and is_still(call.module) and not call.reads_live and not call.inside(tops):
             tops[call] = None
     prefix = tuple(dict.fromkeys(call.path for call in tops))
-    if not fuse or not tops:
-        return Plan(prefix)
     inside = [call for call in calls if call.inside(tops)]
+    plan = Plan(prefix, compiled=_compilable(inside, tops) if compiled else ())
+    if not fuse or not tops:
+        return plan
     quick = [call.path for call in tops if hasattr(call.module, QUICK_FORM) and not has_hooks(call.module)]
     folds, plain = _folds(inside, Counter(id(call.module) for call in calls), tensor_owners(model))
-    return Plan(prefix, folds, _siblings(calls), tuple(dict.fromkeys(quick)), plain)
+    quick_once = tuple(dict.fromkeys(quick))
+    return replace(plan, folds=folds, siblings=_siblings(calls), quick=quick_once, plain=plain)
 
 
 def refuse_cut_off(calls: Sequence[Call]) -> None:
@@ -112,6 +116,13 @@ def tensor_owners(model: nn.Module) -> Counter[int]:
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     )
+
+
+def _compilable(inside: Sequence[Call], tops: Collection[Call]) -> tuple[str, ...]:
+    """Modules of the prefix that take one tensor and give one, without hooks in them."""
+    hooked = {call for call in inside if has_hooks(call.module)}
+    fit = [call for call in tops if call.one_tensor and call.module._modules]
+    return tuple(dict.fromkeys(c.path for c in fit if not any(one.inside({c}) for one in hooked)))
 
 
 def _folds(

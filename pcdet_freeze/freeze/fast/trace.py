@@ -41,6 +41,8 @@ class Call:
     """the call whose output is its only input"""
     given: Tensor | None = None
     """its input, kept for layers that train: calls with the same one can be told"""
+    one_tensor: bool = False
+    """it takes one tensor, and gives one"""
     users: set[Call] = field(default_factory=set)
     """innermost calls whose operators read its output"""
     output: weakref.ref[UntypedStorage] | None = None
@@ -136,6 +138,7 @@ class Trace(TorchDispatchMode):
                 tag = self._known(args[0])
                 call.source = None if tag is None else tag.producer
                 call.given = args[0] if trains(module) else None
+                call.one_tensor = True
             self.calls.append(call)
             self._stack.append(call)
             if not module._modules and self.is_live((args, kwargs)):
@@ -145,6 +148,7 @@ class Trace(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         call = self._stack.pop()
+        call.one_tensor = call.one_tensor and isinstance(output, Tensor)
         made = list(tensors_of(output))
         own = any(tensor.requires_grad for tensor in made) and not isinstance(output, dict)
         random = kinds.is_dropout(module) and module.training

@@ -1,0 +1,29 @@
+"""F5 in sparse models: sparse convolutions with the frozen norm layers behind them, computed as one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from second_cases import BACKBONES, second_batch, second_config, second_model
+
+from pcdet_freeze.freeze import freeze, kinds
+from pcdet_freeze.freeze.fast import Renewed
+from pcdet_freeze.freeze.fast.outputs import relative
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_f5_every_norm_layer_of_a_frozen_sparse_backbone_is_folded(backbone: str) -> None:
+    model = second_model(second_config(backbone)).train()
+    for module in filter(kinds.is_norm, model.modules()):
+        torch.nn.init.normal_(module.running_mean, std=0.1)
+        torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    norms = sum(map(kinds.is_norm, model.backbone_3d.modules()))
+    freeze(model, ["vfe", "backbone_3d"])
+    fast, plain, folded = Renewed(model), second_batch(), second_batch()
+    fast.prepare(second_batch())
+    assert fast.plan.prefix == ("vfe", "backbone_3d") and len(fast.plan.folds) == norms
+    assert fast.plan.difference is not None and fast.plan.difference <= 2e-6
+    model(plain)
+    with fast.fast:
+        model(folded)
+    assert 0 < relative(plain["spatial_features"], folded["spatial_features"]) <= 2e-6
