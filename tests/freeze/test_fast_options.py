@@ -1,4 +1,4 @@
-"""F6: bf16, channels_last and torch.compile for the prefix are asked for, and their difference is reported."""
+"""F6: bf16, channels_last and torch.compile for the prefix are asked for; their difference is reported."""
 
 from __future__ import annotations
 
