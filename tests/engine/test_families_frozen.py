@@ -5,24 +5,20 @@ The models are whole; the range is cut to 64 by 64 voxels, and frames are random
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from cut_models import Batches, CutModel
 
-from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.engine.audit import OptimizerGroupsHook
 from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.loop import Trainer, clip_norm_of
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
 from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.random_frames import RandomFrames
 from pcdet_freeze.engine.scheduler import build_scheduler
-from pcdet_freeze.models import build_network, load_data_to_gpu
+from pcdet_freeze.models import load_data_to_gpu
 
-STEPS, CELLS = 5, 64
+STEPS = 5
 PILLARS = ["vfe", "backbone_2d.blocks"]
 VOXELS = ["vfe", "backbone_3d"]
 ALL_BUT_HEADS = ["vfe", "backbone_3d", "backbone_2d"]
@@ -47,38 +43,15 @@ LISTS = {
 }
 
 
-class FewPoints(RandomFrames):
-    points = 1500
-
-
-class Batches:
-    """A loader of one batch, given anew in every step."""
-
-    def __init__(self, frames: RandomFrames) -> None:
-        self.frames = frames
-
-    def __len__(self) -> int:
-        return STEPS
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.frames.collate_batch([self.frames[i] for i in range(2)]) for _ in range(STEPS))
-
-
 def frozen_trainer(root: Path, name: str) -> Trainer:
     """The order of tools/train.py on a small range."""
-    cfg = cfg_from_yaml_file(root / "cfgs" / f"{name}.yaml")
-    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK, cfg.MODEL.FREEZE = LISTS[name], {"ALLOW_RANDOM": True}
-    reach = CELLS / 2 * cfg.DATA_CONFIG.DATA_PROCESSOR[-1].VOXEL_SIZE[0]
-    low, high = cfg.DATA_CONFIG.POINT_CLOUD_RANGE[2::3]
-    cfg.DATA_CONFIG.POINT_CLOUD_RANGE = [-reach, -reach, low, reach, reach, high]
-    torch.manual_seed(0)
-    frames = FewPoints(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
-    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
-    hooks = [*hooks_from_cfg(cfg, model), OptimizerGroupsHook(), MaxItersHook(STEPS)]
-    optimizer, clip = build_optimizer(model, cfg.OPTIMIZATION), clip_norm_of(cfg.OPTIMIZATION)
-    schedule = build_scheduler(optimizer, STEPS, STEPS, cfg.OPTIMIZATION)
-    run = {"hooks": hooks, "clip_norm": clip, "move": load_data_to_gpu}
-    return Trainer(model, optimizer, schedule, Batches(frames), epochs=1, **run)
+    cut = CutModel(root, name, NOT_TRAIN_IN_MULTI_TASK=LISTS[name], FREEZE={"ALLOW_RANDOM": True})
+    model, optim = cut.model, cut.cfg.OPTIMIZATION
+    hooks = [*hooks_from_cfg(cut.cfg, model), OptimizerGroupsHook(), MaxItersHook(STEPS)]
+    optimizer = build_optimizer(model, optim)
+    schedule = build_scheduler(optimizer, STEPS, STEPS, optim)
+    run = {"hooks": hooks, "clip_norm": clip_norm_of(optim), "move": load_data_to_gpu}
+    return Trainer(model, optimizer, schedule, Batches(cut, STEPS), epochs=1, **run)
 
 
 @pytest.mark.slow
