@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from second_cases import BACKBONES, second_batch, second_config, second_model
+from torch.nn import functional as F
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.ops import sparse
 
 
 def sorted_rows(given: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +75,40 @@ def test_the_order_of_voxels_does_not_matter(backbone: str) -> None:
         model(given)
         model(mixed)
     torch.testing.assert_close(mixed["spatial_features"], given["spatial_features"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_residual_block_is_the_dense_one_on_its_active_sites(training: bool) -> None:
+    model, given = second_model(second_config("VoxelResBackBone8x")), second_batch()
+    block = model.backbone_3d.conv1[0]
+    with torch.no_grad():
+        x = model.backbone_3d.eval().conv_input(sparse_input(model, given))
+        block.train(training)
+        places = x.indices.long()[:, 0], slice(None), *x.indices.long()[:, 1:].unbind(1)
+        active = torch.zeros_like(sparse.dense(x)[:, :1])
+        active[places] = 1
+
+        def conv(layer: Any, volume: torch.Tensor) -> torch.Tensor:
+            weight = layer.weight.permute(0, 4, 1, 2, 3)
+            return F.conv3d(volume, weight, layer.bias, padding=1) * active
+
+        def normed(norm: Any, volume: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros_like(volume)
+            out[places] = F.batch_norm(
+                volume[places], norm.running_mean.clone(), norm.running_var.clone(), norm.weight, norm.bias,
+                training=training, eps=1e-3,
+            )  # fmt: skip
+            return out
+
+        dense = sparse.dense(x)
+        inner = normed(block.bn1, conv(block.conv1, dense)).relu()
+        expected = (normed(block.bn2, conv(block.conv2, inner)) + dense).relu()
+        torch.testing.assert_close(sparse.dense(block(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+def sparse_input(model: Any, given: dict[str, Any]) -> Any:
+    features = model.vfe(given)["voxel_features"]
+    return sparse.sparse_tensor(features, given["voxel_coords"], model.backbone_3d.sparse_shape, 2)
 
 
 def test_layers_of_height_become_channels() -> None:

@@ -96,3 +96,9 @@ def test_a_backbone_that_is_not_built_is_an_error_with_the_way_out(root: Path) -
     message = r"BACKBONE_3D\.NAME: .*VoxelBackBone8x, VoxelResBackBone8x; got 'DSVT'.*pcdet_freeze\.openpcdet"
     with pytest.raises(ConfigError, match=message):
         build_network(cfg.MODEL, 3, None)
+
+
+def test_the_table_in_the_docs_names_every_yaml_and_every_family(root: Path) -> None:
+    text = (root / "docs/openpcdet.md").read_text()
+    assert all(f"| {name} | equal |" in text for name in NAMES)
+    assert all(name.split("/")[1] in text for name in {*SIBLINGS, *DSVT})
