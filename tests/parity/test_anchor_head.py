@@ -74,6 +74,7 @@ def test_assigned_targets_are_those_of_openpcdet(case: Case) -> None:
     for key, expected in case.figures["targets"].items():
         assert_summary(case.recipe, found[key], expected, 1e-6)
     labels = found["box_cls_labels"]
+    assert str(labels.dtype) == case.figures["label_dtype"]
     assert (labels == 0).sum(dim=1).tolist() == case.figures["num_neg"]
     assert (labels == -1).sum(dim=1).tolist() == case.figures["num_ignore"]
     assert found["reg_weights"].sum(dim=1).tolist() == case.figures["reg_weights_sum"]
