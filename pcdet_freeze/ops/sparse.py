@@ -6,6 +6,7 @@ What a caller need not know about spconv 2.3:
   choose by the device of their input, so that a model may move;
 * on the CPU, a bias is refused in eval mode and indices that are not contiguous give wrong numbers in
   silence; the layers add their bias themselves, ``sparse_tensor`` makes indices contiguous;
+* bfloat16 it does not know: under autocast to it, sparse convolutions stay in float32;
 * its CUDA path builds no graph in eval mode, so that a frozen layer held in eval mode would cut the gradient
   of the layers before it; here the graph follows ``torch.is_grad_enabled()``, as everywhere in torch.
 
@@ -20,6 +21,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -53,7 +55,9 @@ class _Portable:
         self.algo = _algorithms().MaskImplicitGemm if on_gpu else _algorithms().Native
         # neighbours found without a graph lack what a gradient needs: layers with and without share none
         self.indice_key = self.shared_key if needs_graph else f"{self.shared_key} (no gradient)"
-        out = self._conv_forward(needs_graph, x, self.weight, None, add_input)
+        with _precision(x.features):
+            x = x.replace_feature(x.features.float()) if x.features.dtype == torch.bfloat16 else x
+            out = self._conv_forward(needs_graph, x, self.weight, None, add_input)
         return out if self.bias is None else out.replace_feature(out.features + self.bias)
 
     def convolve_nothing(self: Any, x: SparseTensor) -> SparseTensor:
@@ -64,6 +68,19 @@ class _Portable:
         features = x.features @ self.weight.flatten(1, 3).sum(dim=1).t()
         features = features if self.bias is None else features + self.bias
         return sparse_tensor(features, x.indices, shape, x.batch_size)
+
+
+def _precision(features: Tensor) -> AbstractContextManager[Any]:
+    """Autocast stays on where spconv has kernels for its type, which is float16 on a GPU."""
+    if features.is_cuda and _autocast_dtype() == torch.float16:
+        return nullcontext()
+    return torch.autocast(features.device.type, enabled=False)
+
+
+def _autocast_dtype() -> torch.dtype:
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype("cuda")
+    return torch.get_autocast_gpu_dtype()  # torch before 2.4
 
 
 @functools.cache

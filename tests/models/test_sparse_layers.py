@@ -111,6 +111,20 @@ def sparse_input(model: Any, given: dict[str, Any]) -> Any:
     return sparse.sparse_tensor(features, given["voxel_coords"], model.backbone_3d.sparse_shape, 2)
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("voxels", [(400, 300), (0, 0)])
+def test_sparse_models_train_and_detect_under_autocast(backbone: str, voxels: tuple[int, int]) -> None:
+    model = second_model(second_config(backbone)).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result, parts, _ = model(second_batch(voxels))
+        detections = model.eval()(second_batch(voxels))[0]
+    result["loss"].backward()
+    plain = second_model(second_config(backbone)).train()(second_batch(voxels))[1]
+    assert parts == pytest.approx(plain, rel=0.05, abs=1e-3)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert detections[0]["pred_boxes"].dtype == torch.float32
+
+
 def test_layers_of_height_become_channels() -> None:
     model, given = second_model().eval(), second_batch()
     with torch.no_grad():
