@@ -243,6 +243,30 @@ def test_p1_a_frozen_weight_that_changes_stops_the_training_by_name(
     assert f"{told} it had" in run.err and "backbone_2d.blocks.0.0.weight changed" in run.err
 
 
+def test_p1_a_change_after_the_last_checkpoint_is_found_at_the_end(standin: Standin, trained: Run) -> None:
+    def meddle() -> None:
+        utils = standin.module("train_utils.train_utils")
+        keep, save, models = utils.checkpoint_state, utils.save_checkpoint, []
+
+        def checkpoint_state(
+            model: Any = None, optimizer: Any = None, epoch: Any = None, it: Any = None
+        ) -> Any:
+            models.append(model)
+            return keep(model, optimizer, epoch, it)
+
+        def save_checkpoint(state: Any, filename: Any = "checkpoint") -> None:
+            save(state, filename)
+            if state["epoch"] == 2:
+                models[-1].dense_head.conv_cls.bias.data += 1
+
+        utils.checkpoint_state, utils.save_checkpoint = checkpoint_state, save_checkpoint
+
+    standin.prepare = meddle
+    run = stage_two(standin, trained, PV)
+    assert run.code == 1 and run.checkpoint(2).exists()
+    assert "at the end it had" in run.err and "dense_head.conv_cls.bias changed" in run.err
+
+
 def test_p1_state_that_changed_since_is_found_at_the_checkpoint_itself(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_3d"])

@@ -24,12 +24,13 @@ def checked_forward(detector: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """
     forward = heads.plain(detector, "forward")
     if not detector.training or not torch.is_grad_enabled():
+        heads.note_given(heads.quieten(detector), None)
         return forward(*args, **kwargs)
     session = detector.__dict__.get(SESSION)
     if session is not None:
         session.before_forward()
     quiet = heads.quieten(detector)
-    heads.note_given(quiet, next((value for value in (*args, *kwargs.values())), None))
+    heads.note_given(quiet, next(iter((*args, *kwargs.values())), None))
     try:
         output = forward(*args, **kwargs)
     except PCDetFreezeError:

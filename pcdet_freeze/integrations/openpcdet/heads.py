@@ -136,10 +136,12 @@ def explain_heads(detector: nn.Module) -> list[str]:
 
 
 def note_given(quiet: list[Part], batch: Any) -> None:
-    """Tell quiet heads which keys came with the batch: those they never replace."""
-    keys = frozenset(batch) if isinstance(batch, dict) else frozenset()
+    """Tell quiet heads which keys came with the batch: they never replace those. None: no training now."""
     for part in quiet:
-        part.module.__dict__[GIVEN] = keys
+        if batch is None:
+            part.module.__dict__.pop(GIVEN, None)
+        else:
+            part.module.__dict__[GIVEN] = frozenset(batch) if isinstance(batch, dict) else frozenset()
 
 
 def put(module: nn.Module, name: str, method: Any) -> None:
@@ -174,8 +176,10 @@ def _no_loss(module: nn.Module, tb_dict: Any = None, *args: Any, **kwargs: Any) 
 
 def _run_apart(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a quiet head. Of what it writes, the keys that the loader gave are not taken over."""
-    forward = plain(module, "forward")
-    if not asked_mode(module):
+    forward, given = plain(module, "forward"), module.__dict__.get(GIVEN)
+    if given is None and not asked_mode(
+        module
+    ):  # a head that runs again, in eval, to be compared has it still
         return forward(*args, **kwargs)
     words: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     place = next((key for key, value in words.items() if isinstance(value, dict)), None)
@@ -187,6 +191,6 @@ def _run_apart(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if place is None:
         return found
     written = found if isinstance(found, dict) else words[place]
-    given = module.__dict__.get(GIVEN, frozenset(batch))
+    given = frozenset(batch) if given is None else given
     batch.update({key: value for key, value in written.items() if key not in given})
     return batch if isinstance(found, dict) else found
