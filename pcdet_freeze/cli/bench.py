@@ -31,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, on which model, how often."""
     parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
                         help="step: the variants of a training step; hold: what holding norm layers costs; "
-                        "certificate: its time for 60 M parameters")  # fmt: skip
+                        "certificate: its time for 60 M parameters; loading: frames a second of "
+                        "the data workers")  # fmt: skip
     parser.add_argument("--cfg_file", type=Path, help=f"model and grid; default: {DEFAULT_CFG}")
     parser.add_argument("--freeze", metavar="LIST", help="a,b: instead of MODEL.NOT_TRAIN_IN_MULTI_TASK")
     parser.add_argument("--variants", default=",".join(bench.BUILT), metavar="a,b",
                         help=f"which of {', '.join(bench.BUILT)}; none always takes part")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
     parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
@@ -69,12 +71,18 @@ class Subject:
     batch: dict[str, Any]
 
 
-def subject_of(args: argparse.Namespace) -> Subject:
-    """Build what is measured: random weights and random scenes, both from a fixed seed."""
+def config_of(args: argparse.Namespace) -> Any:
+    """The config file with what the command line changes."""
     cfg = cfg_from_yaml_file(args.cfg_file or default_cfg())
     cfg_from_list(args.set_cfgs, cfg)
     if args.freeze is not None:
         cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", args.freeze], cfg)
+    return cfg
+
+
+def subject_of(args: argparse.Namespace) -> Subject:
+    """Build what is measured: random weights and random scenes, both from a fixed seed."""
+    cfg = config_of(args)
     plan = FreezePlan.from_cfg(cfg)
     device = distributed.pick_device(args.device)
     set_seed(0)
@@ -121,8 +129,15 @@ def _certificate(args: argparse.Namespace) -> list[Row]:
     return bench.certificate_cost(args.rounds)
 
 
+def _loading(args: argparse.Namespace) -> list[Row]:
+    cfg = config_of(args)
+    size = args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
+    return bench.loading_cost(cfg, sizes_of(cfg.MODEL), size, args.workers, args.rounds)
+
+
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
     "step": (_step, tables.step_table),
     "hold": (_hold, tables.hold_table),
     "certificate": (_certificate, tables.certificate_table),
+    "loading": (_loading, tables.loading_table),
 }

@@ -10,7 +10,7 @@ import argparse
 import logging
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, plain
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.audit import OptimizerGroupsHook
 from pcdet_freeze.engine.checkpoint import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
@@ -36,6 +37,7 @@ from pcdet_freeze.engine.log import create_logger, log_config, log_environment, 
 from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
 from pcdet_freeze.engine.loop import Trainer, clip_norm_of
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
+from pcdet_freeze.engine.moving import move_with
 from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.progress_hook import ProgressHook
 from pcdet_freeze.engine.rng import set_seed
@@ -97,6 +99,8 @@ class Data:
     dataset: Any
     loader: Any
     sampler: Any
+    move: Callable[[dict[str, Any], torch.device], None] = load_data_to_gpu
+    """brings a batch to the device, and makes what is left to be made there"""
 
 
 def start_run(args: argparse.Namespace, kind: str) -> Run:
@@ -154,7 +158,10 @@ def build_data(run: Run, training: bool) -> Data:
         world_size=run.world.size,
     )
     run.logger.info("%s: %d frames", "Training data" if training else "Test data", len(parts[0]))
-    return Data(*parts)
+    data = Data(*parts)
+    if training and (run.device.type == "cuda" or run.args.workers > 0):
+        data.move = move_with(send_points(data.loader))
+    return data
 
 
 def new_model(run: Run, dataset: Any) -> nn.Module:
@@ -231,7 +238,7 @@ def build_trainer(
         device=run.device,
         clip_norm=clip_norm_of(optim_cfg),
         use_amp=run.args.use_amp,
-        move=load_data_to_gpu,
+        move=train.move,
         logger=run.logger,
     )
     set_seed(run.seed + run.world.rank)

@@ -9,7 +9,9 @@ import numpy as np
 from pcdet_freeze.datasets.processor import points as _points  # registers its processors
 from pcdet_freeze.datasets.processor import voxels as _voxels  # registers its processors
 from pcdet_freeze.datasets.processor.context import ProcessorContext
+from pcdet_freeze.datasets.processor.voxels import PointsToVoxels
 from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, find, require
+from pcdet_freeze.ops.voxels import Voxelizer
 
 __all__ = ["DataProcessor", "ProcessorContext", "_points", "_voxels"]
 
@@ -37,6 +39,14 @@ class DataProcessor:
             self.grid_size = getattr(step, "grid_size", self.grid_size)
             self.voxel_size = getattr(step, "voxel_size", self.voxel_size)
             self.steps.append(step)
+
+    def put_off_voxels(self) -> Voxelizer | None:
+        """Leave voxels out from now on, and return what makes them; None where that is not the last step."""
+        last = self.steps[-1] if self.steps else None
+        if not isinstance(last, PointsToVoxels):
+            return None
+        last.later = True
+        return last.voxelizer
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """The sample after all steps; ``rng`` serves the random ones."""

@@ -32,12 +32,14 @@ def grid_size_of(limits: np.ndarray, voxel_size: list[float]) -> np.ndarray:
 class PointsToVoxels:
     """Adds voxels (M, P, C), voxel_coords (M, 3) zyx and voxel_num_points (M,); the points stay.
 
-    Keys: ``VOXEL_SIZE``, ``MAX_POINTS_PER_VOXEL``, ``MAX_NUMBER_OF_VOXELS`` {train, test}.
+    Keys: ``VOXEL_SIZE``, ``MAX_POINTS_PER_VOXEL``, ``MAX_NUMBER_OF_VOXELS`` {train, test}. While ``later`` is
+    set, somebody else makes them with the same ``voxelizer``.
     """
 
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         known = {"NAME", "VOXEL_SIZE", "MAX_POINTS_PER_VOXEL", "MAX_NUMBER_OF_VOXELS"}
         check_keys(cfg["NAME"], cfg, known, not_built={"DOUBLE_FLIP"})
+        self.later = False
         self.voxel_size = voxel_size_of(cfg)
         self.grid_size = grid_size_of(context.point_cloud_range, self.voxel_size)
         self.voxelizer = Voxelizer(
@@ -49,6 +51,8 @@ class PointsToVoxels:
         )
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
+        if self.later:
+            return sample
         voxels, coords, counts = self.voxelizer(sample["points"])
         sample.update(voxels=voxels, voxel_coords=coords, voxel_num_points=counts)
         return sample

@@ -2,11 +2,12 @@
 
 ``scenes`` makes a batch out of nothing, ``variants`` makes trainers that differ in what they freeze,
 ``counting`` gives the exact figures of a step (FLOPs, bytes saved for backward, peak of live bytes, sizes),
-``timing`` the timed ones, and ``steps``, ``holding`` and ``certifying`` are the three comparisons.
+``timing`` the timed ones, and ``steps``, ``holding``, ``certifying`` and ``loading`` are the comparisons.
 """
 
 from pcdet_freeze.engine.bench.certifying import certificate_cost
 from pcdet_freeze.engine.bench.holding import holding_cost
+from pcdet_freeze.engine.bench.loading import loading_cost
 from pcdet_freeze.engine.bench.scenes import RandomScenes, make_batch
 from pcdet_freeze.engine.bench.steps import compare_steps
 from pcdet_freeze.engine.bench.variants import BUILT, NOT_BUILT, Contender, build_contenders
@@ -20,5 +21,6 @@ __all__ = [
     "certificate_cost",
     "compare_steps",
     "holding_cost",
+    "loading_cost",
     "make_batch",
 ]

@@ -71,6 +71,22 @@ def certificate_table(rows: Sequence[Row]) -> str:
     )
 
 
+def loading_table(rows: Sequence[Row]) -> str:
+    """What workers send, how quickly, and what it costs the main process."""
+    *ways, late = rows
+    lines = [
+        f"{'workers send':<14}{'frames/s':>9} {'(quartiles)':<16}{'ratio':>7}{'main process, ms a frame':>26}"
+    ]
+    lines += [
+        f"{row['variant']:<14}{row['frames_per_second']:>9.1f} "
+        f"{_range(row['frames_per_second_quartiles']):<16}{row['rate_ratio']:>7.2f}"
+        f"{row['main_seconds'] * 1e3:>26.2f}"
+        for row in ways
+    ]
+    text = f"{ways[0]['workers']} workers, {ways[0]['rounds']} rounds. Voxels made later, on a CPU:"
+    return "\n".join([*lines, "", f"{text} {late['late_seconds'] * 1e3:.2f} ms a frame."])
+
+
 def _range(quartiles: Sequence[float]) -> str:
     return f"({quartiles[0]:.3g}-{quartiles[1]:.3g})"
 

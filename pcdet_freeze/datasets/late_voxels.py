@@ -1,0 +1,66 @@
+"""Workers that send points, and voxels that are made after the transfer to the device.
+
+A frame of KITTI has 0.4 MB of points and 8 MB of padded voxels: carrying those costs more than making them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pcdet_freeze.datasets.registry import Sample
+from pcdet_freeze.ops.batches import as_tensors
+from pcdet_freeze.ops.voxels import Voxelizer
+
+
+class LateVoxels:
+    """Adds to a batch of tensors the voxels that its data set left out; equal to the bit.
+
+    Args:
+        voxelizer: the one of the data set's processor.
+    """
+
+    def __init__(self, voxelizer: Voxelizer) -> None:
+        self.voxelizer = voxelizer
+
+    def __call__(self, batch_dict: dict[str, Any]) -> None:
+        """Read points (N, 1 + C); add voxels, voxel_coords and voxel_num_points, unless they are there."""
+        if "voxels" in batch_dict:
+            return
+        points = batch_dict["points"]
+        parts = [self._of_sample(points[points[:, 0] == b, 1:], b) for b in range(batch_dict["batch_size"])]
+        names = ("voxels", "voxel_coords", "voxel_num_points")
+        batch_dict.update(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+
+    def _of_sample(self, points: Tensor, sample: int) -> tuple[Tensor, Tensor, Tensor]:
+        if points.is_cuda:
+            voxels, coords, counts = self.voxelizer(points)
+        else:
+            arrays: tuple[np.ndarray, ...] = self.voxelizer(points.numpy())
+            voxels, coords, counts = map(torch.from_numpy, arrays)
+        return voxels, torch.nn.functional.pad(coords, (1, 0), value=sample), counts
+
+
+class TensorBatches:
+    """Collates samples, and makes tensors of the arrays: they leave a worker without being copied."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return as_tensors(self.collate(samples))
+
+
+def send_points(loader: DataLoader) -> LateVoxels | None:
+    """From now on the workers of ``loader`` send tensors, and no voxels: what is returned makes them.
+
+    None where making voxels is not the last thing that the data set's processor does: then they are sent.
+    """
+    loader.collate_fn = TensorBatches(loader.collate_fn)
+    voxelizer = loader.dataset.data_processor.put_off_voxels()  # type: ignore[attr-defined]
+    return None if voxelizer is None else LateVoxels(voxelizer)
