@@ -10,6 +10,7 @@ from torch import Tensor
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass
 from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
+from pcdet_freeze.models.dense_heads.near_anchors import AnchorGrid, grid_of
 from pcdet_freeze.ops.boxes import boxes3d_nearest_bev_iou
 from pcdet_freeze.ops.iou import boxes_iou3d
 
@@ -68,7 +69,7 @@ class AxisAlignedTargetAssigner:
         found = []
         for anchor, label, own in zip(self.classes, self.labels, anchors, strict=True):
             mine = boxes[:, -1] == label
-            parts = self._assign_class(anchor, label, own.flatten(0, 1), boxes[mine], owner[mine], samples)
+            parts = self._assign_class(anchor, label, own, boxes[mine], owner[mine], samples)
             found.append([part.view(samples, *own.shape[:2], *part.shape[2:]) for part in parts])
         labels, targets, weights = (
             torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*found, strict=True)
@@ -82,23 +83,37 @@ class AxisAlignedTargetAssigner:
         return gt_boxes[real].float(), real.nonzero()[:, 0]
 
     def _assign_class(
-        self, anchor: AnchorClass, label: int, anchors: Tensor, boxes: Tensor, owner: Tensor, samples: int
+        self, anchor: AnchorClass, label: int, cells: Tensor, boxes: Tensor, owner: Tensor, samples: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels (B, A), targets (B, A, code_size) and weights (B, A) of one class's (A, 7) anchors."""
+        """Labels (B, A), targets (B, A, code_size) and weights (B, A) of one class's anchors.
+
+        Anchors far from every box are negative; where they lie on a grid they are not looked at.
+        """
+        anchors = cells.flatten(0, 1)
         labels = anchors.new_zeros(samples, len(anchors), dtype=torch.int32)
         targets = anchors.new_zeros(samples, len(anchors), self.box_coder.code_size)
         weights = anchors.new_zeros(samples, len(anchors))
         if len(boxes) == 0:
             return labels, targets, weights
-        overlaps = self.overlap(anchors, boxes[:, :7])
+        grid = self._grid(anchor, cells, boxes)
+        everywhere = torch.arange(len(anchors), device=anchors.device)
         for sample in owner.unique().tolist():
-            mine = owner == sample
-            labels[sample], best = self._match(anchor, label, overlaps[:, mine])
-            positive = (labels[sample] > 0).nonzero()[:, 0]
-            matched = boxes[mine][best[positive], :-1]
+            mine = boxes[owner == sample]
+            near = everywhere if grid is None else grid.near(mine[:, :7])
+            if not len(near):
+                continue
+            found, best = self._match(anchor, label, self.overlap(anchors[near], mine[:, :7]))
+            labels[sample, near] = found
+            positive = near[found > 0]
+            matched = mine[best[found > 0], :-1]
             targets[sample, positive] = self.box_coder.encode(matched, anchors[positive])
             weights[sample, positive] = self._weight(labels[sample])
         return labels, targets, weights
+
+    def _grid(self, anchor: AnchorClass, cells: Tensor, boxes: Tensor) -> AnchorGrid | None:
+        """The anchors' grid, where an anchor far from all boxes is negative for certain."""
+        plain = self.overlap is boxes3d_nearest_bev_iou and anchor.unmatched_threshold > 0
+        return grid_of(cells) if plain and bool(boxes.isfinite().all()) else None
 
     @staticmethod
     def _match(anchor: AnchorClass, label: int, overlaps: Tensor) -> tuple[Tensor, Tensor]:

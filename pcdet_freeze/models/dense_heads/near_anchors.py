@@ -1,0 +1,66 @@
+"""Which anchors can overlap a box at all: those in a window around it, where anchors lie on a grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pcdet_freeze.ops.boxes import nearest_bev_boxes
+
+SLACK = 1e-2
+"""metres by which windows are wider than they must be, so that rounding leaves nothing out"""
+
+
+_known = WeakTensorKeyDictionary()
+"""owner of the memory of anchors -> (place in it, shape, version) -> their grid"""
+
+
+@dataclass(frozen=True)
+class AnchorGrid:
+    """Anchors of one class, alike in each cell."""
+
+    xs: Tensor
+    """(columns,) metres"""
+    ys: Tensor
+    """(rows,)"""
+    half: Tensor
+    """(2,) largest half size along x and y of an anchor's nearest axis-aligned box"""
+    per_cell: int
+
+    @classmethod
+    def of(cls, anchors: Tensor) -> AnchorGrid | None:
+        """The grid of (cells, anchors per cell, 7), cells row by row; None where they do not lie on one."""
+        columns = int((anchors[:, 0, 1] == anchors[0, 0, 1]).sum())
+        if len(anchors) < 2 or len(anchors) % columns:
+            return None
+        cells = anchors.view(-1, columns, *anchors.shape[1:])
+        xs, ys = cells[0, :, 0, 0], cells[:, 0, 0, 1]
+        aligned = (cells[..., 0] == xs.view(1, -1, 1)).all() & (cells[..., 1] == ys.view(-1, 1, 1)).all()
+        if not bool(aligned & (cells[..., 3:] == cells[0, 0, :, 3:]).all()):
+            return None
+        flat = nearest_bev_boxes(anchors[0])
+        return cls(xs, ys, ((flat[:, 2:] - flat[:, :2]) / 2).amax(dim=0), anchors.shape[1])
+
+    def near(self, boxes: Tensor) -> Tensor:
+        """Indices (K,), rising, of all anchors whose nearest axis-aligned box may meet one of (G, 7)."""
+        flat = nearest_bev_boxes(boxes)
+        middle, reach = (flat[:, :2] + flat[:, 2:]) / 2, (flat[:, 2:] - flat[:, :2]) / 2 + self.half + SLACK
+        in_x = (self.xs.unsqueeze(1) - middle[:, 0]).abs() <= reach[:, 0]
+        in_y = (self.ys.unsqueeze(1) - middle[:, 1]).abs() <= reach[:, 1]
+        # a cell is near where some box has it in its rows and in its columns
+        cells = (in_y.float() @ in_x.float().t()).flatten().nonzero()
+        return (cells * self.per_cell + torch.arange(self.per_cell, device=cells.device)).flatten()
+
+
+def grid_of(anchors: Tensor) -> AnchorGrid | None:
+    """:meth:`AnchorGrid.of`, remembered as long as the anchors live: they are the same in every step."""
+    owner = anchors if anchors._base is None else anchors._base
+    grids = _known.setdefault(owner, {})
+    place = anchors.storage_offset(), tuple(anchors.shape), anchors._version
+    if place not in grids:
+        grids[place] = AnchorGrid.of(anchors)
+    found: AnchorGrid | None = grids[place]
+    return found
