@@ -1,4 +1,4 @@
-# make demo    the main job on the embedded default: train, freeze, train on, one table
+# make demo    three stages on simulated scenes: detection, segmentation, lanes; one table
 # make test    the tests
 # make check   ruff, mypy and the tests: what CI runs
 # Each builds its environment in .venv from nothing, and again only when the pins change.
