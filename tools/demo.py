@@ -1,7 +1,7 @@
 """Three stages on simulated scenes: a detector, then segmentation, then lanes; what is there stays as it is.
 
-    python tools/demo.py                 # about a quarter of an hour on two CPU cores
-    python tools/demo.py --quick         # two minutes: the path, not the quality
+    python tools/demo.py                 # 1400 iterations; the time is printed at the end
+    python tools/demo.py --quick         # a few minutes: the path, not the quality
 
 Every step is a command that a user would type; it is printed before it runs. The table at the end shows
 each task after each stage, and whether the detector's outputs are the same to the bit. A short training
