@@ -91,7 +91,12 @@ def stop() -> None:
     """Leave the process group, if there is one."""
     if is_distributed():
         dist.destroy_process_group()
-        time.sleep(GLOO_SETTLES_S)
+        settle()
+
+
+def settle() -> None:
+    """Wait until gloo's threads have let go of the last collective; only then may a process of many end."""
+    time.sleep(GLOO_SETTLES_S)
 
 
 def pick_device(wanted: str | None, world: World | None = None) -> torch.device:

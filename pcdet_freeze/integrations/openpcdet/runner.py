@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pcdet_freeze.engine import distributed
 from pcdet_freeze.errors import ConfigError, IntegrationError
 from pcdet_freeze.integrations.openpcdet.plugin import install, installed
 from pcdet_freeze.integrations.openpcdet.traps import cure_of
@@ -43,6 +44,8 @@ def run_script(words: Sequence[str]) -> None:
             print(f"pcdet_freeze: {cure}", file=sys.stderr)
         raise
     finish()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        distributed.settle()
 
 
 def enter_tools(script: Path, words: Sequence[str]) -> tuple[Path, list[str]]:
