@@ -11,6 +11,7 @@ from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.engine.first_steps_hook import HasHandle
 from pcdet_freeze.engine.hooks import ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.own_hook import OwnHook
 from pcdet_freeze.engine.rng import untouched_rng
 from pcdet_freeze.engine.tensors import fresh
 from pcdet_freeze.errors import CertificateError
@@ -47,7 +48,7 @@ class BehaviourHook(ConfiguredHook):
         if self._is_needed():
             self._keep_start()
             if self._test_loader is None:
-                self._catcher = unwrap(trainer.model).register_forward_pre_hook(self._catch)
+                self._catcher = unwrap(trainer.model).register_forward_pre_hook(OwnHook(self._catch))
 
     def before_epoch(self, trainer: Trainer) -> None:
         if self._start:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from pcdet_freeze.engine.hooks import ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.own_hook import OwnHook
 from pcdet_freeze.engine.rng import untouched_rng
 from pcdet_freeze.freeze.fast import FastForward, Options, Renewed
 
@@ -50,8 +50,8 @@ class FastHook(ConfiguredHook):
 
         # first of all hooks, and last: what others do to the model meets it as it is
         self._handles = [
-            model.register_forward_pre_hook(_Here(begin), with_kwargs=True, prepend=True),
-            model.register_forward_hook(_Here(self._end), always_call=True, prepend=True),
+            model.register_forward_pre_hook(OwnHook(begin), with_kwargs=True, prepend=True),
+            model.register_forward_hook(OwnHook(self._end), always_call=True, prepend=True),
         ]
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -70,20 +70,3 @@ class FastHook(ConfiguredHook):
         for handle in self._handles:
             handle.remove()
         self._handles, self._watched = [], None
-
-
-class _Here:
-    """A hook of this very model: its copies and pickles take one along that does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        self.call = call
-
-    def __call__(self, *args: Any) -> None:
-        self.call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Here, (_nothing,)
-
-
-def _nothing(*_: Any) -> None:
-    """What the hook of a copy does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.audit import STEPS, GradientAudit, check_groups
 from pcdet_freeze.engine.hooks import ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.own_hook import OwnHook
 from pcdet_freeze.engine.replay import FirstForward
 from pcdet_freeze.engine.unreached import LossGraph, lost_line, unlabelled_heads, without_gradient
 from pcdet_freeze.errors import FreezeError
@@ -76,8 +77,8 @@ class FirstStepsHook(ConfiguredHook):
             watch = optimizer.register_step_pre_hook(lambda *_: self._before_step(trainer))
             self._on_optimizer.append(watch)
         self._on_model += [
-            model.register_forward_pre_hook(_Here(lambda module, _: self._begin(module))),
-            model.register_forward_hook(_Here(lambda *given: self._end(trainer, *given))),
+            model.register_forward_pre_hook(OwnHook(lambda module, _: self._begin(module))),
+            model.register_forward_hook(OwnHook(lambda *given: self._end(trainer, *given))),
         ]
 
     def stop_watching(self) -> None:
@@ -143,23 +144,6 @@ class FirstStepsHook(ConfiguredHook):
         _raise_all(faults, _GRADIENTS)
         for note in notes:
             trainer.logger.info("note: %s", note)
-
-
-class _Here:
-    """A hook that copies and pickles of the model do not take along: there it does nothing."""
-
-    def __init__(self, call: Callable[..., None]) -> None:
-        self.call = call
-
-    def __call__(self, *args: Any) -> None:
-        self.call(*args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Here, (_nothing,)
-
-
-def _nothing(*_: Any) -> None:
-    """What a hook does on a copy."""
 
 
 def _remove(handles: list[Any]) -> None:

@@ -67,6 +67,20 @@ class AnchorGolden(Golden):
             "batch_size": len(samples),
         }
 
+    def evaluate(self) -> tuple[Any, dict[str, Any], list[dict[str, Any]], dict[str, float]]:
+        """A forward in eval mode: model, batch, pred_dicts, recall_dict."""
+        model, batch = self.model().eval(), self.fresh_batch()
+        with torch.no_grad():
+            pred_dicts, recall_dict = model(batch)
+        return model, batch, pred_dicts, recall_dict
+
+    def train(self) -> tuple[Any, dict[str, Any], torch.Tensor, dict[str, float]]:
+        """A forward and backward in train mode: model, batch, loss, tb_dict."""
+        model, batch = self.model().train(), self.fresh_batch()
+        ret_dict, tb_dict, _ = model(batch)
+        ret_dict["loss"].backward()
+        return model, batch, ret_dict["loss"].detach(), tb_dict
+
     def assert_batch(self) -> None:
         """Points, voxels and boxes are those of the reference."""
         figures, batch, recipe = self.figures["input"], self.batch, self.recipe

@@ -26,19 +26,13 @@ def golden(reference: Path) -> AnchorGolden:
 
 
 @pytest.fixture(scope="module")
-def evaluated(golden: AnchorGolden) -> tuple[Any, dict[str, Any], list[dict[str, Any]], dict[str, float]]:
-    model, batch = golden.model().eval(), golden.fresh_batch()
-    with torch.no_grad():
-        pred_dicts, recall_dict = model(batch)
-    return model, batch, pred_dicts, recall_dict
+def evaluated(golden: AnchorGolden) -> Any:
+    return golden.evaluate()
 
 
 @pytest.fixture(scope="module")
-def trained(golden: AnchorGolden) -> tuple[Any, dict[str, Any], torch.Tensor, dict[str, float]]:
-    model, batch = golden.model().train(), golden.fresh_batch()
-    ret_dict, tb_dict, _ = model(batch)
-    ret_dict["loss"].backward()
-    return model, batch, ret_dict["loss"].detach(), tb_dict
+def trained(golden: AnchorGolden) -> Any:
+    return golden.train()
 
 
 def assert_stages(golden: AnchorGolden, batch: dict[str, Any], stages: dict[str, Any], within: float) -> None:

@@ -6,33 +6,20 @@ The pillar feature network of PointPillars (arXiv:1812.05784, section 2.1) on th
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.registry import VFES
-from pcdet_freeze.models.vfe.pillar_vfe import PillarVFESettings
+from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
 from pcdet_freeze.ops.norm import batch_norm
 
 
-class DynamicPFNLayer(nn.Module):
-    """Linear, norm, ReLU on each point, then the maximum over the points of a pillar.
-
-    All but the last layer give half of their width to the maximum, repeated beside each point's own features.
-    """
-
-    def __init__(
-        self, channels_in: int, channels_out: int, use_norm: bool, last: bool, momentum: float
-    ) -> None:
-        super().__init__()
-        self.last = last
-        width = channels_out if last else channels_out // 2
-        self.linear = nn.Linear(channels_in, width, bias=not use_norm)
-        self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=momentum) if use_norm else None
+class DynamicPFNLayer(PillarLayer):
+    """A layer on points that know their pillar."""
 
     def forward(self, points: Tensor, pillar_of: Tensor, pillars: int) -> Tensor:
         """Features of points -> features of pillars in the last layer, else of points.
@@ -46,7 +33,7 @@ class DynamicPFNLayer(nn.Module):
             (M, channels_out) in the last layer, else (N, channels_out).
         """
         features = self.linear(points)
-        if self.norm is not None:
+        if self.use_norm:
             # the norm sees one long signal, (1, width, N): on N rows torch sums statistics less exactly
             signal = features.t().contiguous().unsqueeze(0)
             features = batch_norm(self.norm, signal).squeeze(0).t()
@@ -58,32 +45,17 @@ class DynamicPFNLayer(nn.Module):
 
 
 @VFES.register_as("DynPillarVFE")
-class DynamicPillarVFE(nn.Module):
+class DynamicPillarVFE(PillarEncoder):
     """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
 
-    Settings = PillarVFESettings
+    Layer = DynamicPFNLayer
     reads = ("points",)
     writes = ("pillar_features", "voxel_coords")
-    reads_train: tuple[str, ...] = ()
 
     def __init__(self, settings: PillarVFESettings, context: BuildContext) -> None:
-        super().__init__()
-        context.need_voxels("MODEL.VFE (DynPillarVFE)")
-        self.with_distance = settings.with_distance
-        self.use_absolute_xyz = settings.use_abslote_xyz
-        self.voxel_size, self.lower = context.voxel_size, context.point_cloud_range[:3]
+        super().__init__(settings, context, "MODEL.VFE (DynPillarVFE)")
+        self.lower = context.point_cloud_range[:3]
         self.columns, self.rows = context.grid_size[:2]
-        width_in = context.num_point_features + (6 if self.use_absolute_xyz else 3) + int(self.with_distance)
-        widths = [width_in, *settings.num_filters]
-        self.pfn_layers = nn.ModuleList(
-            DynamicPFNLayer(width, wider, settings.use_norm, i == len(widths) - 2, settings.bn_momentum)
-            for i, (width, wider) in enumerate(pairwise(widths))
-        )
-        context.features["pillar_features"] = Features(self.get_output_feature_dim())
-
-    def get_output_feature_dim(self) -> int:
-        """Channels of ``pillar_features``."""
-        return int(self.pfn_layers[-1].linear.out_features)  # type: ignore[union-attr,arg-type]
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Encode pillars.

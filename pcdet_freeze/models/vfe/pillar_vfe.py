@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.registry import VFES
+from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
 from pcdet_freeze.models.vfe.ragged_pillars import decorate_points, run_layers
 from pcdet_freeze.ops.norm import batch_norm
 
 
-@dataclass(frozen=True)
-class PillarVFESettings:
-    """``MODEL.VFE`` of PillarVFE."""
-
-    num_filters: tuple[int, ...]
-    """output width of each layer"""
-    use_norm: bool = True
-    with_distance: bool = False
-    """append each point's distance from the sensor"""
-    use_abslote_xyz: bool = True
-    """keep x, y, z beside the offsets (the spelling is OpenPCDet's)"""
-    bn_momentum: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not self.num_filters or min(self.num_filters) < 1:
-            raise ConfigError(f"NUM_FILTERS needs one positive width or more; got {list(self.num_filters)}")
-        if any(width % 2 for width in self.num_filters[:-1]):
-            raise ConfigError(f"NUM_FILTERS must be even except for the last; got {list(self.num_filters)}")
-
-
-class PFNLayer(nn.Module):
-    """Linear, norm, ReLU on each point, then the maximum over the points of a pillar.
-
-    All but the last layer give half of their width to the maximum, repeated beside each point's own features.
-    """
-
-    def __init__(
-        self, channels_in: int, channels_out: int, use_norm: bool, last: bool, momentum: float
-    ) -> None:
-        super().__init__()
-        self.last = last
-        width = channels_out if last else channels_out // 2
-        self.use_norm = use_norm
-        self.linear = nn.Linear(channels_in, width, bias=not use_norm)
-        if use_norm:
-            self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=momentum)
+class PFNLayer(PillarLayer):
+    """A layer on the slots of pillars."""
 
     def forward(self, points: Tensor) -> Tensor:
         """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out)."""
@@ -70,34 +34,18 @@ class PFNLayer(nn.Module):
 
 
 @VFES.register
-class PillarVFE(nn.Module):
+class PillarVFE(PillarEncoder):
     """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
 
-    Settings = PillarVFESettings
+    Layer = PFNLayer
     reads = ("voxels", "voxel_num_points", "voxel_coords")
     writes = ("pillar_features",)
-    reads_train: tuple[str, ...] = ()
 
     def __init__(self, settings: PillarVFESettings, context: BuildContext) -> None:
-        super().__init__()
-        context.need_voxels("MODEL.VFE (PillarVFE)")
-        self.with_distance = settings.with_distance
-        self.use_absolute_xyz = settings.use_abslote_xyz
-        self.voxel_size = context.voxel_size
+        super().__init__(settings, context, "MODEL.VFE (PillarVFE)")
         self.centre_of_first = tuple(
             size / 2 + low for size, low in zip(context.voxel_size, context.point_cloud_range, strict=False)
         )
-        width_in = context.num_point_features + (6 if self.use_absolute_xyz else 3) + int(self.with_distance)
-        widths = [width_in, *settings.num_filters]
-        self.pfn_layers = nn.ModuleList(
-            PFNLayer(width, wider, settings.use_norm, i == len(widths) - 2, settings.bn_momentum)
-            for i, (width, wider) in enumerate(pairwise(widths))
-        )
-        context.features["pillar_features"] = Features(self.get_output_feature_dim())
-
-    def get_output_feature_dim(self) -> int:
-        """Channels of ``pillar_features``."""
-        return int(self.pfn_layers[-1].linear.out_features)  # type: ignore[union-attr,arg-type]
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Encode pillars.

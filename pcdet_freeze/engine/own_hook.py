@@ -1,0 +1,26 @@
+"""A hook on a module that stays with that module, whatever is copied or saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class OwnHook:
+    """Calls ``call``; a copy or a pickle of the module takes along a hook that does nothing.
+
+    So a model in training can be saved and copied whole, although its hooks know the trainer.
+    """
+
+    def __init__(self, call: Callable[..., None]) -> None:
+        self.call = call
+
+    def __call__(self, *args: Any) -> None:
+        self.call(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OwnHook, (_nothing,)
+
+
+def _nothing(*_: Any) -> None:
+    """What the hook of a copy does."""

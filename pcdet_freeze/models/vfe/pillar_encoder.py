@@ -1,0 +1,76 @@
+"""What the pillar encoders share: settings, tensors of a layer, widths (arXiv:1812.05784, section 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import nn
+
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.context import BuildContext, Features
+
+
+@dataclass(frozen=True)
+class PillarVFESettings:
+    """``MODEL.VFE`` of PillarVFE and DynPillarVFE."""
+
+    num_filters: tuple[int, ...]
+    """output width of each layer"""
+    use_norm: bool = True
+    with_distance: bool = False
+    """append each point's distance from the sensor"""
+    use_abslote_xyz: bool = True
+    """keep x, y, z beside the offsets (the spelling is OpenPCDet's)"""
+    bn_momentum: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.num_filters or min(self.num_filters) < 1:
+            raise ConfigError(f"NUM_FILTERS needs one positive width or more; got {list(self.num_filters)}")
+        if any(width % 2 for width in self.num_filters[:-1]):
+            raise ConfigError(f"NUM_FILTERS must be even except for the last; got {list(self.num_filters)}")
+
+
+class PillarLayer(nn.Module):
+    """Linear, norm, ReLU on each point, then the maximum over the points of a pillar; a subclass runs it.
+
+    All but the last layer give half of their width to the maximum, repeated beside each point's own features.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, use_norm: bool, last: bool, momentum: float
+    ) -> None:
+        super().__init__()
+        self.last = last
+        width = channels_out if last else channels_out // 2
+        self.use_norm = use_norm
+        self.linear = nn.Linear(channels_in, width, bias=not use_norm)
+        if use_norm:
+            self.norm = nn.BatchNorm1d(width, eps=1e-3, momentum=momentum)
+
+
+class PillarEncoder(nn.Module):
+    """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
+
+    Settings = PillarVFESettings
+    Layer: ClassVar[type[PillarLayer]]
+    reads_train: tuple[str, ...] = ()
+
+    def __init__(self, settings: PillarVFESettings, context: BuildContext, where: str) -> None:
+        super().__init__()
+        context.need_voxels(where)
+        self.with_distance = settings.with_distance
+        self.use_absolute_xyz = settings.use_abslote_xyz
+        self.voxel_size = context.voxel_size
+        width_in = context.num_point_features + (6 if self.use_absolute_xyz else 3) + int(self.with_distance)
+        widths = [width_in, *settings.num_filters]
+        self.pfn_layers = nn.ModuleList(
+            self.Layer(width, wider, settings.use_norm, i == len(widths) - 2, settings.bn_momentum)
+            for i, (width, wider) in enumerate(pairwise(widths))
+        )
+        context.features["pillar_features"] = Features(self.get_output_feature_dim())
+
+    def get_output_feature_dim(self) -> int:
+        """Channels of ``pillar_features``."""
+        return int(self.pfn_layers[-1].linear.out_features)  # type: ignore[union-attr,arg-type]
