@@ -171,13 +171,13 @@ rectangle = st.tuples(
 ).map(lambda r: np.array([r]))
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(rectangle, rectangle)
 def test_the_area_is_that_of_the_clipped_polygon(a: np.ndarray, b: np.ndarray) -> None:
     assert float(I.rotated_intersection(a, b)[0, 0]) == pytest.approx(clipped_area(a, b), abs=1e-8)
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
+@settings(max_examples=100)
 @given(rectangle, rectangle, st.floats(-4, 4), st.floats(-100, 100))
 def test_moving_both_boxes_moves_no_area(a: np.ndarray, b: np.ndarray, turn: float, shift: float) -> None:
     def moved(r: np.ndarray) -> np.ndarray:
