@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
                         help="step: the variants of a training step; hold: what holding norm layers costs; "
                         "certificate: its time for 60 M parameters; loading: frames a second of "
-                        "the data workers")  # fmt: skip
+                        "the data workers; operators: anchors' targets and rotated IoU")  # fmt: skip
     parser.add_argument("--cfg_file", type=Path, help=f"model and grid; default: {DEFAULT_CFG}")
     parser.add_argument("--freeze", metavar="LIST", help="a,b: instead of MODEL.NOT_TRAIN_IN_MULTI_TASK")
     parser.add_argument("--variants", default=",".join(bench.BUILT), metavar="a,b",
@@ -135,9 +135,16 @@ def _loading(args: argparse.Namespace) -> list[Row]:
     return bench.loading_cost(cfg, sizes_of(cfg.MODEL), size, args.workers, args.rounds)
 
 
+def _operators(args: argparse.Namespace) -> list[Row]:
+    subject = subject_of(args)
+    head: Any = getattr(subject.model, "dense_head", None)
+    return bench.operator_cost(head, subject.batch["gt_boxes"], args.rounds)
+
+
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
     "step": (_step, tables.step_table),
     "hold": (_hold, tables.hold_table),
     "certificate": (_certificate, tables.certificate_table),
     "loading": (_loading, tables.loading_table),
+    "operators": (_operators, tables.operator_table),
 }

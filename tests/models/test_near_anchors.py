@@ -42,13 +42,53 @@ def test_windows_give_the_labels_and_targets_of_the_full_matrix(seed: int) -> No
     assert (found["box_cls_labels"] > 0).any()
 
 
+def by_hand(anchors: tuple[torch.Tensor, ...], boxes: torch.Tensor) -> torch.Tensor:
+    """Labels (B, A), from the full matrix of each sample and class, written down plainly."""
+    samples = []
+    for sample in boxes:
+        parts = []
+        for label, (settings, cells) in enumerate(zip(classes(), anchors, strict=True), start=1):
+            mine = sample[sample[:, 7] == label][:, :7]
+            found = torch.zeros(cells.shape[0] * cells.shape[1], dtype=torch.int32)
+            if len(mine):
+                overlaps = boxes3d_nearest_bev_iou(cells.flatten(0, 1), mine)
+                found[overlaps.amax(dim=1) >= settings.unmatched_threshold] = -1
+                found[overlaps.amax(dim=1) >= settings.matched_threshold] = label
+                found[((overlaps == overlaps.amax(dim=0)) & (overlaps > 0)).any(dim=1)] = label
+            parts.append(found.view(cells.shape[:2]))
+        samples.append(torch.cat(parts, dim=1).flatten())
+    return torch.stack(samples)
+
+
+def odd_scene(seed: int) -> torch.Tensor:
+    """(4, 6, 8): boxes on the grid with equal overlaps, the same box twice, far outside, and none at all."""
+    boxes = boxes_of(seed, 6)[[0, 1, 0, 2]].clone()
+    boxes[0, :, :2] = boxes[0, :, :2].round()  # between anchors, whose overlaps are then equal
+    boxes[0, :, 6] = 0
+    boxes[1, 3:] = boxes[1, :3]
+    boxes[2, :, :2] += 100.0 * (1 - 2 * (seed % 2))
+    boxes[2, 0, :2] = torch.tensor([16.9, 8.0])  # only its rim lies in the range
+    return boxes
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_labels_are_those_of_the_full_matrix_in_scenes_of_every_kind(seed: int) -> None:
+    anchors = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))
+    assigner = AxisAlignedTargetAssigner(classes(), ["Car", "Pedestrian"], ResidualCoder())
+    for boxes in (boxes_of(seed), odd_scene(seed)):
+        found = assigner.assign_targets(anchors, boxes)
+        assert torch.equal(found["box_cls_labels"], by_hand(anchors, boxes))
+        assert torch.equal(found["reg_weights"], (found["box_cls_labels"] > 0).float())
+
+
 def test_every_anchor_that_overlaps_a_box_is_near_and_most_others_are_not() -> None:
     cells = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))[0]
     grid = near_anchors.AnchorGrid.of(cells)
     assert grid is not None
     box = boxes_of(0)[0, :1, :7]
     overlaps = boxes3d_nearest_bev_iou(cells.flatten(0, 1), box)[:, 0] > 0
-    near = grid.near(box)
+    cell, slot = grid.near(box)
+    near = cell * cells.shape[1] + slot
     assert set(overlaps.nonzero()[:, 0].tolist()) <= set(near.tolist())
     assert len(near) < 0.5 * cells.shape[0] * cells.shape[1]
 

@@ -2,12 +2,14 @@
 
 ``scenes`` makes a batch out of nothing, ``variants`` makes trainers that differ in what they freeze,
 ``counting`` gives the exact figures of a step (FLOPs, bytes saved for backward, peak of live bytes, sizes),
-``timing`` the timed ones, and ``steps``, ``holding``, ``certifying`` and ``loading`` are the comparisons.
+``timing`` the timed ones, and ``steps``, ``holding``, ``certifying``, ``loading`` and ``operators`` are the
+comparisons.
 """
 
 from pcdet_freeze.engine.bench.certifying import certificate_cost
 from pcdet_freeze.engine.bench.holding import holding_cost
 from pcdet_freeze.engine.bench.loading import loading_cost
+from pcdet_freeze.engine.bench.operators import operator_cost
 from pcdet_freeze.engine.bench.scenes import RandomScenes, make_batch
 from pcdet_freeze.engine.bench.steps import compare_steps
 from pcdet_freeze.engine.bench.variants import BUILT, NOT_BUILT, Contender, build_contenders
@@ -23,4 +25,5 @@ __all__ = [
     "holding_cost",
     "loading_cost",
     "make_batch",
+    "operator_cost",
 ]

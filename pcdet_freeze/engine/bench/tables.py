@@ -87,6 +87,22 @@ def loading_table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", f"{text} {late['late_seconds'] * 1e3:.2f} ms a frame."])
 
 
+def operator_table(rows: Sequence[Row]) -> str:
+    """Milliseconds of each operator, with ratios where there is something to compare with."""
+    lines = [f"{'operator':<26}{'ms':>8} {'(quartiles)':<16}{'ratio':>7} {'(quartiles)':<16}"]
+    for row in rows:
+        line = f"{row['variant']:<26}{row['seconds'] * 1e3:>8.3g} "
+        line += f"{_range([value * 1e3 for value in row['seconds_quartiles']]):<16}"
+        if "time_ratio" in row:
+            line += f"{row['time_ratio']:>7.3f} {_range(row['time_ratio_quartiles']):<16}"
+        lines.append(line.rstrip())
+    first = rows[0]
+    same = "the same labels and targets" if first["equal"] else "OTHER LABELS OR TARGETS"
+    return "\n".join(
+        [*lines, "", f"{first['anchors']} anchors; windows give {same}; {first['rounds']} rounds."]
+    )
+
+
 def _range(quartiles: Sequence[float]) -> str:
     return f"({quartiles[0]:.3g}-{quartiles[1]:.3g})"
 

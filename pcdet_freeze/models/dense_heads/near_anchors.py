@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -27,8 +26,7 @@ class AnchorGrid:
     ys: Tensor
     """(rows,)"""
     half: Tensor
-    """(2,) largest half size along x and y of an anchor's nearest axis-aligned box"""
-    per_cell: int
+    """(anchors per cell, 2) half sizes along x and y of an anchor's nearest axis-aligned box"""
 
     @classmethod
     def of(cls, anchors: Tensor) -> AnchorGrid | None:
@@ -42,17 +40,19 @@ class AnchorGrid:
         if not bool(aligned & (cells[..., 3:] == cells[0, 0, :, 3:]).all()):
             return None
         flat = nearest_bev_boxes(anchors[0])
-        return cls(xs, ys, ((flat[:, 2:] - flat[:, :2]) / 2).amax(dim=0), anchors.shape[1])
+        return cls(xs, ys, (flat[:, 2:] - flat[:, :2]) / 2)
 
-    def near(self, boxes: Tensor) -> Tensor:
-        """Indices (K,), rising, of all anchors whose nearest axis-aligned box may meet one of (G, 7)."""
+    def near(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Cell and place in it, (K,) each, of all anchors whose nearest axis-aligned box may meet one of
+        (G, 7)."""
         flat = nearest_bev_boxes(boxes)
-        middle, reach = (flat[:, :2] + flat[:, 2:]) / 2, (flat[:, 2:] - flat[:, :2]) / 2 + self.half + SLACK
-        in_x = (self.xs.unsqueeze(1) - middle[:, 0]).abs() <= reach[:, 0]
-        in_y = (self.ys.unsqueeze(1) - middle[:, 1]).abs() <= reach[:, 1]
-        # a cell is near where some box has it in its rows and in its columns
-        cells = (in_y.float() @ in_x.float().t()).flatten().nonzero()
-        return (cells * self.per_cell + torch.arange(self.per_cell, device=cells.device)).flatten()
+        middle, size = (flat[:, :2] + flat[:, 2:]) / 2, (flat[:, 2:] - flat[:, :2]) / 2 + SLACK
+        reach = (self.half.unsqueeze(1) + size).unsqueeze(2)  # (anchors per cell, G, 1, 2)
+        in_x = (self.xs - middle[:, :1]).abs() <= reach[..., 0]
+        in_y = (self.ys - middle[:, 1:]).abs() <= reach[..., 1]
+        # an anchor is near where some box has it in its rows and in its columns
+        slot, cell = (in_y.transpose(1, 2).float() @ in_x.float()).flatten(1).nonzero(as_tuple=True)
+        return cell, slot
 
 
 def grid_of(anchors: Tensor) -> AnchorGrid | None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass
 from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
-from pcdet_freeze.models.dense_heads.near_anchors import AnchorGrid, grid_of
+from pcdet_freeze.models.dense_heads.near_anchors import grid_of
 from pcdet_freeze.ops.boxes import boxes3d_nearest_bev_iou
 from pcdet_freeze.ops.iou import boxes_iou3d
+
+Targets = tuple[Tensor, Tensor, Tensor]
+"""of one class: labels (B, cells, k), targets (B, cells, k, code_size) and weights (B, cells, k)"""
 
 
 class AxisAlignedTargetAssigner:
@@ -64,16 +68,19 @@ class AxisAlignedTargetAssigner:
             box_reg_targets (B, A, code_size): residuals, zero where not positive;
             reg_weights (B, A): positive or not.
         """
-        samples = gt_boxes.shape[0]
+        samples, cells = gt_boxes.shape[0], anchors[0].shape[0]
         boxes, owner = self._list_boxes(gt_boxes)
-        found = []
+        # one array for all classes, all zero: only rows near a box are written to
+        rows = samples, cells, sum(own.shape[1] for own in anchors)
+        device, begin = anchors[0].device, 0
+        labels, weights = _zeros(rows, torch.int32, device), _zeros(rows, torch.float32, device)
+        targets = _zeros((*rows, self.box_coder.code_size), torch.float32, device)
         for anchor, label, own in zip(self.classes, self.labels, anchors, strict=True):
-            mine = boxes[:, -1] == label
-            parts = self._assign_class(anchor, label, own, boxes[mine], owner[mine], samples)
-            found.append([part.view(samples, *own.shape[:2], *part.shape[2:]) for part in parts])
-        labels, targets, weights = (
-            torch.cat(parts, dim=2).flatten(1, 2) for parts in zip(*found, strict=True)
-        )
+            mine, part = boxes[:, -1] == label, slice(begin, begin + own.shape[1])
+            out = labels[:, :, part], targets[:, :, part], weights[:, :, part]
+            self._assign_class(anchor, label, own, boxes[mine], owner[mine], out)
+            begin = part.stop
+        labels, targets, weights = (part.flatten(1, 2) for part in (labels, targets, weights))
         return {"box_cls_labels": labels, "box_reg_targets": targets, "reg_weights": weights}
 
     @staticmethod
@@ -83,37 +90,40 @@ class AxisAlignedTargetAssigner:
         return gt_boxes[real].float(), real.nonzero()[:, 0]
 
     def _assign_class(
-        self, anchor: AnchorClass, label: int, cells: Tensor, boxes: Tensor, owner: Tensor, samples: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels (B, A), targets (B, A, code_size) and weights (B, A) of one class's anchors.
+        self, anchor: AnchorClass, label: int, cells: Tensor, boxes: Tensor, owner: Tensor, out: Targets
+    ) -> None:
+        """Write one class's anchors into ``out``, all zero before.
 
         Anchors far from every box are negative; where they lie on a grid they are not looked at.
         """
-        anchors = cells.flatten(0, 1)
-        labels = anchors.new_zeros(samples, len(anchors), dtype=torch.int32)
-        targets = anchors.new_zeros(samples, len(anchors), self.box_coder.code_size)
-        weights = anchors.new_zeros(samples, len(anchors))
         if len(boxes) == 0:
-            return labels, targets, weights
-        grid = self._grid(anchor, cells, boxes)
-        everywhere = torch.arange(len(anchors), device=anchors.device)
+            return
+        labels, targets, weights = out
         for sample in owner.unique().tolist():
             mine = boxes[owner == sample]
-            near = everywhere if grid is None else grid.near(mine[:, :7])
-            if not len(near):
+            cell, slot, overlaps = self.overlaps(anchor, cells, mine[:, :7])
+            if not len(cell):
                 continue
-            found, best = self._match(anchor, label, self.overlap(anchors[near], mine[:, :7]))
-            labels[sample, near] = found
-            positive = near[found > 0]
-            matched = mine[best[found > 0], :-1]
-            targets[sample, positive] = self.box_coder.encode(matched, anchors[positive])
-            weights[sample, positive] = self._weight(labels[sample])
-        return labels, targets, weights
+            found, best = self._match(anchor, label, overlaps)
+            labels[sample, cell, slot] = found
+            positive = found > 0
+            cell, slot = cell[positive], slot[positive]
+            matched = mine[best[positive], :-1]
+            targets[sample, cell, slot] = self.box_coder.encode(matched, cells[cell, slot])
+            weights[sample, cell, slot] = self._weight(labels[sample])
 
-    def _grid(self, anchor: AnchorClass, cells: Tensor, boxes: Tensor) -> AnchorGrid | None:
-        """The anchors' grid, where an anchor far from all boxes is negative for certain."""
+    def overlaps(self, anchor: AnchorClass, cells: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cell (K,), place in it (K,) and overlaps (K, G) of the anchors that can answer for a box.
+
+        Args:
+            cells: a class's anchors, (cells, anchors per cell, 7).
+            boxes: (G, 7), G > 0.
+        """
+        # an anchor far from all boxes is negative for certain, unless this is another overlap
         plain = self.overlap is boxes3d_nearest_bev_iou and anchor.unmatched_threshold > 0
-        return grid_of(cells) if plain and bool(boxes.isfinite().all()) else None
+        grid = grid_of(cells) if plain and bool(boxes.isfinite().all()) else None
+        cell, slot = _everywhere(cells) if grid is None else grid.near(boxes)
+        return cell, slot, self.overlap(cells[cell, slot], boxes)
 
     @staticmethod
     def _match(anchor: AnchorClass, label: int, overlaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,3 +141,17 @@ class AxisAlignedTargetAssigner:
         if not self.norm_by_num_examples:
             return 1.0
         return 1.0 / (labels >= 0).sum().clamp(min=1).float()
+
+
+def _everywhere(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell and slot of all anchors (cells, anchors per cell, 7)."""
+    every = torch.arange(cells.shape[0] * cells.shape[1], device=cells.device)
+    return every // cells.shape[1], every % cells.shape[1]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """torch.zeros; on a CPU from numpy, which leaves the clearing of pages that nobody reads to nobody."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    kinds = {torch.int32: np.int32, torch.float32: np.float32}
+    return torch.from_numpy(np.zeros(shape, kinds[dtype]))
