@@ -19,6 +19,7 @@ import logging
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.optimizer import parameter_names
 from pcdet_freeze.engine.optimizer_state import kind_of, load_optimizer_state
 from pcdet_freeze.engine.rng import rng_state
+from pcdet_freeze.engine.unreadable import why_unreadable
 from pcdet_freeze.errors import CheckpointError
 
 OURS = "pcdet_freeze"
@@ -42,10 +44,11 @@ _UNREADABLE = (
     RuntimeError,
     EOFError,
     ValueError,
-    KeyError,
+    LookupError,
     AttributeError,
     ImportError,
     pickle.UnpicklingError,
+    struct.error,
     zipfile.BadZipFile,
 )
 
@@ -127,11 +130,9 @@ def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
         with numpy_scalars():
             state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
     except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"A checkpoint must be a whole file of plain data, but {path} cannot be read: {reason}. "
-            "Name another one with --ckpt, or remove it. Where it holds Python objects, and you trust its "
-            "author, add --trust_checkpoint."
+            f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
+            f"{why_unreadable(path, error)}"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
         raise CheckpointError(f"A checkpoint must hold the key 'model_state', but {path} does not.")
