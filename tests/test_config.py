@@ -136,6 +136,12 @@ def test_n6_the_list_can_be_emptied_on_the_command_line(model_yaml: Path, text: 
     assert not cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK
 
 
+def test_losses_can_be_weighed_where_the_config_weighs_none(model_yaml: Path) -> None:
+    cfg = cfg_from_yaml_file(model_yaml)
+    cfg_from_list(["MODEL.LOSS_WEIGHTS", "{dense_head: 0}", "MODEL.LEARN_LOSS_WEIGHTS", "True"], cfg)
+    assert cfg.MODEL.LOSS_WEIGHTS == {"dense_head": 0} and cfg.MODEL.LEARN_LOSS_WEIGHTS is True
+
+
 def test_set_keeps_types_and_reaches_into_lists(model_yaml: Path) -> None:
     cfg = cfg_from_yaml_file(model_yaml)
     cfg_from_list(["OPTIMIZATION.LR", "1", "OPTIMIZATION.MOMS", "0.9,0.8", "OPTIMIZATION.MOMS.0", "0.5"], cfg)

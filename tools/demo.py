@@ -30,7 +30,7 @@ QUICK = ["DATA_CONFIG.NUM_SCENES.train", "8", "DATA_CONFIG.NUM_SCENES.test", "4"
 
 def say(*command: str, check: bool = True) -> int:
     """Print a command as a user would type it and run it; its exit code, or the end where it failed."""
-    print("\n$ python " + " ".join(f'"{c}"' if c[0] == "[" else c for c in command) + "\n", flush=True)
+    print("\n$ python " + " ".join(f'"{c}"' if c[0] in "[{" else c for c in command) + "\n", flush=True)
     code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
     return sys.exit(code) if code and check else code
 
