@@ -57,7 +57,9 @@ class TaskCounter:
             truth = _truth(batch, kind.label, kind.per_point, index)
             counts[task] = None
             if truth is not None:
-                counts[task] = self.metric(task).count(truth, {key: _plain(v) for key, v in found.items()})
+                plain = {key: _plain(value) for key, value in found.items()}
+                plain |= {key: _rows(batch, key, index) for key in kind.beside}
+                counts[task] = self.metric(task).count(truth, plain)
         return counts
 
     def summarise(self, frames: Sequence[FrameResult]) -> tuple[dict[str, float], list[str]]:
@@ -78,8 +80,12 @@ def _truth(batch: Mapping[str, Any], label: str, per_point: bool, index: int) ->
     flags = batch.get(f"has_{label}")
     if batch.get(label) is None or (flags is not None and not bool(flags[index])):
         return None
-    rows = _plain(batch[label])
-    return rows[_plain(batch["points"])[:, 0] == index] if per_point else rows[index]
+    return _rows(batch, label, index) if per_point else _plain(batch[label])[index]
+
+
+def _rows(batch: Mapping[str, Any], key: str, index: int) -> np.ndarray:
+    """The frame's rows of ``batch[key]``, which has a row a point."""
+    return _plain(batch[key])[_plain(batch["points"])[:, 0] == index]
 
 
 def _plain(value: Any) -> Any:

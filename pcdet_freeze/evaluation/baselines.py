@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pcdet_freeze.evaluation.lanes import compare_cells, f1
-from pcdet_freeze.evaluation.segmentation import IGNORE
 from pcdet_freeze.evaluation.tasks import add_up, ratio
+from pcdet_freeze.ops.cells import IGNORE
 from pcdet_freeze.ops.lanes import NO_LANE
 
 

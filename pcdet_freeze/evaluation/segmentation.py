@@ -1,7 +1,7 @@
-"""Semantic segmentation of points: IoU per class and its mean (Everingham et al., PASCAL VOC, IJCV 2010).
+"""Semantic segmentation of points and of cells: IoU per class and its mean.
 
-IoU of a class = points that are and are said to be of it / points that are or are said to be, counted over
-all frames together; points whose true label is 255 count nowhere.
+IoU of a class = points (cells) that are and are said to be of it / points that are or are said to be, counted
+over all frames together (Everingham et al., PASCAL VOC, IJCV 2010). What is truly 255 counts nowhere.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.evaluation.tasks import TASK_METRICS, Counts, MetricContext, TaskMetric, ratio
-
-IGNORE = 255
+from pcdet_freeze.ops.cells import IGNORE, cell_majority, cells_of
 
 
 @TASK_METRICS.register_as("segmentation")
@@ -25,6 +25,7 @@ class SegmentationMetric(TaskMetric):
     """
 
     prediction, label, per_point = "pred_point_labels", "point_labels", True
+    task = "segmentation"
 
     def __init__(self, context: MetricContext) -> None:
         super().__init__(context)
@@ -58,24 +59,54 @@ class SegmentationMetric(TaskMetric):
         ious = 100 * found[occurs] / union[occurs]
         names = np.array(self.names)[occurs]
         return {
-            "segmentation/mIoU": float(ious.mean()),
-            "segmentation/accuracy": 100 * ratio(found.sum(), matrix.sum()),
-            **{f"segmentation/IoU/{name}": float(iou) for name, iou in zip(names, ious, strict=True)},
+            f"{self.task}/mIoU": float(ious.mean()),
+            f"{self.task}/accuracy": 100 * ratio(found.sum(), matrix.sum()),
+            **{f"{self.task}/IoU/{name}": float(iou) for name, iou in zip(names, ious, strict=True)},
         }
 
 
-def confusion(truth: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+@TASK_METRICS.register_as("segmentation_bev")
+class BevSegmentationMetric(SegmentationMetric):
+    """The same over the cells of the map: ``segmentation_bev/mIoU`` ...
+
+    A cell's truth is what training takes it for: the label of most of its labelled points. Cells without a
+    labelled point do not count, whatever is said of them.
+    """
+
+    prediction, beside = "pred_bev_labels", ("points",)
+    task = "segmentation_bev"
+
+    def count(self, truth: np.ndarray, prediction: Mapping[str, Any]) -> Counts:
+        """truth (N,); prediction: pred_bev_labels (H, W), points (N, 3+) [sample, x, y, ...] in metres."""
+        said = np.asarray(prediction[self.prediction])
+        if said.ndim != 2:
+            raise DataError(f"pred_bev_labels must be (H, W), a class a cell; got shape {said.shape}")
+        _check("point_labels", truth[truth != IGNORE], len(self.names))
+        points = torch.from_numpy(np.asarray(prediction["points"])[:, :3].copy())
+        points[:, 0] = 0
+        cells = cells_of(points, self.context.point_cloud_range, said.shape)
+        true = cell_majority(cells, torch.from_numpy(truth.astype(np.int64)), len(self.names), said.size)
+        return {"confusion": confusion(true.numpy(), said.reshape(-1), len(self.names), self.prediction)}
+
+
+def confusion(
+    truth: np.ndarray, said: np.ndarray, classes: int, key: str = "pred_point_labels"
+) -> np.ndarray:
     """(C, C) int64: how many points of class i (row) are said to be j; truth 255 is left out.
 
-    Raises DataError for a label outside 0..C-1 (and 255 in the truth).
+    Raises DataError, which calls ``said`` by its ``key``, for a label outside 0..C-1 (and 255 in the truth).
     """
     known = truth != IGNORE
-    for what, labels in (("point_labels", truth[known]), ("pred_point_labels", said[known])):
-        wrong = labels[(labels < 0) | (labels >= classes)]
-        if len(wrong):
-            raise DataError(
-                f"{what} must be 0..{classes - 1} for {classes} semantic classes; got {int(wrong[0])} and "
-                f"{len(wrong) - 1} more"
-            )
+    _check("point_labels", truth[known], classes)
+    _check(key, said[known], classes)
     pairs = truth[known].astype(np.int64) * classes + said[known].astype(np.int64)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def _check(key: str, labels: np.ndarray, classes: int) -> None:
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"{key} must be 0..{classes - 1} for {classes} semantic classes; got {int(wrong[0])} and "
+            f"{len(wrong) - 1} more"
+        )

@@ -38,12 +38,17 @@ class TaskMetric:
     """key of the batch with the truth"""
     per_point: ClassVar[bool]
     """True: the truth is (N,), a row a point of the batch; False: (B, ...), a row a frame"""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """further keys of the batch with a row a point, which ``count`` finds beside the prediction"""
 
     def __init__(self, context: MetricContext) -> None:
         self.context = context
 
     def count(self, truth: np.ndarray, prediction: Mapping[str, Any]) -> Counts:
-        """Compare one frame's truth with its prediction (numpy). DataError where they do not fit."""
+        """Compare one frame's truth with its prediction (numpy), and what it asks for in ``beside``.
+
+        DataError where they do not fit.
+        """
         raise NotImplementedError(f"{type(self).__name__} must count what a frame shows")
 
     def summarise(self, total: Counts) -> dict[str, float]:

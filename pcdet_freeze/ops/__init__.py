@@ -10,4 +10,5 @@ heading in radians, counter-clockwise from x. A box is [x, y, z, dx, dy, dz, hea
 | `iou.py`    | rotated BEV, 3D and aligned 3D IoU                                    |
 | `nms.py`    | greedy non-maximum suppression, rotated and axis-aligned              |
 | `voxels.py` | point cloud -> voxels, in first-seen order                            |
+| `cells.py`  | points -> cells of a map, a cell's label from those of its points      |
 """

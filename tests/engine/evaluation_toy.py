@@ -65,12 +65,13 @@ def _anno(boxes: np.ndarray, frame_id: str, **more: Any) -> dict[str, Any]:
 PARTS = {
     "boxes": ("pred_boxes", "pred_scores", "pred_labels"),
     "points": ("pred_point_labels",),
+    "cells": ("pred_bev_labels",),
     "lanes": ("pred_lane_map", "pred_lanes"),
 }
 
 
 class ThreeTasks(nn.Module):
-    """The true boxes, point labels by the height, one straight lane: all that ``tasks`` names."""
+    """The true boxes, point labels by the height, cars in all cells, a straight lane: what ``tasks`` name."""
 
     def __init__(self, *tasks: str) -> None:
         super().__init__()
@@ -87,6 +88,7 @@ class ThreeTasks(nn.Module):
             found.append({
                 "pred_boxes": box, "pred_scores": torch.ones(1), "pred_labels": torch.ones(1).long(),
                 "pred_point_labels": (points[:, 3] % 3).long(),
+                "pred_bev_labels": torch.ones(4, 4).long(),
                 "pred_lane_map": lane_map, "pred_lanes": [torch.tensor([[0.0, 0.0], [9.0, 1.0]])],
             })  # fmt: skip
         kept = [key for task in self.tasks for key in PARTS[task]]

@@ -58,6 +58,20 @@ def test_frames_labelled_in_part_count_for_the_tasks_that_they_are_labelled_for(
     )
 
 
+def test_cells_are_scored_with_the_points_of_their_own_frame() -> None:
+    dataset = three_task_loader(1).dataset
+    kind = TASK_METRICS.get("segmentation_bev")(
+        MetricContext(dataset.semantic_class_names, tuple(map(float, dataset.point_cloud_range)))
+    )
+    total = 0
+    for frame in (dataset[i] for i in range(7) if i != 1):
+        found = {"pred_bev_labels": np.ones((4, 4), int), "points": np.pad(frame["points"], ((0, 0), (1, 0)))}
+        total += kind.count(frame["point_labels"], found)["confusion"]
+    assert evaluate("cells") | {"recall/rcnn_0.5": 0} == kind.summarise({"confusion": total}) | {
+        "recall/rcnn_0.5": 0
+    }
+
+
 @pytest.mark.parametrize("task", ["boxes", "points", "lanes"])
 def test_a_model_of_one_task_is_scored_for_that_one_as_in_the_whole(task: str) -> None:
     alone, whole = evaluate(task), evaluate("boxes", "points", "lanes")

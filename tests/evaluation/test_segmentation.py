@@ -7,8 +7,8 @@ import pytest
 
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.evaluation import TASK_METRICS, MetricContext
-from pcdet_freeze.evaluation.segmentation import SegmentationMetric, confusion
-from pcdet_freeze.evaluation.tasks import add_up
+from pcdet_freeze.evaluation.segmentation import BevSegmentationMetric, SegmentationMetric, confusion
+from pcdet_freeze.evaluation.tasks import Counts, add_up
 
 
 @pytest.fixture
@@ -85,3 +85,49 @@ def test_the_rows_of_a_confusion_are_the_truth() -> None:
 def test_it_runs_for_whoever_predicts_point_labels() -> None:
     kind = TASK_METRICS.get("segmentation")
     assert (kind.prediction, kind.label, kind.per_point) == ("pred_point_labels", "point_labels", True)
+
+
+POINTS = np.array([[0.5, 0.5], [0.1, 0.9], [0.9, 0.1], [1.5, 0.5], [0.5, 1.5], [9.0, 0.5]])
+"""in a map of 2 x 2 cells of one metre; three in one cell, none in the last, one beyond the edge"""
+
+
+def bev_counts(labels: list[int], said: object, points: np.ndarray = POINTS, sample: int = 0) -> Counts:
+    kind = BevSegmentationMetric(MetricContext(("road", "car", "pole"), (0, 0, -1, 2, 2, 1)))
+    rows = np.column_stack([np.full(len(points), sample), points]).astype(np.float32)
+    return kind.count(np.array(labels), {"pred_bev_labels": np.array(said), "points": rows})
+
+
+def test_a_cells_truth_is_the_label_of_most_of_its_points_and_cells_without_one_do_not_count() -> None:
+    # cells by row: road (two of three), car (one, and one beyond the edge) / 255, no point
+    found = bev_counts([0, 1, 0, 1, 255, 1], [[0, 0], [2, 2]], sample=3)
+    assert found["confusion"].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+def test_the_iou_of_cells_is_counted_like_that_of_points() -> None:
+    kind = BevSegmentationMetric(MetricContext(("road", "car", "pole"), (0, 0, -1, 2, 2, 1)))
+    first = bev_counts([0, 1, 0, 1, 255, 1], [[0, 0], [2, 2]])
+    second = bev_counts([2, 2, 1, 1, 1, 255], [[2, 1], [0, 0]])
+    # truth road, car | pole, car, car; said road, road | pole, car, road
+    values = kind.summarise(add_up([first, second]))
+    assert values["segmentation_bev/IoU/road"] == pytest.approx(100 / 3)
+    assert values["segmentation_bev/IoU/car"] == pytest.approx(100 / 3)
+    assert values["segmentation_bev/IoU/pole"] == 100
+    assert values["segmentation_bev/mIoU"] == pytest.approx(500 / 9)
+    assert values["segmentation_bev/accuracy"] == pytest.approx(60)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "told"),
+    [
+        ([0, 3, 0, 0, 0, 0], [[0, 0], [0, 0]], r"point_labels must be 0\.\.2 for 3 semantic classes; got 3"),
+        ([0] * 6, [[7, 0], [0, 0]], r"pred_bev_labels must be 0\.\.2 .* got 7"),
+        ([0] * 6, [0, 0], r"must be \(H, W\), a class a cell; got shape \(2,\)"),
+    ],
+)
+def test_cells_that_do_not_fit_are_an_error(labels: list[int], said: object, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        bev_counts(labels, said)
+
+
+def test_an_empty_frame_has_no_cells_that_count() -> None:
+    assert not bev_counts([], [[0, 0], [0, 0]], np.zeros((0, 2)))["confusion"].any()

@@ -11,8 +11,11 @@ import torch
 from task_cases import SEMANTIC, bare, task_batch, task_config, task_model, unlabelled, without_detection
 
 from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.evaluation import MetricContext
+from pcdet_freeze.evaluation.segmentation import BevSegmentationMetric
 from pcdet_freeze.models.task_heads.lovasz import lovasz_softmax
-from pcdet_freeze.models.task_heads.segment_head import cell_majority, cell_means
+from pcdet_freeze.models.task_heads.segment_head import cell_means
+from pcdet_freeze.ops.cells import cell_majority, cells_of
 
 
 def head_config(**settings: Any) -> dict[str, Any]:
@@ -41,12 +44,11 @@ def test_every_point_gets_a_class_in_the_order_of_the_batch() -> None:
 
 
 def test_a_point_sees_the_map_at_its_own_cell() -> None:
-    head = model_of().segment_head
-    features = torch.zeros(2, 8, 32, 32)
+    limits = model_of().segment_head.limits
     points = torch.tensor(
         [[0, 0.1, -7.9, 0, 0], [1, 15.9, 7.9, 0, 0], [1, 16.0, 8.0, 0, 0], [0, 4.6, 0, 0, 0]]
     )
-    flat = head.cells_of(points, features)
+    flat = cells_of(points, limits, (32, 32))
     assert flat.tolist() == [0, 2 * 32 * 32 - 1, 2 * 32 * 32 - 1, 16 * 32 + 9]
 
 
@@ -68,7 +70,19 @@ def test_cells_get_a_class_where_the_config_asks_for_it() -> None:
 def test_a_cells_label_is_that_of_most_of_its_points() -> None:
     cells = torch.tensor([0, 0, 0, 2, 2, 3])
     labels = torch.tensor([1, 1, 2, 255, 0, 255])
-    assert cell_majority(cells, labels, 3, torch.Size((1, 8, 2, 2))).tolist() == [1, 255, 0, 255]
+    assert cell_majority(cells, labels, 3, 4).tolist() == [1, 255, 0, 255]
+
+
+def test_the_metric_of_cells_has_the_truth_that_training_has() -> None:
+    model, given = model_of(CELL_LABELS=True), task_batch()
+    loss_of(model, given)
+    wanted = model.segment_head.forward_ret_dict["cell_labels"].view(2, 32, 32)
+    kind = BevSegmentationMetric(MetricContext(SEMANTIC, model.segment_head.limits))
+    for sample, true in enumerate(wanted):
+        rows = given["points"][:, 0] == sample
+        found = {"pred_bev_labels": true.clamp(max=2).numpy(), "points": given["points"][rows].numpy()}
+        confusion = kind.count(given["point_labels"][rows].numpy(), found)["confusion"]
+        assert confusion.trace() == confusion.sum() == (true != 255).sum() > 0
 
 
 def test_the_loss_is_weighted_cross_entropy_and_lovasz_softmax() -> None:

@@ -14,9 +14,9 @@ from pcdet_freeze.models.labelled import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lovasz import lovasz_softmax
 from pcdet_freeze.models.task_heads.segment_settings import SegmentHeadSettings
+from pcdet_freeze.ops.cells import IGNORE, cell_majority, cells_of, in_cells
 
 WHERE = "MODEL.SEGMENT_HEAD (SegmentHead)"
-IGNORE = 255
 
 
 @TASK_HEADS.register
@@ -38,11 +38,7 @@ class SegmentHead(nn.Module):
         given = context.features_of("seg_features_2d", WHERE)
         self.settings = settings
         self.num_class = _number_of_classes(settings, context)
-        self.low = (context.point_cloud_range[0], context.point_cloud_range[1])
-        self.cell = (
-            (context.point_cloud_range[3] - self.low[0]) / given.width,
-            (context.point_cloud_range[4] - self.low[1]) / given.height,
-        )
+        self.limits = context.point_cloud_range
         layers: list[nn.Module] = []
         width = given.channels + 2 * context.num_point_features + 2
         for wider in settings.point_filters:
@@ -68,30 +64,33 @@ class SegmentHead(nn.Module):
             cell_logits: (B, classes, H, W), with CELL_LABELS
         """
         features, points = batch_dict["seg_features_2d"], batch_dict["points"]
-        cells = self.cells_of(points, features)
+        shape = features.shape[2:]
+        cells = cells_of(points, self.limits, shape)
         cell_logits = None if self.cell_cls is None else self.cell_cls(features)
         if not self.training:
             self.forward_ret_dict = {}
-            batch_dict["point_logits"] = self.point_logits(features, self.describe(points, cells), cells)
+            batch_dict["point_logits"] = self.point_logits(
+                features, self.describe(points, cells, shape), cells
+            )
             if cell_logits is not None:
                 batch_dict["cell_logits"] = cell_logits
             return batch_dict
         labels = self._targets(batch_dict)
         chosen = self._spread(len(points), points.device)
         self.forward_ret_dict = {
-            "logits": self.point_logits(features, self.describe(points, cells)[chosen], cells[chosen]),
+            "logits": self.point_logits(features, self.describe(points, cells, shape)[chosen], cells[chosen]),
             "labels": labels[chosen],
         }
         if cell_logits is not None:
             self.forward_ret_dict["cell_logits"] = cell_logits.permute(0, 2, 3, 1).flatten(0, 2)
             self.forward_ret_dict["cell_labels"] = cell_majority(
-                cells, labels, self.num_class, features.shape
+                cells, labels, self.num_class, len(self.forward_ret_dict["cell_logits"])
             )
         return batch_dict
 
-    def describe(self, points: Tensor, cells: Tensor) -> Tensor:
+    def describe(self, points: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
         """(N, 2 columns + 2): a point's columns, less their mean in its cell, and its offset in the cell."""
-        place = [(points[:, 1 + axis] - self.low[axis]) / self.cell[axis] for axis in (0, 1)]
+        place = in_cells(points, self.limits, shape)
         offset = torch.stack([value - value.floor() - 0.5 for value in place], dim=1)
         columns = points[:, 1:]
         return torch.cat([columns, columns - cell_means(columns, cells), offset], dim=1)
@@ -105,13 +104,6 @@ class SegmentHead(nn.Module):
             )
         at_point = features.permute(0, 2, 3, 1).flatten(0, 2)[cells]
         return self.point_cls(self.point_layers(torch.cat([at_point, described], dim=1)))
-
-    def cells_of(self, points: Tensor, features: Tensor) -> Tensor:
-        """(N,) int64: the cell, of the maps of all samples in a row, of each point; the nearest outside."""
-        _, _, rows, columns = features.shape
-        x, y = ((points[:, 1 + a] - self.low[a]) / self.cell[a] for a in (0, 1))
-        column, row = x.floor().long().clamp(0, columns - 1), y.floor().long().clamp(0, rows - 1)
-        return (points[:, 0].long() * rows + row) * columns + column
 
     def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
         """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
@@ -204,22 +196,6 @@ def cell_means(columns: Tensor, cells: Tensor) -> Tensor:
     total = whole.new_zeros(count, columns.shape[1]).index_add_(0, cells, whole)
     points = torch.bincount(cells, minlength=count)
     return (total / (65536.0 * points.clamp(min=1).unsqueeze(1)))[cells].to(columns.dtype)
-
-
-@torch.no_grad()
-def cell_majority(cells: Tensor, labels: Tensor, classes: int, shape: torch.Size) -> Tensor:
-    """(B * H * W,) int64: the label that most counted points of a cell have, 255 where none counts.
-
-    Args:
-        cells: (N,) int64 index of each point's cell.
-        labels: (N,) int64, 255: does not count.
-        shape: (B, C, H, W) of the map.
-    """
-    counted = labels != IGNORE
-    total = shape[0] * shape[2] * shape[3]
-    votes = torch.bincount(cells[counted] * classes + labels[counted], minlength=total * classes)
-    most, label = votes.view(total, classes).max(dim=1)
-    return torch.where(most > 0, label, IGNORE)
 
 
 def _number_of_classes(settings: SegmentHeadSettings, context: BuildContext) -> int:
