@@ -141,6 +141,7 @@ class DatasetTemplate(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``; in training the next good one, with the bad ones named in ``skipped_frames``."""
         skipped: list[str] = []
+        first = ""
         for step in range(len(self)):
             current = (index + step) % len(self)
             try:
@@ -149,21 +150,18 @@ class DatasetTemplate(Dataset):
             except DataError as error:
                 if not self.training:
                     raise
-                self._skip(current, str(error), skipped, logging.WARNING)
-                continue
-            sample = self.prepare_data(raw, self.random_state(current))
-            if not self._is_empty(sample):
-                sample["skipped_frames"] = skipped
-                return sample
-            self._skip(
-                current,
-                f"no point or no box of {', '.join(self.class_names)} in range",
-                skipped,
-                logging.INFO,
-            )
+                reason, level = str(error), logging.WARNING
+            else:
+                sample = self.prepare_data(raw, self.random_state(current))
+                if not self._is_empty(sample):
+                    sample["skipped_frames"] = skipped
+                    return sample
+                reason, level = f"no point or no box of {', '.join(self.class_names)} in range", logging.INFO
+            self._skip(current, reason, skipped, level)
+            first = first or f"frame {skipped[0]}: {reason}"
         raise DataError(
-            f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} "
-            f"frames were skipped; the log gives each reason, the first frames are {skipped[:5]}"
+            f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} were skipped, "
+            f"each with its reason in the log; {first}"
         )
 
     def random_state(self, index: int) -> np.random.RandomState:

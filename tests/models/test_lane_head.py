@@ -173,10 +173,12 @@ def test_a_lane_map_of_another_size_is_an_error() -> None:
         loss_of(model_of(), given)
 
 
-def test_a_lane_out_of_range_is_an_error_that_names_it_and_the_frames() -> None:
+def test_a_lane_out_of_range_is_an_error_that_names_it_and_its_frame() -> None:
     given = task_batch() | {"frame_id": ["a7", "b9"]}
     given["lane_map"][1, 4, 4] = LANES
-    with pytest.raises(DataError, match=r"must hold 0..2 or 255 \(no lane\); got \[3\].*a7, b9: raise"):
+    with pytest.raises(
+        DataError, match=r"must hold 0..2 or 255 \(no lane\); got \[3\] in the frames b9: raise"
+    ):
         loss_of(model_of(), given)
 
 

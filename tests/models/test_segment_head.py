@@ -175,17 +175,21 @@ def test_copies_can_be_taken_after_a_training_forward() -> None:
 
 
 @pytest.mark.parametrize("label", [len(SEMANTIC), -1, 254])
-def test_a_label_out_of_range_is_an_error_that_names_it_and_the_frames(label: int) -> None:
+def test_a_label_out_of_range_is_an_error_that_names_it_and_its_frame(label: int) -> None:
     given = task_batch() | {"frame_id": ["a7", "b9"]}
     given["point_labels"][3] = label
-    with pytest.raises(DataError, match=rf"must be 0..2 or 255 \(ignore\); got \[{label}\].*a7, b9"):
+    with pytest.raises(
+        DataError, match=rf"must be 0..2 or 255 \(ignore\); got \[{label}\] in the frames a7:"
+    ):
         loss_of(model_of(), given)
 
 
 def test_labels_of_which_none_counts_are_an_error() -> None:
     given = task_batch()
     given["point_labels"][:] = 255
-    with pytest.raises(DataError, match="must have a point that counts"):
+    with pytest.raises(
+        DataError, match=r"SegmentHead.*all point_labels are 255 \(ignore\) in the frames 0, 1: leave"
+    ):
         loss_of(model_of(), given)
 
 

@@ -168,10 +168,11 @@ class LaneHead(nn.Module):
         lane_map = lane_map[frames]
         wrong = (lane_map != NO_LANE) & ((lane_map < 0) | (lane_map >= self.settings.num_lanes))
         if bool(wrong.any()):
+            inside = torch.zeros_like(frames).masked_scatter(frames, wrong.flatten(1).any(dim=1))
             raise DataError(
                 f"lane_map must hold 0..{self.settings.num_lanes - 1} or {NO_LANE} (no lane); got "
                 f"{torch.unique(lane_map[wrong])[:8].tolist()} in the frames "
-                f"{frame_names(batch_dict, frames)}: raise MODEL.LANE_HEAD.NUM_LANES, or number them anew"
+                f"{frame_names(batch_dict, inside)}: raise MODEL.LANE_HEAD.NUM_LANES, or number them anew"
             )
         return frames, lane_map
 

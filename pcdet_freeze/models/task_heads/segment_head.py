@@ -166,13 +166,14 @@ class SegmentHead(nn.Module):
         counts = torch.stack([wrong.sum(), (labels != IGNORE).sum()]).tolist()
         if counts[0]:
             found = torch.unique(labels[wrong])[:8].tolist()
+            inside = points[wrong, 0].long().bincount(minlength=int(batch_dict["batch_size"])) > 0
             raise DataError(
                 f"point_labels must be 0..{self.num_class - 1} or {IGNORE} (ignore); got {found} in the "
-                f"frames {frame_names(batch_dict)}: map them to the classes of {WHERE}"
+                f"frames {frame_names(batch_dict, inside)}: map them to the classes of {WHERE}"
             )
         if counts[1] == 0 and len(points) and (frames is None or bool(frames.any())):
             raise DataError(
-                f"a frame with point_labels must have a point that counts; all are {IGNORE} (ignore) in the "
+                f"{WHERE} learns from points that count, but all point_labels are {IGNORE} (ignore) in the "
                 f"frames {frame_names(batch_dict, frames)}: leave their labels out, or take the frames out"
             )
         return labels
@@ -201,7 +202,10 @@ def cell_means(columns: Tensor, cells: Tensor) -> Tensor:
 def _number_of_classes(settings: SegmentHeadSettings, context: BuildContext) -> int:
     names = context.semantic_class_names
     if settings.num_class is None and not names:
-        raise ConfigError(f"{WHERE}: the data set names no semantic classes; set NUM_CLASS")
+        raise ConfigError(
+            f"{WHERE}: the data set names no semantic classes; give it point_labels (docs/labels.md: "
+            "GET_ITEM_LIST, SEMANTIC.CLASSES), or, where the head is not trained, set NUM_CLASS"
+        )
     number = settings.num_class or len(names)
     if names and number != len(names):
         raise ConfigError(
