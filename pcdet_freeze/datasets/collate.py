@@ -15,19 +15,21 @@ _CONCATENATED = ("voxels", "voxel_num_points", "point_labels")
 _LISTS = ("calib", "metadata")
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, Any]:
     """One batch of numpy arrays (``datasets/template.py`` lists the keys).
 
     ``points`` and ``voxel_coords`` get a first column with the sample's number in the batch; ``gt_boxes``
     are padded with zero rows (at least one); ``skipped_frames`` of all samples become one list.
 
-    Samples may be labelled in part: ``has_gt_boxes``, ``has_point_labels`` and ``has_lane_map`` (B,) bool say
-    which have the label. In a sample without it the batch holds no boxes, points and cells of label 255; the
-    batch lacks a label that none of its samples has.
+    Samples may be labelled in part: ``has_gt_boxes``, ``has_point_labels``, ``has_lane_map``, ``has_<key>``
+    of further ``labels``, (B,) bool, say which have the label. In a sample without it the batch holds no
+    boxes, points and cells of label 255, zeros of a further label, which is an array of one shape in all
+    frames; the batch lacks a label that none of its samples has.
     """
-    batch: dict[str, Any] = {f"has_{key}": _has(key, samples) for key in LABEL_KEYS}
+    known = dict.fromkeys((*LABEL_KEYS, *labels))
+    batch: dict[str, Any] = {f"has_{key}": _has(key, samples) for key in known}
     for key in dict.fromkeys(key for sample in samples for key in sample):
-        values = _filled(key, samples) if key in LABEL_KEYS else [sample[key] for sample in samples]
+        values = _filled(key, samples) if key in known else [sample[key] for sample in samples]
         batch[key] = _join(key, values)
     batch["batch_size"] = len(samples)
     return batch
@@ -39,15 +41,19 @@ def _has(key: str, samples: Sequence[Sample]) -> np.ndarray:
 
 def _filled(key: str, samples: Sequence[Sample]) -> list[np.ndarray]:
     """The label of each sample; one that says nothing where it has none."""
-    like = next(sample[key] for sample in samples if sample.get(key) is not None)
-    values = []
-    for sample in samples:
-        value = sample.get(key)
-        if value is None:
-            rows = {"gt_boxes": 0, "point_labels": len(sample["points"]), "lane_map": len(like)}[key]
-            value = np.full((rows, *like.shape[1:]), IGNORE, like.dtype)
-        values.append(value)
-    return values
+    like = np.asarray(next(sample[key] for sample in samples if sample.get(key) is not None))
+    return [
+        _nothing(key, like, len(sample["points"])) if sample.get(key) is None else sample[key]
+        for sample in samples
+    ]
+
+
+def _nothing(key: str, like: np.ndarray, points: int) -> np.ndarray:
+    """What stands for the label ``key`` in a frame without it, where it is ``like`` this in another one."""
+    if key not in LABEL_KEYS:
+        return np.zeros_like(like)
+    rows = {"gt_boxes": 0, "point_labels": points, "lane_map": len(like)}[key]
+    return np.full((rows, *like.shape[1:]), IGNORE, like.dtype)
 
 
 def _join(key: str, values: list[Any]) -> Any:

@@ -39,7 +39,7 @@ from torch.utils.data import Dataset
 
 from pcdet_freeze.datasets.augmentor import DataAugmentor
 from pcdet_freeze.datasets.collate import collate
-from pcdet_freeze.datasets.frames import check_labels, keep_boxes
+from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels, keep_boxes
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
 from pcdet_freeze.datasets.registry import Config, Sample, require
@@ -52,9 +52,10 @@ class DatasetTemplate(Dataset):
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
     ``generate_prediction_dicts``. ``DATA_CONFIG.KEEP_EMPTY_FRAMES`` (default False, as in OpenPCDet):
     whether training takes frames in which no box of the trained classes is left; those with
-    point labels or a lane map are taken in any case.
+    another label are taken in any case.
 
-    Frames may be labelled in part. ``labels``: what frames of this set can have (keys of LABEL_KEYS);
+    Frames may be labelled in part. ``labels``: what frames of this set can have (keys of LABEL_KEYS, and of
+    the labels of tasks of your own: arrays of one shape in all frames);
     ``semantic_class_names``: semantic class 0, 1, ...; ``lane_map_shape``: (H, W) of every lane map.
     """
 
@@ -172,7 +173,7 @@ class DatasetTemplate(Dataset):
         if not self.training:
             return False
         no_box = "gt_boxes" in sample and len(sample["gt_boxes"]) == 0
-        others = any(sample.get(key) is not None for key in ("point_labels", "lane_map"))
+        others = any(sample.get(key) is not None for key in {*LABEL_KEYS, *self.labels} - {"gt_boxes"})
         return len(sample["points"]) == 0 or (no_box and not others and not self.keep_empty_frames)
 
     def _skip(self, index: int, reason: str, skipped: list[str], level: int) -> None:
@@ -201,10 +202,9 @@ class DatasetTemplate(Dataset):
         column = np.array(classes, np.float32).reshape(-1, 1)
         sample["gt_boxes"] = np.concatenate([sample["gt_boxes"].astype(np.float32), column], axis=1)
 
-    @staticmethod
-    def collate_batch(samples: Sequence[Sample]) -> dict[str, Any]:
+    def collate_batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """batch_dict of numpy arrays; see :func:`pcdet_freeze.datasets.collate.collate`."""
-        return collate(samples)
+        return collate(samples, self.labels)
 
     def generate_prediction_dicts(
         self,

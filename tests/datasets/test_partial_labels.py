@@ -128,3 +128,24 @@ def test_a_frame_whose_points_are_all_ignored_is_a_frame(toy: Callable[..., ToyD
     one = toy()[0]
     one["point_labels"][:] = 255
     assert collate([one])["has_point_labels"].tolist() == [True]
+
+
+class Heights(ToyDataset):
+    """Every other frame has a height map: a label that this package does not know."""
+
+    labels = ("height_map",)
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        loaded = {key: value for key, value in super().load_sample(index).items() if key not in LABEL_KEYS}
+        del loaded["gt_names"]
+        return loaded | ({} if index % 2 else {"height_map": np.full((4, 4), 1.5 + index, np.float32)})
+
+
+def test_a_label_of_ones_own_may_be_missing_in_some_frames_too(toy_cfg: Any) -> None:
+    dataset = Heights(toy_cfg, ["Car"], training=True)
+    batch = dataset.collate_batch([dataset[1], dataset[2]])
+    assert batch["has_height_map"].tolist() == [False, True]
+    assert batch["height_map"].dtype == np.float32 and batch["height_map"].shape == (2, 4, 4)
+    np.testing.assert_array_equal(batch["height_map"][1], 3.5)
+    none = dataset.collate_batch([dataset[1], dataset[3]])
+    assert "height_map" not in none and none["has_height_map"].tolist() == [False, False]

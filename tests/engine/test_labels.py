@@ -62,3 +62,12 @@ def test_a_frozen_head_needs_none() -> None:
 
 def test_a_data_set_that_does_not_tell_is_asked_nothing() -> None:
     require_labels(Detector(), SimpleNamespace())
+
+
+def test_a_label_of_a_task_of_ones_own_is_asked_for_too() -> None:
+    model = Detector()
+    model.lane_head.reads_train = ("height_map", "features_of_another")
+    model.dense_head.writes = ("answer", "features_of_another")
+    require_labels(model, data("gt_boxes", "point_labels", "height_map"))
+    with pytest.raises(DataError, match=r"lane_head learns from height_map\. .*the data set's `labels`"):
+        require_labels(model, data("gt_boxes", "point_labels"))

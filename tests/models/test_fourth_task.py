@@ -88,3 +88,12 @@ def test_a_fourth_task_may_lack_labels_too(model: Any) -> None:
     result["loss"].backward()
     assert told["loss_height_head"] == 0
     assert model.height_head.out.weight.grad is not None
+
+
+def test_a_fourth_task_learns_from_the_frames_that_have_its_label(model: Any) -> None:
+    flags = {"has_height_map": torch.tensor([True, False])}
+    wanted = torch.stack([torch.ones(16, 16), torch.full((16, 16), 1e9)])
+    told = [
+        model.train()(four_batch() | flags | {"height_map": each})[1] for each in (wanted, wanted[[0, 0]])
+    ]
+    assert told[0]["loss_height_head"] == told[1]["loss_height_head"] > 0
