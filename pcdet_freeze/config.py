@@ -16,29 +16,9 @@ from typing import Any
 import yaml
 from easydict import EasyDict
 
+from pcdet_freeze.config_files import Loader, Marks, load
 from pcdet_freeze.config_types import KEY_TYPES, LIST_OF_NAMES, OPTIONAL_KEYS, TOP_LEVEL_KEYS
 from pcdet_freeze.errors import ConfigError
-
-BASE = "_BASE_CONFIG_"
-Marks = dict[str, str]
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number and `- !a.b` as the string `!a.b`."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _exemption(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> str:
-    if isinstance(node, yaml.ScalarNode) and node.value == "":
-        return f"!{suffix}"
-    raise yaml.constructor.ConstructorError(None, None, f"unknown tag !{suffix}", node.start_mark)
-
-
-_Loader.add_multi_constructor("!", _exemption)
 
 
 def cfg_from_yaml_file(path: str | Path) -> EasyDict:
@@ -52,7 +32,7 @@ def cfg_from_yaml_file(path: str | Path) -> EasyDict:
         ConfigError: missing file, YAML that does not parse, a duplicate key, an unknown top-level key,
             a value of the wrong type; the message names file and line.
     """
-    data, marks = _load(Path(path), ())
+    data, marks = load(Path(path))
     cfg = EasyDict(data)
     object.__setattr__(cfg, "_marks", marks)
     _check(cfg)
@@ -103,99 +83,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value
-
-
-def _load(path: Path, parents: tuple[Path, ...]) -> tuple[dict[str, Any], Marks]:
-    path = path.resolve()
-    if path in parents:
-        raise ConfigError(f"{BASE} must not lead back to a file that asks for it; got {path} again")
-    data, marks = _parse(path)
-    return _with_bases(data, marks, path, (*parents, path), ""), marks
-
-
-def _parse(path: Path) -> tuple[dict[str, Any], Marks]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"config file cannot be read: {path} ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"config file is not UTF-8 text: {path} ({error.reason})") from error
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        marks: Marks = {}
-        _walk(node, "", path, marks)
-        data = loader.construct_document(node) if node is not None else {}
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{path}{line}: not valid YAML: {error.problem} (quote entries that begin with ! or * or hold [])"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys; got {type(data).__name__}")
-    return data, marks
-
-
-def _walk(node: yaml.Node | None, prefix: str, path: Path, marks: Marks) -> None:
-    """Record each key's place; raise ConfigError on a key given twice in one mapping."""
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key_node, value in node.value:
-            line = key_node.start_mark.line + 1
-            name = str(key_node.value)
-            if name in seen and name != "<<":
-                place = f"{path}, line {line}: key {prefix}{name}"
-                raise ConfigError(f"{place} was given already in line {seen[name]}; keep one")
-            seen[name] = line
-            marks[f"{prefix}{name}"] = f"{path}, line {line}"
-            _walk(value, f"{prefix}{name}.", path, marks)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            marks[f"{prefix}{index}"] = f"{path}, line {item.start_mark.line + 1}"
-            _walk(item, f"{prefix}{index}.", path, marks)
-
-
-def _with_bases(
-    data: dict[str, Any], marks: Marks, path: Path, parents: tuple[Path, ...], prefix: str
-) -> dict[str, Any]:
-    """Return ``data`` laid over its base, the same for each mapping inside; bases' marks are added."""
-    base: dict[str, Any] = {}
-    if BASE in data:
-        asked = data[BASE]
-        if not isinstance(asked, str):
-            raise ConfigError(f"{marks[prefix + BASE]}: {BASE} must be a file name; got {asked!r}")
-        base, base_marks = _load(_find_base(asked, path, marks[prefix + BASE]), parents)
-        for key, place in base_marks.items():
-            marks.setdefault(prefix + key, place)
-    own = {
-        key: _with_bases(value, marks, path, parents, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in data.items()
-        if key != BASE
-    }
-    return _merge(base, own)
-
-
-def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _find_base(asked: str, path: Path, place: str) -> Path:
-    roots = [p.parent for p in path.parents if p.name == "cfgs"]
-    tried = [folder / asked for folder in [path.parent, *roots, Path.cwd()]]
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    listing = "\n  ".join(str(p) for p in dict.fromkeys(tried))
-    raise ConfigError(f"{place}: {BASE} {asked} was not found; looked for\n  {listing}")
 
 
 def _set(cfg: EasyDict, key: str, text: str) -> None:
@@ -251,11 +138,11 @@ def _value(key: str, text: str, old: Any) -> Any:
     if key in LIST_OF_NAMES:
         return _names(text)
     try:
-        new = yaml.load(text, Loader=_Loader)  # a SafeLoader
+        new = yaml.load(text, Loader=Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: the value must be YAML; got {text!r}") from error
     if isinstance(old, list) and not isinstance(new, list):
-        new = [yaml.load(part, Loader=_Loader) for part in text.split(",")]
+        new = [yaml.load(part, Loader=Loader) for part in text.split(",")]
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
     scalar = isinstance(old, bool | int | float | str) and not (isinstance(old, str) or new is None)
@@ -265,14 +152,20 @@ def _value(key: str, text: str, old: Any) -> Any:
     return EasyDict(new) if isinstance(new, dict) else new
 
 
-def _names(text: str) -> list[str] | None:
-    """`[vfe, "a.b"]` or `vfe,a.b` -> names; `null`, `[]` and the empty text -> nothing."""
-    inner = text.strip()
-    if inner in ("null", "None", "~"):
-        return None
-    if inner.startswith("[") and inner.endswith("]"):
-        inner = inner[1:-1]
-    return [part.strip().strip("\"'") for part in inner.split(",")] if inner.strip() else []
+def _names(text: str) -> Any:
+    """`[vfe, "a.b"]` or `vfe,a.b` -> names; `null`, `[]` and the empty text -> nothing.
+
+    A mapping, a number and the like stay what they are: whoever reads the list says what it must be.
+    """
+    text = text.strip()
+    try:
+        value = yaml.load(text, Loader=Loader)
+    except yaml.YAMLError:  # globs that YAML reads in another way: *, [a.*, b.[0-2]]
+        value = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip().strip("\"'") for part in value.split(",")]
+    return None if value == "None" else parts if parts[-1] else parts[:-1]
 
 
 def _check(cfg: EasyDict) -> None:

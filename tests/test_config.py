@@ -9,6 +9,7 @@ import pytest
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, locate, plain, where
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freeze.plan import DEFAULTS
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -127,6 +128,32 @@ def test_n6_a_single_name_and_an_exemption_on_the_command_line_make_a_list(model
     )
     assert cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK == ["vfe", "!vfe.pfn_layers.0"]
     assert cfg.MODEL.FREEZE.EVAL == ["vfe"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[vfe,]", ["vfe"]),
+        ("vfe, ", ["vfe"]),
+        ("[backbone_2d.blocks.[0-2], vfe]", ["backbone_2d.blocks.[0-2]", "vfe"]),
+        ("*", ["*"]),
+        ("!vfe.norm", ["!vfe.norm"]),
+        ("{vfe: 1}", {"vfe": 1}),
+        ("3", 3),
+        ("[vfe, 3]", ["vfe", 3]),
+    ],
+)
+def test_n3_n6_what_is_no_name_stays_what_it_is_so_that_it_can_be_told(
+    model_yaml: Path, text: str, names: object
+) -> None:
+    cfg = cfg_from_yaml_file(model_yaml)
+    cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", text], cfg)
+    assert names == cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK
+
+
+def test_every_key_of_the_freeze_block_can_be_set(model_yaml: Path) -> None:
+    for key, default in DEFAULTS.items():
+        cfg_from_list([f"MODEL.FREEZE.{key}", str(plain(default))], cfg_from_yaml_file(model_yaml))
 
 
 @pytest.mark.parametrize("text", ["[]", "null", ""])
