@@ -7,10 +7,9 @@ model state, compare with the stored certificate, optimizer, its state, DDP.
 from __future__ import annotations
 
 import argparse
-import logging
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine import distributed
+from pcdet_freeze.engine.arguments import idle_flags
 from pcdet_freeze.engine.audit import OptimizerGroupsHook
 from pcdet_freeze.engine.checkpoint import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.configured import hooks_from_cfg
-from pcdet_freeze.engine.distributed import World
 from pcdet_freeze.engine.evaluate import eval_one_epoch
 from pcdet_freeze.engine.evaluation_hook import EvaluationHook
-from pcdet_freeze.engine.folders import RunFolders, run_folders
+from pcdet_freeze.engine.folders import run_folders
 from pcdet_freeze.engine.freeze_header import FreezeHeader, tell_changes
 from pcdet_freeze.engine.hooks import ConfiguredHook, Hook
 from pcdet_freeze.engine.labels import require_labels
@@ -41,66 +40,14 @@ from pcdet_freeze.engine.moving import move_with
 from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.progress_hook import ProgressHook
 from pcdet_freeze.engine.rng import set_seed
+from pcdet_freeze.engine.run import FIXED_SEED, Checkpoint, Data, Run
 from pcdet_freeze.engine.scheduler import build_scheduler
 from pcdet_freeze.engine.summary_hook import SummaryHook
 from pcdet_freeze.engine.sync_bn import check_sync_bn
 from pcdet_freeze.engine.task_gradient_hook import TaskGradientHook
 from pcdet_freeze.engine.weights import load_model_state, load_pretrained
-from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freeze import FreezePlan
-from pcdet_freeze.models import build_network, load_data_to_gpu
-
-FIXED_SEED = 666
-Checkpoint = tuple[Path, dict[str, Any]]
-
-
-@dataclass
-class Run:
-    """What every step of building needs to know."""
-
-    args: argparse.Namespace
-    cfg: Any
-    world: World
-    device: torch.device
-    folders: RunFolders
-    logger: logging.Logger
-    seed: int = FIXED_SEED
-    loaded: tuple[str, ...] = ()
-    """names of the tensors that --pretrained_model supplied"""
-
-    @property
-    def batch_size(self) -> int:
-        """Samples a step in this process."""
-        total = self.args.batch_size
-        if total is None:
-            return self.cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
-        if total < self.world.size or total % self.world.size:
-            raise ConfigError(
-                f"--batch_size must be a multiple of the number of processes; got {total} for "
-                f"{self.world.size}"
-            )
-        return total // self.world.size
-
-    @property
-    def epochs(self) -> int | None:
-        """Length of the run; None where ``--max_iters`` says it."""
-        return None if self.args.max_iters else self.args.epochs or self.cfg.OPTIMIZATION.NUM_EPOCHS
-
-    def is_over(self, state: Mapping[str, Any]) -> bool:
-        """Whether nothing is left to do from the checkpoint ``state``."""
-        key = "it" if self.args.max_iters else "epoch"
-        return int(state.get(key) or 0) >= int(self.args.max_iters or self.epochs or 0)
-
-
-@dataclass
-class Data:
-    """A data set with its loader and sampler."""
-
-    dataset: Any
-    loader: Any
-    sampler: Any
-    move: Callable[[dict[str, Any], torch.device], None] = load_data_to_gpu
-    """brings a batch to the device, and makes what is left to be made there"""
+from pcdet_freeze.models import build_network
 
 
 def start_run(args: argparse.Namespace, kind: str) -> Run:
@@ -113,6 +60,8 @@ def start_run(args: argparse.Namespace, kind: str) -> Run:
     logger = create_logger(folders.root / log_name(kind), world.rank)
     log_environment(logger, device, world.size)
     log_config(logger, vars(args), cfg)
+    for line in idle_flags(args) if kind == "train" else ():
+        logger.info("%s", line)
     FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
     if kind == "train" and world.is_main:
         shutil.copy(args.cfg_file, folders.root)

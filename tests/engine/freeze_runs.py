@@ -11,11 +11,12 @@ import torch
 from engine_toy import OPTIM, ToyModel, toy_trainer
 
 from pcdet_freeze.engine import distributed
-from pcdet_freeze.engine.build import Run, freeze_and_resume
+from pcdet_freeze.engine.build import freeze_and_resume
 from pcdet_freeze.engine.checkpoint import checkpoint_state, load_checkpoint, resume, save_checkpoint
 from pcdet_freeze.engine.distributed import World
 from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.run import Run
 
 
 class SaveEach(Hook):
