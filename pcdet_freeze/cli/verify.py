@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.engine.checkpoint import load_checkpoint
@@ -28,8 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trust_checkpoint", action="store_true", help="read checkpoints that may run code; only your own"
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--names", help="entries a,b as in the YAML; default: those that B was trained with")
+    source.add_argument(
+        "--names",
+        nargs="+",
+        action=_Names,
+        metavar="NAME",
+        help="entries as in the YAML, `a b` or a,b; default: those that B was trained with",
+    )
     source.add_argument("--cfg_file", help="config whose MODEL.NOT_TRAIN_IN_MULTI_TASK gives the entries")
+
+
+class _Names(argparse.Action):
+    """Splits ``a,b c`` into names. Files that stand behind them are refused: A.pth and B.pth come first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
+    ) -> None:
+        names = [part.strip() for value in values for part in value.strip("[]").split(",")]
+        files = [name for name in names if name.endswith(".pth")]
+        if files:
+            parser.error(f"the checkpoints come before --names; got {', '.join(files)} behind it")
+        setattr(namespace, self.dest, [name for name in names if name])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +115,7 @@ def scope_of(args: argparse.Namespace, before: FreezeHeader, after: FreezeHeader
         entry for found in (before.certificate, after.certificate) if found for entry in found.entries
     )
     if args.names is not None:
-        scope = Scope(tuple(part.strip() for part in args.names.split(",") if part.strip()), known=known)
+        scope = Scope(tuple(args.names), known=known)
     elif args.cfg_file is not None:
         scope = _scope_of_plan(FreezePlan.from_cfg(cfg_from_yaml_file(args.cfg_file)), after)
     else:

@@ -205,8 +205,9 @@ def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
     modules = dict.fromkeys(top for key in keys for top in _prefixes(key))
     faults = []
     for entry in entries:
-        close = ", ".join(nearest(_plain_entry(entry), modules)) or "none"
-        faults.append(f"{entry!r} names no module of either state. Nearest: {close}")
+        close = ", ".join(nearest(_plain_entry(entry), modules))
+        known = f"Nearest: {close}" if close else f"They hold {', '.join(m for m in modules if '.' not in m)}"
+        faults.append(f"{entry!r} names no module of either state. {known}")
     if faults:
         raise FreezeError("\n".join(faults))
 

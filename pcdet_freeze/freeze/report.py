@@ -28,7 +28,7 @@ def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
         return f"no longer frozen: {', '.join(plan.entries)} (released)"
     norms = len(norm_layers(root, claim))
     layers = f"{norms} norm layer{'' if norms == 1 else 's'}"
-    by = ", ".join(plan.entries)
+    by = ", ".join(dict.fromkeys(plan.entries))
     if not plan.parameters:
         return f"parameters go on training; held {layers}, by {by}"
     total = _size(root.parameters())
@@ -42,8 +42,8 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def counts(part: int, total: int) -> str:
-    """ "4.2 of 4.8 M", or plain numbers for small models."""
-    if total < 100_000:
+    """ "4.2 of 4.8 M", or plain numbers for small models and small parts."""
+    if total < 100_000 or 0 < part < 50_000:
         return f"{part:,} of {total:,}"
     return f"{part / 1e6:.1f} of {total / 1e6:.1f} M"
 

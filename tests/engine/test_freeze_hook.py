@@ -165,6 +165,7 @@ def test_p7_verify_takes_the_names_from_b_and_exits_0(stages: tuple[str, str], c
 
 def test_p7_verify_names_what_changed_and_exits_1(stages: tuple[str, str], capsys: Any) -> None:
     assert main(["verify", *stages, "--names", "vfe,head"]) == 1
+    assert main(["verify", *stages, "--names", "vfe", "head"]) == 1
     out = capsys.readouterr().out
     assert "head.weight changed" in out and "vfe.0.weight" not in out
     assert "persistent=False" in out

@@ -10,6 +10,7 @@ from freeze_toys import Detector, block, state_bits
 from torch import nn
 
 from pcdet_freeze import FreezeError, FreezePlan, freeze, is_frozen
+from pcdet_freeze.freeze.report import counts
 
 
 def cfg(entries: Any, **options: Any) -> dict[str, Any]:
@@ -200,3 +201,11 @@ def test_n1_any_module_can_be_named_not_a_fixed_set() -> None:
 @pytest.mark.parametrize("wrong", ["VFE", "Vfe", "VEF"])
 def test_n4_upper_and_lower_case_do_not_hide_the_nearest_name(wrong: str) -> None:
     assert "Nearest: vfe" in error_of(Detector(), [wrong])
+
+
+@pytest.mark.parametrize(
+    ("part", "total", "told"),
+    [(0, 99, "0 of 99"), (352, 644_680, "352 of 644,680"), (4_200_000, 4_800_000, "4.2 of 4.8 M")],
+)
+def test_the_summary_never_calls_a_small_part_nothing(part: int, total: int, told: str) -> None:
+    assert counts(part, total) == told
