@@ -145,7 +145,14 @@ def test_faults_of_the_list_come_before_anything_is_built(standin: Standin) -> N
 
 
 @pytest.mark.parametrize(
-    "option", [{"PREFIX_DTYPE": "bfloat16"}, {"COMPILE": True}, {"CACHE": "cache"}, {"FUSE": "force"}]
+    "option",
+    [
+        {"PREFIX_DTYPE": "bfloat16"},
+        {"CHANNELS_LAST": True},
+        {"COMPILE": True},
+        {"CACHE": "cache"},
+        {"FUSE": "force"},
+    ],
 )
 def test_an_option_that_needs_a_loop_of_our_own_is_refused(standin: Standin, option: dict[str, Any]) -> None:
     openpcdet.install()

@@ -54,6 +54,14 @@ def test_no_list_where_there_was_one_is_an_error_too(standin: Standin, stopped: 
     assert run.code == 1 and "- dense_head" in run.err and run.losses == []
 
 
+@pytest.mark.parametrize("words", [[], frozen_words("backbone_3d", *RANDOM)])
+def test_the_error_names_the_newest_checkpoint_of_several(standin: Standin, words: list[str]) -> None:
+    first = standin.train("pv_rcnn", "--epochs", "2", *PV)
+    os.utime(first.checkpoint(1), (1, 1))
+    run = standin.train("pv_rcnn", "--epochs", "3", *words)
+    assert run.code == 1 and "checkpoint_epoch_2.pth differs" in run.err
+
+
 def test_parameters_false_where_it_was_true_is_an_error(standin: Standin, stopped: Run) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2", *PV, "MODEL.FREEZE.PARAMETERS", "False")
     assert run.code == 1 and "+ PARAMETERS: False" in run.err

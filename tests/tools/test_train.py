@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ from tool_runs import FREEZE, LIST, RANDOM, SMALL, folder, tool, train
 
 from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.engine import build
+from pcdet_freeze.engine.distributed import World
+from pcdet_freeze.engine.folders import RunFolders
 from pcdet_freeze.engine.hooks import Hook
+from pcdet_freeze.engine.run import Run
+from pcdet_freeze.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +225,12 @@ def test_amp_trains_on_cpu(tmp_path: Path) -> None:
     assert train(tmp_path, "--use_amp", "--max_iters", 2, sets=FREEZE) == 0
 
 
-def test_a_batch_that_does_not_divide_is_an_error(tmp_path: Path, capsys: Any) -> None:
-    assert train(tmp_path, "--batch_size", 0) == 1
-    assert "multiple of the number of processes" in refused(capsys)
+@pytest.mark.parametrize("total", [1, 3])
+def test_a_batch_that_does_not_divide_is_an_error(total: int, tmp_path: Path) -> None:
+    args, two = Namespace(batch_size=total), World(rank=0, size=2)
+    run = Run(args, {}, two, torch.device("cpu"), RunFolders(tmp_path), logging.getLogger("t"))
+    with pytest.raises(ConfigError, match=f"multiple of the number of processes; got {total} for 2"):
+        _ = run.batch_size
 
 
 def test_a_launcher_without_its_variables_says_how_to_start(

@@ -23,7 +23,7 @@ from pcdet_freeze.integrations.openpcdet import resume, traps
 from pcdet_freeze.integrations.openpcdet.loads import LoadWatch, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 
-OWN_TRAINER = ("PREFIX_DTYPE", "COMPILE", "CACHE")
+OWN_TRAINER = ("PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE", "CACHE")
 """options of MODEL.FREEZE that need a loop of our own"""
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
 
@@ -151,7 +151,7 @@ def load_params_with_optimizer(
         fault = resume.unfrozen_fault(filename, error)
         if fault is None:
             raise
-        plugin.faults[model] = fault
+        plugin.faults.setdefault(model, fault)  # of the newest file: OpenPCDet goes on to older ones
         raise fault from error
 
 

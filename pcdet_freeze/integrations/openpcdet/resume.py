@@ -49,7 +49,8 @@ def load_all(session: Session, filename: str, load: Load) -> Any:
             result = load()
         check_certificate(state, session, filename)
     except PCDetFreezeError as error:
-        session.fault, session.fault_is_final = error, True
+        if not session.fault_is_final:  # of the newest file: OpenPCDet goes on to older ones
+            session.fault, session.fault_is_final = error, True
         raise
     except Exception as error:
         if not session.fault_is_final:
