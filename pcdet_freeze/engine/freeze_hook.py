@@ -21,6 +21,7 @@ from pcdet_freeze.engine.hooks import HOOKS, Apart, ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.optimizer_state import carry_state
+from pcdet_freeze.engine.savings_hook import SavingsHook
 from pcdet_freeze.engine.supplied import check_supplied
 from pcdet_freeze.errors import CertificateError, ConfigError
 from pcdet_freeze.freeze import FreezePlan, freeze
@@ -82,8 +83,10 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     def companions(self) -> Sequence[ConfiguredHook]:
         options = Options.of(self.plan)
-        fast = [FastHook(self.handle.model, options)] if self.plan.parameters else []
-        return *fast, FirstStepsHook(self), BehaviourHook(self)
+        if not self.plan.parameters:
+            return FirstStepsHook(self), BehaviourHook(self)
+        fast, saves = FastHook(self.handle.model, options), SavingsHook(self, options)
+        return fast, FirstStepsHook(self), BehaviourHook(self), saves
 
     def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
         check_supplied(self.handle, loaded, rebuild)

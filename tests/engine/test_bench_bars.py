@@ -8,7 +8,7 @@ from bench_toys import CFG
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.engine.bench import Contender, RandomScenes, build_contenders, counting, make_batch
-from pcdet_freeze.engine.bench.counting import optimizer_tensors
+from pcdet_freeze.engine.peak import optimizer_tensors, peak_bytes
 from pcdet_freeze.models import build_network
 
 BARS = {"flops": 0.40, "saved_bytes": 0.43, "peak_bytes": 0.55, "checkpoint_bytes": 0.45}
@@ -25,7 +25,7 @@ def figures_of(contender: Contender) -> dict[str, int]:
     found["flops"] = counting.count_flops(step)
     trainer.optimizer.zero_grad(set_to_none=True)
     own = [*fixed, *optimizer_tensors(trainer.optimizer)]
-    found["peak_bytes"] = counting.peak_bytes(contender.step, own, torch.device("cpu"))
+    found["peak_bytes"] = peak_bytes(contender.step, own, torch.device("cpu"))
     found["checkpoint_bytes"] = counting.checkpoint_bytes(trainer)
     return found
 

@@ -10,6 +10,7 @@ from bench_toys import IN, MIDDLE, OUT, ROWS, toy_contenders
 
 from pcdet_freeze.engine.bench import counting
 from pcdet_freeze.engine.bench.steps import compare_steps
+from pcdet_freeze.engine.peak import peak_bytes
 
 FIRST, LAST = 2 * ROWS * IN * MIDDLE, 2 * ROWS * MIDDLE * OUT
 FLOAT = 4
@@ -84,20 +85,20 @@ def test_the_peak_is_of_what_lives_at_one_time() -> None:
         del second
         torch.cat([third, third])
 
-    assert counting.peak_bytes(step, [], CPU) == 3000 * FLOAT
+    assert peak_bytes(step, [], CPU) == 3000 * FLOAT
 
 
 def test_the_peak_begins_with_what_there_is() -> None:
     there = torch.ones(1000)
-    assert counting.peak_bytes(lambda: there.view(-1).add_(1), [there, there[:10]], CPU) == 1000 * FLOAT
-    assert counting.peak_bytes(lambda: there + 1, [there], CPU) == 2000 * FLOAT
+    assert peak_bytes(lambda: there.view(-1).add_(1), [there, there[:10]], CPU) == 1000 * FLOAT
+    assert peak_bytes(lambda: there + 1, [there], CPU) == 2000 * FLOAT
 
 
 def test_a_storage_that_grows_counts_as_large_as_it_became() -> None:
     def step() -> Any:
         return torch.empty(0).resize_(100)
 
-    assert counting.peak_bytes(step, [], CPU) == 100 * FLOAT
+    assert peak_bytes(step, [], CPU) == 100 * FLOAT
 
 
 def test_frozen_parameters_have_no_optimizer_state_in_the_checkpoint() -> None:

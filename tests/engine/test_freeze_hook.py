@@ -23,6 +23,7 @@ from pcdet_freeze.engine.hooks import HOOKS, Hook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
 from pcdet_freeze.engine.optimizer import parameter_names
+from pcdet_freeze.engine.savings_hook import SavingsHook
 from pcdet_freeze.errors import CertificateError, FreezeError
 
 
@@ -30,7 +31,7 @@ def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:
     assert HOOKS.get("MultiTaskFreezeHook") is MultiTaskFreezeHook
     hooks = hooks_from_cfg(cfg_of("vfe"), ToyModel())
     assert [type(hook) for hook in hooks] == [
-        MultiTaskFreezeHook, FastHook, FirstStepsHook, BehaviourHook]  # fmt: skip
+        MultiTaskFreezeHook, FastHook, FirstStepsHook, BehaviourHook, SavingsHook]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from pcdet_freeze.engine.bench import counting
 from pcdet_freeze.engine.bench.timing import Spread, interleave, ratios, timed
 from pcdet_freeze.engine.bench.variants import Contender
+from pcdet_freeze.engine.peak import optimizer_tensors, peak_bytes
 from pcdet_freeze.engine.rng import set_seed
 
 Row = dict[str, Any]
@@ -53,13 +54,13 @@ def _counted(contender: Contender, loss: float) -> Figures:
     saved = counting.count_saved_bytes(contender.step, fixed)
     # gradients of the step before are not of this one
     trainer.optimizer.zero_grad(set_to_none=True)
-    own = [*fixed, *counting.optimizer_tensors(trainer.optimizer)]
+    own = [*fixed, *optimizer_tensors(trainer.optimizer)]
     return Figures(
         loss,
         sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         flops,
         saved,
-        counting.peak_bytes(contender.step, own, trainer.device),
+        peak_bytes(contender.step, own, trainer.device),
         counting.checkpoint_bytes(trainer),
         counting.optimizer_bytes(trainer.optimizer),
     )

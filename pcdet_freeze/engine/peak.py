@@ -1,0 +1,81 @@
+"""Most bytes that tensors hold at one time in a step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Step = Callable[[], Any]
+
+
+def peak_bytes(step: Step, existing: Iterable[torch.Tensor], device: torch.device) -> int:
+    """Most bytes that tensors hold at one time during ``step``, those of ``existing`` among them.
+
+    On a CPU each storage that an operator returns counts from then until it is freed; what an operator uses
+    inside (convolution workspaces) is not seen, nor what numpy holds. On CUDA the allocator's own figure is
+    taken, less what had been allocated besides ``existing``.
+    """
+    own = {id(storage): storage for storage in storages(existing)}
+    begin = sum(storage.nbytes() for storage in own.values())
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+        return begin + torch.cuda.max_memory_allocated(device) - before
+    with _LivePeak(own.values()) as live:
+        step()
+    return live.peak
+
+
+class _LivePeak(TorchDispatchMode):
+    """Follows the storages that operators return, until they are freed."""
+
+    def __init__(self, existing: Iterable[torch.UntypedStorage]) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.live = self.peak = 0
+        for storage in existing:
+            self._follow(storage)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for storage in storages(tree_leaves(result)):
+            self._follow(storage)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        grown = storage.nbytes() - self.sizes.get(key, 0)
+        if key not in self.references:
+            self.references[key] = weakref.ref(storage, lambda _: self._forget(key))
+        self.sizes[key] = storage.nbytes()
+        self.live += grown
+        self.peak = max(self.peak, self.live)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
+        del self.references[key]
+
+
+def storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
+    """The storages of those ``values`` that are dense tensors, in order; shared ones come repeatedly."""
+    return [
+        value.untyped_storage()
+        for value in values
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided
+    ]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Every tensor of the optimizer's state."""
+    return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
