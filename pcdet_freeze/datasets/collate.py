@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from pcdet_freeze.datasets.frames import IGNORE, LABEL_KEYS
 from pcdet_freeze.datasets.registry import Sample
@@ -33,6 +34,35 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
         batch[key] = _join(key, values)
     batch["batch_size"] = len(samples)
     return batch
+
+
+def last_sample(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch of another size than ``batch`` (of arrays or tensors): its last sample two or three times."""
+    last = int(batch["batch_size"]) - 1
+    copies = 3 if batch["batch_size"] == 2 else 2
+    of_points = batch["points"][:, 0] == last if "points" in batch else None
+    of_voxels = batch["voxel_coords"][:, 0] == last if "voxel_coords" in batch else None
+    found = {}
+    for key, value in batch.items():
+        if key == "batch_size":
+            found[key] = copies
+        elif not hasattr(value, "shape"):
+            found[key] = value[last : last + 1] * copies if key in _LISTS else value
+        elif key in ("points", "point_labels"):
+            found[key] = _repeated(value[of_points], copies, key in _BATCH_COLUMN)
+        elif key in ("voxels", "voxel_coords", "voxel_num_points"):
+            found[key] = _repeated(value[of_voxels], copies, key in _BATCH_COLUMN)
+        else:
+            found[key] = _repeated(value[last : last + 1], copies, False)
+    return found
+
+
+def _repeated(rows: Any, copies: int, numbered: bool) -> Any:
+    """``rows`` (array or tensor) so many times; if ``numbered``, with each copy's number in column 0."""
+    parts: list[Any] = [rows.copy() if isinstance(rows, np.ndarray) else rows.clone() for _ in range(copies)]
+    for number, part in enumerate(parts if numbered else ()):
+        part[:, 0] = number
+    return np.concatenate(parts) if isinstance(rows, np.ndarray) else torch.cat(parts)
 
 
 def _has(key: str, samples: Sequence[Sample]) -> np.ndarray:

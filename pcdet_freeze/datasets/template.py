@@ -2,7 +2,8 @@
 
 ```
 __getitem__(index)
-    rng    = RandomState([seed, epoch, index])      # so worker count and resume do not change data
+    rng    = RandomState([seed, epoch, index])      # so worker count and resume do not change data;
+                                                    # after keep_variants(n): epoch modulo n
     sample = load_sample(index)                     # the subclass: a raw frame
     prepare_data(sample, rng)
         data_augmentor            (training only)
@@ -25,6 +26,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 | calib, image_shape | | optional |
 | voxels, voxel_coords, voxel_num_points | (M, P, C), (M, 3) zyx, (M,) | where the processor makes voxels |
 | skipped_frames | list of str | names of bad or empty frames that were passed over to find this one |
+| cache_entry | (2,) int64 | after keep_variants: row in a cache, checksum of the points |
 """
 
 from __future__ import annotations
@@ -43,10 +45,11 @@ from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels, keep_boxes
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
 from pcdet_freeze.datasets.registry import Config, Sample, require
+from pcdet_freeze.datasets.variants import VariantsMixin
 from pcdet_freeze.errors import ConfigError, DataError
 
 
-class DatasetTemplate(Dataset):
+class DatasetTemplate(VariantsMixin, Dataset):
     """Base of all data sets; a subclass loads raw frames and says what is true in them.
 
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
@@ -156,6 +159,8 @@ class DatasetTemplate(Dataset):
                 sample = self.prepare_data(raw, self.random_state(current))
                 if not self._is_empty(sample):
                     sample["skipped_frames"] = skipped
+                    if self.variants is not None:
+                        sample["cache_entry"] = self.cache_entry(current, sample)
                     return sample
                 reason, level = f"no point or no box of {', '.join(self.class_names)} in range", logging.INFO
             self._skip(current, reason, skipped, level)
@@ -167,7 +172,7 @@ class DatasetTemplate(Dataset):
 
     def random_state(self, index: int) -> np.random.RandomState:
         """The one source of randomness of sample ``index``: a pure function of (seed, epoch, index)."""
-        return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.epoch, index)])
+        return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.draw, index)])
 
     def _is_empty(self, sample: Sample) -> bool:
         if not self.training:

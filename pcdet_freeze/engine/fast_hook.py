@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from pcdet_freeze.engine.cache import PrefixCache
 from pcdet_freeze.engine.hooks import ConfiguredHook
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.own_hook import OwnHook
 from pcdet_freeze.engine.rng import untouched_rng
+from pcdet_freeze.freeze.cache_options import CacheOptions
 from pcdet_freeze.freeze.fast import FastForward, Options, Renewed
 
 
@@ -17,11 +19,13 @@ class FastHook(ConfiguredHook):
     """Plans in the first training forward, and again where something else is frozen; then works by it.
 
     The plan is made on a copy of the model, so nothing of the training moves, its generators neither.
-    Evaluations, and forwards of anything but the trainer's own model, run as they are written.
+    Evaluations, and forwards of anything but the trainer's own model, run as they are written. With ``cache``
+    the prefix's outputs are kept on disk (F7).
     """
 
-    def __init__(self, model: nn.Module, options: Options) -> None:
+    def __init__(self, model: nn.Module, options: Options, cache: CacheOptions | None = None) -> None:
         self.renewed = Renewed(model, options)
+        self.cache = None if cache is None else PrefixCache(cache)
         self._watched: nn.Module | None = None
         self._handles: list[Any] = []
         self._running: FastForward | None = None
@@ -30,6 +34,8 @@ class FastHook(ConfiguredHook):
         return ""
 
     def before_train(self, trainer: Trainer) -> None:
+        if self.cache is not None:
+            self.cache.take_data(trainer.loader)
         self._watch(trainer)
 
     def before_epoch(self, trainer: Trainer) -> None:
@@ -46,7 +52,7 @@ class FastHook(ConfiguredHook):
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
             if module is self._watched and module.training:
                 self.prepare(trainer, *args, **kwargs)
-                self._running = self.renewed.fast.__enter__()
+                self._running = self._forward(trainer, args).__enter__()
 
         # first of all hooks, and last: what others do to the model meets it as it is
         self._handles = [
@@ -60,6 +66,17 @@ class FastHook(ConfiguredHook):
             made = self.renewed.prepare(*args, **kwargs)
         for line in self.renewed.plan.lines() if made else []:
             trainer.logger.info("%s", line)
+        if self.cache is not None:
+            with untouched_rng():
+                lines = self.cache.prepare(self.renewed, args[0])
+            for line in lines:
+                trainer.logger.info("%s", line)
+
+    def _forward(self, trainer: Trainer, args: Any) -> FastForward:
+        if self.cache is None:
+            return self.renewed.fast
+        self.cache.prefetch(trainer)
+        return self.cache.forward(self.renewed, args[0])
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         running, self._running = self._running, None

@@ -85,7 +85,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         options = Options.of(self.plan)
         if not self.plan.parameters:
             return FirstStepsHook(self), BehaviourHook(self)
-        fast, saves = FastHook(self.handle.model, options), SavingsHook(self, options)
+        fast, saves = FastHook(self.handle.model, options, self.plan.cache), SavingsHook(self, options)
         return fast, FirstStepsHook(self), BehaviourHook(self), saves
 
     def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:

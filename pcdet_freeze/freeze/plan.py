@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freeze.cache_options import CacheOptions, read_cache
 from pcdet_freeze.freeze.paths import nearest
 from pcdet_freeze.freeze.phases import Phase, read_schedule
 
@@ -33,7 +34,6 @@ DEFAULTS: dict[str, Any] = {
     "CACHE": None,
     "SCHEDULE": (),
 }
-NOT_BUILT = ("CACHE",)
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class FreezePlan:
     """Maps inside the frozen prefix lie channel by channel in memory, in training forwards."""
     compile: bool = False
     """torch.compile the frozen prefix, for training forwards."""
+    cache: CacheOptions | None = None
+    """Where and how the frozen prefix's outputs are kept from epoch to epoch."""
 
     def __post_init__(self) -> None:
         faults = entry_faults(self.entries)
@@ -81,9 +83,16 @@ class FreezePlan:
             faults += _list_faults("ALLOW_RANDOM", self.allow_random, "True, False or ")
         for key in ("FUSE", "PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE"):
             faults += option_faults(key, getattr(self, key.lower()))
+        cache, cache_faults = read_cache(self.cache)
+        object.__setattr__(self, "cache", cache)
+        if cache is not None and not self.parameters:
+            cache_faults.append(
+                f"{BLOCK}.CACHE keeps what frozen modules put out, but with PARAMETERS: False they train: "
+                "write CACHE: null"
+            )
         phases, schedule_faults = read_schedule(self.schedule)
         object.__setattr__(self, "schedule", phases)
-        _raise(faults + schedule_faults + self._idle_schedule())
+        _raise(faults + cache_faults + schedule_faults + self._idle_schedule())
 
     def _idle_schedule(self) -> list[str]:
         """Faults of a schedule that cannot do what it says."""
@@ -152,16 +161,11 @@ def read_block(block: object) -> tuple[dict[str, Any], list[str]]:
     options: dict[str, Any] = {}
     for key, default in DEFAULTS.items():
         value = block.get(key, default)
-        if key in NOT_BUILT:
-            if not _same(value, default):
-                written = "null" if default is None else default
-                faults.append(f"{BLOCK}.{key} is not built yet: write {written}; got {value!r}")
-        else:
-            value_faults = option_faults(key, value)
-            faults += value_faults
-            if not value_faults:
-                lists = ("EVAL", "IGNORE", "SCHEDULE")
-                options[key.lower()] = tuple(value or ()) if key in lists else value
+        value_faults = option_faults(key, value)
+        faults += value_faults
+        if not value_faults:
+            lists = ("EVAL", "IGNORE", "SCHEDULE")
+            options[key.lower()] = tuple(value or ()) if key in lists else value
     if isinstance(options.get("allow_random"), list | tuple):
         options["allow_random"] = tuple(options["allow_random"])
     return options, faults
@@ -181,6 +185,8 @@ def option_faults(key: str, value: object) -> list[str]:
         return _list_faults(key, [] if value is None else value)
     if key == "ALLOW_RANDOM" and not isinstance(value, bool):
         return _list_faults(key, value, "True, False or ")
+    if key == "CACHE":
+        return read_cache(value)[1]
     return read_schedule(value)[1] if key == "SCHEDULE" else []
 
 
@@ -188,12 +194,6 @@ def _list_faults(key: str, value: object, also: str = "") -> list[str]:
     if isinstance(value, list | tuple) and all(isinstance(item, str) and item.strip() for item in value):
         return []
     return [f"{BLOCK}.{key} must be {also}a list of names; got {value!r}: write {key}: [name]"]
-
-
-def _same(value: object, default: object) -> bool:
-    if default == ():
-        return value is None or (isinstance(value, list | tuple) and not value)
-    return type(value) is type(default) and value == default
 
 
 def _unknown_option(key: object) -> str:

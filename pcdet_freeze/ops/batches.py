@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-NAMES = ("frame_id",)
+NAMES = ("frame_id", "cache_entry")
 """keys of a batch that stay as they are, whatever they hold"""
 
 

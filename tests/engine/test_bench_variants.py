@@ -9,7 +9,7 @@ import pytest
 import torch
 from bench_toys import small_cfg, subject, toy_contenders
 
-from pcdet_freeze.engine.bench import BUILT, NOT_BUILT, RandomScenes, build_contenders
+from pcdet_freeze.engine.bench import BUILT, RandomScenes, build_contenders
 from pcdet_freeze.engine.bench.certifying import certificate_cost
 from pcdet_freeze.engine.bench.holding import holding_cost
 from pcdet_freeze.engine.bench.steps import compare_steps
@@ -102,11 +102,18 @@ def test_nothing_frozen_always_takes_part_and_comes_first() -> None:
     assert list(toy_contenders("exact", "bn_only", "exact")) == ["none", "exact", "bn_only"]
 
 
-def test_variants_that_do_not_exist_and_those_that_are_not_built_are_told_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"not built yet: cached.*unknown: 'fast'") as error:
-        toy_contenders("fast", "cached")
+def test_variants_that_do_not_exist_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"got 'fast', 'faster'") as error:
+        toy_contenders("fast", "cached", "faster")
     assert all(name in str(error.value) for name in BUILT)
-    assert set(NOT_BUILT) == {"cached"}
+
+
+def test_f7_the_cached_variant_computes_the_suffix_alone_with_the_loss_of_exact(
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    assert rows["cached"]["loss"] == rows["exact"]["loss"]
+    assert rows["cached"]["saved_bytes"] == rows["exact"]["saved_bytes"]
+    assert rows["cached"]["flops"] < 0.9 * rows["exact"]["flops"]
 
 
 def test_a_list_is_needed_to_freeze_anything() -> None:

@@ -130,17 +130,6 @@ def test_n3_the_key_beside_model_is_an_error() -> None:
         FreezePlan.from_cfg({"MODEL": {}, "NOT_TRAIN_IN_MULTI_TASK": ["vfe"]})
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("CACHE", "/tmp"),
-    ],
-)
-def test_a_key_that_is_not_built_yet_is_an_error(key: str, value: Any) -> None:
-    with pytest.raises(FreezeError, match=f"FREEZE.{key} is not built yet"):
-        FreezePlan.from_cfg(cfg(["vfe"], **{key: value}))
-
-
 def test_the_whole_block_with_its_defaults_is_accepted() -> None:
     lists = {"EVAL": [], "IGNORE": [], "SCHEDULE": []}
     others = {"PARAMETERS": True, "SHARED": "error", "ALLOW_RANDOM": False, "FUSE": True}

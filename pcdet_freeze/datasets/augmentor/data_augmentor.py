@@ -45,9 +45,12 @@ class DataAugmentor:
             tuple(semantic_class_names),
         )
         self.steps = []
+        self.names: list[str] = []
+        """as in the config; each of them draws random numbers"""
         for number, cfg in enumerate(_enabled(configs)):
             build = find(AUGMENTORS, require(f"AUG_CONFIG_LIST[{number}]", cfg, "NAME"))
             self.steps.append(build(cfg, context))
+            self.names.append(cfg["NAME"])
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """The augmented sample; all random draws come from ``rng``, in the order of the list."""

@@ -34,11 +34,14 @@ class DataProcessor:
         self.grid_size: np.ndarray | None = None
         self.voxel_size: list[float] | None = None
         self.steps = []
+        self.random_steps: list[str] = []
+        """names of the steps that draw random numbers"""
         for number, cfg in enumerate(configs):
             step = find(PROCESSORS, require(f"DATA_PROCESSOR[{number}]", cfg, "NAME"))(cfg, context)
             self.grid_size = getattr(step, "grid_size", self.grid_size)
             self.voxel_size = getattr(step, "voxel_size", self.voxel_size)
             self.steps.append(step)
+            self.random_steps += [cfg["NAME"]] if getattr(step, "random", True) else []
 
     def put_off_voxels(self) -> Voxelizer | None:
         """Leave voxels out from now on, and return what makes them; None where that is not the last step."""

@@ -28,6 +28,8 @@ class MaskOutsideRange:
     inside) or else ``min_num_corners`` (default 1) of its eight corners must be inside in x and y.
     """
 
+    random = False
+
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         check_keys(
             cfg["NAME"], cfg, {"NAME", "REMOVE_OUTSIDE_BOXES", "USE_CENTER_TO_FILTER", "min_num_corners"}
@@ -55,7 +57,7 @@ class ShufflePoints:
 
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         check_keys(cfg["NAME"], cfg, {"NAME", "SHUFFLE_ENABLED"})
-        self.enabled = bool(context.of_mode(cfg["NAME"], cfg, "SHUFFLE_ENABLED"))
+        self.enabled = self.random = bool(context.of_mode(cfg["NAME"], cfg, "SHUFFLE_ENABLED"))
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         if self.enabled:
@@ -73,6 +75,7 @@ class SamplePoints:
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         check_keys(cfg["NAME"], cfg, {"NAME", "NUM_POINTS"})
         self.number = int(context.of_mode(cfg["NAME"], cfg, "NUM_POINTS"))
+        self.random = self.number != -1
         if self.number < 1 and self.number != -1:
             raise ConfigError(f"sample_points.NUM_POINTS must be positive, or -1 for all; got {self.number}")
 

@@ -36,6 +36,8 @@ class PointsToVoxels:
     set, somebody else makes them with the same ``voxelizer``.
     """
 
+    random = False
+
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         known = {"NAME", "VOXEL_SIZE", "MAX_POINTS_PER_VOXEL", "MAX_NUMBER_OF_VOXELS"}
         check_keys(cfg["NAME"], cfg, known, not_built={"DOUBLE_FLIP"})
@@ -61,6 +63,8 @@ class PointsToVoxels:
 @PROCESSORS.register_as("transform_points_to_voxels_placeholder")
 class PointsToVoxelsPlaceholder:
     """Only says how large the grid is; the model makes its voxels itself. Key: ``VOXEL_SIZE``."""
+
+    random = False
 
     def __init__(self, cfg: Config, context: ProcessorContext) -> None:
         check_keys(cfg["NAME"], cfg, {"NAME", "VOXEL_SIZE"})

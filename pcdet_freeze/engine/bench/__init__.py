@@ -12,11 +12,10 @@ from pcdet_freeze.engine.bench.loading import loading_cost
 from pcdet_freeze.engine.bench.operators import operator_cost
 from pcdet_freeze.engine.bench.scenes import RandomScenes, make_batch
 from pcdet_freeze.engine.bench.steps import compare_steps
-from pcdet_freeze.engine.bench.variants import BUILT, NOT_BUILT, Contender, build_contenders
+from pcdet_freeze.engine.bench.variants import BUILT, Contender, build_contenders
 
 __all__ = [
     "BUILT",
-    "NOT_BUILT",
     "Contender",
     "RandomScenes",
     "build_contenders",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pcdet_freeze.engine.cache.prefix_cache import ENTRY
 from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.fast_hook import FastHook
 from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
@@ -71,6 +76,33 @@ def _frozen(**options: Any) -> Prepare:
     return prepare
 
 
+def _cached(model: nn.Module, cfg: Any) -> Sequence[Hook]:
+    """In a folder of its own, which goes when the hooks do."""
+    folder = tempfile.mkdtemp(prefix="pcdet_freeze_bench_")
+    hooks = _frozen(CACHE=folder)(model, cfg)
+    weakref.finalize(hooks[0], shutil.rmtree, folder, ignore_errors=True)
+    return hooks
+
+
+class OneBatch:
+    """A loader of one batch, and a data set whose samples are those of that batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        rows = int(batch.get("batch_size", 0))
+        self.batch = {**batch, ENTRY: np.array([[row, 0] for row in range(rows)])}
+        self.dataset = self
+
+    def __len__(self) -> int:
+        return 1
+
+    def keep_variants(self, variants: int | None) -> None:
+        """The batch is the same again and again as it is."""
+
+    def cache_key(self) -> dict[str, Any]:
+        """How many samples there are."""
+        return {"rows": len(self.batch[ENTRY]), "variants": 1}
+
+
 BF16 = {"PREFIX_DTYPE": "bfloat16"}
 BUILT: dict[str, Prepare] = {
     "none": _none,
@@ -80,6 +112,7 @@ BUILT: dict[str, Prepare] = {
     "channels_last": _frozen(CHANNELS_LAST=True),
     "bf16_prefix": _frozen(**BF16),
     "bf16": _frozen(**BF16, FUSE="force", CHANNELS_LAST=True),
+    "cached": _cached,
     "compile": _frozen(COMPILE=True),
     "none_fused": _none_fused,
     "none_bf16": _none,
@@ -89,22 +122,18 @@ BUILT: dict[str, Prepare] = {
 none: nothing is frozen, the arithmetic is OpenPCDet's. bn_only: norm layers are held, parameters train
 (FREEZE.PARAMETERS: False). requires_grad: parameters do not train, norm layers are live. exact: both, and
 layers computed as one, as a training does by default. channels_last, bf16_prefix, compile: what FREEZE offers
-beyond. bf16: the suffix too. none_fused: nothing is frozen, and the head's layers on one map are one.
+beyond. cached: exact, and the prefix's outputs come from a FREEZE.CACHE that is full. bf16: the suffix too. none_fused: nothing is frozen, and the head's layers on one map are one.
 none_bf16: nothing is frozen, under autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""
-NOT_BUILT = ("cached",)
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` with 'none' first, each once; ConfigError that lists the unknown and the unbuilt ones."""
-    unbuilt = [name for name in names if name in NOT_BUILT]
-    unknown = [name for name in names if name not in BUILT and name not in NOT_BUILT]
-    faults = [f"not built yet: {', '.join(unbuilt)}"] if unbuilt else []
-    faults += [f"unknown: {', '.join(map(repr, unknown))}"] if unknown else []
-    if faults:
-        raise ConfigError(f"variants must be among {', '.join(BUILT)}; got {'; '.join(faults)}")
+    """``names`` with 'none' first, each once; ConfigError that lists the unknown ones."""
+    unknown = [name for name in names if name not in BUILT]
+    if unknown:
+        raise ConfigError(f"variants must be among {', '.join(BUILT)}; got {', '.join(map(repr, unknown))}")
     return tuple(dict.fromkeys(["none", *names]))
 
 
@@ -133,13 +162,13 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
 
 def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:
     """The trainer that a training with ``cfg`` would have, after ``prepare`` froze what it freezes."""
-    hooks = prepare(model, cfg)
+    hooks, loader = prepare(model, cfg), OneBatch(batch)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     trainer = Trainer(
         model,
         optimizer,
         build_scheduler(optimizer, STEPS, STEPS, cfg.OPTIMIZATION),
-        [batch],
+        loader,
         epochs=1,
         hooks=hooks,
         device=next(model.parameters()).device,
@@ -150,8 +179,8 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
     for hook in hooks:
         hook.before_train(trainer)
         if isinstance(hook, FastHook):  # in a training this belongs to the first step, here to no step
-            hook.prepare(trainer, dict(batch))
-    return Contender(name, trainer, batch)
+            hook.prepare(trainer, dict(loader.batch))
+    return Contender(name, trainer, loader.batch)
 
 
 def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:

@@ -116,7 +116,7 @@ class Trace(TorchDispatchMode):
             self._note_live()
             for tensor in made:
                 self._tag(tensor, live=True)
-        if producers and not _only_views(given, made, func._schema.is_mutable):
+        if producers and not only_views(given, made, func._schema.is_mutable):
             for producer in producers:
                 producer.users.update(self._stack[-1:])
         return result
@@ -178,7 +178,8 @@ class Trace(TorchDispatchMode):
         tag.producer = producer or tag.producer
 
 
-def _only_views(given: list[Tensor], made: list[Tensor], writes: bool) -> bool:
+def only_views(given: list[Tensor], made: list[Tensor], writes: bool) -> bool:
+    """Whether an operator made nothing but other views of what it was given."""
     memory = {id(storage_of(tensor)) for tensor in given}
     return bool(made) and not writes and all(id(storage_of(tensor)) in memory for tensor in made)
 

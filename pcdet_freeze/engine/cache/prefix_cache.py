@@ -1,0 +1,150 @@
+"""The activation cache of a model in training (FREEZE.CACHE, F7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcdet_freeze.datasets.collate import last_sample
+from pcdet_freeze.engine import distributed
+from pcdet_freeze.engine.cache.coming import Coming
+from pcdet_freeze.engine.cache.key import cache_key, differences, key_digest
+from pcdet_freeze.engine.cache.steps import Entry, StoreStep
+from pcdet_freeze.engine.cache.store import Store, size_text
+from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freeze.cache_options import CacheOptions
+from pcdet_freeze.freeze.fast import FastForward, Renewed
+from pcdet_freeze.freeze.fast.border import Border
+from pcdet_freeze.freeze.fast.bordering import SAME_LOOSE, border_for
+from pcdet_freeze.freeze.fast.outputs import relative
+from pcdet_freeze.freeze.fast.supply import CachedForward
+
+ENTRY = "cache_entry"
+"""key of a batch: (B, 2) int64, row and source of each sample (``DatasetTemplate.keep_variants``)"""
+STALE = 1e-4
+"""relative difference (L2) by which a row may differ from what is computed now, in float32"""
+
+
+class PrefixCache:
+    """Serves training forwards from a folder, and fills it on the way.
+
+    Args:
+        options: FREEZE.CACHE.
+    """
+
+    def __init__(self, options: CacheOptions) -> None:
+        self.options = options
+        self.store: Store | None = None
+        self._coming = Coming()
+        self._data: Any = None
+        self._border = Border()
+        self._made_from: tuple[Any, ...] = ()
+        self._check = True
+
+    def take_data(self, loader: Any) -> None:
+        """Have the data set of ``loader`` draw a bounded number of variants, and name each sample's row.
+
+        Raises ConfigError where its draws are random and no number of variants is given, and FreezeError for
+        one that cannot name its samples.
+        """
+        dataset: Any = getattr(loader, "dataset", None)
+        if not hasattr(dataset, "keep_variants"):
+            raise FreezeError(
+                "FREEZE.CACHE needs a data set that says which sample is which (keep_variants and cache_key "
+                f"of DatasetTemplate); {type(dataset).__name__} cannot. Set CACHE: null."
+            )
+        dataset.keep_variants(self.options.variants)
+        self._data = dataset
+
+    def prepare(self, renewed: Renewed, batch: dict[str, Any]) -> list[str]:
+        """Open the store for what is frozen now, unless that is done; returns lines for the log.
+
+        All ranks come here in the same step. Raises FreezeError, on every rank, for outputs that cannot be
+        kept whole and for a disk without room.
+        """
+        if self._made_from and self._made_from == self._state(renewed):
+            return []
+        self.store, self._check = None, True
+        fault, lines = "", list[str]()
+        try:
+            lines = self._open(renewed, batch)
+        except FreezeError as error:
+            fault = str(error)
+        faults = [text for text in distributed.gather(fault) if text]
+        if faults:
+            raise FreezeError(faults[0])
+        self._made_from = self._state(renewed)
+        return lines
+
+    def forward(self, renewed: Renewed, batch: dict[str, Any]) -> FastForward:
+        """How the next forward, on ``batch``, runs."""
+        if self.store is None:
+            return renewed.fast
+        entries = [Entry(int(row), int(source)) for row, source in batch[ENTRY].tolist()]
+        device = next(renewed.root.parameters()).device
+        limit = None
+        if self._check:  # once in a process, also so that others see the frozen modules at work
+            exact = renewed.options.is_exact and self.options.dtype == "float32"
+            limit, self._check = STALE if exact else SAME_LOOSE, False
+        step = StoreStep(self.store, entries, device, limit)
+        return CachedForward(renewed.root, renewed.plan, renewed.options, self._border, step)
+
+    def prefetch(self, trainer: Trainer) -> None:
+        """Have the rows of the next batch read from the disk meanwhile."""
+        if self.store is not None and hasattr(self._data, "cache_row"):
+            self.store.prefetch([self._data.cache_row(index) for index in self._coming.after(trainer)])
+
+    def _open(self, renewed: Renewed, batch: dict[str, Any]) -> list[str]:
+        """Find what is kept, state its size, open its folder; returns lines for the log."""
+        self._border = Border()
+        if not renewed.plan.prefix:
+            return ["FREEZE.CACHE has nothing to keep: there is no frozen prefix."]
+        border, values = border_for(renewed.root, renewed.plan, renewed.options, batch, last_sample)
+        if border.refused:
+            raise FreezeError(
+                "FREEZE.CACHE keeps outputs of the frozen prefix that have one row for each sample, but "
+                f"{'; '.join(border.refused)}. Freeze up to where the outputs are maps, or set CACHE: null."
+            )
+        if not border.slots:
+            return ["FREEZE.CACHE has nothing to keep: nothing that trains reads the frozen prefix."]
+        self._border = border
+        data, dtype = self._data.cache_key(), self.options.dtype
+        key = cache_key(renewed.root, border, renewed.plan, renewed.options, dtype, data)
+        above = Path(self.options.folder)
+        folder = above / key_digest(key)
+        new = not folder.exists()
+        store = Store(folder, border.slots, int(data["rows"]), getattr(torch, dtype))
+        lines = [_size_line(store, data, dtype)]
+        changed = differences(above, key) if new else []
+        if changed:
+            lines.append(f"  a new cache: other than the nearest in {above} are {', '.join(changed)}")
+        store.open(key)
+        lines.append(f"  {store.filled} of {store.rows} samples are there already")
+        if dtype != "float32":
+            off = max(relative(v, v.to(getattr(torch, dtype)).to(v.dtype)) for v in values.values())
+            lines.append(f"  approximate: stored in {dtype} they differ by {off:.1e} (relative L2)")
+        self.store = store
+        return lines
+
+    def _state(self, renewed: Renewed) -> tuple[Any, ...]:
+        """Another one whenever the plan, or a tensor of the cached part, is another one."""
+        tensors = [
+            tensor
+            for path in self._border.paths
+            for module in renewed.root.get_submodule(path).modules()
+            for tensor in (*module._parameters.values(), *module._buffers.values())
+            if tensor is not None
+        ]
+        return (id(renewed.fast), *((id(t), t._version, t.data_ptr()) for t in tensors))
+
+
+def _size_line(store: Store, data: dict[str, Any], dtype: str) -> str:
+    names = ", ".join(slot.name for slot in store.slots)
+    variants = f" x {data['variants']} variants" if data["variants"] > 1 else ""
+    return (
+        f"Cache of {names}: {size_text(sum(store.row_bytes))} a sample ({dtype}) x "
+        f"{store.rows // data['variants']} samples{variants} = {size_text(store.nbytes)} in {store.folder}"
+    )
