@@ -122,8 +122,9 @@ BUILT: dict[str, Prepare] = {
 none: nothing is frozen, the arithmetic is OpenPCDet's. bn_only: norm layers are held, parameters train
 (FREEZE.PARAMETERS: False). requires_grad: parameters do not train, norm layers are live. exact: both, and
 layers computed as one, as a training does by default. channels_last, bf16_prefix, compile: what FREEZE offers
-beyond. cached: exact, and the prefix's outputs come from a FREEZE.CACHE that is full. bf16: the suffix too. none_fused: nothing is frozen, and the head's layers on one map are one.
-none_bf16: nothing is frozen, under autocast.
+beyond. cached: exact, and the prefix's outputs come from a FREEZE.CACHE that is full. bf16: the suffix too.
+none_fused: nothing is frozen, and the head's layers on one map are one. none_bf16: nothing is frozen, under
+autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""
