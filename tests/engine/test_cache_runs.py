@@ -31,7 +31,7 @@ class Watch(Hook):
         self._ran = False
 
     def before_train(self, trainer: Trainer) -> None:
-        inner = trainer.model.get_submodule("backbone_2d.blocks.0.1")
+        inner = trainer.model.get_submodule("backbone_2d.blocks.0.0")
         inner.register_forward_pre_hook(lambda *_: setattr(self, "_ran", True))
 
     def after_step(self, trainer: Trainer) -> None:
@@ -230,17 +230,13 @@ def test_f7_a_schedule_goes_on_with_a_cache_of_what_stays_frozen(tmp_path: Path)
     assert cache_of(trainer).store is None
 
 
-def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = trainer_of(cfg_with(keep(tmp_path)))
-    forward = trainer.model.dense_head.forward
-
-    def reads_pillars(batch: Any) -> Any:
+def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(tmp_path: Path) -> None:
+    def reads_pillars(head: Any, args: Any) -> None:
+        batch = args[0]
         batch["spatial_features_2d"] = batch["spatial_features_2d"] + batch["pillar_features"].mean()
-        return forward(batch)
 
-    monkeypatch.setattr(trainer.model.dense_head, "forward", reads_pillars)
+    trainer = trainer_of(cfg_with(keep(tmp_path)))
+    trainer.model.dense_head.register_forward_pre_hook(reads_pillars)
     with pytest.raises(FreezeError, match=r"vfe: pillar_features has shape \(\d+, 64\), not a row"):
         run(trainer)
     assert folders(tmp_path) == []

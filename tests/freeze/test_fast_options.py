@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from fast_toys import frozen_model, image
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import FreezePlan
+from pcdet_freeze.freeze.cache_options import CacheOptions
 from pcdet_freeze.freeze.fast import Options, Renewed
 from pcdet_freeze.freeze.fast.outputs import recorded, relative
 
@@ -119,3 +121,30 @@ def test_the_keys_become_options() -> None:
     block = {"FUSE": False, "PREFIX_DTYPE": "bfloat16", "COMPILE": True, "CHANNELS_LAST": True}
     assert Options.of(FreezePlan.from_cfg({"FREEZE": block})) == Options(False, torch.bfloat16, True, True)
     assert Options.of(FreezePlan()) == Options()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (3, "must be null, a folder, or"),
+        ("", "FOLDER: ''"),
+        ({"VARIANTS": 2}, "FOLDER: None"),
+        ({"FOLDER": "a", "FOLDERS": "b"}, "the key 'FOLDERS'"),
+        ({"FOLDER": "a", "VARIANTS": 0}, "VARIANTS must be a number of 1 or more, or null; got 0"),
+        ({"FOLDER": "a", "VARIANTS": True}, "got True"),
+        ({"FOLDER": "a", "DTYPE": "float16"}, "DTYPE must be float32 or bfloat16; got 'float16'"),
+    ],
+)
+def test_f7_a_cache_that_cannot_mean_anything_is_an_error(value: Any, said: str) -> None:
+    with pytest.raises(FreezeError, match=re.escape(said)):
+        FreezePlan.from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": ["vfe"], "FREEZE": {"CACHE": value}}})
+
+
+def test_f7_a_folder_alone_is_a_float32_cache_of_data_that_is_not_random() -> None:
+    plan = FreezePlan.from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": ["vfe"], "FREEZE": {"CACHE": "a/b"}}})
+    assert plan.cache == CacheOptions("a/b", None, "float32")
+
+
+def test_f7_without_frozen_parameters_there_is_nothing_to_keep() -> None:
+    with pytest.raises(FreezeError, match="with PARAMETERS: False they train: write CACHE: null"):
+        FreezePlan(("vfe",), parameters=False, cache=CacheOptions("a"))

@@ -45,7 +45,8 @@ class Store:
         ]
         self._maps: list[Tensor] = []
         self._marks = torch.empty(0, 2, dtype=torch.int64)
-        self._trusted = torch.zeros(rows, dtype=torch.bool)
+        self._whole: set[int] = set()
+        """rows whose checksum this process has compared"""
 
     @property
     def nbytes(self) -> int:
@@ -78,14 +79,14 @@ class Store:
         """Whether ``row`` is there, whole, and made of ``source`` (a number below 2^62)."""
         if int(self._marks[row, 0]) != source + 1:
             return False
-        if not self._trusted[row]:
-            self._trusted[row] = int(self._marks[row, 1]) == self._checksum(row)
-        return bool(self._trusted[row])
+        if row not in self._whole and int(self._marks[row, 1]) == self._checksum(row):
+            self._whole.add(row)
+        return row in self._whole
 
     def begin(self, row: int) -> None:
         """``row`` is about to be written: until it is marked, it is not there."""
         self._marks[row, 0] = 0
-        self._trusted[row] = False
+        self._whole.discard(row)
 
     def write(self, slot: Slot, row: int, value: Tensor) -> None:
         """Put the tensor of one sample into ``row``."""
@@ -95,7 +96,7 @@ class Store:
         """All tensors of ``row`` are written, made of ``source``."""
         self._marks[row, 1] = self._checksum(row)
         self._marks[row, 0] = source + 1
-        self._trusted[row] = True
+        self._whole.add(row)
 
     def read(self, slot: Slot, rows: Sequence[int], device: torch.device) -> Tensor:
         """(len(rows), *shape) on ``device``, in the dtype that the forward computed."""
