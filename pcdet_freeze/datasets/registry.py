@@ -59,10 +59,11 @@ def find(registry: Registry[Any], name: Any) -> Any:
     """The item called ``name``; ConfigError for an unknown one, and for one that is not built yet."""
     if name in registry or not isinstance(name, str) or name not in NOT_BUILT.get(registry.kind, ()):
         return registry.get(name)
-    raise ConfigError(
-        f"{registry.kind} NAME {name!r} is known from OpenPCDet but not built yet; remove it, "
-        f"or use one of {', '.join(registry.names())}"
-    )
+    built = f"one of {', '.join(registry.names())}"
+    cure = f"remove it, or use {built}"
+    if registry is DATASETS:
+        cure = f"use {built}, or train inside OpenPCDet, which reads it: python -m pcdet_freeze.openpcdet"
+    raise ConfigError(f"{registry.kind} NAME {name!r} is known from OpenPCDet but not built yet; {cure}")
 
 
 def check_keys(where: str, cfg: Config, known: Collection[str], not_built: Collection[str] = ()) -> None:
