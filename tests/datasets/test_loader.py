@@ -101,5 +101,7 @@ def test_an_unknown_data_set_lists_the_known_ones() -> None:
 
 
 def test_a_data_set_of_openpcdet_that_is_missing_says_not_built_yet() -> None:
-    with pytest.raises(ConfigError, match=r"LyftDataset.*not built yet.*KittiDataset.*pcdet_freeze\.openpcdet"):
+    with pytest.raises(
+        ConfigError, match=r"LyftDataset.*not built yet.*KittiDataset.*pcdet_freeze\.openpcdet"
+    ):
         build_dataset({"DATASET": "LyftDataset"}, CLASSES, training=True)

@@ -11,7 +11,7 @@ OPENPCDETS = {
     train_parser: "batch_size epochs workers extra_tag ckpt pretrained_model launcher tcp_port sync_bn "
     "fix_random_seed ckpt_save_interval local_rank max_ckpt_save_num merge_all_iters_to_one_epoch set "
     "max_waiting_mins start_epoch num_epochs_to_eval save_to_file use_tqdm_to_record logger_iter_interval "
-    "ckpt_save_time_interval wo_gpu_stat use_amp",
+    "ckpt_save_time_interval wo_gpu_stat use_amp max_iters output_dir",
     test_parser: "batch_size workers extra_tag ckpt pretrained_model launcher tcp_port local_rank set "
     "max_waiting_mins start_epoch eval_tag eval_all ckpt_dir save_to_file infer_time",
 }

@@ -11,23 +11,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pcdet_freeze.engine.arguments import test_parser as parser_of_test
 from pcdet_freeze.engine.arguments import train_parser
 from pcdet_freeze.engine.entry import clear_message, run_tool
 from pcdet_freeze.engine.folders import run_folders
 from pcdet_freeze.errors import ConfigError, DataError
-
-UPSTREAM_TRAIN = """cfg_file batch_size epochs
-workers extra_tag ckpt pretrained_model launcher tcp_port sync_bn
-fix_random_seed ckpt_save_interval max_ckpt_save_num start_epoch num_epochs_to_eval save_to_file
-logger_iter_interval ckpt_save_time_interval use_amp set_cfgs max_iters output_dir"""
-UPSTREAM_TEST = """cfg_file batch_size workers extra_tag ckpt pretrained_model launcher tcp_port set_cfgs
-max_waiting_mins start_epoch eval_tag eval_all ckpt_dir save_to_file infer_time"""
-
-
-@pytest.mark.parametrize(("make", "names"), [(train_parser, UPSTREAM_TRAIN), (parser_of_test, UPSTREAM_TEST)])
-def test_the_tools_have_openpcdets_flags(make: Any, names: str) -> None:
-    assert set(names.split()) <= set(vars(make().parse_args(["--cfg_file", "x.yaml"])))
 
 
 @pytest.fixture
