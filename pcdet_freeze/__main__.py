@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pcdet_freeze import cli
+from pcdet_freeze.config import locate
 from pcdet_freeze.errors import PCDetFreezeError
 
 
@@ -26,10 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"pcdet_freeze.cli.{name}")
     parser = argparse.ArgumentParser(prog=f"python -m pcdet_freeze {name}", description=command.__doc__)
     command.add_arguments(parser)
+    args = parser.parse_args(words[1:])
     try:
-        return command.run(parser.parse_args(words[1:]))
+        return command.run(args)
     except PCDetFreezeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
 
 

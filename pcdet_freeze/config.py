@@ -7,6 +7,7 @@ directory, so OpenPCDet's own YAMLs work from anywhere.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,19 @@ def cfg_from_yaml_file(path: str | Path) -> EasyDict:
     return cfg
 
 
+def cfg_from_args(args: argparse.Namespace, needed: Sequence[str] = ()) -> EasyDict:
+    """``args.cfg_file`` under ``args.set_cfgs``; kept as ``args.cfg``, so that :func:`locate` can use it.
+
+    Raises ConfigError as the two functions below and above, and where a section of ``needed`` is missing.
+    """
+    args.cfg = cfg = cfg_from_yaml_file(args.cfg_file)
+    cfg_from_list(args.set_cfgs, cfg)
+    missing = [key for key in needed if key not in cfg]
+    if missing:
+        raise ConfigError(f"{args.cfg_file} must have {', '.join(needed)}; {', '.join(missing)} missing")
+    return cfg
+
+
 def cfg_from_list(items: Sequence[str], cfg: EasyDict) -> None:
     """Apply `--set KEY VALUE KEY VALUE ...` to ``cfg`` in place.
 
@@ -68,12 +82,13 @@ def where(cfg: Mapping, key: str) -> str:
 
 
 def locate(cfg: Mapping, message: str) -> str:
-    """Return ``message`` with the file and line of the first dotted key that it names."""
-    for key in re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+)*", message):
-        place = where(cfg, key)
-        if place and place not in message:
-            return f"{message}\n  ({key}: {place})"
-    return message
+    """Return ``message`` with the file and line of the key that it names, of several the deepest."""
+    keys = re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+)*", message)
+    places = {key: place for key in keys if (place := where(cfg, key))}
+    if not places or any(place in message for place in places.values()):
+        return message
+    key = max(places, key=lambda key: key.count("."))
+    return f"{message}\n  ({key}: {places[key]})"
 
 
 def plain(value: Any) -> Any:

@@ -58,6 +58,7 @@ KEY_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "DATA_CONFIG.POINT_CLOUD_RANGE": ("six numbers [x0, y0, z0, x1, y1, z1]", _numbers(6)),
     "MODEL": ("a mapping", _mapping),
     "MODEL.NAME": ("the NAME of a detector", _text),
+    "HOOK": ("left out, since OpenPCDet's hooks are not built (yet)", lambda value: not value),
     "OPTIMIZATION": ("a mapping", _mapping),
     "OPTIMIZATION.BATCH_SIZE_PER_GPU": ("a whole number above 0", _count),
     "OPTIMIZATION.NUM_EPOCHS": ("a whole number above 0", _count),

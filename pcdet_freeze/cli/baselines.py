@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.engine.scoring import FrameResult, TaskCounter
@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table over all test frames; returns the exit code."""
-    cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
+    cfg = cfg_from_args(args)
     values = baselines(cfg, args.scenes)
     print(table({}, values))
     if args.out is not None:

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import pick_device
@@ -35,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line an output; returns the exit code."""
-    cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
+    cfg = cfg_from_args(args)
     found = digests_of(cfg, args)
     for name, digest in found.items():
         print(f"{name:<20}{digest.hexdigest()}{digest.count:>14}")

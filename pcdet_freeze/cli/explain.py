@@ -12,13 +12,14 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import pick_device
 from pcdet_freeze.engine.explain import Explanation, Row, explain
+from pcdet_freeze.engine.optim_settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.random_frames import RandomFrames
 from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.engine.weights import compare_keys
@@ -56,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table (or the data); returns the exit code."""
-    cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
+    cfg = cfg_from_args(args, SECTIONS)
+    check_optimization(cfg.OPTIMIZATION)
     plan = FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)

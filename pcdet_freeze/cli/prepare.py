@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
 from pcdet_freeze.errors import ConfigError
 
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the data set; returns 0. Errors come up as PCDetFreezeError."""
-    cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
+    cfg = cfg_from_args(args)
     data_cfg = cfg.get("DATA_CONFIG", cfg)
     if data_cfg.get("DATASET") != "KittiDataset":
         raise ConfigError(f"`prepare kitti` needs DATASET: KittiDataset; {args.cfg_file} has "

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, plain
+from pcdet_freeze.config import cfg_from_args, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine import distributed
@@ -37,11 +37,13 @@ from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
 from pcdet_freeze.engine.loop import Trainer, clip_norm_of
 from pcdet_freeze.engine.max_iters_hook import MaxItersHook
 from pcdet_freeze.engine.moving import move_with
+from pcdet_freeze.engine.optim_settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.progress_hook import ProgressHook
 from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.engine.run import FIXED_SEED, Checkpoint, Data, Run
 from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.engine.scoring import check_metric
 from pcdet_freeze.engine.summary_hook import SummaryHook
 from pcdet_freeze.engine.sync_bn import check_sync_bn
 from pcdet_freeze.engine.task_gradient_hook import TaskGradientHook
@@ -52,14 +54,15 @@ from pcdet_freeze.models import build_network
 
 def start_run(args: argparse.Namespace, kind: str) -> Run:
     """Read the config, join the other processes, open the log; ``kind`` is 'train' or 'eval'."""
-    cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
+    cfg = cfg_from_args(args, SECTIONS)
+    if kind == "train":
+        check_optimization(cfg.OPTIMIZATION)
     world = distributed.start(args.launcher, args.tcp_port, args.device)
     device = distributed.pick_device(args.device, world)
     folders = run_folders(args.cfg_file, args.extra_tag, args.output_dir)
     logger = create_logger(folders.root / log_name(kind), world.rank)
     log_environment(logger, device, world.size)
-    log_config(logger, vars(args), cfg)
+    log_config(logger, {key: value for key, value in vars(args).items() if key != "cfg"}, cfg)
     for line in idle_flags(args) if kind == "train" else ():
         logger.info("%s", line)
     FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
@@ -95,6 +98,8 @@ def choose_seed(run: Run, checkpoint: Checkpoint | None) -> None:
 
 def build_data(run: Run, training: bool) -> Data:
     """The training or the test data of the config."""
+    if not training:
+        check_metric(run.cfg)  # an evaluation may be an epoch away
     parts = build_dataloader(
         run.cfg.DATA_CONFIG,
         run.cfg.CLASS_NAMES,
@@ -186,7 +191,7 @@ def build_trainer(
         sampler=train.sampler,
         device=run.device,
         clip_norm=clip_norm_of(optim_cfg),
-        use_amp=run.args.use_amp,
+        use_amp=run.args.use_amp or optim_cfg.get("USE_AMP", False),
         move=train.move,
         logger=run.logger,
     )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from pcdet_freeze.config import locate
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.checkpoint import newest_checkpoint
 from pcdet_freeze.engine.folders import run_folders
@@ -27,7 +28,8 @@ def run_tool(tool: Callable[[argparse.Namespace], object], args: argparse.Namesp
         return 0
     except PCDetFreezeError as error:
         _open(logger)
-        logger.error("%s: %s", type(error).__name__, clear_message(error), exc_info=args.verbose)
+        told = locate(getattr(args, "cfg", {}), clear_message(error))
+        logger.error("%s: %s", type(error).__name__, told, exc_info=args.verbose)
         return 1
     except KeyboardInterrupt:
         _open(logger)

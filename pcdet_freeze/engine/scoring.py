@@ -145,10 +145,20 @@ def _score_boxes(
     pairs = [(true, said) for true, said in zip(truth, annos, strict=True) if true is not None]
     if not pairs:
         return {}
-    metric = EVALUATORS.get(cfg["MODEL"]["POST_PROCESSING"]["EVAL_METRIC"])
+    metric = EVALUATORS.get(_metric_of(cfg))
     text, values = metric([true for true, _ in pairs], [said for _, said in pairs], list(cfg["CLASS_NAMES"]))
     logger.info("%s", text)
     return {key: float(value) for key, value in values.items()}
+
+
+def check_metric(cfg: Mapping[str, Any]) -> None:
+    """ConfigError where MODEL.POST_PROCESSING.EVAL_METRIC is none that is there."""
+    if _metric_of(cfg) is not None:
+        EVALUATORS.get(_metric_of(cfg))
+
+
+def _metric_of(cfg: Mapping[str, Any]) -> Any:
+    return (cfg["MODEL"].get("POST_PROCESSING") or {}).get("EVAL_METRIC")
 
 
 def _recall(counts: Mapping[str, float], logger: logging.Logger) -> dict[str, float]:
