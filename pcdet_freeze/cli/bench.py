@@ -15,6 +15,7 @@ from torch import nn
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
 from pcdet_freeze.engine import bench, distributed
 from pcdet_freeze.engine.bench import tables
+from pcdet_freeze.engine.bench.against import AGAINST
 from pcdet_freeze.engine.bench.scenes import sizes_of
 from pcdet_freeze.engine.bench.timing import threads
 from pcdet_freeze.engine.bench.variants import check_variants
@@ -32,11 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
                         help="step: the variants of a training step; hold: what holding norm layers costs; "
                         "certificate: its time for 60 M parameters; loading: frames a second of "
-                        "the data workers; operators: anchors' targets and rotated IoU")  # fmt: skip
+                        "the data workers; operators: anchors' targets and rotated IoU; scaling: more "
+                        "or less frozen, more or fewer points, boxes and frames")  # fmt: skip
     parser.add_argument("--cfg_file", type=Path, help=f"model and grid; default: {DEFAULT_CFG}")
     parser.add_argument("--freeze", metavar="LIST", help="a,b: instead of MODEL.NOT_TRAIN_IN_MULTI_TASK")
     parser.add_argument("--variants", default=",".join(bench.BUILT), metavar="a,b",
                         help=f"which of {', '.join(bench.BUILT)}; none always takes part")  # fmt: skip
+    parser.add_argument("--against", default="", metavar="a,b",
+                        help=f"also what other packages call freezing: {', '.join(AGAINST)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
     parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
     parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
@@ -84,13 +88,19 @@ def subject_of(args: argparse.Namespace) -> Subject:
     """Build what is measured: random weights and random scenes, both from a fixed seed."""
     cfg = config_of(args)
     plan = FreezePlan.from_cfg(cfg)
-    device = distributed.pick_device(args.device)
+    subject = build_subject(cfg, args.device, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU)
+    print(f"freeze: {', '.join(plan.entries) or 'nothing'}\n", flush=True)
+    return subject
+
+
+def build_subject(cfg: Any, device_name: str, frames: int) -> Subject:
+    """Model and batch of ``cfg``, announced by a line."""
+    device = distributed.pick_device(device_name)
     set_seed(0)
     scenes = bench.RandomScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES, sizes=sizes_of(cfg.MODEL))
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), scenes).to(device)
-    batch = bench.make_batch(scenes, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU, device)
-    print(_headline(cfg, scenes, batch, device))
-    print(f"freeze: {', '.join(plan.entries) or 'nothing'}\n", flush=True)
+    batch = bench.make_batch(scenes, frames, device)
+    print(_headline(cfg, scenes, batch, device), flush=True)
     return Subject(cfg, model, batch)
 
 
@@ -113,7 +123,8 @@ def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], devic
 
 
 def _step(args: argparse.Namespace) -> list[Row]:
-    names = check_variants([name.strip() for name in args.variants.split(",") if name.strip()])
+    asked = [name.strip() for name in f"{args.variants},{args.against}".split(",")]
+    names = check_variants([name for name in asked if name])
     subject = subject_of(args)
     return bench.compare_steps(
         bench.build_contenders(subject.model, subject.cfg, subject.batch, names), args.rounds
@@ -141,10 +152,25 @@ def _operators(args: argparse.Namespace) -> list[Row]:
     return bench.operator_cost(head, subject.batch["gt_boxes"], args.rounds)
 
 
+def _scaling(args: argparse.Namespace) -> list[Row]:
+    cfg = config_of(args)
+    if not FreezePlan.from_cfg(cfg):
+        raise ConfigError(
+            "--what scaling needs a list of what to freeze: give --freeze vfe,backbone_2d.blocks"
+        )
+
+    def build(own: Any, frames: int) -> tuple[nn.Module, dict[str, Any]]:
+        subject = build_subject(own, args.device, frames)
+        return subject.model, subject.batch
+
+    return bench.scaling_cost(cfg, build, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU, args.rounds)
+
+
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
     "step": (_step, tables.step_table),
     "hold": (_hold, tables.hold_table),
     "certificate": (_certificate, tables.certificate_table),
     "loading": (_loading, tables.loading_table),
     "operators": (_operators, tables.operator_table),
+    "scaling": (_scaling, tables.scaling_table),
 }

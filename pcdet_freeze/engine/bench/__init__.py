@@ -2,14 +2,15 @@
 
 ``scenes`` makes a batch out of nothing, ``variants`` makes trainers that differ in what they freeze,
 ``counting`` gives the exact figures of a step (FLOPs, bytes saved for backward, peak of live bytes, sizes),
-``timing`` the timed ones, and ``steps``, ``holding``, ``certifying``, ``loading`` and ``operators`` are the
-comparisons.
+``timing`` the timed ones, and ``steps``, ``holding``, ``certifying``, ``loading``,
+``operators`` and ``scaling`` are the comparisons.
 """
 
 from pcdet_freeze.engine.bench.certifying import certificate_cost
 from pcdet_freeze.engine.bench.holding import holding_cost
 from pcdet_freeze.engine.bench.loading import loading_cost
 from pcdet_freeze.engine.bench.operators import operator_cost
+from pcdet_freeze.engine.bench.scaling import scaling_cost
 from pcdet_freeze.engine.bench.scenes import RandomScenes, make_batch
 from pcdet_freeze.engine.bench.steps import compare_steps
 from pcdet_freeze.engine.bench.variants import BUILT, Contender, build_contenders
@@ -25,4 +26,5 @@ __all__ = [
     "loading_cost",
     "make_batch",
     "operator_cost",
+    "scaling_cost",
 ]

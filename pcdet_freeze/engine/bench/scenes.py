@@ -25,7 +25,8 @@ class RandomScenes(DatasetTemplate):
 
     Its section ``RANDOM_SCENES`` may give POINTS and BOXES, how many a frame has, and SEED: frame i is a pure
     function of (SEED, i). The points lie in the range, with a density that falls with the distance from the
-    sensor; boxes of random class, place and heading have the size of their class in ``sizes``.
+    sensor; boxes of random class, place and heading have the size of their class in ``sizes``. With
+    POINT_CLASSES: n each point has a label, one of n slabs of height.
     """
 
     def __init__(
@@ -37,23 +38,27 @@ class RandomScenes(DatasetTemplate):
     ) -> None:
         super().__init__({**dataset_cfg, "DATA_AUGMENTOR": None}, class_names, training, root_path=".")
         section = dataset_cfg.get("RANDOM_SCENES") or {}
-        check_keys("DATA_CONFIG.RANDOM_SCENES", section, {"POINTS", "BOXES", "SEED"})
+        check_keys("DATA_CONFIG.RANDOM_SCENES", section, {"POINTS", "BOXES", "SEED", "POINT_CLASSES"})
         self.points, self.boxes = int(section.get("POINTS", POINTS)), int(section.get("BOXES", BOXES))
         self.seed = int(section.get("SEED", 0))
+        self.semantic_class_names = tuple(f"slab {i}" for i in range(int(section.get("POINT_CLASSES", 0))))
         self.sizes = dict(sizes or {})
 
     def __len__(self) -> int:
         return FRAMES
 
     def load_sample(self, index: int) -> Sample:
-        """Frame ``index``: points (N, C) and boxes (G, 7), LiDAR frame, metres and radians."""
+        """Frame ``index``: points (N, C) and boxes (G, 7), LiDAR frame, metres, radians; labels of points."""
         rng = np.random.RandomState([self.seed, index])
         names = np.array(self.class_names)[rng.randint(len(self.class_names), size=self.boxes)]
+        points = self._points(rng)
+        labels = {"point_labels": self._labels(points)} if self.semantic_class_names else {}
         return {
             "frame_id": f"{index:06d}",
-            "points": self._points(rng),
+            "points": points,
             "gt_names": names,
             "gt_boxes": self._boxes(rng, names),
+            **labels,
         }
 
     def _points(self, rng: np.random.RandomState) -> np.ndarray:
@@ -72,6 +77,15 @@ class RandomScenes(DatasetTemplate):
         height = rng.uniform(limits[2], limits[5], (len(ground), 1))
         others = rng.uniform(0, 1, (len(ground), len(self.point_feature_encoder.src_feature_list) - 3))
         return np.concatenate([ground, height, others], axis=1).astype(np.float32)
+
+    def _labels(self, points: np.ndarray) -> np.ndarray:
+        low, high, count = (
+            self.point_cloud_range[2],
+            self.point_cloud_range[5],
+            len(self.semantic_class_names),
+        )
+        slabs = ((points[:, 2] - low) / (high - low) * count).astype(np.int64)
+        return slabs.clip(0, count - 1)
 
     def _boxes(self, rng: np.random.RandomState, names: np.ndarray) -> np.ndarray:
         limits = self.point_cloud_range

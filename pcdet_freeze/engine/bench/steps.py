@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from pcdet_freeze.engine.bench import counting
-from pcdet_freeze.engine.bench.timing import Spread, interleave, ratios, timed
+from pcdet_freeze.engine.bench.timing import Rounds, Spread, interleave, ratios, timed
 from pcdet_freeze.engine.bench.variants import Contender
 from pcdet_freeze.engine.peak import optimizer_tensors, peak_bytes
 from pcdet_freeze.engine.rng import set_seed
@@ -72,19 +72,24 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
     ``time_ratio`` is the median over the rounds of this variant's seconds against the first one's in the same
     round; ``seconds`` is the median for a step. Quartiles stand beside both. ``time_ratios`` are the same
     against ``bn_only`` and against the fastest variant in which every parameter trains.
+
+    A variant that was to run compiled and in some timed step did not has ``untimed``, the reason, for times.
     """
     figures = {contender.name: figures_of(contender) for contender in contenders}
     base, device = contenders[0].name, contenders[0].trainer.device
+    for contender in contenders:
+        contender.step()  # once more as it is timed: what was counted ran uncompiled
+    plain = {contender.name: contender.plain_calls() for contender in contenders}
     seconds = interleave({contender.name: contender.step for contender in contenders}, rounds, device)
+    untimed = {contender.name: _untimed(contender, plain[contender.name]) for contender in contenders}
     full = [name for name, own in figures.items() if own.trainable == figures[base].trainable]
     fastest = min(full, key=lambda name: Spread.of(seconds[name]).median)
     others = dict.fromkeys([fastest, *(["bn_only"] if "bn_only" in figures else [])])
     return [
         {
             "variant": name,
-            **timed(seconds, name, base),
+            **_times(seconds, name, base, others, untimed[name]),
             "fastest_unfrozen": fastest,
-            "time_ratios": {other: ratios(seconds, name, other).median for other in others},
             **_ratios(own, figures[base]),
             **asdict(own),
             "device": device.type,
@@ -92,6 +97,23 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
         }
         for name, own in figures.items()
     ]
+
+
+def _untimed(contender: Contender, before: int) -> str:
+    """Why the timed steps were not those of the variant, or an empty string."""
+    fell_back = contender.plain_calls() - before
+    return contender.uncompiled() or (f"{fell_back} calls ran uncompiled" if fell_back else "")
+
+
+def _times(seconds: Rounds, name: str, base: str, others: Iterable[str], untimed: str) -> Row:
+    found: Row = {
+        **timed(seconds, name, base),
+        "time_ratios": {other: ratios(seconds, name, other).median for other in others},
+    }
+    if not untimed:
+        return found
+    nothing: Row = {key: None for key in found if key != "rounds"}
+    return {**found, **nothing, "untimed": untimed}
 
 
 def _ratios(own: Figures, base: Figures) -> dict[str, float]:

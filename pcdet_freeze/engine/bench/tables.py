@@ -26,23 +26,28 @@ def step_table(rows: Sequence[Row]) -> str:
     ]
     losses = ", ".join(f"{row['variant']} {row['loss']:.7g}" for row in rows)
     lines += [_against(rows, other) for other in base["time_ratios"]]
+    for row in rows:
+        if "untimed" in row:
+            lines += wrap(f"{row['variant']} has no time: {row['untimed']}", 100)
     return "\n".join([*lines, *wrap(f"Loss of the first step: {losses}", 100)])
 
 
 def _against(rows: Sequence[Row], other: str) -> str:
     """Every variant's time against one more of them."""
     what = f"{other}, the fastest that trains everything" if other == rows[0]["fastest_unfrozen"] else other
-    ratios = ", ".join(f"{row['variant']} {row['time_ratios'][other]:.3f}" for row in rows)
+    ratios = ", ".join(
+        f"{row['variant']} {row['time_ratios'][other]:.3f}" for row in rows if row["time_ratios"]
+    )
     return "\n".join(wrap(f"Time against {what}: {ratios}", 100))
 
 
 def _step_line(row: Row) -> str:
     exact = ("flops", "saved_bytes", "peak_memory", "checkpoint", "optimizer")
-    return (
-        f"{row['variant']:<14}{row['seconds']:>8.3g} {_range(row['seconds_quartiles']):<14}"
-        f"{row['time_ratio']:>6.3f} {_range(row['time_ratio_quartiles']):<14}"
-        + "".join(f"{row[f'{name}_ratio']:>7.3f}" for name in exact)
-    )
+    times = f"{'-':>8} {'':<14}{'-':>6} {'':<14}"
+    if "untimed" not in row:
+        times = f"{row['seconds']:>8.3g} {_range(row['seconds_quartiles']):<14}"
+        times += f"{row['time_ratio']:>6.3f} {_range(row['time_ratio_quartiles']):<14}"
+    return f"{row['variant']:<14}{times}" + "".join(f"{row[f'{name}_ratio']:>7.3f}" for name in exact)
 
 
 def hold_table(rows: Sequence[Row]) -> str:
@@ -101,6 +106,26 @@ def operator_table(rows: Sequence[Row]) -> str:
     return "\n".join(
         [*lines, "", f"{first['anchors']} anchors; windows give {same}; {first['rounds']} rounds."]
     )
+
+
+def scaling_table(rows: Sequence[Row]) -> str:
+    """A line for each value of each axis: a step with nothing frozen, and with the list frozen."""
+    base = {(row["axis"], row["value"]): row for row in rows if row["variant"] == "none"}
+    lines = [
+        f"{'axis':<8}{'value':>7}{'none, s':>9}{'exact, s':>9} {'(quartiles)':<16}{'ratio':>6} (quartiles)"
+    ]
+    for row in rows:
+        if row["variant"] == "none":
+            continue
+        none = base.get((row["axis"], row["value"]), rows[0])
+        lines.append(
+            f"{row['axis']:<8}{row['value']:>7}{none['seconds']:>9.3g}{row['seconds']:>9.3g} "
+            f"{_range(row['seconds_quartiles']):<16}{row['time_ratio']:>6.3f} "
+            f"{_range(row['time_ratio_quartiles'])}"
+        )
+    parts = max((row["list"] for row in rows if "list" in row), key=len)
+    lines += ["", *wrap(f"frozen, in this order: {', '.join(parts)}", 100)]
+    return "\n".join([*lines, f"Ratios to none at the same value; {rows[0]['rounds']} interleaved rounds."])
 
 
 def _range(quartiles: Sequence[float]) -> str:

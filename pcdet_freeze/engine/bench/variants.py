@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pcdet_freeze.engine.bench.against import AGAINST, check_installed
 from pcdet_freeze.engine.cache.prefix_cache import ENTRY
 from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.fast_hook import FastHook
@@ -46,6 +47,21 @@ class Contender:
         self.trainer.step(dict(self.batch))
         self.trainer.batch = {}
         return self.trainer.loss
+
+    def plain_calls(self) -> int:
+        """How often so far something that is to run compiled ran as it is written."""
+        return sum(hook.renewed.fast.plain_calls for hook in self._fast())
+
+    def uncompiled(self) -> str:
+        """Why nothing runs compiled though that was asked for; empty where it does, or was not asked for."""
+        for hook in self._fast():
+            if hook.renewed.options.compile and not hook.renewed.plan.compiled:
+                notes = [line for line in hook.renewed.plan.plain if "torch.compile" in line]
+                return "; ".join(notes) or "no part of the prefix takes one tensor and gives one"
+        return ""
+
+    def _fast(self) -> list[FastHook]:
+        return [hook for hook in self.trainer.hooks if isinstance(hook, FastHook)]
 
 
 def _none(model: nn.Module, cfg: Any) -> Sequence[Hook]:
@@ -132,9 +148,11 @@ AUTOCAST = ("bf16", "none_bf16")
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
     """``names`` with 'none' first, each once; ConfigError that lists the unknown ones."""
-    unknown = [name for name in names if name not in BUILT]
+    unknown = [name for name in names if name not in (*BUILT, *AGAINST)]
     if unknown:
-        raise ConfigError(f"variants must be among {', '.join(BUILT)}; got {', '.join(map(repr, unknown))}")
+        known = f"{', '.join(BUILT)}, or other packages, {', '.join(AGAINST)}"
+        raise ConfigError(f"variants must be among {known}; got {', '.join(map(repr, unknown))}")
+    check_installed(names)
     return tuple(dict.fromkeys(["none", *names]))
 
 
@@ -156,9 +174,9 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
             f"the variants {', '.join(chosen[1:])} need a list of what to freeze, but "
             "MODEL.NOT_TRAIN_IN_MULTI_TASK is empty: give --freeze vfe,backbone_2d.blocks"
         )
-    start = copy.deepcopy(model)
+    start, prepare = copy.deepcopy(model), {**BUILT, **AGAINST}
     settle_statistics(start, batch)
-    return [contender(name, copy.deepcopy(start), cfg, batch, BUILT[name]) for name in chosen]
+    return [contender(name, copy.deepcopy(start), cfg, batch, prepare[name]) for name in chosen]
 
 
 def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:

@@ -26,6 +26,8 @@ class Compiled:
 
     def __init__(self, module: nn.Module, folds: Sequence[tuple[str, str, Fold]]) -> None:
         self.module, self.folds = module, tuple(folds)
+        self.plain_calls = 0
+        """calls in which the code ran as it is written: torch.compile gave up on it, or was told to"""
         self._made_from: tuple[Any, ...] = ()
         self._run: Any = None
 
@@ -42,17 +44,18 @@ class Compiled:
             layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
             parent, _, name = norm_path.rpartition(".")
             twin.get_submodule(parent).add_module(name, nn.Identity())
-        self._run = torch.compile(_entry(twin))
+        self._run = torch.compile(self._entry(twin))
 
     def __call__(self, value: Tensor) -> Any:
         return self._run(value)
 
+    def _entry(self, module: nn.Module) -> Any:
+        """A function that calls ``module``, with a code object of its own: torch.compile counts versions by
+        that, and gives up on one that has many."""
 
-def _entry(module: nn.Module) -> Any:
-    """A function that calls ``module``, with a code object of its own: torch.compile counts versions by that,
-    and gives up on one that has many."""
+        def call(value: Tensor) -> Any:
+            if not torch.compiler.is_compiling():  # what is compiled leaves this out
+                self.plain_calls += 1
+            return module(value)
 
-    def call(value: Tensor) -> Any:
-        return module(value)
-
-    return FunctionType(call.__code__.replace(), call.__globals__, "call", None, call.__closure__)
+        return FunctionType(call.__code__.replace(), call.__globals__, "call", None, call.__closure__)
