@@ -49,6 +49,10 @@ def test_the_list_grows_part_by_part(found: Any) -> None:
     rows = [row for row in found[0] if row["axis"] == "frozen"]
     assert [row["list"] for row in rows] == [["vfe", *BLOCKS][:count] for count in range(5)]
     assert [row["variant"] for row in rows] == ["none", *["exact"] * 4]
+    model, _ = subject(small_cfg())
+    sizes = [sum(p.numel() for p in model.get_submodule(part).parameters()) for part in ("vfe", *BLOCKS)]
+    everything = sum(p.numel() for p in model.parameters())
+    assert [row["trainable"] for row in rows] == [everything - sum(sizes[:count]) for count in range(5)]
 
 
 def test_ratios_are_to_nothing_frozen_at_the_same_value(found: Any) -> None:

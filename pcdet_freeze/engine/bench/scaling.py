@@ -24,7 +24,8 @@ def scaling_cost(cfg: Any, build: Build, batch_size: int, rounds: int) -> list[d
     """Rows of ``none`` and ``exact`` for each value of each axis.
 
     ``axis`` is 'frozen' (the value counts the parts of the list that are frozen, in its order), 'points' and
-    'boxes' of a frame, or 'frames' of a batch; ``time_ratio`` is to ``none`` at the same value.
+    'boxes' of a frame, or 'frames' of a batch; ``time_ratio`` is to ``none`` at the same value; ``trainable``
+    counts parameters.
     """
     rows = _more_and_more_frozen(cfg, *build(cfg, batch_size), rounds)
     for axis, value, own, frames in _variations(cfg, batch_size):
@@ -85,4 +86,11 @@ def _timed(contenders: list[Contender], rounds: int) -> list[dict[str, Any]]:
     for step in tasks.values():
         step()
     seconds = interleave(tasks, rounds, contenders[0].trainer.device)
-    return [{"variant": one.name, **timed(seconds, str(index), "0")} for index, one in enumerate(contenders)]
+    return [
+        {"variant": one.name, "trainable": _trainable(one), **timed(seconds, str(index), "0")}
+        for index, one in enumerate(contenders)
+    ]
+
+
+def _trainable(one: Contender) -> int:
+    return sum(p.numel() for p in one.trainer.model.parameters() if p.requires_grad)
