@@ -61,7 +61,8 @@ class SavingsHook(ConfiguredHook):
             first = (str(error).strip() or repr(error)).splitlines()[0]
             trainer.logger.info("What freezing saves was not measured: %s: %s", type(error).__name__, first)
         else:
-            trainer.logger.info("%s; measured on copies of the model.", saved)
+            cache = ", which read no cache" if self.owner.handle.plan.cache else ""
+            trainer.logger.info("%s; measured on copies of the model%s.", saved, cache)
             trainer.results["freezing_saves"] = saved.to_plain()
         if trainer.device.type == "cuda":
             torch.cuda.empty_cache()  # blocks of a size that only the copies needed

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cache_runs
 import pytest
 import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
@@ -146,6 +147,13 @@ def test_f4_where_a_copy_cannot_do_the_steps_the_log_says_why_and_the_run_goes_o
 def test_f4_with_norm_layers_held_only_there_is_nothing_to_measure() -> None:
     trainer = trainer_of(PARAMETERS=False)
     assert not any(isinstance(hook, SavingsHook) for hook in trainer.hooks)
+
+
+def test_f4_copies_read_no_cache_and_the_line_says_so(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    trainer = cache_runs.trainer_of(cache_runs.cfg_with(cache_runs.keep(tmp_path)), [Stops()], epochs=20)
+    trainer.run()
+    assert "measured on copies of the model, which read no cache." in caplog.text
 
 
 def test_f4_the_line_gives_both_figures_with_their_shares() -> None:
