@@ -97,10 +97,17 @@ def grads_before(root: nn.Module) -> dict[int, bool]:
     for module in root.modules():
         record = record_of(module)
         for name, value in record.grads if record is not None else ():
-            parameter = module._parameters.get(name)
-            if parameter is not None:
+            for parameter in _now_called(module, name):
                 found.setdefault(id(parameter), value)
     return found
+
+
+def _now_called(module: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameter ``name`` of ``module``, also where a parametrization that came later has moved it."""
+    holder = module._modules.get("parametrizations")
+    moved = None if holder is None else holder._modules.get(name)
+    now = [module._parameters.get(name)] if moved is None else moved._parameters.values()
+    return [parameter for parameter in now if parameter is not None]
 
 
 def _plan_record(member: Member, claim: Claim, state: RootState, before: dict[int, bool]) -> Record:

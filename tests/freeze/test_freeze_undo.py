@@ -7,6 +7,7 @@ import logging
 import weakref
 
 import pytest
+import torch
 from freeze_toys import Detector, points, train_step
 from torch import nn
 
@@ -45,6 +46,18 @@ def test_h8_everything_is_as_it_was(undo: str, mode: bool) -> None:
         {"release": handle.release, "unfreeze": lambda: unfreeze(model),
          "unfreeze by name": lambda: unfreeze(model, LIST)}[undo]()  # fmt: skip
     assert portrait(model) == before
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_h8_a_parameter_that_a_parametrization_moved_meanwhile_comes_back_too(trains: bool) -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 1))
+    model[0][0].weight.requires_grad_(trains)
+    handle = freeze(model, ["0"])
+    nn.utils.parametrizations.spectral_norm(model[0][0])
+    model(torch.ones(2, 4))  # the next forward holds the new parts too
+    assert not model[0][0].parametrizations.weight.original.requires_grad
+    handle.release()
+    assert model[0][0].parametrizations.weight.original.requires_grad is trains
 
 
 def test_h8_a_released_layer_takes_its_parents_current_mode() -> None:
