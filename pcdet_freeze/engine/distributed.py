@@ -6,6 +6,7 @@ Every function here also works in a single process, where it does nothing, so th
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from dataclasses import dataclass
@@ -76,15 +77,23 @@ def _slurm_world(tcp_port: int) -> World:
             f"--launcher slurm needs the variables that srun sets; {', '.join(missing)} not set. "
             "Start with: srun --ntasks=N python tools/train.py --launcher slurm ..."
         )
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    os.environ["MASTER_ADDR"] = hosts[0]
+    os.environ["MASTER_ADDR"] = _first_host(os.environ["SLURM_NODELIST"])
     os.environ["MASTER_PORT"] = str(tcp_port)
     return World(*(int(os.environ[name]) for name in names[:3]))
+
+
+def _first_host(nodes: str) -> str:
+    """The first host of SLURM_NODELIST: ``gpu[03-07,12]`` is read by slurm's own command."""
+    if re.fullmatch(r"[\w.-]+", nodes):
+        return nodes
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise ConfigError(
+            f"--launcher slurm asks `{' '.join(command)}` for the first host, but it failed ({error}). Start "
+            "within slurm, or use torchrun with --launcher pytorch"
+        ) from error
 
 
 def stop() -> None:
@@ -102,12 +111,22 @@ def settle() -> None:
 def pick_device(wanted: str | None, world: World | None = None) -> torch.device:
     """The device of this process: ``wanted``, else its CUDA device, else the CPU."""
     if wanted is not None and wanted != "cuda":
-        return torch.device(wanted)
+        return _named_device(wanted)
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda needs a CUDA device; none was found. Use --device cpu")
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", (world or World()).local_rank % torch.cuda.device_count())
+
+
+def _named_device(wanted: str) -> torch.device:
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ConfigError(f"--device must be cpu, cuda or cuda:N; got {wanted!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {wanted} needs a CUDA device that is not there. Use --device cpu")
+    return device
 
 
 def is_distributed() -> bool:

@@ -18,7 +18,8 @@ from pcdet_freeze.engine.weights import load_model_state
 class EvaluationHook(Hook):
     """Calls ``evaluate(model, epoch)`` for each checkpoint of the last ``epochs`` epochs, oldest first.
 
-    The final model is evaluated as it is, and is what the model holds afterwards.
+    Epochs before ``start`` are left out. The final model is evaluated as it is, and is what the
+    model holds afterwards.
     """
 
     def __init__(
@@ -40,6 +41,6 @@ class EvaluationHook(Hook):
         self.evaluate(model, last)
 
     def _earlier(self, last: int) -> list[Path]:
-        first = max(last - self.epochs, self.start)
+        first = max(last - self.epochs, self.start - 1)
         paths = [path for path in self.folder.glob("*.pth") if EPOCH_FILE.fullmatch(path.name)]
         return sorted((path for path in paths if first < epoch_of(path) < last), key=epoch_of)

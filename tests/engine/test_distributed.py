@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,36 @@ def test_a_launcher_without_its_variables_is_an_error_that_says_how_to_start(
 def test_cuda_where_there_is_none_is_an_error() -> None:
     with pytest.raises(ConfigError, match="--device cpu"):
         distributed.pick_device("cuda")
+
+
+def slurm(monkeypatch: pytest.MonkeyPatch, nodes: str) -> None:
+    """The variables of srun, for the one process of one task, where slurm's commands are not there."""
+    for name, value in {"PROCID": "0", "NTASKS": "1", "LOCALID": "0", "NODELIST": nodes}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("PATH", "")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+
+
+def test_slurm_on_one_node_needs_no_command_of_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm(monkeypatch, "127.0.0.1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        assert distributed.start("slurm", port, "cpu") == distributed.World(0, 1, 0)
+        assert distributed.gather(3) == [3] and distributed.world_size() == 1
+    finally:
+        distributed.stop()
+
+
+def test_slurm_on_several_nodes_says_which_command_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm(monkeypatch, "gpu[03-07]")
+    with pytest.raises(ConfigError, match=r"`scontrol show hostnames gpu\[03-07\]`.*torchrun"):
+        distributed.start("slurm")
+
+
+@pytest.mark.parametrize(("device", "message"), [("gpu", "cpu, cuda or cuda:N"), ("cuda:99", "not there")])
+def test_a_device_that_is_none_is_an_error(device: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        distributed.pick_device(device)

@@ -130,8 +130,8 @@ def test_the_last_n_epochs_are_evaluated_and_not_one_more(
     assert evaluated(tmp_path, epochs)[0] == seen
 
 
-def test_evaluation_starts_after_start_epoch(tmp_path: Path) -> None:
-    assert evaluated(tmp_path, 9, start=2)[0] == [3, 4]
+def test_evaluation_begins_with_start_epoch(tmp_path: Path) -> None:
+    assert evaluated(tmp_path, 9, start=2)[0] == [2, 3, 4]
 
 
 def test_after_the_evaluation_the_model_is_the_final_one(tmp_path: Path) -> None:
