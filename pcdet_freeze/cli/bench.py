@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pcdet_freeze.freeze import FreezePlan
 from pcdet_freeze.models import build_network
 
 DEFAULT_CFG = Path("cfgs/bench/pointpillar.yaml")
+STDOUT = Path("-")
 Row = dict[str, Any]
 
 
@@ -46,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE",
+                        help="the rows as data, to FILE; without one to the standard output")  # fmt: skip
     parser.add_argument("--set", dest="set_cfgs", nargs="*", default=[], metavar="KEY VALUE",
                         help="change config keys")  # fmt: skip
 
@@ -57,10 +61,13 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1; got {getattr(args, name)}")
     measure, table = COMPARISONS[args.what]
-    with threads(args.threads):
+    told = sys.stderr if args.json == STDOUT else sys.stdout
+    with threads(args.threads), redirect_stdout(told):
         rows = measure(args)
-    print(table(rows))
-    if args.json is not None:
+        print(table(rows))
+    if args.json == STDOUT:
+        print(json.dumps(rows, indent=2))
+    elif args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0

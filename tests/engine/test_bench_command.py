@@ -38,6 +38,13 @@ def test_the_variants_can_be_chosen(tmp_path: Path) -> None:
     assert [row["variant"] for row in json.loads(file.read_text())] == ["none", "exact"]
 
 
+def test_json_without_a_file_is_all_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--variants", "exact", "--json") == 0
+    shown = capsys.readouterr()
+    assert [row["variant"] for row in json.loads(shown.out)] == ["none", "exact"]
+    assert "exact" in shown.err
+
+
 def test_another_list_freezes_something_else(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     assert run("--variants", "exact", "--freeze", "vfe", "--json", str(file)) == 0
