@@ -8,7 +8,7 @@ from typing import Any
 
 Row = dict[str, Any]
 _STEP_HEAD = (
-    f"{'variant':<14}{'seconds':>8} {'(quartiles)':<14}{'time':>6} {'(quartiles)':<14}"
+    f"{'variant':<14}{'seconds':>8} {'(quartiles)':<15}{'time':>6} {'(quartiles)':<15}"
     f"{'FLOPs':>7}{'saved':>7}{'peak':>7}{'ckpt':>7}{'optim':>7}"
 )
 
@@ -43,10 +43,10 @@ def _against(rows: Sequence[Row], other: str) -> str:
 
 def _step_line(row: Row) -> str:
     exact = ("flops", "saved_bytes", "peak_memory", "checkpoint", "optimizer")
-    times = f"{'-':>8} {'':<14}{'-':>6} {'':<14}"
+    times = f"{'-':>8} {'':<15}{'-':>6} {'':<15}"
     if "untimed" not in row:
-        times = f"{row['seconds']:>8.3g} {_range(row['seconds_quartiles']):<14}"
-        times += f"{row['time_ratio']:>6.3f} {_range(row['time_ratio_quartiles']):<14}"
+        times = f"{row['seconds']:>8.3g} {_range(row['seconds_quartiles']):<15}"
+        times += f"{row['time_ratio']:>6.3f} {_range(row['time_ratio_quartiles']):<15}"
     return f"{row['variant']:<14}{times}" + "".join(f"{row[f'{name}_ratio']:>7.3f}" for name in exact)
 
 
