@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from engine_toy import OPTIM, ToyModel, toy_trainer
+from engine_toy import OPTIM, ToyModel, assert_same_state, tensors_of, toy_trainer
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from pcdet_freeze.engine.configured import hooks_from_cfg
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.errors import FreezeError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from toy_parts import toy, toy_batch
@@ -115,3 +117,13 @@ def detector_trainer(
     optimizer = build_optimizer(model, OPTIM)
     schedule = build_scheduler(optimizer, epochs * len(batches), len(batches), OPTIM)
     return Trainer(model, optimizer, schedule, Loader(batches), epochs=epochs, hooks=[*hooks, *made], **more)
+
+
+def refusal(trainer: Any) -> str:
+    """Why the run stopped; nothing may have moved by then."""
+    before = tensors_of(trainer.model.head)
+    with pytest.raises(FreezeError) as stopped:
+        trainer.run()
+    assert trainer.iteration == 0
+    assert_same_state(tensors_of(trainer.model.head), before)
+    return str(stopped.value)
