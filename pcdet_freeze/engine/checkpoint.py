@@ -135,7 +135,10 @@ def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
             f"{why_unreadable(path, error)}"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
-        raise CheckpointError(f"A checkpoint must hold the key 'model_state', but {path} does not.")
+        raise CheckpointError(
+            f"A checkpoint must hold the key 'model_state', but {path} does not. Save a bare state_dict as "
+            "torch.save({'model_state': state_dict}, path)."
+        )
     return state
 
 
