@@ -65,7 +65,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         self.optim_cfg = optim_cfg
         if len(self.spans) > 1 and optim_cfg is None:
             raise ConfigError("FREEZE.SCHEDULE makes the optimizer anew and needs OPTIMIZATION; got none")
-        self.handle = freeze(model, self.span.plan)
+        self.handle = freeze(model, self.span.plan, rebuilds_ddp=self.span is not self.spans[0])
         require_loss(model)
         self._first_step_checked = False
         self._warned: set[str] = set()
@@ -111,9 +111,12 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     def describe(self) -> str:
         phases = [line for span in self.spans for line in span.lines()]
+        return "\n".join([*self._told(), *(f"  schedule: {line}" for line in phases)])
+
+    def _told(self) -> list[str]:
+        """What is frozen now, and the notes on it."""
         notes = [*self.handle.notes, *explain_steps(self.handle.model)]
-        schedule = [f"  schedule: {line}" for line in phases]
-        return "\n".join([self.handle.summary(), *(f"  note: {note}" for note in notes), *schedule])
+        return [self.span.summary(self.handle), *(f"  note: {note}" for note in notes)]
 
     def before_train(self, trainer: Trainer) -> None:
         for span in self.spans:
@@ -166,7 +169,9 @@ class MultiTaskFreezeHook(ConfiguredHook):
             fresh,
         )
         notes = [*self.handle.notes, *explain_steps(model)]
-        trainer.logger.info("%s", "\n".join([self.handle.summary(), *(f"  note: {note}" for note in notes)]))
+        trainer.logger.info(
+            "%s", "\n".join([self.span.summary(self.handle), *(f"  note: {note}" for note in notes)])
+        )
         self._warn_of_drift(trainer)
 
     def _warn_of_drift(self, trainer: Trainer) -> None:

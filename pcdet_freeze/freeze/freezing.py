@@ -51,7 +51,8 @@ def freeze(
         optimizer: takes the frozen parameters and their state out of it, where training has begun already.
             Parameter groups stay, even where they become empty.
         certify: take the certificate that ``handle.verify()`` compares with (0.2 s for 60 M parameters).
-        rebuilds_ddp: the caller wraps the model anew at once, so a live DistributedDataParallel is no error.
+        rebuilds_ddp: in the middle of a training whose loop wraps the model anew at once, so that a live
+            DistributedDataParallel is no error, and says itself what is frozen from there on.
 
     Returns:
         The handle. Nothing is frozen, and the handle says so, where the list is empty.
@@ -67,7 +68,8 @@ def freeze(
     token = uuid.uuid4().hex
     handle = FreezeHandle(root, token, resolution, compiled_wrappers(model))
     if not plan:
-        logger.info(handle.summary())
+        if not rebuilds_ddp:
+            logger.info(handle.summary())
         return handle
     shared = resolution.sharing
     claim = Claim(token, plan, resolution.cover, resolution.eval_cover, shared.tied, shared.users)

@@ -14,6 +14,7 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze.claims import frozen_parameters
+from pcdet_freeze.freeze.handle import FreezeHandle
 from pcdet_freeze.freeze.paths import Cover, is_within, join, match, segments_match, unwrap, walk
 from pcdet_freeze.freeze.phases import KEY, Phase
 from pcdet_freeze.freeze.plan import FreezePlan
@@ -43,6 +44,12 @@ class Span:
     entered: tuple[Entered, ...] = ()
     """all that entered since the start of the run, in order; the last ones by ``phases``, one each"""
 
+    def summary(self, handle: FreezeHandle) -> str:
+        """One line for the log: what ``handle``, the freeze of this span, holds."""
+        if self.entered and not self.plan:
+            return "nothing is frozen any longer: all of the list has begun to train"
+        return handle.summary()
+
     def lines(self) -> list[str]:
         """What begins with this span, one line a phase."""
         began = self.entered[len(self.entered) - len(self.phases) :]
@@ -51,9 +58,10 @@ class Span:
 
 def _line(phase: Phase, entered: Entered) -> str:
     epochs = "epoch" if phase.epoch == 1 else "epochs"
+    begin = "begins" if len(phase.train) == 1 else "begin"
     what = f"{len(entered.names)} parameters" if entered.names else "no parameter, layers only"
     rate = f", learning rate x {phase.lr_scale:g}" if phase.lr_scale != 1 else ""
-    return f"after {phase.epoch} {epochs}, {', '.join(phase.train)} begins to train ({what}{rate})"
+    return f"after {phase.epoch} {epochs}, {', '.join(phase.train)} {begin} to train ({what}{rate})"
 
 
 def span_at(spans: Sequence[Span], begun: int) -> Span:

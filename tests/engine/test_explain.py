@@ -131,7 +131,7 @@ def test_p6_a_phase_in_which_no_loss_reaches_what_begins_to_train_is_an_error() 
         "after EPOCH 3: backbone_2d.deblocks"
     ]
     assert found[1].problems == ()
-    assert "backbone_2d.deblocks, dense_head begins to train" in found[1].schedule[0]
+    assert "backbone_2d.deblocks, dense_head begin to train" in found[1].schedule[0]
     assert rows(found[1])["dense_head"].frozen == "yes"
 
 

@@ -184,3 +184,19 @@ def test_r2_another_schedule_maps_state_by_name(tmp_path: Path, caplog: Any) -> 
     assert hook.handle.names == ()
     for trainer in (again, more):
         trainer.run()
+
+
+@pytest.mark.parametrize("from_checkpoint", [False, True])
+def test_r3_a_list_that_trains_in_the_end_is_not_called_absent(
+    tmp_path: Path, caplog: Any, from_checkpoint: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    cfg = cfg_of("vfe", SCHEDULE=[phase(1, "vfe")])
+    if from_checkpoint:
+        frozen_trainer([CheckpointHook(tmp_path)], cfg, epochs=2).run()
+        caplog.clear()
+        resumed(tmp_path / "checkpoint_epoch_2.pth", cfg, epochs=3).run()
+    else:
+        frozen_trainer(cfg=cfg, epochs=2).run()
+    assert caplog.text.count("nothing is frozen any longer: all of the list has begun to train") == 1
+    assert "is absent, null or empty" not in caplog.text

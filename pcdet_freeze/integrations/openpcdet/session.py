@@ -87,7 +87,7 @@ class Session:
     def tell(self) -> None:
         """Log what is frozen, the table, what becomes of heads, and what will drift."""
         notes = [f"note: {note}" for note in heads.explain_heads(self.model)]
-        lines = [self.handle.summary(), self.handle.report(), *notes]
+        lines = [self.span.summary(self.handle), self.handle.report(), *notes]
         if self.span is self.spans[0]:
             lines += [f"schedule: {line}" for line in self.schedule()]
         self.logger.info("pcdet_freeze: %s", "\n".join(lines))
