@@ -57,6 +57,7 @@ def test_f7_the_ranks_share_one_folder_and_leave_no_sample_out(
     (folder,) = runs[2].iterdir()
     marks = torch.from_file(str(folder / "marks.bin"), size=2 * ENTRIES, dtype=torch.int64).view(-1, 2)
     assert (marks[:, 0] > 0).all()
+    assert [log.count("Cache of backbone_2d.blocks.0") for log in runs[1]] == [1, 1]
     assert f"0 of {ENTRIES} samples are there already" in runs[1][0]
     assert f"{ENTRIES} of {ENTRIES} samples are there already" in runs[1][1]
 

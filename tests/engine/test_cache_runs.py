@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,6 +229,21 @@ def test_f7_a_schedule_goes_on_with_a_cache_of_what_stays_frozen(tmp_path: Path)
     outputs = {json.loads((path / "cache.json").read_text())["outputs"][0][0] for path in folders(tmp_path)}
     assert outputs == {"backbone_2d.blocks.0", "map_to_bev_module"}
     assert cache_of(trainer).store is None
+
+
+def test_f7_a_later_phase_whose_cache_has_no_room_goes_on_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    class FillsTheDisk(Hook):
+        def after_epoch(self, trainer: Trainer) -> None:
+            monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+
+    caplog.set_level(logging.INFO)
+    cfg = cfg_with(keep(tmp_path, 1), SCHEDULE=[{"EPOCH": 1, "TRAIN": ["backbone_2d.blocks"]}])
+    trainer = trainer_of(cfg, [FillsTheDisk()], epochs=2)
+    run(trainer)
+    assert "From here on without the cache. The cache must fit on the disk" in caplog.text
+    assert trainer.iteration == 6 and cache_of(trainer).store is None
 
 
 def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(tmp_path: Path) -> None:

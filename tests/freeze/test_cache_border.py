@@ -138,6 +138,47 @@ def test_f7_a_supplied_forward_runs_nothing_of_the_prefix_and_leaves_stand_ins()
     assert batch["maps"].device.type == "meta" and batch["maps"].shape == (2, 3, 4, 4)
 
 
+class TwoOutputs(nn.Conv2d):
+    """Gives a new dict."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return {"map": super().forward(x), "unused": x, "stride": 2}
+
+
+class GivesDict(Toy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[1] = TwoOutputs()
+
+    def between(self, x: Any) -> Tensor:
+        return x["map"] if isinstance(x, dict) else x
+
+
+def test_f7_a_module_that_gives_a_new_dict_is_supplied_with_one() -> None:
+    border, _ = found(frozen(GivesDict()))
+    assert [slot.name for slot in border.slots] == ["blocks.0", "blocks.1: map"] and border.refused == ()
+    assert set(border.outputs["blocks.1", 0].values) == {"map", "unused", "stride"}
+
+
+class ReadsTwice(GivesDict):
+    """What the first block put out is read under both names, before and after the second one hands it on."""
+
+    def between(self, x: Any) -> Tensor:
+        if not isinstance(x, dict):
+            self.first = x
+            return x
+        return x["map"] + x["unused"] + self.first
+
+
+def test_f7_a_tensor_that_is_handed_on_is_supplied_under_both_names() -> None:
+    border, _ = found(frozen(ReadsTwice()))
+    assert {slot.name for slot in border.slots} == {"blocks.0", "blocks.1: map", "blocks.1: unused"}
+    assert border.refused == ()
+
+
 class ReadsRows(Toy):
     def more(self, batch: Batch) -> Any:
         return batch["rows"].mean()

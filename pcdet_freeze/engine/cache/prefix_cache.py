@@ -10,7 +10,7 @@ import torch
 from pcdet_freeze.datasets.collate import last_sample
 from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.cache.coming import Coming
-from pcdet_freeze.engine.cache.key import cache_key, differences, key_digest
+from pcdet_freeze.engine.cache.key import cache_key, differences, key_digest, state_digest
 from pcdet_freeze.engine.cache.steps import Entry, StoreStep
 from pcdet_freeze.engine.cache.store import Store, size_text
 from pcdet_freeze.engine.loop import Trainer
@@ -41,7 +41,9 @@ class PrefixCache:
         self._coming = Coming()
         self._data: Any = None
         self._border = Border()
+        self._fast: FastForward | None = None
         self._made_from: tuple[Any, ...] = ()
+        self._digest = ""
         self._check = True
 
     def take_data(self, loader: Any) -> None:
@@ -63,9 +65,9 @@ class PrefixCache:
         """Open the store for what is frozen now, unless that is done; returns lines for the log.
 
         All ranks come here in the same step. Raises FreezeError, on every rank, for outputs that cannot be
-        kept whole and for a disk without room.
+        kept whole and for a disk without room; not in a later phase of a schedule, where a line says so.
         """
-        if self._made_from and self._made_from == self._state(renewed):
+        if self._fast is renewed.fast and not self._has_changed(renewed):
             return []
         self.store, self._check = None, True
         fault, lines = "", list[str]()
@@ -73,11 +75,23 @@ class PrefixCache:
             lines = self._open(renewed, batch)
         except FreezeError as error:
             fault = str(error)
-        faults = [text for text in distributed.gather(fault) if text]
-        if faults:
+        # with a new plan all ranks are here, else perhaps this one alone
+        faults = [text for text in (fault,) if text]
+        if self._fast is not renewed.fast:
+            faults = [text for text in distributed.gather(fault) if text]
+        if faults and self._fast is None:
             raise FreezeError(faults[0])
-        self._made_from = self._state(renewed)
+        if faults:  # a phase of a schedule has begun: without a cache the run goes on as well
+            self.store, lines = None, [f"From here on without the cache. {faults[0]}"]
+        self._fast, self._made_from = renewed.fast, self._versions(renewed)
+        self._digest = state_digest(renewed.root, self._border)
         return lines
+
+    def _has_changed(self, renewed: Renewed) -> bool:
+        """Whether the cached part has other values. They are only looked at where something wrote to them, such
+        as the ranks' sharing of buffers after an epoch."""
+        before, self._made_from = self._made_from, self._versions(renewed)
+        return before != self._made_from and self._digest != state_digest(renewed.root, self._border)
 
     def forward(self, renewed: Renewed, batch: dict[str, Any]) -> FastForward:
         """How the next forward, on ``batch``, runs."""
@@ -129,8 +143,8 @@ class PrefixCache:
         self.store = store
         return lines
 
-    def _state(self, renewed: Renewed) -> tuple[Any, ...]:
-        """Another one whenever the plan, or a tensor of the cached part, is another one."""
+    def _versions(self, renewed: Renewed) -> tuple[Any, ...]:
+        """Another one whenever a tensor of the cached part was written to, or is another one."""
         tensors = [
             tensor
             for path in self._border.paths
@@ -138,7 +152,7 @@ class PrefixCache:
             for tensor in (*module._parameters.values(), *module._buffers.values())
             if tensor is not None
         ]
-        return (id(renewed.fast), *((id(t), t._version, t.data_ptr()) for t in tensors))
+        return tuple((id(t), t._version, t.data_ptr()) for t in tensors)
 
 
 def _size_line(store: Store, data: dict[str, Any], dtype: str) -> str:

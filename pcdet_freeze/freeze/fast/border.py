@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,9 +50,10 @@ class Slot:
 
 @dataclass
 class Output:
-    """What one call of the cached part put out, by key; ``fills``: it filled the batch that it was given."""
+    """What one call of the cached part put out, by key."""
 
-    fills: bool
+    form: str
+    """``value``: one value, with an empty key; ``dict``: a new dict; ``batch``: keys of the batch it got"""
     values: dict[str, Any] = field(default_factory=dict)
     """a :class:`Slot`; of a tensor that nobody reads a tensor without memory; a plain value; else None"""
 
@@ -95,12 +96,12 @@ class BorderTrace(TorchDispatchMode):
         super().__init__()
         self.live, self.prefix = set(live), set(prefix)
         self.outputs: dict[CallName, dict[str, Any]] = {}
-        self.fills: dict[CallName, bool] = {}
+        self.forms: dict[CallName, str] = {}
         self.read: dict[_Owner, None] = {}
         self.written: set[_Owner] = set()
         self._modules = {id(module): (path, module) for path, module, _ in reversed(list(walk(model)))}
         self._given = {id(storage_of(tensor)) for tensor in tensors_of(given)}
-        self._tags: dict[int, tuple[weakref.ref[UntypedStorage], _Owner]] = {}
+        self._tags: dict[int, tuple[weakref.ref[UntypedStorage], tuple[_Owner, ...]]] = {}
         self._times: Counter[str] = Counter()
         self._stack: list[CallName | None] = []
         self._before: dict[str, Any] = {}
@@ -125,7 +126,7 @@ class BorderTrace(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        owners = [self._owner(tensor) for tensor in given]
+        owners = self._owners(given)
         result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if self._open is None:
@@ -133,17 +134,16 @@ class BorderTrace(TorchDispatchMode):
                 self._note(owners)
             return result
         for tensor in made:
-            owner = self._owner(tensor)
-            if owner is None:
+            known = self._owners([tensor])
+            if not known:
                 self._tag(tensor, _Owner(self._open, None))
-            elif func._schema.is_mutable and owner.call != self._open:
-                self.written.add(owner)
+            elif func._schema.is_mutable:
+                self.written.update(owner for owner in known if owner.call != self._open)
         return result
 
     def border(self, result: Any, batch_size: int) -> Border:
         """What the run showed; ``result`` is what it returned."""
-        for tensor in tensors_of(result):
-            self._note([self._owner(tensor)])
+        self._note(self._owners(tensors_of(result)))
         refused, slots = [], []
         for owner in self.read:
             fault, slot = self._slot(owner, batch_size)
@@ -154,7 +154,7 @@ class BorderTrace(TorchDispatchMode):
             refused += [f"{path} hands on a tensor of the batch itself"] if handed_on else []
         kept = {(slot.path, slot.call, slot.key): slot for slot in slots}
         outputs = {
-            call: Output(self.fills[call], {k: _stand_in(kept.get((*call, k)), v) for k, v in values.items()})
+            call: Output(self.forms[call], {k: _stand_in(kept.get((*call, k)), v) for k, v in values.items()})
             for call, values in self.outputs.items()
         }
         return Border(outputs, tuple(slots), tuple(dict.fromkeys(refused)))
@@ -182,7 +182,7 @@ class BorderTrace(TorchDispatchMode):
             if free and (path in self.prefix or (_is_batch(args) and self._follows(module, args[0]))):
                 self._open, self._before = call, dict(args[0]) if _is_batch(args) else {}
             elif self._open is None and not module._modules and not _is_batch(args):
-                self._note(map(self._owner, tensors_of((args, kwargs))))
+                self._note(self._owners(tensors_of((args, kwargs))))
 
         return enter
 
@@ -190,37 +190,40 @@ class BorderTrace(TorchDispatchMode):
         call = self._stack.pop()
         if call is None or call != self._open:
             return
-        fills = _is_batch(args) and output is args[0]
-        values = {"": output}
-        if fills:
-            values = {key: v for key, v in output.items() if self._before.get(key) is not v}
+        form, values = "value", {"": output}
+        if _is_batch(args) and output is args[0]:
+            form, values = "batch", {key: v for key, v in output.items() if self._before.get(key) is not v}
+        elif type(output) is dict:
+            form, values = "dict", output
         for key, value in values.items():
             for tensor in tensors_of(value):
                 self._tag(tensor, _Owner(call, key))
-        self.outputs[call], self.fills[call] = values, fills
+        self.outputs[call], self.forms[call] = dict(values), form
         self._open, self._before = None, {}
 
     def _follows(self, module: nn.Module, batch: Mapping[str, Any]) -> bool:
         """Whether ``module`` has no state, and reads nothing but outputs of the cached part and the batch."""
         reads = getattr(module, "reads", batch.keys())
         tensors = list(tensors_of([batch.get(key) for key in reads]))
-        owned = [self._owner(tensor) is not None for tensor in tensors]
+        owned = [bool(self._owners([tensor])) for tensor in tensors]
         known = (id(storage_of(tensor)) in self._given for tensor in tensors)
         return not has_state(module) and any(owned) and all(map(max, owned, known))
 
-    def _note(self, owners: Any) -> None:
-        self.read.update(dict.fromkeys(owner for owner in owners if owner is not None))
+    def _note(self, owners: Iterable[_Owner]) -> None:
+        self.read.update(dict.fromkeys(owners))
 
-    def _owner(self, tensor: Tensor) -> _Owner | None:
-        storage = storage_of(tensor)
-        known = None if storage is None else self._tags.get(id(storage))
-        return None if known is None else known[1]
+    def _owners(self, tensors: Iterable[Tensor]) -> list[_Owner]:
+        """Whose outputs share memory with ``tensors``: a module may hand on another one's."""
+        storages = [storage for tensor in tensors if (storage := storage_of(tensor)) is not None]
+        return [owner for storage in storages for owner in self._tags.get(id(storage), (None, ()))[1]]
 
     def _tag(self, tensor: Tensor, owner: _Owner) -> None:
         storage = storage_of(tensor)
-        if storage is not None and id(storage) not in self._given:
-            key = id(storage)
-            self._tags[key] = (weakref.ref(storage, lambda _: self._tags.pop(key, None)), owner)
+        if storage is None or id(storage) in self._given:
+            return
+        key, others = id(storage), [other for other in self._owners([tensor]) if other.key is not None]
+        reference = weakref.ref(storage, lambda _: self._tags.pop(key, None))
+        self._tags[key] = (reference, tuple(dict.fromkeys([*others, owner])))
 
 
 def _is_batch(args: tuple[Any, ...]) -> bool:

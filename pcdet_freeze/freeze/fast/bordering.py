@@ -71,12 +71,13 @@ def border_for(
         return border, {}
     run = _Runs(root, plan, options, border)
     whole, kept = run(batch, Kept())
-    again, _ = run(batch, Kept(kept.values))
     alone = one_of(copy.deepcopy(batch))
     try:
+        again, _ = run(batch, Kept(kept.values))
         _, single = run(alone, Kept(), seed=1)
     except Exception as error:  # whatever it is, it is told with the refusal
-        return replace(border, refused=(f"a batch of one sample repeated cannot be run ({error!r})",)), {}
+        fault = f"a copy could not be run on kept outputs, or on one sample repeated ({error!r})"
+        return replace(border, refused=(fault,)), {}
     refused = [] if difference(whole, again) <= SAME else ["the loss is another one when they are supplied"]
     loose = SAME if options.is_exact else SAME_LOOSE
     for slot, value in kept.values.items():

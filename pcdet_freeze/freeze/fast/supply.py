@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -76,13 +76,14 @@ class _CachedCall:
             return self.forward(*args, **kwargs)
         if self.owner.keeper.supplies:
             values = {key: self._given(value) for key, value in output.values.items()}
-            return _filled(args[0], values) if output.fills else values[""]
+            return _put_out(output.form, args, values)
         with self._computed(args) as own:
             result = self.forward(*own, **kwargs)
         slots = {key: value for key, value in output.values.items() if isinstance(value, Slot)}
-        if not output.fills:
+        if output.form == "value":
             return self._taken(slots[""], result) if slots else result
-        return _filled(result, {key: self._taken(slot, result[key]) for key, slot in slots.items()})
+        result.update({key: self._taken(slot, result[key]) for key, slot in slots.items()})
+        return result
 
     def _given(self, value: Any) -> Any:
         if not isinstance(value, Slot):
@@ -111,6 +112,8 @@ class _CachedCall:
                 args[0][key] = instead
 
 
-def _filled(batch: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    batch.update(values)
-    return batch
+def _put_out(form: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
+    if form == "batch":
+        args[0].update(values)
+        return args[0]
+    return values if form == "dict" else values[""]
