@@ -10,12 +10,14 @@ import json
 import shutil
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.cache.telling import outlook
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import pick_device
 from pcdet_freeze.engine.explain import Explanation, Row, explain
@@ -23,8 +25,9 @@ from pcdet_freeze.engine.optim_settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.random_frames import RandomFrames
 from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.engine.weights import compare_keys
-from pcdet_freeze.errors import CheckpointError, DataError
+from pcdet_freeze.errors import CheckpointError, DataError, PCDetFreezeError
 from pcdet_freeze.freeze import FreezePlan, freeze
+from pcdet_freeze.freeze.fast import Options
 from pcdet_freeze.models import build_network, load_data_to_gpu
 
 WIDEST, NARROWEST = 100, 60
@@ -68,12 +71,26 @@ def run(args: argparse.Namespace) -> int:
     load_data_to_gpu(batch_dict, device)
     handle = freeze(model.to(device), plan, certify=False)
     found = explain(handle, cfg.OPTIMIZATION, batch_dict, args.depth)
+    if plan.cache is not None and dataset.training and not found.problems:
+        found = with_cache(found, handle.model, plan, dataset, batch_dict)
     if args.json:
         plain = {"cfg_file": args.cfg_file, "weights": weights, "batch": source, **found.to_plain()}
         print(json.dumps(plain, indent=1))
     else:
         print_table(found, [weights, source], shutil.get_terminal_size((WIDEST, 24)).columns)
     return 1 if found.problems else 0
+
+
+def with_cache(
+    found: Explanation, model: Any, plan: FreezePlan, dataset: Any, batch_dict: dict[str, Any]
+) -> Explanation:
+    """``found`` and what FREEZE.CACHE would keep, or why a training would refuse it."""
+    assert plan.cache is not None
+    try:
+        line = outlook(model, Options.of(plan), plan.cache, dataset, batch_dict)
+    except PCDetFreezeError as error:
+        return replace(found, problems=(*found.problems, str(error)))
+    return replace(found, notes=(*found.notes, line))
 
 
 def one_batch(cfg: Any, batch_size: int) -> tuple[DatasetTemplate, dict[str, Any], str]:

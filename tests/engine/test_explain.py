@@ -189,6 +189,25 @@ def test_p6_json_gives_the_same_as_data(root: Path, capsys: pytest.CaptureFixtur
     assert found["heads"] == ["dense_head"] and found["problems"] == []
 
 
+def test_f7_what_a_cache_would_keep_is_told_without_writing_anything(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = ["MODEL.FREEZE.CACHE", f"{{FOLDER: {tmp_path}, VARIANTS: 3}}"]
+    flags = ["--cfg_file", cfg_file(root), "--device", "cpu", "--json", "--set", *SMALL, *FREEZE]
+    assert main(["explain", *flags, *cache]) == 0
+    (note,) = (note for note in json.loads(capsys.readouterr().out)["notes"] if "Cache of" in note)
+    assert "backbone_2d.blocks.0, backbone_2d.blocks.1" in note and "samples x 3 variants = " in note
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_f7_a_cache_that_a_training_would_refuse_is_a_problem(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--cfg_file", cfg_file(root), "--device", "cpu", "--json", "--set", *SMALL, *FREEZE]
+    assert main(["explain", *flags, "MODEL.FREEZE.CACHE", str(tmp_path)]) == 1
+    assert "shuffle_points draw anew" in json.loads(capsys.readouterr().out)["problems"][0]
+
+
 def test_p6_without_data_a_random_batch_is_used_and_named(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,13 +12,14 @@ from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.cache.coming import Coming
 from pcdet_freeze.engine.cache.key import cache_key, differences, key_digest, state_digest
 from pcdet_freeze.engine.cache.steps import Entry, StoreStep
-from pcdet_freeze.engine.cache.store import Store, size_text
+from pcdet_freeze.engine.cache.store import Store
+from pcdet_freeze.engine.cache.telling import NO_PREFIX, UNREAD, require_rows, size_line
 from pcdet_freeze.engine.loop import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze.cache_options import CacheOptions
 from pcdet_freeze.freeze.fast import FastForward, Renewed
 from pcdet_freeze.freeze.fast.border import Border
-from pcdet_freeze.freeze.fast.bordering import SAME_LOOSE, border_for
+from pcdet_freeze.freeze.fast.bordering import SAME_LOOSE, border_for, is_exact
 from pcdet_freeze.freeze.fast.outputs import relative
 from pcdet_freeze.freeze.fast.supply import CachedForward
 
@@ -88,8 +89,8 @@ class PrefixCache:
         return lines
 
     def _has_changed(self, renewed: Renewed) -> bool:
-        """Whether the cached part has other values. They are only looked at where something wrote to them, such
-        as the ranks' sharing of buffers after an epoch."""
+        """Whether the cached part has other values. They are looked at where something wrote to them only, as
+        the ranks' sharing of buffers after an epoch does."""
         before, self._made_from = self._made_from, self._versions(renewed)
         return before != self._made_from and self._digest != state_digest(renewed.root, self._border)
 
@@ -101,7 +102,7 @@ class PrefixCache:
         device = next(renewed.root.parameters()).device
         limit = None
         if self._check:  # once in a process, also so that others see the frozen modules at work
-            exact = renewed.options.is_exact and self.options.dtype == "float32"
+            exact = is_exact(renewed.root, renewed.options) and self.options.dtype == "float32"
             limit, self._check = STALE if exact else SAME_LOOSE, False
         step = StoreStep(self.store, entries, device, limit)
         return CachedForward(renewed.root, renewed.plan, renewed.options, self._border, step)
@@ -115,15 +116,11 @@ class PrefixCache:
         """Find what is kept, state its size, open its folder; returns lines for the log."""
         self._border = Border()
         if not renewed.plan.prefix:
-            return ["FREEZE.CACHE has nothing to keep: there is no frozen prefix."]
+            return [NO_PREFIX]
         border, values = border_for(renewed.root, renewed.plan, renewed.options, batch, last_sample)
-        if border.refused:
-            raise FreezeError(
-                "FREEZE.CACHE keeps outputs of the frozen prefix that have one row for each sample, but "
-                f"{'; '.join(border.refused)}. Freeze up to where the outputs are maps, or set CACHE: null."
-            )
+        require_rows(border)
         if not border.slots:
-            return ["FREEZE.CACHE has nothing to keep: nothing that trains reads the frozen prefix."]
+            return [UNREAD]
         self._border = border
         data, dtype = self._data.cache_key(), self.options.dtype
         key = cache_key(renewed.root, border, renewed.plan, renewed.options, dtype, data)
@@ -131,7 +128,7 @@ class PrefixCache:
         folder = above / key_digest(key)
         new = not folder.exists()
         store = Store(folder, border.slots, int(data["rows"]), getattr(torch, dtype))
-        lines = [_size_line(store, data, dtype)]
+        lines = [size_line(store, data["variants"], dtype)]
         changed = differences(above, key) if new else []
         if changed:
             lines.append(f"  a new cache: other than the nearest in {above} are {', '.join(changed)}")
@@ -153,12 +150,3 @@ class PrefixCache:
             if tensor is not None
         ]
         return tuple((id(t), t._version, t.data_ptr()) for t in tensors)
-
-
-def _size_line(store: Store, data: dict[str, Any], dtype: str) -> str:
-    names = ", ".join(slot.name for slot in store.slots)
-    variants = f" x {data['variants']} variants" if data["variants"] > 1 else ""
-    return (
-        f"Cache of {names}: {size_text(sum(store.row_bytes))} a sample ({dtype}) x "
-        f"{store.rows // data['variants']} samples{variants} = {size_text(store.nbytes)} in {store.folder}"
-    )

@@ -15,6 +15,7 @@ from pcdet_freeze.freeze.fast.border import Border, BorderTrace, Slot
 from pcdet_freeze.freeze.fast.options import Options
 from pcdet_freeze.freeze.fast.outputs import difference, relative
 from pcdet_freeze.freeze.fast.planning import Plan
+from pcdet_freeze.freeze.fast.prefix import is_plain_float32
 from pcdet_freeze.freeze.fast.supply import CachedForward
 from pcdet_freeze.freeze.fast.trace import Trace
 from pcdet_freeze.freeze.fast.values import tensors_of
@@ -78,11 +79,16 @@ def border_for(
     except Exception as error:  # whatever it is, it is told with the refusal
         fault = f"a copy could not be run on kept outputs, or on one sample repeated ({error!r})"
         return replace(border, refused=(fault,)), {}
-    refused = [] if difference(whole, again) <= SAME else ["the loss is another one when they are supplied"]
-    loose = SAME if options.is_exact else SAME_LOOSE
+    limit = SAME if is_exact(root, options) else SAME_LOOSE
+    refused = [] if difference(whole, again) <= limit else ["the loss is another one when they are supplied"]
     for slot, value in kept.values.items():
-        refused += _split_fault(slot, value[-1:], single.values.get(slot), alone["batch_size"], loose)
+        refused += _split_fault(slot, value[-1:], single.values.get(slot), alone["batch_size"], limit)
     return replace(border, refused=tuple(refused)), kept.values
+
+
+def is_exact(model: nn.Module, options: Options) -> bool:
+    """Whether the prefix computes in float32 here and now, without autocast and TF32."""
+    return options.is_exact and is_plain_float32(model)
 
 
 def _live_calls(twin: nn.Module, batch: Batch) -> set[tuple[str, int]]:
