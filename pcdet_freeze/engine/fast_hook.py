@@ -68,9 +68,7 @@ class FastHook(ConfiguredHook):
             trainer.logger.info("%s", line)
         if self.cache is not None:
             with untouched_rng():
-                lines = self.cache.prepare(self.renewed, args[0])
-            for line in lines:
-                trainer.logger.info("%s", line)
+                self.cache.prepare(self.renewed, args[0], lambda line: trainer.logger.info("%s", line))
 
     def _forward(self, trainer: Trainer, args: Any) -> FastForward:
         if self.cache is None:

@@ -51,16 +51,16 @@ def trainer_of(
     epochs: int = 3,
     draws: int | None = None,
     seed: int = 0,
-    batch_size: int = 2,
+    device: torch.device | None = None,
 ) -> Trainer:
     """Three iterations an epoch. ``draws``: so many variants without a cache."""
     set_seed(7 + seed)
     data = SixScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES)
     if draws is not None:
         data.keep_variants(draws)
-    sampler = EpochSampler(data, batch_size, shuffle=True)
-    loader = DataLoader(data, batch_size=batch_size, sampler=sampler, collate_fn=data.collate_batch)
-    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data)
+    sampler = EpochSampler(data, 2, shuffle=True)
+    loader = DataLoader(data, batch_size=2, sampler=sampler, collate_fn=data.collate_batch)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data).to(device)
     made = hooks_from_cfg(cfg, model, 0, epochs)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     return Trainer(
@@ -71,6 +71,7 @@ def trainer_of(
         epochs=epochs,
         hooks=[*hooks, *made],
         sampler=sampler,
+        device=device,
         clip_norm=10.0,
         move=load_data_to_gpu,
         logger=logging.getLogger("cache"),
@@ -89,13 +90,3 @@ def cache_of(trainer: Trainer) -> PrefixCache:
     hook = next(hook for hook in trainer.hooks if isinstance(hook, FastHook))
     assert hook.cache is not None
     return hook.cache
-
-
-def calls_of(trainer: Trainer, path: str) -> list[int]:
-    """Filled with the iteration of each call of a module in a training forward of the trainer's model."""
-    calls: list[int] = []
-    module = trainer.model.get_submodule(path)
-    module.register_forward_hook(
-        lambda *_: calls.append(trainer.iteration) if trainer.model.training else None
-    )
-    return calls

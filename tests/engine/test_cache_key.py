@@ -104,4 +104,4 @@ def test_f7_the_nearest_cache_is_named_by_what_differs(tmp_path: Path, key: dict
         (tmp_path / name / "cache.json").write_text(dumps(other))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "cache.json").write_text("{")
-    assert differences(tmp_path, key) == ["versions"]
+    assert differences(tmp_path, key) == ["versions.torch"]

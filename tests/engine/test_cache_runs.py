@@ -14,6 +14,7 @@ import torch
 from cache_runs import BLOCKS, cache_of, cfg_with, keep, run, trainer_of
 from engine_toy import assert_same_state
 
+from pcdet_freeze.engine.cache.coming import Coming
 from pcdet_freeze.engine.checkpoint import load_checkpoint, resume
 from pcdet_freeze.engine.checkpoint_hook import CheckpointHook
 from pcdet_freeze.engine.hooks import Hook
@@ -256,6 +257,21 @@ def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(tmp_path: 
     with pytest.raises(FreezeError, match=r"vfe: pillar_features has shape \(\d+, 64\), not a row"):
         run(trainer)
     assert folders(tmp_path) == []
+
+
+def test_f7_the_samples_that_are_read_ahead_are_those_of_the_next_batch(tmp_path: Path) -> None:
+    trainer, coming, foreseen, seen = trainer_of(cfg_with(keep(tmp_path))), Coming(), [], []
+
+    for epoch, offset in ((0, 0), (1, 0), (2, 1)):  # the last one is resumed in its middle
+        trainer.epoch, trainer.offset = epoch, offset
+        trainer.loader.dataset.keep_variants(2)
+        for batch in trainer._batches():
+            seen.append([int(row) // 2 for row in batch["cache_entry"][:, 0]])
+            foreseen.append(list(coming.after(trainer)))
+            trainer.offset += 1
+    ends = [2, 5, 7]
+    assert all(foreseen[place] == [] for place in ends) and len(seen) == 8
+    assert all(foreseen[place] == seen[place + 1] for place in range(7) if place not in ends)
 
 
 def test_f7_nothing_of_a_cached_forward_stays_on_the_model(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from pcdet_freeze.freeze.fast.planning import Plan
 from pcdet_freeze.freeze.fast.prefix import autocast_is_on
 from pcdet_freeze.models.detectors.topology import TOPOLOGY
 
-PACKAGES = ("pcdet-freeze", "torch", "spconv-cu120", "spconv-cu126", "numpy")
+PACKAGES = ("pcdet-freeze", "torch", "spconv", "numpy")
+"""names of distributions, or what comes before a hyphen in them"""
 
 
 def cache_key(
@@ -72,8 +73,20 @@ def state_digest(model: nn.Module, border: Border) -> str:
 def differences(folder: Path, key: Mapping[str, Any]) -> list[str]:
     """How ``key`` differs from the nearest of the caches in ``folder``; empty where there is none."""
     others = [_read(path) for path in sorted(folder.glob(f"*/{ABOUT}"))]
-    lists = [[name for name in key if other.get(name) != key[name]] for other in others if other]
+    lists = [_changed(key, other) for other in others if other]
     return min(lists, key=len, default=[])
+
+
+def _changed(key: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[str]:
+    """Dotted names of what is another value in ``other``."""
+    found = []
+    for name, value in key.items():
+        theirs = other.get(name)
+        if isinstance(value, Mapping) and isinstance(theirs, Mapping):
+            found += _changed(value, theirs, f"{within}{name}.")
+        elif value != theirs:
+            found.append(within + name)
+    return found + [within + name for name in other if name not in key]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -100,10 +113,6 @@ def _precision(device: str) -> list[Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
+    wanted = [name for name in installed if name in PACKAGES or str(name).split("-")[0] in PACKAGES]
+    return {name: installed[name] for name in sorted(wanted)}

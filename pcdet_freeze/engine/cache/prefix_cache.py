@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,18 @@ class PrefixCache:
         dataset.keep_variants(self.options.variants)
         self._data = dataset
 
-    def prepare(self, renewed: Renewed, batch: dict[str, Any]) -> list[str]:
-        """Open the store for what is frozen now, unless that is done; returns lines for the log.
+    def prepare(self, renewed: Renewed, batch: dict[str, Any], tell: Callable[[str], None]) -> None:
+        """Open the store for what is frozen now, unless that is done; ``tell`` gets lines for the log.
 
         All ranks come here in the same step. Raises FreezeError, on every rank, for outputs that cannot be
         kept whole and for a disk without room; not in a later phase of a schedule, where a line says so.
         """
         if self._fast is renewed.fast and not self._has_changed(renewed):
-            return []
+            return
         self.store, self._check = None, True
-        fault, lines = "", list[str]()
+        fault = ""
         try:
-            lines = self._open(renewed, batch)
+            self._open(renewed, batch, tell)
         except FreezeError as error:
             fault = str(error)
         # with a new plan all ranks are here, else perhaps this one alone
@@ -83,10 +84,10 @@ class PrefixCache:
         if faults and self._fast is None:
             raise FreezeError(faults[0])
         if faults:  # a phase of a schedule has begun: without a cache the run goes on as well
-            self.store, lines = None, [f"From here on without the cache. {faults[0]}"]
+            self.store = None
+            tell(f"From here on without the cache. {faults[0]}")
         self._fast, self._made_from = renewed.fast, self._versions(renewed)
         self._digest = state_digest(renewed.root, self._border)
-        return lines
 
     def _has_changed(self, renewed: Renewed) -> bool:
         """Whether the cached part has other values. They are looked at where something wrote to them only, as
@@ -112,15 +113,15 @@ class PrefixCache:
         if self.store is not None and hasattr(self._data, "cache_row"):
             self.store.prefetch([self._data.cache_row(index) for index in self._coming.after(trainer)])
 
-    def _open(self, renewed: Renewed, batch: dict[str, Any]) -> list[str]:
-        """Find what is kept, state its size, open its folder; returns lines for the log."""
+    def _open(self, renewed: Renewed, batch: dict[str, Any], tell: Callable[[str], None]) -> None:
+        """Find what is kept, state its size, open its folder."""
         self._border = Border()
         if not renewed.plan.prefix:
-            return [NO_PREFIX]
+            return tell(NO_PREFIX)
         border, values = border_for(renewed.root, renewed.plan, renewed.options, batch, last_sample)
         require_rows(border)
         if not border.slots:
-            return [UNREAD]
+            return tell(UNREAD)
         self._border = border
         data, dtype = self._data.cache_key(), self.options.dtype
         key = cache_key(renewed.root, border, renewed.plan, renewed.options, dtype, data)
@@ -128,17 +129,16 @@ class PrefixCache:
         folder = above / key_digest(key)
         new = not folder.exists()
         store = Store(folder, border.slots, int(data["rows"]), getattr(torch, dtype))
-        lines = [size_line(store, data["variants"], dtype)]
+        tell(size_line(store, data["variants"], dtype))
         changed = differences(above, key) if new else []
         if changed:
-            lines.append(f"  a new cache: other than the nearest in {above} are {', '.join(changed)}")
+            tell(f"  a new cache: other than the nearest in {above} are {', '.join(changed)}")
         store.open(key)
-        lines.append(f"  {store.filled} of {store.rows} samples are there already")
+        tell(f"  {store.filled} of {store.rows} samples are there already")
         if dtype != "float32":
             off = max(relative(v, v.to(getattr(torch, dtype)).to(v.dtype)) for v in values.values())
-            lines.append(f"  approximate: stored in {dtype} they differ by {off:.1e} (relative L2)")
+            tell(f"  approximate: stored in {dtype} they differ by {off:.1e} (relative L2)")
         self.store = store
-        return lines
 
     def _versions(self, renewed: Renewed) -> tuple[Any, ...]:
         """Another one whenever a tensor of the cached part was written to, or is another one."""
