@@ -52,13 +52,15 @@ def trainer_of(
     draws: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Trainer:
-    """Three iterations an epoch. ``draws``: so many variants without a cache."""
+    """Three iterations an epoch in one process. ``draws``: so many variants without a cache."""
     set_seed(7 + seed)
     data = SixScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES)
     if draws is not None:
         data.keep_variants(draws)
-    sampler = EpochSampler(data, 2, shuffle=True)
+    sampler = EpochSampler(data, 2, shuffle=True, rank=rank, world_size=world)
     loader = DataLoader(data, batch_size=2, sampler=sampler, collate_fn=data.collate_batch)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data).to(device)
     made = hooks_from_cfg(cfg, model, 0, epochs)
