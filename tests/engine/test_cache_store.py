@@ -103,6 +103,12 @@ def test_f7_a_disk_without_room_is_an_error_before_anything_is_written(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_f7_a_folder_that_cannot_be_written_to_is_an_error_with_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FreezeError, match=r"needs a folder to write to .*Choose another FOLDER"):
+        opened(tmp_path / "file" / "key")
+
+
 def test_f7_the_space_is_reserved_and_the_folder_says_what_it_is(tmp_path: Path) -> None:
     store = opened(tmp_path, rows=1000)
     assert (tmp_path / "0.bin").stat().st_blocks * 512 >= 1000 * 48

@@ -26,7 +26,7 @@ from pcdet_freeze.freeze.fast.supply import CachedForward
 
 ENTRY = "cache_entry"
 """key of a batch: (B, 2) int64, row and source of each sample (``DatasetTemplate.keep_variants``)"""
-STALE = 1e-4
+STALE = 1e-3
 """relative difference (L2) by which a row may differ from what is computed now, in float32"""
 
 

@@ -60,6 +60,20 @@ class Store:
 
     def open(self, about: dict[str, Any]) -> None:
         """Make the files where they are not there yet, and map them; ``about`` becomes cache.json."""
+        try:
+            self._make_files(about)
+        except OSError as error:
+            raise FreezeError(
+                f"FREEZE.CACHE needs a folder to write to and to map files of, but {self.folder} is none: "
+                f"{error}. Choose another FOLDER, or set CACHE: null."
+            ) from error
+        self._maps = [
+            _mapped(self.folder / f"{number}.bin", dtype, (self.rows, *slot.shape))
+            for number, (slot, dtype) in enumerate(zip(self.slots, self.dtypes, strict=True))
+        ]
+        self._marks = _mapped(self.folder / MARKS, torch.int64, (self.rows, 2))
+
+    def _make_files(self, about: dict[str, Any]) -> None:
         sizes = {f"{number}.bin": size * self.rows for number, size in enumerate(self.row_bytes)}
         sizes[MARKS] = self.rows * 16
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +83,6 @@ class Store:
         temporary = self.folder / f"{ABOUT}.{os.getpid()}"
         temporary.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
         os.replace(temporary, self.folder / ABOUT)
-        self._maps = [
-            _mapped(self.folder / f"{number}.bin", dtype, (self.rows, *slot.shape))
-            for number, (slot, dtype) in enumerate(zip(self.slots, self.dtypes, strict=True))
-        ]
-        self._marks = _mapped(self.folder / MARKS, torch.int64, (self.rows, 2))
 
     def holds(self, row: int, source: int) -> bool:
         """Whether ``row`` is there, whole, and made of ``source`` (a number below 2^62)."""

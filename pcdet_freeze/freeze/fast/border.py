@@ -157,6 +157,8 @@ class BorderTrace(TorchDispatchMode):
             call: Output(self.forms[call], {k: _stand_in(kept.get((*call, k)), v) for k, v in values.items()})
             for call, values in self.outputs.items()
         }
+        order = {call: place for place, call in enumerate(self.outputs)}
+        slots.sort(key=lambda slot: (order[slot.path, slot.call], slot.key))
         return Border(outputs, tuple(slots), tuple(dict.fromkeys(refused)))
 
     def _slot(self, owner: _Owner, batch_size: int) -> tuple[str, Slot | None]:

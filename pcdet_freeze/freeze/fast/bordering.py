@@ -21,7 +21,7 @@ from pcdet_freeze.freeze.fast.trace import Trace
 from pcdet_freeze.freeze.fast.values import tensors_of
 from pcdet_freeze.freeze.paths import unwrap
 
-SAME = 1e-5
+SAME = 1e-4
 """relative difference (L2) between a sample among others and repeated, in float32: other kernels may run"""
 SAME_LOOSE = 3e-2
 """the same where 16 bits are in it"""
