@@ -48,6 +48,7 @@ from pcdet_freeze.engine.summary_hook import SummaryHook
 from pcdet_freeze.engine.sync_bn import check_sync_bn
 from pcdet_freeze.engine.task_gradient_hook import TaskGradientHook
 from pcdet_freeze.engine.weights import load_model_state, load_pretrained
+from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freeze import FreezePlan
 from pcdet_freeze.models import build_network
 
@@ -60,7 +61,10 @@ def start_run(args: argparse.Namespace, kind: str) -> Run:
     world = distributed.start(args.launcher, args.tcp_port, args.device)
     device = distributed.pick_device(args.device, world)
     folders = run_folders(args.cfg_file, args.extra_tag, args.output_dir)
-    logger = create_logger(folders.root / log_name(kind), world.rank)
+    try:
+        logger = create_logger(folders.root / log_name(kind), world.rank)
+    except OSError as error:
+        raise ConfigError(f"--output_dir must be a folder to write to; {folders.root}: {error}") from error
     log_environment(logger, device, world.size)
     log_config(logger, {key: value for key, value in vars(args).items() if key != "cfg"}, cfg)
     for line in idle_flags(args) if kind == "train" else ():

@@ -16,6 +16,7 @@ from pcdet_freeze.engine.checkpoint import epoch_of, load_checkpoint
 from pcdet_freeze.engine.weights import load_model_state
 
 DONE_LIST = "eval_list.txt"
+NOTHING = "Nothing was evaluated: no checkpoint_epoch_N.pth, N >= %d, in %s that %s does not list already."
 
 
 def evaluate_all(
@@ -41,6 +42,8 @@ def evaluate_all(
         path = distributed.from_main(_next(ckpt_dir, _done(done_file), start_epoch))
         if path is None:
             if waited >= 60 * max_waiting_mins:
+                if not finished:
+                    logger.warning(NOTHING, start_epoch, ckpt_dir, done_file)
                 return finished
             logger.info(
                 "No new checkpoint in %s; waited %.1f of %.1f minutes",

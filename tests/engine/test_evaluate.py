@@ -138,5 +138,10 @@ def test_all_checkpoints_are_evaluated_once_and_then_it_waits(ckpt_dir: Path) ->
     assert watch(ckpt_dir, max_waiting_mins=0) == ([], [])
 
 
+def test_a_folder_without_checkpoints_is_told(tmp_path: Path, caplog: Any) -> None:
+    assert watch(tmp_path / "typo", max_waiting_mins=0)[0] == []
+    assert "Nothing was evaluated" in caplog.text and str(tmp_path / "typo") in caplog.text
+
+
 def test_checkpoints_before_start_epoch_are_left_out(ckpt_dir: Path) -> None:
     assert watch(ckpt_dir, max_waiting_mins=0, start_epoch=2)[0] == [2, 3]

@@ -93,6 +93,14 @@ def test_a_fault_that_a_room_finds_names_file_and_line(tmp_path: Path, capsys: A
     assert "m.yaml, line 6)" in tool_fails_on(tmp_path / "m.yaml", text, capsys)
 
 
+def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path, capsys: Any, root: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
+    args = train_parser().parse_args(["--cfg_file", str(cfg), "--output_dir", str(tmp_path / "out")])
+    assert run_tool(lambda args: start_run(args, "train"), args) == 1
+    assert "--output_dir must be a folder to write to" in capsys.readouterr().out
+
+
 def test_hooks_of_openpcdet_are_refused(tmp_path: Path, capsys: Any) -> None:
     text = "HOOK:\n  DisableAugmentationHook: {NUM_LAST_EPOCHS: 1}\n"
     assert "line 1: HOOK must be left out" in tool_fails_on(tmp_path / "m.yaml", text, capsys)
