@@ -17,7 +17,9 @@ from pcdet_freeze.engine.distributed import unwrap
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.registry import Registry
 
-OPTIMIZERS: Registry[Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer]] = Registry("OPTIMIZER")
+OPTIMIZERS: Registry[Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimizer]] = Registry(
+    "OPTIMIZATION.OPTIMIZER"
+)
 
 
 class DecoupledAdam(torch.optim.Adam):

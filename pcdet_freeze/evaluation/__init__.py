@@ -21,7 +21,7 @@ Annotation = Mapping[str, Any]
 Annotations = Sequence[Annotation]
 Evaluator = Callable[[Annotations, Annotations, Sequence[str]], tuple[str, dict[str, float]]]
 
-EVALUATORS: Registry[Evaluator] = Registry("EVALUATOR")
+EVALUATORS: Registry[Evaluator] = Registry("MODEL.POST_PROCESSING.EVAL_METRIC")
 
 
 @EVALUATORS.register_as("kitti")

@@ -71,7 +71,7 @@ def test_all_faults_come_at_once() -> None:
 def test_an_unknown_metric_is_told_before_the_training() -> None:
     check_metric({"MODEL": {}})
     check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "kitti"}}})
-    with pytest.raises(ConfigError, match="must be one of kitti; got 'waymo'"):
+    with pytest.raises(ConfigError, match=r"EVAL_METRIC NAME must be one of kitti.*; got 'waymo'"):
         check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "waymo"}}})
 
 
