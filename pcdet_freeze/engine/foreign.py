@@ -13,6 +13,8 @@ from torch import Tensor, nn
 # a number of numpy's is written as a call of this function, which moved with numpy 2
 _SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _NUMBER_TYPES = "?bhilqBHILQefd"
+_TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+"""whether the allow-list takes a function under another name than its own"""
 
 
 def numpy_scalars() -> AbstractContextManager[Any]:
@@ -28,7 +30,7 @@ def _allowed() -> list[Any]:
     scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
     dtypes = [np.dtype(code) for code in _NUMBER_TYPES]
     return [
-        *((scalar, name) for name in _SCALAR_NAMES),
+        *([(scalar, name) for name in _SCALAR_NAMES] if _TAKES_NAMES else [scalar]),
         np.dtype,
         *dict.fromkeys(type(dtype) for dtype in dtypes),
     ]

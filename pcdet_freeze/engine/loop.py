@@ -57,7 +57,13 @@ class Trainer:
         self.loader, self.sampler, self.epochs, self.hooks = loader, sampler, epochs, list(hooks)
         self.device, self.clip_norm, self.use_amp = device or torch.device("cpu"), clip_norm, use_amp
         self.move, self.logger = move, logger or logging.getLogger("pcdet_freeze")
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=use_amp and self.device.type == "cuda")
+        scales = use_amp and self.device.type == "cuda"
+        # torch 2.2 has it for CUDA only
+        self.scaler = (
+            torch.amp.GradScaler(self.device.type, enabled=scales)
+            if hasattr(torch.amp, "GradScaler")
+            else torch.cuda.amp.GradScaler(enabled=scales)
+        )
         self.epoch = self.offset = self.iteration = 0
         self.stopped = False
         self.loss = self.grad_norm = self.lr = math.nan
