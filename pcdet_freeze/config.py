@@ -2,7 +2,8 @@
 
 `_BASE_CONFIG_: other.yaml` (in any mapping) starts that mapping from another file. It is looked for
 beside the file, in the file's config root (the folder that holds its `cfgs/`), then in the working
-directory, so OpenPCDet's own YAMLs work from anywhere.
+directory, so OpenPCDet's own YAMLs work from anywhere. A relative `DATA_PATH` is looked for in the working
+directory, then in the config root.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 from easydict import EasyDict
 
-from pcdet_freeze.config_files import Loader, Marks, load
+from pcdet_freeze.config_files import Loader, Marks, config_roots, load
 from pcdet_freeze.config_types import KEY_TYPES, LIST_OF_NAMES, OPTIONAL_KEYS, TOP_LEVEL_KEYS
 from pcdet_freeze.errors import ConfigError
 
@@ -34,10 +35,19 @@ def cfg_from_yaml_file(path: str | Path) -> EasyDict:
             a value of the wrong type; the message names file and line.
     """
     data, marks = load(Path(path))
+    _find_data(data.get("DATA_CONFIG", data), Path(path))
     cfg = EasyDict(data)
     object.__setattr__(cfg, "_marks", marks)
     _check(cfg)
     return cfg
+
+
+def _find_data(data_cfg: Any, path: Path) -> None:
+    """A relative DATA_PATH that leads nowhere from here may lead somewhere from the config root."""
+    asked = data_cfg.get("DATA_PATH") if isinstance(data_cfg, dict) else None
+    if isinstance(asked, str) and not Path(asked).exists():
+        found = [root / asked for root in config_roots(path.resolve()) if (root / asked).exists()]
+        data_cfg["DATA_PATH"] = str(found[0].resolve()) if found else asked
 
 
 def cfg_from_args(args: argparse.Namespace, needed: Sequence[str] = ()) -> EasyDict:

@@ -127,9 +127,13 @@ def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def config_roots(path: Path) -> list[Path]:
+    """The folders that hold the ``cfgs`` in which ``path`` lies, the nearest first."""
+    return [parent.parent for parent in path.parents if parent.name == "cfgs"]
+
+
 def _find_base(asked: str, path: Path, place: str) -> Path:
-    roots = [p.parent for p in path.parents if p.name == "cfgs"]
-    tried = [folder / asked for folder in [path.parent, *roots, Path.cwd()]]
+    tried = [folder / asked for folder in [path.parent, *config_roots(path), Path.cwd()]]
     for candidate in tried:
         if candidate.is_file():
             return candidate

@@ -57,6 +57,22 @@ def test_base_config_is_found_in_the_working_directory(
     assert cfg_from_yaml_file(path).DATA_CONFIG.DATASET == "A"
 
 
+def test_data_of_openpcdets_layout_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "data/kitti/x", "")
+    path = write(tmp_path, "tools/cfgs/kitti_models/m.yaml", "DATA_CONFIG: {DATA_PATH: ../data/kitti}\n")
+    monkeypatch.chdir("/")
+    assert str((tmp_path / "data/kitti").resolve()) == cfg_from_yaml_file(path).DATA_CONFIG.DATA_PATH
+    monkeypatch.chdir(tmp_path / "tools")
+    assert cfg_from_yaml_file(path).DATA_CONFIG.DATA_PATH == "../data/kitti"
+
+
+def test_data_that_are_nowhere_keep_their_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "cfgs/m.yaml", "DATASET: A\nDATA_PATH: ../data/nowhere\n")
+    assert cfg_from_yaml_file(path).DATA_PATH == "../data/nowhere"
+
+
 def test_a_missing_base_names_the_line_and_every_place_looked_at(tmp_path: Path) -> None:
     path = write(tmp_path, "cfgs/m.yaml", "MODEL: {}\nDATA_CONFIG:\n  _BASE_CONFIG_: no.yaml\n")
     with pytest.raises(ConfigError, match=r"m\.yaml, line 3: _BASE_CONFIG_ no\.yaml was not found"):
