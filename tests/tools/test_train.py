@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tool_runs import FREEZE, LIST, RANDOM, SMALL, folder, tool, train
+from tool_runs import CFG, FREEZE, LIST, RANDOM, ROOT, SMALL, folder, tool, train, words
 
 from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.engine import build
+from pcdet_freeze.engine.arguments import train_parser
 from pcdet_freeze.engine.distributed import World
 from pcdet_freeze.engine.folders import RunFolders
 from pcdet_freeze.engine.hooks import Hook
@@ -223,6 +224,16 @@ def test_h5_sync_bn_on_cpu_is_fine_where_every_norm_layer_is_frozen(tmp_path: Pa
 
 def test_amp_trains_on_cpu(tmp_path: Path) -> None:
     assert train(tmp_path, "--use_amp", "--max_iters", 2, sets=FREEZE) == 0
+
+
+def test_amp_can_be_asked_for_in_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # for the base of the config
+    text = CFG.read_text().replace("BATCH_SIZE_PER_GPU:", "USE_AMP: True\n    BATCH_SIZE_PER_GPU:")
+    (tmp_path / "amp.yaml").write_text(text)
+    flags = ["--max_iters", 1, "--batch_size", 2, "--num_epochs_to_eval", 0]
+    args = train_parser().parse_args(words(tmp_path, *flags, cfg=tmp_path / "amp.yaml"))
+    assert tool("train").train(args).use_amp
+    assert not args.use_amp
 
 
 @pytest.mark.parametrize("total", [1, 3])
