@@ -146,5 +146,6 @@ def _scope_of_plan(plan: FreezePlan, after: FreezeHeader) -> Scope:
 def _scope_of_certificate(certificate: Certificate) -> Scope:
     hidden = ", ".join(certificate.hidden)
     keys = frozenset(certificate.digests) - frozenset(certificate.hidden)
-    names = certificate.names or certificate.entries
+    exempted = [entry for entry in certificate.entries if entry.startswith("!")]
+    names = (*certificate.names, *exempted) if certificate.names else certificate.entries
     return Scope(names, keys, unseen=f"{hidden} (persistent=False)" if hidden else "nothing")
