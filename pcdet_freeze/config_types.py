@@ -69,6 +69,6 @@ KEY_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "OPTIMIZATION.MOMS": ("two numbers", _numbers(2)),
     "OPTIMIZATION.PCT_START": ("a number", _number),
     "OPTIMIZATION.DIV_FACTOR": ("a number", _number),
-    "OPTIMIZATION.GRAD_NORM_CLIP": ("a number", _number),
+    "OPTIMIZATION.GRAD_NORM_CLIP": ("a number, or null", lambda value: value is None or _number(value)),
     "OPTIMIZATION.DECAY_STEP_LIST": ("a list of numbers", _numbers(None)),
 }

@@ -123,6 +123,11 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     )
 
 
+def test_gradients_need_not_be_clipped(tmp_path: Path) -> None:
+    path = write(tmp_path, "m.yaml", "OPTIMIZATION: {GRAD_NORM_CLIP: null}\n")
+    assert cfg_from_yaml_file(path).OPTIMIZATION.GRAD_NORM_CLIP is None
+
+
 def test_n1_an_exemption_needs_no_quotes_in_a_block_list(tmp_path: Path) -> None:
     path = write(tmp_path, "m.yaml", "MODEL:\n  NOT_TRAIN_IN_MULTI_TASK:\n  - vfe\n  - !vfe.norm\n")
     assert cfg_from_yaml_file(path).MODEL.NOT_TRAIN_IN_MULTI_TASK == ["vfe", "!vfe.norm"]
