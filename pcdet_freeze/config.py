@@ -92,8 +92,13 @@ def where(cfg: Mapping, key: str) -> str:
 
 
 def locate(cfg: Mapping, message: str) -> str:
-    """Return ``message`` with the file and line of the key that it names, of several the deepest."""
+    """Return ``message`` with the file and line of the key that it names, of several the deepest.
+
+    Keys below MODEL are known without it, too: FREEZE.EVAL.
+    """
+    marks: Marks = getattr(cfg, "_marks", {})
     keys = re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+)*", message)
+    keys = [f"MODEL.{key}" if f"MODEL.{key.partition('.')[0]}" in marks else key for key in keys]
     places = {key: place for key in keys if (place := where(cfg, key))}
     if not places or any(place in message for place in places.values()):
         return message

@@ -221,6 +221,8 @@ def test_where_follows_a_key_to_its_file_and_line_and_survives_a_copy(model_yaml
     assert where(cfg, "MODEL.VFE.NAME").endswith("m.yaml, line 4")
     assert where(cfg, "MODEL.VFE.NEW").endswith("m.yaml, line 4")
     assert locate(cfg, "MODEL.VFE.NAME must be known").endswith("m.yaml, line 4)")
+    assert locate(cfg, "VFE.NAME must be known").endswith("m.yaml, line 4)")
+    assert locate(cfg, "FOO must be known") == "FOO must be known"
 
 
 def test_plain_holds_dicts_and_lists_only(model_yaml: Path) -> None:

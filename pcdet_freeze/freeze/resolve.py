@@ -130,7 +130,8 @@ def no_such_module(entry: str, matched: Match, known: Iterable[str]) -> str:
     close = nearest(name, known)
     hint = f" Nearest: {', '.join(close)}." if close else ""
     inside = ", ".join(matched.choices) or "no modules"
-    return f"{entry!r} names no module of this model.{hint} {where} holds {inside}. Write e.g. {EXAMPLE}"
+    holds = f"{matched.deepest or 'The model'} holds {inside}"
+    return f"{entry!r} names no module of this model.{hint} {holds}. Write e.g. {EXAMPLE}"
 
 
 def aliases(root: nn.Module, path: str) -> list[str]:

@@ -146,7 +146,7 @@ def test_n4_one_error_lists_all_unknown_entries_with_the_nearest_names_and_child
     lines = message.splitlines()
     assert len(lines) == 4
     assert "backbone_2d.blocks" in lines[1] and "backbone_2d holds blocks, deblocks" in lines[1]
-    assert "dense_head" in lines[2] and "the model holds vfe, map_to_bev_module, backbone_2d" in lines[2]
+    assert "dense_head" in lines[2] and "The model holds vfe, map_to_bev_module, backbone_2d" in lines[2]
     assert "backbone_2d.blocks holds 0, 1, 2" in lines[3]
 
 
