@@ -73,18 +73,24 @@ def freeze(
         return handle
     shared = resolution.sharing
     claim = Claim(token, plan, resolution.cover, resolution.eval_cover, shared.tied, shared.users)
-    groups = [] if optimizer is None else surroundings.optimizers(optimizer)
-    if not rebuilds_ddp:
-        surroundings.refuse_live_ddp(parameters_to_change(root, claim), "freeze")
-    take(root, claim)
-    attach(model)
-    surroundings.take_out(groups, frozen_parameters(root, claim))
+    _apply(model, claim, optimizer, rebuilds_ddp)
     if certify:
         handle.renew()
     logger.debug(handle.summary())
     for note in handle.notes:
         logger.info(note)
     return handle
+
+
+def _apply(model: nn.Module, claim: Claim, optimizer: Any, rebuilds_ddp: bool) -> None:
+    """Everything that changes; what can be refused is refused first."""
+    root = unwrap(model)
+    groups = [] if optimizer is None else surroundings.optimizers(optimizer)
+    if not rebuilds_ddp:
+        surroundings.refuse_live_ddp(parameters_to_change(root, claim), "freeze")
+    take(root, claim)
+    attach(model)
+    surroundings.take_out(groups, frozen_parameters(root, claim))
 
 
 def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_ddp: bool = False) -> None:
