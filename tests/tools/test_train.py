@@ -15,6 +15,7 @@ from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.arguments import train_parser
 from pcdet_freeze.engine.distributed import World
+from pcdet_freeze.engine.entry import run_tool
 from pcdet_freeze.engine.folders import RunFolders
 from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.run import Run
@@ -232,8 +233,9 @@ def test_amp_can_be_asked_for_in_the_yaml(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "amp.yaml").write_text(text)
     flags = ["--max_iters", 1, "--batch_size", 2, "--num_epochs_to_eval", 0]
     args = train_parser().parse_args(words(tmp_path, *flags, cfg=tmp_path / "amp.yaml"))
-    assert tool("train").train(args).use_amp
-    assert not args.use_amp
+    trainers: list[Any] = []
+    assert run_tool(lambda args: trainers.append(tool("train").train(args)), args) == 0
+    assert trainers[0].use_amp and not args.use_amp
 
 
 @pytest.mark.parametrize("total", [1, 3])
