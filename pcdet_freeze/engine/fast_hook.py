@@ -50,6 +50,7 @@ class FastHook(ConfiguredHook):
         self._watched = model = trainer.model
 
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self._end()  # of a forward that was interrupted: torch calls no hook then
             if module is self._watched and module.training:
                 self.prepare(trainer, *args, **kwargs)
                 self._running = self._forward(trainer, args).__enter__()
@@ -57,7 +58,7 @@ class FastHook(ConfiguredHook):
         # first of all hooks, and last: what others do to the model meets it as it is
         self._handles = [
             model.register_forward_pre_hook(OwnHook(begin), with_kwargs=True, prepend=True),
-            model.register_forward_hook(OwnHook(self._end), always_call=True, prepend=True),
+            model.register_forward_hook(OwnHook(self._leave), always_call=True, prepend=True),
         ]
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -76,10 +77,14 @@ class FastHook(ConfiguredHook):
         self.cache.prefetch(trainer)
         return self.cache.forward(self.renewed, args[0])
 
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        # a forward that failed has no output, and its own error is the one to tell
+        self._end(RuntimeError if output is None else None)
+
+    def _end(self, error: type[BaseException] | None = None) -> None:
         running, self._running = self._running, None
         if running is not None:
-            running.__exit__(None, None, None)
+            running.__exit__(error, None, None)
 
     def _stop(self) -> None:
         for handle in self._handles:

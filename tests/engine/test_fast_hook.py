@@ -85,6 +85,24 @@ def test_f5_an_evaluation_between_steps_is_plain_to_the_bit() -> None:
     assert len(watch.found) == 16 and all(torch.equal(before, value) for value in watch.found)
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_forward_that_is_broken_off_tells_its_own_error_and_leaves_no_trace(error: Any) -> None:
+    class Breaks(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            trainer.model.vfe[1].register_forward_pre_hook(stop)
+
+    def stop(module: Any, args: Any) -> None:
+        raise error("stop")
+
+    trainer = trainer_of([Breaks()])
+    with pytest.raises(error, match="stop"):
+        trainer.run()
+    trainer.model.vfe[1]._forward_pre_hooks.clear()
+    with torch.no_grad():
+        trainer.model.eval()(trainer.batch)
+    assert not any("forward" in module.__dict__ for module in trainer.model.modules())
+
+
 def test_r1_a_resumed_folded_run_is_the_unbroken_one_to_the_bit(tmp_path: Path) -> None:
     whole = run(trainer_of())
     run(trainer_of([CheckpointHook(tmp_path, 1, 9), MaxItersHook(6)]))

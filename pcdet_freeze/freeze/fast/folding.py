@@ -39,6 +39,13 @@ def out_axis(layer: nn.Module) -> int | None:
     return _OUT_AXIS.get(kinds[0])
 
 
+def out_channels(layer: nn.Module) -> int:
+    """Channels that ``layer`` (one with an :func:`out_axis`) puts out."""
+    weight, axis = layer._parameters["weight"], out_axis(layer)
+    assert weight is not None
+    return weight.shape[0] if axis == 0 else weight.shape[1] * int(layer.groups)  # type: ignore[arg-type]
+
+
 def is_foldable_norm(norm: nn.Module) -> bool:
     """Whether ``norm`` is one of torch's BatchNorms, in eval mode and with running statistics."""
     return base_class(norm) in _NORMS and not norm.training and norm._buffers.get("running_mean") is not None
@@ -55,7 +62,7 @@ class Fold:
         self.layer, self.norm, self.options = layer, norm, options or Options()
         self.pending = 0
         """calls of the layer that the norm has not answered"""
-        self._made_from: tuple[tuple[int, int, int], ...] = ()
+        self._made_from: tuple[Any, ...] = ()
         self._weights: tuple[Tensor, Tensor] | None = None
 
     def clear(self) -> bool:
@@ -96,7 +103,7 @@ class Fold:
             *self.norm._parameters.values(),
             *self.norm._buffers.values(),
         ]
-        made_from = tuple((id(t), t._version, t.data_ptr()) for t in own if t is not None)
+        made_from = (self.norm.eps, *((id(t), t._version, t.data_ptr()) for t in own if t is not None))
         if self._weights is None or made_from != self._made_from:
             weight, bias = folded_weights(self.layer, self.norm)
             if not self.options.is_exact:

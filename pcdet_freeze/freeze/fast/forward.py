@@ -10,7 +10,7 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze.fast.compiled import Compiled
 from pcdet_freeze.freeze.fast.folding import Fold
 from pcdet_freeze.freeze.fast.options import Options
-from pcdet_freeze.freeze.fast.planning import QUICK_FORM, Plan
+from pcdet_freeze.freeze.fast.planning import QUICK_FORM, Plan, has_hooks
 from pcdet_freeze.freeze.fast.prefix import PrefixCall, is_plain_float32
 from pcdet_freeze.freeze.fast.siblings import Siblings
 from pcdet_freeze.freeze.paths import is_within, unwrap, walk
@@ -42,17 +42,20 @@ class FastForward:
         self._quick = [modules[path] for path in plan.quick]
         self._prefix = [modules[path] for path in plan.prefix]
         self._compiled = {modules[path]: self._compile(path, modules[path]) for path in plan.compiled}
-        self._changed: list[nn.Module] = []
+        self._changed: list[tuple[nn.Module, Any]] = []
+        self._seen = {id(fold): _look(fold) for fold in self.folds}
 
     def __enter__(self) -> FastForward:
         for module, forward in self._forwards().items():
+            self._changed.append((module, module.__dict__.get("forward")))
             module.__dict__["forward"] = forward
-            self._changed.append(module)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for module in self._changed:
+        for module, own in self._changed:
             module.__dict__.pop("forward", None)
+            if own is not None:  # somebody gave this one module another forward
+                module.__dict__["forward"] = own
         self._changed = []
         for group in self._siblings:
             group.clear()
@@ -74,7 +77,8 @@ class FastForward:
         found: dict[nn.Module, Any] = {}
         if folds_now(self.root, self.options):
             for fold in self.folds:
-                found.update(fold.forwards())
+                if _look(fold) == self._seen[id(fold)]:
+                    found.update(fold.forwards())
         for group in self._siblings:
             found.update(group.forwards())
         found.update({module: getattr(module, QUICK_FORM) for module in self._quick})
@@ -92,6 +96,11 @@ class FastForward:
             (layer[start:], norm[start:], fold) for (layer, norm), fold in pairs if is_within(layer, top)
         ]
         return Compiled(module, inside)
+
+
+def _look(fold: Fold) -> tuple[Any, ...]:
+    """What changes when a hook, a parametrization or another forward comes to one of the two layers."""
+    return tuple((type(module), has_hooks(module)) for module in (fold.layer, fold.norm))
 
 
 def folds_now(model: nn.Module, options: Options) -> bool:

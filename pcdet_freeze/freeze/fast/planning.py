@@ -10,7 +10,7 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import kinds
-from pcdet_freeze.freeze.fast.folding import is_foldable_norm, out_axis
+from pcdet_freeze.freeze.fast.folding import is_foldable_norm, out_axis, out_channels
 from pcdet_freeze.freeze.fast.siblings import common_shape
 from pcdet_freeze.freeze.fast.trace import Call, trains
 from pcdet_freeze.freeze.records import is_still
@@ -80,7 +80,7 @@ def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compil
     plan = Plan(prefix, compiled=_compilable(inside, tops) if compiled else ())
     if not fuse or not tops:
         return plan
-    quick = [call.path for call in tops if hasattr(call.module, QUICK_FORM) and not has_hooks(call.module)]
+    quick = [c.path for c in tops if hasattr(c.module, QUICK_FORM) and not has_hooks_inside(c.module)]
     folds, plain = _folds(inside, Counter(id(call.module) for call in calls), tensor_owners(model))
     quick_once = tuple(dict.fromkeys(quick))
     return replace(plan, folds=folds, siblings=_siblings(calls), quick=quick_once, plain=plain)
@@ -106,6 +106,11 @@ def has_hooks(module: nn.Module) -> bool:
         module._backward_pre_hooks,
     )
     return any(map(bool, hooks)) or "forward" in module.__dict__
+
+
+def has_hooks_inside(module: nn.Module) -> bool:
+    """:func:`has_hooks` of ``module`` or any module in it."""
+    return any(map(has_hooks, module.modules()))
 
 
 def tensor_owners(model: nn.Module) -> Counter[int]:
@@ -151,6 +156,8 @@ def _obstacle(norm: Call, times: Counter[int], owners: Counter[int]) -> str:
         return "it does not read the output of a convolution or linear layer"
     if not is_still(layer.module) or layer.reads_live:
         return f"{layer.path} is not in the prefix"
+    if out_channels(layer.module) != norm.module.num_features:
+        return f"its channels are not those of {layer.path}"
     for call in (norm, layer):
         if times[id(call.module)] > 1:
             return f"{call.path} is called {times[id(call.module)]} times a step"
@@ -168,12 +175,16 @@ def _tensors(module: nn.Module) -> list[object]:
 
 
 def _siblings(calls: Sequence[Call]) -> tuple[tuple[str, ...], ...]:
-    """Groups of trainable layers of one shape that were given the very same tensor, each called once."""
+    """Groups of trainable layers of one shape that were given the very same tensor, each called once.
+
+    A layer that runs without a graph, or is run again in the backward pass, is left alone.
+    """
     times = Counter(id(call.module) for call in calls)
     groups: dict[tuple[object, ...], list[str]] = {}
     for call in calls:
         shape = common_shape(call.module)
         if shape is None or call.given is None or times[id(call.module)] > 1 or has_hooks(call.module):
             continue
-        groups.setdefault((id(call.given), *shape), []).append(call.path)
+        if call.autocast is not None:
+            groups.setdefault((id(call.given), call.autocast, *shape), []).append(call.path)
     return tuple(tuple(paths) for paths in groups.values() if len(paths) > 1)

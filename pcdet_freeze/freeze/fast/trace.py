@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pcdet_freeze.freeze import kinds
+from pcdet_freeze.freeze.fast.prefix import autocast_is_on
 from pcdet_freeze.freeze.fast.values import storage_of, tensors_of
 from pcdet_freeze.freeze.paths import walk
 from pcdet_freeze.freeze.records import is_still
@@ -41,6 +42,8 @@ class Call:
     """the call whose output is its only input"""
     given: Tensor | None = None
     """its input, kept for layers that train: calls with the same one can be told"""
+    autocast: bool | None = None
+    """of a layer that trains: whether autocast is on; None without a graph, or where it runs again later"""
     one_tensor: bool = False
     """it takes one tensor, and gives one"""
     users: set[Call] = field(default_factory=set)
@@ -137,7 +140,8 @@ class Trace(TorchDispatchMode):
             if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
                 tag = self._known(args[0])
                 call.source = None if tag is None else tag.producer
-                call.given = args[0] if trains(module) else None
+                if trains(module):
+                    call.given, call.autocast = args[0], _autocast(args[0].device.type)
                 call.one_tensor = True
             self.calls.append(call)
             self._stack.append(call)
@@ -187,6 +191,14 @@ def only_views(given: list[Tensor], made: list[Tensor], writes: bool) -> bool:
 def trains(module: nn.Module) -> bool:
     """Whether a parameter of ``module`` itself trains."""
     return any(p.requires_grad for p in module._parameters.values() if p is not None)
+
+
+def _autocast(device: str) -> bool | None:
+    """Whether autocast is on; None where there is no graph, or a checkpoint will run the caller again."""
+    frame = sys._getframe(1) if torch.is_grad_enabled() else None
+    while frame is not None and frame.f_code.co_filename != torch.utils.checkpoint.__file__:
+        frame = frame.f_back
+    return autocast_is_on(device) if torch.is_grad_enabled() and frame is None else None
 
 
 def _is_cut_off() -> bool:

@@ -77,7 +77,8 @@ class Trial:
         if plan.folds or plan.quick or plan.compiled or self.options != Options(self.options.fuse):
             _, after = self._outputs(plan, self.options, Fold)
             half_done = {layer for layer, _ in plan.folds}
-            whole = [path for path in plan.prefix if path not in half_done]
+            # a module whose child was replaced counts as frozen only from the middle of the run on
+            whole = [path for path in plan.prefix if path in self.before and path not in half_done]
             off = (difference(self.before[path], after[path]) for path in whole)
             plan = replace(plan, difference=max(off, default=0.0))
         return plan
@@ -93,7 +94,7 @@ class Trial:
                 norm: getattr(fold, "off", 0.0)
                 for (_, norm), fold in zip(plan.folds, fast.folds, strict=True)
             }
-        off |= {path: difference(self.before[path], after[path]) for path in plan.quick}
+        off |= {path: difference(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
         return {path: far for path, far in off.items() if not far <= (TOLERANCE if exact else LOOSE)}
 
     def _try_compiling(self, plan: Plan) -> Plan:
@@ -107,6 +108,6 @@ class Trial:
 
     def _outputs(self, plan: Plan, options: Options, kind: type[Fold]) -> tuple[FastForward, Outputs]:
         fast = FastForward(self.twin, plan, options, kind)
-        with torch.no_grad(), recorded(self.tops) as after, fast:
+        with torch.no_grad(), fast, recorded(self.tops) as after:
             _run(self.twin, self.given)
         return fast, after
