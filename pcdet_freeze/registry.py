@@ -22,7 +22,8 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str) -> None:
-        self.kind = kind
+        """``kind``: the section that names an item, or, with a dot in it, the whole key."""
+        self.kind = kind if "." in kind else f"{kind} NAME"
         self._known: dict[str, T] = {}
 
     def register(self, item: T) -> T:
@@ -34,7 +35,7 @@ class Registry(Generic[T]):
 
         def add(item: T) -> T:
             if name in self._known:
-                raise ConfigError(f"{self.kind} NAME must be unique, but {name!r} is registered twice")
+                raise ConfigError(f"{self.kind} must be unique, but {name!r} is registered twice")
             self._known[name] = item
             return item
 
@@ -47,7 +48,7 @@ class Registry(Generic[T]):
         close = difflib.get_close_matches(str(name), self._known, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
-            f"{self.kind} NAME must be one of {', '.join(self.names()) or '(none)'}; got {name!r}.{hint}"
+            f"{self.kind} must be one of {', '.join(self.names()) or '(none)'}; got {name!r}.{hint}"
         )
 
     def names(self) -> list[str]:

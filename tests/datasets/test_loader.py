@@ -96,7 +96,7 @@ def test_the_data_set_is_found_by_name(kitti_cfg: EasyDict) -> None:
 
 
 def test_an_unknown_data_set_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="DATASET NAME must be one of"):
+    with pytest.raises(ConfigError, match="DATASET must be one of"):
         build_dataset({"DATASET": "KittiDatset"}, CLASSES, training=True)
 
 
