@@ -70,9 +70,12 @@ def cfg_from_list(items: Sequence[str], cfg: EasyDict) -> None:
     already, or be one of the freeze keys.
 
     Raises:
-        ConfigError: an odd number of words, an unknown key (with the nearest known one), a wrong type. All
-            checks of one pair precede its change.
+        ConfigError: an option among the words, an odd number of them, an unknown key (with the nearest known
+            one), a wrong type. All checks of one pair precede its change.
     """
+    options = [item for item in items if item.startswith("--")]
+    if options:
+        raise ConfigError(f"--set takes all that follows it; got {options[0]} there: put --set last")
     if len(items) % 2:
         raise ConfigError(f"--set takes pairs KEY VALUE; got {len(items)} words: {' '.join(items)}")
     for key, text in zip(items[::2], items[1::2], strict=True):

@@ -200,6 +200,7 @@ def test_set_keeps_types_and_reaches_into_lists(model_yaml: Path) -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
+        (["OPTIMIZATION.LR", "1", "--fix_random_seed"], "got --fix_random_seed there: put --set last"),
         (["OPTIMIZATION.LRR", "1"], r"no such key 'LRR'. Did you mean LR\?"),
         (["OPTIMIZATION.LR"], "pairs KEY VALUE"),
         (["OPTIMIZATION.NUM_EPOCHS", "many"], "must be int like 2; got 'many'"),
