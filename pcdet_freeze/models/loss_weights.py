@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def read_loss_weights(
             faults.append(
                 f"MODEL.LOSS_WEIGHTS.{name} is no head of this model; heads: {', '.join(heads) or '(none)'}"
             )
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             faults.append(f"MODEL.LOSS_WEIGHTS.{name} must be a number, 0 or above; got {value!r}")
     return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
 

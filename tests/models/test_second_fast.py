@@ -7,7 +7,7 @@ import torch
 from second_cases import BACKBONES, second_batch, second_config, second_model
 
 from pcdet_freeze.freeze import freeze, kinds
-from pcdet_freeze.freeze.fast import Renewed
+from pcdet_freeze.freeze.fast import Options, Renewed
 from pcdet_freeze.freeze.fast.outputs import relative
 
 
@@ -27,3 +27,15 @@ def test_f5_every_norm_layer_of_a_frozen_sparse_backbone_is_folded(backbone: str
     with fast.fast:
         model(folded)
     assert 0 < relative(plain["spatial_features"], folded["spatial_features"]) <= 2e-6
+
+
+def test_f6_a_bf16_prefix_leaves_sparse_convolutions_in_float32() -> None:
+    model = second_model().train()
+    freeze(model, ["vfe", "backbone_3d", "backbone_2d.blocks"])
+    fast, plain, low = Renewed(model, Options(dtype=torch.bfloat16)), second_batch(), second_batch()
+    fast.prepare(second_batch())
+    model(plain)
+    with fast.fast:
+        model(low)
+    assert relative(plain["spatial_features"], low["spatial_features"]) <= 2e-6
+    assert 0 < relative(plain["spatial_features_2d"], low["spatial_features_2d"]) < 0.05

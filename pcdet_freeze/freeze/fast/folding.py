@@ -33,10 +33,13 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 def out_axis(layer: nn.Module) -> int | None:
     """Axis of the output channels in the weight of ``layer``; None where it cannot be folded into."""
+    return 0 if is_sparse(layer) else _OUT_AXIS.get(type(layer))
+
+
+def is_sparse(layer: nn.Module) -> bool:
+    """Whether ``layer`` is one of spconv's, or made from one."""
     kinds = type(layer).__mro__
-    if any(kind.__module__.startswith("spconv.") and kind.__name__ in _SPARSE for kind in kinds):
-        return 0
-    return _OUT_AXIS.get(kinds[0])
+    return any(kind.__module__.startswith("spconv.") and kind.__name__ in _SPARSE for kind in kinds)
 
 
 def out_channels(layer: nn.Module) -> int:
@@ -106,7 +109,7 @@ class Fold:
         made_from = (self.norm.eps, *((id(t), t._version, t.data_ptr()) for t in own if t is not None))
         if self._weights is None or made_from != self._made_from:
             weight, bias = folded_weights(self.layer, self.norm)
-            if not self.options.is_exact:
+            if not self.options.is_exact and not is_sparse(self.layer):  # spconv has no bfloat16
                 weight, bias = weight.to(self.options.dtype), bias.to(self.options.dtype)
             if self.options.channels_last and weight.dim() == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
