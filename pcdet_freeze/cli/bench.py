@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("rounds", "threads", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1; got {getattr(args, name)}")
+    if args.json not in (None, STDOUT):
+        _check_writable(args.json)  # before minutes of measuring
     measure, table = COMPARISONS[args.what]
     told = sys.stderr if args.json == STDOUT else sys.stdout
     with threads(args.threads), redirect_stdout(told):
@@ -68,9 +70,18 @@ def run(args: argparse.Namespace) -> int:
     if args.json == STDOUT:
         print(json.dumps(rows, indent=2))
     elif args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0
+
+
+def _check_writable(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--json must be a file that can be written; got {file} ({error.strerror})"
+        ) from error
 
 
 @dataclass

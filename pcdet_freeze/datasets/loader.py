@@ -24,12 +24,12 @@ def build_dataset(
     logger: logging.Logger | None = None,
 ) -> DatasetTemplate:
     """The data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
-    _register_all()
+    register_all()
     build = find(DATASETS, require("DATA_CONFIG", dataset_cfg, "DATASET"))
     return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
 
 
-def _register_all() -> None:
+def register_all() -> None:
     """Import every data set of this package, so that each has put its name into the registry."""
     package = importlib.import_module("pcdet_freeze.datasets")
     for module in pkgutil.iter_modules(package.__path__):

@@ -88,3 +88,12 @@ def test_the_committed_config_is_found_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert bench.default_cfg() == CFG
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run("--variants", "none", "--json", str(tmp_path / "file" / "rows.json")) == 1
+    shown = capsys.readouterr()
+    assert "--json must be a file that can be written" in shown.err and "grid" not in shown.out

@@ -9,7 +9,7 @@ import torch
 from bench_toys import CFG, SMALL, subject
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
-from pcdet_freeze.engine.bench import Contender, build_contenders, counting
+from pcdet_freeze.engine.bench import Contender, RandomScenes, build_contenders, counting
 
 
 def cfg_of(*sets: str) -> Any:
@@ -60,3 +60,12 @@ def test_f3_segment_head_alone_needs_no_backward_of_the_trunk_and_nothing_of_the
 ) -> None:
     none, exact = (counting.count_flops(contender.step) for contender in none_and_exact)
     assert exact < 0.4 * none
+
+
+def test_any_stage_of_several_tasks_can_be_measured_without_its_data() -> None:
+    cfg = cfg_from_yaml_file(CFG.parents[1] / "synthetic_models" / "stage3_lane.yaml")
+    scenes = RandomScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES)
+    sample = scenes.load_sample(0)
+    assert len(scenes.semantic_class_names) == 11 and sample["point_labels"].max() == 10
+    assert sample["lane_map"].shape == scenes.lane_map_shape == (160, 160)
+    assert set(sample["lane_map"].flat) == {0, 255}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pcdet_freeze.datasets.registry import Sample, check_keys
+from pcdet_freeze.datasets.loader import register_all
+from pcdet_freeze.datasets.registry import DATASETS, Sample, check_keys
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
 
@@ -16,6 +17,8 @@ POINTS, BOXES, FRAMES = 27500, 16, 64
 GROUP, REACH = 9, 0.1
 """Points come in groups of so many, scattered by so many metres around a spot: as on surfaces, a pillar that
 holds any point holds several."""
+NO_LINE = 255
+"""Value of a lane map's cell without a line."""
 USUAL_SIZE = (3.9, 1.6, 1.56)
 """Length, width and height in metres of a class for which the config has no anchor (KITTI's mean car)."""
 
@@ -26,7 +29,8 @@ class RandomScenes(DatasetTemplate):
     Its section ``RANDOM_SCENES`` may give POINTS and BOXES, how many a frame has, and SEED: frame i is a pure
     function of (SEED, i). The points lie in the range, with a density that falls with the distance from the
     sensor; boxes of random class, place and heading have the size of their class in ``sizes``. With
-    POINT_CLASSES: n each point has a label, one of n slabs of height.
+    POINT_CLASSES: n, or where the config's own data set has n semantic classes, each point has a label, one
+    of n slabs of height. Where ``LANE`` says how fine lane maps are, each has one line, straight ahead.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class RandomScenes(DatasetTemplate):
         check_keys("DATA_CONFIG.RANDOM_SCENES", section, {"POINTS", "BOXES", "SEED", "POINT_CLASSES"})
         self.points, self.boxes = int(section.get("POINTS", POINTS)), int(section.get("BOXES", BOXES))
         self.seed = int(section.get("SEED", 0))
-        self.semantic_class_names = tuple(f"slab {i}" for i in range(int(section.get("POINT_CLASSES", 0))))
+        classes = int(section.get("POINT_CLASSES", _semantic_classes(dataset_cfg)))
+        self.semantic_class_names = tuple(f"slab {i}" for i in range(classes))
+        self.lane_map_shape = _lane_map_shape(dataset_cfg, self.point_cloud_range)
         self.sizes = dict(sizes or {})
 
     def __len__(self) -> int:
@@ -59,6 +65,7 @@ class RandomScenes(DatasetTemplate):
             "gt_names": names,
             "gt_boxes": self._boxes(rng, names),
             **labels,
+            **self._lane_map(),
         }
 
     def _points(self, rng: np.random.RandomState) -> np.ndarray:
@@ -87,6 +94,13 @@ class RandomScenes(DatasetTemplate):
         slabs = ((points[:, 2] - low) / (high - low) * count).astype(np.int64)
         return slabs.clip(0, count - 1)
 
+    def _lane_map(self) -> Sample:
+        if self.lane_map_shape is None:
+            return {}
+        lane_map = np.full(self.lane_map_shape, NO_LINE, np.uint8)
+        lane_map[len(lane_map) // 2] = 0
+        return {"lane_map": lane_map}
+
     def _boxes(self, rng: np.random.RandomState, names: np.ndarray) -> np.ndarray:
         limits = self.point_cloud_range
         sizes = np.array([self.sizes.get(name, USUAL_SIZE) for name in names]).reshape(-1, 3)
@@ -94,6 +108,24 @@ class RandomScenes(DatasetTemplate):
         middle = np.full((len(names), 1), (limits[2] + limits[5]) / 2)
         headings = rng.uniform(-np.pi, np.pi, (len(names), 1))
         return np.concatenate([centres, middle, sizes, headings], axis=1).astype(np.float32)
+
+
+def _semantic_classes(dataset_cfg: Mapping[str, Any]) -> int:
+    """How many the config lists, or its data set has whatever the config says; else 0."""
+    listed = (dataset_cfg.get("SEMANTIC") or {}).get("CLASSES")
+    register_all()
+    name = str(dataset_cfg.get("DATASET"))
+    names: Sequence[str] = DATASETS.get(name).semantic_class_names if name in DATASETS else ()
+    return len(listed or names)
+
+
+def _lane_map_shape(dataset_cfg: Mapping[str, Any], limits: np.ndarray) -> tuple[int, int] | None:
+    """(H, W): the range by LANE.CELL_SIZE; None without one."""
+    cell = (dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
+    if not cell:
+        return None
+    columns, rows = np.rint((limits[3:5] - limits[:2]) / float(cell)).astype(int).tolist()
+    return rows, columns
 
 
 def sizes_of(model_cfg: Mapping[str, Any]) -> dict[str, list[float]]:
