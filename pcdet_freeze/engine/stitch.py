@@ -106,7 +106,7 @@ def _check_disjoint(takes: Sequence[Take]) -> dict[str, Take]:
     for take in takes:
         for key in take.source.keys_of(take.entries):
             other = taken.setdefault(key, take)
-            if other is not take:
+            if other.source is not take.source:
                 raise CheckpointError(
                     f"A tensor can be taken from one checkpoint only, but {key} is taken from "
                     f"{other.source.name} and {take.source.name}"

@@ -211,6 +211,14 @@ def test_one_tensor_from_two_files_is_an_error(det: Path, seg: Path, tmp_path: P
     assert f"segment_head.weight is taken from {seg} and {copy}" in capsys.readouterr().err
 
 
+def test_a_tensor_that_is_named_twice_from_one_file_is_taken_once(
+    det: Path, seg: Path, tmp_path: Path
+) -> None:
+    words = ["--trunk", det, "--take", f"segment_head,backbone_2d.segblocks:{seg}"]
+    words += ["--take", f"segment_head:{seg}", "--out", tmp_path / "all.pth"]
+    assert main(["stitch", *map(str, words)]) == 0
+
+
 @pytest.mark.parametrize("text", ["segment_head", ":seg.pth", "segment_head:", ", :seg.pth"])
 def test_a_take_without_names_or_file_is_an_error(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"such as segment_head,backbone_2d\.segblocks:seg\.pth"):

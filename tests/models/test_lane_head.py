@@ -194,6 +194,7 @@ def test_a_batch_that_says_nothing_of_lanes_is_an_error() -> None:
     [
         ({"NUM_LANES": 0}, r"NUM_LANES must lie in 1..254; got 0"),
         ({"MAP_SIZE": [32]}, r"MAP_SIZE must be \[rows, columns\]"),
+        ({"CONF_THRESH": 0.0}, "CONF_THRESH must lie above 0 and up to 1; got 0.0"),
         ({"POLYLINE_STEP": 0.0}, "POLYLINE_STEP and NUM_FILTERS must be positive"),
         ({"LOSS_CONFIG": {"CONF_WEIGHT": -1.0}}, "must not be negative"),
     ],

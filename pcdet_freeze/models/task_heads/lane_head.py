@@ -59,6 +59,8 @@ class LaneHeadSettings:
             raise ConfigError(f"NUM_LANES must lie in 1..{NO_LANE - 1}; got {self.num_lanes}")
         if self.map_size is not None and (len(self.map_size) != 2 or min(self.map_size) < 1):
             raise ConfigError(f"MAP_SIZE must be [rows, columns], or null; got {list(self.map_size)}")
+        if not 0 < self.conf_thresh <= 1:
+            raise ConfigError(f"CONF_THRESH must lie above 0 and up to 1; got {self.conf_thresh}")
         if self.polyline_step <= 0 or self.num_filters < 1:
             raise ConfigError(
                 "POLYLINE_STEP and NUM_FILTERS must be positive; got "
