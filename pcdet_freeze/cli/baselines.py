@@ -13,6 +13,7 @@ import numpy as np
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.collate import collate
+from pcdet_freeze.engine.arguments import whole
 from pcdet_freeze.engine.scoring import FrameResult, TaskCounter
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import table
@@ -24,7 +25,7 @@ Frame = tuple[np.ndarray, np.ndarray]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The config of the data, and how much of it to look at."""
     parser.add_argument("--cfg_file", required=True, help="config with DATA_CONFIG and CLASS_NAMES")
-    parser.add_argument("--scenes", type=int, default=40, help="training frames that both learn from")
+    parser.add_argument("--scenes", type=whole(1), default=40, help="training frames that both learn from")
     parser.add_argument("--out", type=Path, help="write the figures there, with the keys of result.json")
     parser.add_argument("--set", dest="set_cfgs", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
 

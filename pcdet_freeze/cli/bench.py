@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} must be at least 1; got {getattr(args, name)}")
     if args.json not in (None, STDOUT):
         _check_writable(args.json)  # before minutes of measuring
+    if args.workers < 0:
+        raise ConfigError(f"--workers must be at least 0; got {args.workers}")
     measure, table = COMPARISONS[args.what]
     told = sys.stderr if args.json == STDOUT else sys.stdout
     with threads(args.threads), redirect_stdout(told):

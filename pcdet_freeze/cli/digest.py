@@ -13,6 +13,7 @@ from typing import Any
 
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.engine.arguments import whole
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import pick_device
 from pcdet_freeze.engine.output_digest import OutputDigest, output_digests
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg_file", required=True, help="config with the model and the data")
     parser.add_argument("--ckpt", required=True, help="checkpoint of that model")
     parser.add_argument(
-        "--batch_size", type=int, default=4, help="frames a forward; part of what is compared"
+        "--batch_size", type=whole(1), default=4, help="frames a forward; part of what is compared"
     )
     parser.add_argument("--device", help="cpu or cuda; default: CUDA where it is there")
     parser.add_argument("--trust_checkpoint", action="store_true", help="load pickles of other authors")

@@ -17,6 +17,7 @@ from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.arguments import whole
 from pcdet_freeze.engine.cache.telling import outlook
 from pcdet_freeze.engine.checkpoint import load_checkpoint
 from pcdet_freeze.engine.distributed import pick_device
@@ -43,9 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cfg_file", required=True, help="config of the run")
     add("--ckpt", help="checkpoint whose tensors are loaded where name and shape fit")
     add(
-        "--depth", type=int, default=2, help="levels of modules; default 2: the detector's and their children"
+        "--depth",
+        type=whole(1),
+        default=2,
+        help="levels of modules; default 2: the detector's and their children",
     )
-    add("--batch_size", type=int, default=2, help="samples in the one batch that the losses are traced with")
+    add(
+        "--batch_size",
+        type=whole(1),
+        default=2,
+        help="samples in the one batch that the losses are traced with",
+    )
     add("--device", help="cpu or cuda; default: CUDA where it is there")
     add("--json", action="store_true", help="the same as data")
     add(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
+from pcdet_freeze.engine.arguments import whole
 from pcdet_freeze.errors import ConfigError
 
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", dest="set_cfgs", nargs="*", default=[], metavar="KEY VALUE",
                         help="change config keys, e.g. --set DATA_PATH /data/kitti")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder to write to; default: INFO_ROOT, else DATA_PATH")
-    parser.add_argument("--workers", type=int, default=4, help="frames that are read at the same time")
+    parser.add_argument("--workers", type=whole(1), default=4, help="frames that are read at the same time")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,20 +19,20 @@ def train_parser() -> argparse.ArgumentParser:
     """Flags of tools/train.py."""
     parser = _common("Train a model; MODEL.NOT_TRAIN_IN_MULTI_TASK names what must not train.")
     add = parser.add_argument
-    add("--epochs", type=_whole(1), help="epochs; default OPTIMIZATION.NUM_EPOCHS")
-    add("--max_iters", type=_whole(1), help="iterations in all, for the schedule too; ends with a checkpoint")
+    add("--epochs", type=whole(1), help="epochs; default OPTIMIZATION.NUM_EPOCHS")
+    add("--max_iters", type=whole(1), help="iterations in all, for the schedule too; ends with a checkpoint")
     add("--sync_bn", action="store_true", help="SyncBatchNorm over all processes (CUDA)")
     add("--fix_random_seed", action="store_true", help="seed 666 instead of a random one")
-    add("--ckpt_save_interval", type=_whole(1), default=1, help="epochs between two checkpoints")
-    add("--max_ckpt_save_num", type=_whole(1), default=30, help="how many checkpoint_epoch_N.pth to keep")
+    add("--ckpt_save_interval", type=whole(1), default=1, help="epochs between two checkpoints")
+    add("--max_ckpt_save_num", type=whole(1), default=30, help="how many checkpoint_epoch_N.pth to keep")
     add("--ckpt_save_time_interval", type=float, default=300, help="seconds between two latest_model.pth")
     add(
         "--num_epochs_to_eval",
-        type=_whole(0),
+        type=whole(0),
         default=1,
         help="evaluate the checkpoints of the last N epochs; 0: none",
     )
-    add("--logger_iter_interval", type=_whole(1), default=50, help="iterations between two log lines")
+    add("--logger_iter_interval", type=whole(1), default=50, help="iterations between two log lines")
     add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
     for name in WITHOUT_EFFECT:
         kind = {"type": float} if name == "max_waiting_mins" else {"action": "store_true"}
@@ -61,7 +61,7 @@ def idle_flags(args: argparse.Namespace) -> list[str]:
     return [f"--{name} changes nothing here: {WITHOUT_EFFECT[name]}" for name in given]
 
 
-def _whole(lowest: int) -> Callable[[str], int]:
+def whole(lowest: int) -> Callable[[str], int]:
     """Reads a whole number that is ``lowest`` or more."""
 
     def read(text: str) -> int:
@@ -78,11 +78,11 @@ def _common(description: str) -> argparse.ArgumentParser:
     add("--cfg_file", required=True, help="config of the run")
     add(
         "--batch_size",
-        type=_whole(1),
+        type=whole(1),
         help="samples a step, over all processes; default BATCH_SIZE_PER_GPU each",
     )
     workers = min(4, os.cpu_count() or 1)
-    add("--workers", type=_whole(0), default=workers, help="processes that load data, each rank")
+    add("--workers", type=whole(0), default=workers, help="processes that load data, each rank")
     add("--extra_tag", default="default", help="name of this run's folder")
     add("--output_dir", help="folder in place of ./output")
     add("--ckpt", help="checkpoint to go on from, or to evaluate; train: default the newest valid of the run")
@@ -92,7 +92,7 @@ def _common(description: str) -> argparse.ArgumentParser:
     add("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     add("--tcp_port", type=int, default=18888, help="port of the process group, where the launcher sets none")
     add("--local_rank", "--local-rank", type=int, help="set by launchers; LOCAL_RANK is what counts")
-    add("--start_epoch", type=_whole(0), default=0, help="evaluate checkpoints from this epoch on only")
+    add("--start_epoch", type=whole(0), default=0, help="evaluate checkpoints from this epoch on only")
     add("--save_to_file", action="store_true", help="write predictions as text files too")
     add("--device", help="cpu or cuda; default: CUDA where it is there")
     add("--verbose", action="store_true", help="show the whole traceback of an error")

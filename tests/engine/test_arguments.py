@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.arguments import WITHOUT_EFFECT, idle_flags, test_parser, train_parser
 
 CFG = ["--cfg_file", "x.yaml"]
@@ -44,3 +45,19 @@ def test_a_number_that_cannot_be_is_refused(flag: str, value: str, capsys: pytes
     with pytest.raises(SystemExit):
         train_parser().parse_args([*CFG, f"--{flag}={value}"])
     assert f"--{flag}: must be a whole number, 1 or more; got '{value}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["digest", "--ckpt", "x.pth", "--batch_size", "0"],
+        ["explain", "--batch_size", "0"],
+        ["explain", "--depth", "0"],
+        ["baselines", "--scenes", "-1"],
+        ["prepare", "kitti", "--workers", "0"],
+    ],
+)
+def test_the_other_commands_refuse_it_too(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, *CFG])
+    assert f"{words[-2]}: must be a whole number, 1 or more; got '{words[-1]}'" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def test_the_other_comparisons_fit_the_terminal_too(what: str, capsys: pytest.Ca
         (["--freeze", "backbone"], "backbone_2d"),
         (["--what", "scaling", "--freeze", "[]"], "--what scaling needs a list"),
         (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--what", "loading", "--workers", "-1"], "--workers must be at least 0"),
         (["--cfg_file", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
