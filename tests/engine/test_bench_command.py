@@ -98,3 +98,11 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
     assert run("--variants", "none", "--json", str(tmp_path / "file" / "rows.json")) == 1
     shown = capsys.readouterr()
     assert "--json must be a file that can be written" in shown.err and "grid" not in shown.out
+
+
+def test_a_cache_without_a_prefix_has_no_time_but_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    words = ["--variants", "cached", "--freeze", "backbone_2d.blocks", "--json", str(file)]
+    assert run(*words) == 0
+    row = json.loads(file.read_text())[1]
+    assert row["seconds"] is None and "nothing to keep" in row["untimed"]

@@ -73,7 +73,8 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
     round; ``seconds`` is the median for a step. Quartiles stand beside both. ``time_ratios`` are the same
     against ``bn_only`` and against the fastest variant in which every parameter trains.
 
-    A variant that was to run compiled and in some timed step did not has ``untimed``, the reason, for times.
+    A variant that was to run compiled, or from a cache, and in some timed step did not has ``untimed``, the
+    reason, for times.
     """
     figures = {contender.name: figures_of(contender) for contender in contenders}
     base, device = contenders[0].name, contenders[0].trainer.device
@@ -102,7 +103,8 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
 def _untimed(contender: Contender, before: int) -> str:
     """Why the timed steps were not those of the variant, or an empty string."""
     fell_back = contender.plain_calls() - before
-    return contender.uncompiled() or (f"{fell_back} calls ran uncompiled" if fell_back else "")
+    asked = contender.uncompiled() or contender.uncached()
+    return asked or (f"{fell_back} calls ran uncompiled" if fell_back else "")
 
 
 def _times(seconds: Rounds, name: str, base: str, others: Iterable[str], untimed: str) -> Row:

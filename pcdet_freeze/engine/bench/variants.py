@@ -25,7 +25,7 @@ from pcdet_freeze.engine.hooks import Hook
 from pcdet_freeze.engine.loop import Batch, Trainer, clip_norm_of
 from pcdet_freeze.engine.optimizer import build_optimizer
 from pcdet_freeze.engine.scheduler import build_scheduler
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freeze import FreezePlan, frozen
 from pcdet_freeze.freeze.fast import Options
 
@@ -59,6 +59,11 @@ class Contender:
                 notes = [line for line in hook.renewed.plan.plain if "torch.compile" in line]
                 return "; ".join(notes) or "no part of the prefix takes one tensor and gives one"
         return ""
+
+    def uncached(self) -> str:
+        """Why nothing comes from a cache though that was asked for; empty where it does, or was not."""
+        empty = any(hook.cache is not None and hook.cache.store is None for hook in self._fast())
+        return "nothing that trains reads a frozen prefix, so there is nothing to keep" if empty else ""
 
     def _fast(self) -> list[FastHook]:
         return [hook for hook in self.trainer.hooks if isinstance(hook, FastHook)]
@@ -197,9 +202,17 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
     model.train()
     for hook in hooks:
         hook.before_train(trainer)
-        if isinstance(hook, FastHook):  # in a training this belongs to the first step, here to no step
-            hook.prepare(trainer, dict(loader.batch))
+        if isinstance(hook, FastHook):
+            _plan(name, hook, trainer, loader.batch)
     return Contender(name, trainer, loader.batch)
+
+
+def _plan(name: str, hook: FastHook, trainer: Trainer, batch: Batch) -> None:
+    """In a training this belongs to the first step, here to no step."""
+    try:
+        hook.prepare(trainer, dict(batch))
+    except FreezeError as error:
+        raise FreezeError(f"{name}: {error} Here: leave {name} out of --variants.") from error
 
 
 def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
