@@ -132,7 +132,11 @@ def test_f5_pillars_with_a_hook_inside_are_computed_as_they_are_written() -> Non
         def forward_frozen(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.linear(x, self.layers[0].weight, self.layers[0].bias)
 
-    model = nn.Sequential(Pillars(), nn.Linear(3, 1))
-    assert plan_for(frozen_model(["0"], model), (torch.ones(2, 3),)).quick == ("0",)
-    model[0].layers[0].register_forward_hook(lambda module, args, output: None)
+    model, seen = frozen_model(["0"], nn.Sequential(Pillars(), nn.Linear(3, 1))), []
+    fast = Renewed(model)
+    fast.prepare(torch.ones(2, 3))
+    model[0].layers[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    with fast.fast:
+        model(torch.ones(2, 3))
+    assert fast.plan.quick == ("0",) and len(seen) == 1
     assert plan_for(model, (torch.ones(2, 3),)).quick == ()

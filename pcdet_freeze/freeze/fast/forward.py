@@ -10,7 +10,7 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze.fast.compiled import Compiled
 from pcdet_freeze.freeze.fast.folding import Fold
 from pcdet_freeze.freeze.fast.options import Options
-from pcdet_freeze.freeze.fast.planning import QUICK_FORM, Plan, has_hooks
+from pcdet_freeze.freeze.fast.planning import QUICK_FORM, Plan, has_hooks, has_hooks_inside
 from pcdet_freeze.freeze.fast.prefix import PrefixCall, is_plain_float32
 from pcdet_freeze.freeze.fast.siblings import Siblings
 from pcdet_freeze.freeze.paths import is_within, unwrap, walk
@@ -81,7 +81,8 @@ class FastForward:
                     found.update(fold.forwards())
         for group in self._siblings:
             found.update(group.forwards())
-        found.update({module: getattr(module, QUICK_FORM) for module in self._quick})
+        quick = (module for module in self._quick if not has_hooks_inside(module))
+        found.update({module: getattr(module, QUICK_FORM) for module in quick})
         for module, compiled in self._compiled.items():
             compiled.renew()
             found[module] = compiled
