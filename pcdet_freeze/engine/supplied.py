@@ -6,7 +6,8 @@ What a resumed checkpoint holds is all supplied. Exempt are
 * non-persistent buffers, which no file holds, ``num_batches_tracked`` and the detector's step counter;
 * constant buffers: those that another build of the same model, under another seed, has to the bit, so they
   come from the config and not from chance or from training. Running statistics of norm layers also begin
-  alike and are none of these; nor is, to be safe, a float buffer that is all 0 or all 1, as averages begin.
+  alike and are none of these; nor is, to be safe, a float buffer that is all 0 or all 1, as averages begin;
+* the learned loss weight of a head that is frozen whole: it begins at 1, and the head gives no loss to weigh.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pcdet_freeze.engine.reach import outermost_lost
 from pcdet_freeze.engine.rng import set_seed, untouched_rng
 from pcdet_freeze.engine.tensors import same_bits
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freeze import FreezeHandle, kinds
+from pcdet_freeze.freeze import FreezeHandle, is_still, kinds
 from pcdet_freeze.freeze.certificate import COUNTER, frozen_tensors
 from pcdet_freeze.freeze.paths import find, segments_match
+from pcdet_freeze.models.loss_weights import NAME as LOSS_SCALE
 
 COUNTERS = ("num_batches_tracked", COUNTER)
 SEED = 271828
@@ -71,8 +73,15 @@ def needed(handle: FreezeHandle, loaded: Collection[str]) -> dict[str, bool]:
     return {
         name: id(tensor) in there
         for name, tensor, persistent in _tensors(handle)
-        if persistent and name.rpartition(".")[2] not in COUNTERS
+        if persistent and name.rpartition(".")[2] not in COUNTERS and not _weighs_nothing(handle, name)
     }
+
+
+def _weighs_nothing(handle: FreezeHandle, name: str) -> bool:
+    """Whether tensor ``name`` is the learned loss weight of a head that is frozen whole."""
+    head, _, own = name.rpartition(".")[0].rpartition(".")
+    found = find(unwrap(handle.model), head) if own == LOSS_SCALE else None
+    return found is not None and is_still(found[0])
 
 
 def constants(model: nn.Module, names: Iterable[str], rebuild: Callable[[], nn.Module] | None) -> list[str]:

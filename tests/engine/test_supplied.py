@@ -12,6 +12,7 @@ from torch import nn
 from pcdet_freeze.engine.supplied import check_supplied
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import FreezePlan, freeze
+from pcdet_freeze.models.loss_weights import LossScale
 
 
 class Constants(ToyModel):
@@ -70,6 +71,16 @@ def test_p4_constant_buffers_are_exempt_and_statistics_that_begin_alike_are_not(
 def test_p4_non_persistent_buffers_are_exempt() -> None:
     model = Constants()
     check_supplied(freeze(model, ["vfe"]), list(model.state_dict()))
+
+
+def test_p4_the_learned_loss_weight_of_a_head_without_a_loss_needs_no_file() -> None:
+    model = ToyModel()
+    model.vfe.add_module("loss_scale", LossScale())
+    check_supplied(freeze(model, ["vfe"]), all_but(model, "log_variance"))
+    part = ToyModel()
+    part.vfe.add_module("loss_scale", LossScale())
+    with pytest.raises(FreezeError, match=r"vfe\.loss_scale"):
+        check_supplied(freeze(part, ["vfe.loss_scale"]), ())
 
 
 def test_p4_a_buffer_counts_as_constant_only_where_another_build_shows_it() -> None:
