@@ -25,8 +25,9 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import FreezeHandle, is_still, kinds
 from pcdet_freeze.freeze.certificate import COUNTER, frozen_tensors
 from pcdet_freeze.freeze.paths import find, segments_match
-from pcdet_freeze.models.loss_weights import NAME as LOSS_SCALE
 
+LOSS_SCALE = "loss_scale"
+"""what heads call it (models.loss_weights.NAME; nothing of the models is imported inside an OpenPCDet)"""
 COUNTERS = ("num_batches_tracked", COUNTER)
 SEED = 271828
 """of the second build; any seed that is not the run's own will do"""

@@ -9,10 +9,10 @@ import torch
 from engine_toy import ToyModel
 from torch import nn
 
-from pcdet_freeze.engine.supplied import check_supplied
+from pcdet_freeze.engine.supplied import LOSS_SCALE, check_supplied
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze import FreezePlan, freeze
-from pcdet_freeze.models.loss_weights import LossScale
+from pcdet_freeze.models.loss_weights import NAME, LossScale
 
 
 class Constants(ToyModel):
@@ -74,11 +74,12 @@ def test_p4_non_persistent_buffers_are_exempt() -> None:
 
 
 def test_p4_the_learned_loss_weight_of_a_head_without_a_loss_needs_no_file() -> None:
+    assert NAME == LOSS_SCALE
     model = ToyModel()
-    model.vfe.add_module("loss_scale", LossScale())
+    model.vfe.add_module(NAME, LossScale())
     check_supplied(freeze(model, ["vfe"]), all_but(model, "log_variance"))
     part = ToyModel()
-    part.vfe.add_module("loss_scale", LossScale())
+    part.vfe.add_module(NAME, LossScale())
     with pytest.raises(FreezeError, match=r"vfe\.loss_scale"):
         check_supplied(freeze(part, ["vfe.loss_scale"]), ())
 
