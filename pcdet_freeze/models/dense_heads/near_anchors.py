@@ -50,9 +50,11 @@ class AnchorGrid:
         reach = (self.half.unsqueeze(1) + size).unsqueeze(2)  # (anchors per cell, G, 1, 2)
         in_x = (self.xs - middle[:, :1]).abs() <= reach[..., 0]
         in_y = (self.ys - middle[:, 1:]).abs() <= reach[..., 1]
-        # an anchor is near where some box has it in its rows and in its columns
-        slot, cell = (in_y.transpose(1, 2).float() @ in_x.float()).flatten(1).nonzero(as_tuple=True)
-        return cell, slot
+        # an anchor is near where some box has it in its rows and in its columns; most rows are in no box's
+        rows, columns = (near.any(dim=(0, 1)).nonzero().squeeze(1) for near in (in_y, in_x))
+        hits = in_y[..., rows].transpose(1, 2).float() @ in_x[..., columns].float()
+        slot, row, column = hits.nonzero(as_tuple=True)
+        return rows[row] * len(self.xs) + columns[column], slot
 
 
 def grid_of(anchors: Tensor) -> AnchorGrid | None:
