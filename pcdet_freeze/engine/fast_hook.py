@@ -63,13 +63,13 @@ class FastHook(ConfiguredHook):
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Plan for a training forward with these arguments, if there is no plan yet, and log it."""
-        with untouched_rng():
-            made = self.renewed.prepare(*args, **kwargs)
-        for line in self.renewed.plan.lines() if made else []:
-            trainer.logger.info("%s", line)
-        if self.cache is not None:
+        if not self.renewed.is_settled:
             with untouched_rng():
-                self.cache.prepare(self.renewed, args[0], lambda line: trainer.logger.info("%s", line))
+                made = self.renewed.prepare(*args, **kwargs)
+            for line in self.renewed.plan.lines() if made else []:
+                trainer.logger.info("%s", line)
+        if self.cache is not None:
+            self.cache.prepare(self.renewed, args[0], lambda line: trainer.logger.info("%s", line))
 
     def _forward(self, trainer: Trainer, args: Any) -> FastForward:
         if self.cache is None:

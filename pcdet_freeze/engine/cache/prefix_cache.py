@@ -16,6 +16,7 @@ from pcdet_freeze.engine.cache.steps import Entry, StoreStep
 from pcdet_freeze.engine.cache.store import Store
 from pcdet_freeze.engine.cache.telling import NO_PREFIX, UNREAD, require_rows, size_line
 from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.rng import untouched_rng
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freeze.cache_options import CacheOptions
 from pcdet_freeze.freeze.fast import FastForward, Renewed
@@ -74,7 +75,8 @@ class PrefixCache:
         self.store, self._check = None, True
         fault = ""
         try:
-            self._open(renewed, batch, tell)
+            with untouched_rng():
+                self._open(renewed, batch, tell)
         except FreezeError as error:
             fault = str(error)
         # with a new plan all ranks are here, else perhaps this one alone

@@ -16,13 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pcdet_freeze.freeze.fast.trace import only_views
+from pcdet_freeze.freeze.fast.trace import Watch, only_views
 from pcdet_freeze.freeze.fast.values import storage_of, tensors_of
 from pcdet_freeze.freeze.kinds import has_state
-from pcdet_freeze.freeze.paths import walk
 
 CallName = tuple[str, int]
 """(path of a module, number of the call in a step)"""
@@ -81,7 +79,7 @@ class _Owner:
     key: str | None
 
 
-class BorderTrace(TorchDispatchMode):
+class BorderTrace(Watch):
     """``with BorderTrace(model, live, prefix) as trace: result = model(batch)``; then ``trace.border(...)``.
 
     Args:
@@ -93,34 +91,22 @@ class BorderTrace(TorchDispatchMode):
     def __init__(
         self, model: nn.Module, live: Collection[CallName], prefix: Collection[str], given: Any
     ) -> None:
-        super().__init__()
+        super().__init__(model)
         self.live, self.prefix = set(live), set(prefix)
         self.outputs: dict[CallName, dict[str, Any]] = {}
         self.forms: dict[CallName, str] = {}
         self.read: dict[_Owner, None] = {}
         self.written: set[_Owner] = set()
-        self._modules = {id(module): (path, module) for path, module, _ in reversed(list(walk(model)))}
         self._given = {id(storage_of(tensor)) for tensor in tensors_of(given)}
         self._tags: dict[int, tuple[weakref.ref[UntypedStorage], tuple[_Owner, ...]]] = {}
         self._times: Counter[str] = Counter()
         self._stack: list[CallName | None] = []
         self._before: dict[str, Any] = {}
         self._open: CallName | None = None
-        self._hooks: list[Any] = []
 
     def __enter__(self) -> BorderTrace:
-        for path, module in self._modules.values():
-            enter = self._enter(path)
-            self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
         super().__enter__()
         return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

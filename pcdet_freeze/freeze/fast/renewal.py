@@ -34,12 +34,17 @@ class Renewed:
         """The present plan."""
         return self.fast.plan
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether :meth:`prepare` has nothing to do: nothing was frozen or released since."""
+        return self._stamp is freeze_stamp()
+
     def prepare(self, *args: Any, **kwargs: Any) -> bool:
         """Make the plan for a forward with these arguments, unless there is one; returns whether it was made.
 
         Raises FreezeError as :func:`plan_for` does.
         """
-        if self._stamp is freeze_stamp():
+        if self.is_settled:
             return False
         self._stamp, still = freeze_stamp(), tuple(id(m) for m in self.root.modules() if is_still(m))
         if still == self._still:

@@ -73,30 +73,21 @@ class _Tag:
     producer: Call | None = None
 
 
-class Trace(TorchDispatchMode):
-    """``with Trace(model) as trace: model(batch)``; ``trace.calls`` then lists all calls in order.
-
-    Gradients must be enabled.
-    """
+class Watch(TorchDispatchMode):
+    """``with`` it, every call of a module of ``model`` goes through ``_enter`` and ``_leave``, every operator
+    through ``__torch_dispatch__``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.calls: list[Call] = []
-        self._stack: list[Call] = []
-        self._tags: dict[int, _Tag] = {}
-        self._hooks: list[Any] = []
         # aliases are walked too: the first name of a module stays
         self._modules = {id(module): (path, module) for path, module, _ in reversed(list(walk(model)))}
+        self._hooks: list[Any] = []
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> Any:
         for path, module in self._modules.values():
             enter = self._enter(path)
             self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
             self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
-            if kinds.is_norm(module) and not is_still(module):
-                for buffer in module._buffers.values():
-                    if buffer is not None and buffer.is_floating_point():
-                        self._tag(buffer, live=True)
         super().__enter__()
         return self
 
@@ -105,6 +96,34 @@ class Trace(TorchDispatchMode):
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def _enter(self, path: str) -> Any:
+        raise NotImplementedError("a watch makes its own pre-hooks")
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        raise NotImplementedError("a watch has its own hook")
+
+
+class Trace(Watch):
+    """``with Trace(model) as trace: model(batch)``; ``trace.calls`` then lists all calls in order.
+
+    Gradients must be enabled.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.calls: list[Call] = []
+        self._stack: list[Call] = []
+        self._tags: dict[int, _Tag] = {}
+
+    def __enter__(self) -> Trace:
+        for _, module in self._modules.values():
+            if kinds.is_norm(module) and not is_still(module):
+                for buffer in module._buffers.values():
+                    if buffer is not None and buffer.is_floating_point():
+                        self._tag(buffer, live=True)
+        super().__enter__()
+        return self
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
