@@ -28,13 +28,14 @@ def refusal(call: Any) -> str:
     return "no error"
 
 
-def train(model: torch.nn.Module, rank: int, steps: int) -> None:
+def train(model: torch.nn.Module, rank: int, steps: int) -> torch.optim.Optimizer:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     for step in range(steps):
         model.train()
         optimizer.zero_grad()
         model(points(seed=10 * step + rank)).square().mean().backward()
         optimizer.step()
+    return optimizer
 
 
 def one_rank(rank: int, folder: str) -> None:
@@ -46,8 +47,13 @@ def one_rank(rank: int, folder: str) -> None:
     handle = freeze(model, LIST)
     ddp = DistributedDataParallel(model)  # broadcasts rank 0's weights: frozen ones too
     handle.renew()
-    train(ddp, rank, 3)
+    optimizer = train(ddp, rank, 3)
     handle.verify()
+    found["reduced"] = ddp._get_ddp_logging_data()["total_parameter_size_bytes"]
+    found["trainable"] = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
+    found["with state"] = len(optimizer.state)
+    found["with gradient"] = [name for name, p in model.named_parameters() if p.grad is not None]
+    found["live"] = [name for name, p in model.named_parameters() if p.requires_grad]
     found["certificate"] = freeze(ddp, LIST).certificate().digests
     found["weights"] = [p.detach().sum().item() for p in model.parameters()]
     found["refused"] = [
@@ -100,3 +106,13 @@ def test_h7_once_the_ddp_is_gone_it_is_allowed(ranks: list[dict[str, Any]]) -> N
 def test_p1_all_ranks_raise_and_name_the_tensor_and_the_rank(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["verdict"] == ranks[1]["verdict"]
     assert ranks[0]["verdict"].splitlines()[1:] == ["  rank 1: vfe.0.weight changed"]
+
+
+def test_f2_frozen_parameters_have_no_gradient_no_optimizer_state_and_no_all_reduce(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for found in ranks:
+        assert found["reduced"] == found["trainable"]
+        assert found["with gradient"] == found["live"]
+        assert found["with state"] == len(found["live"])
+        assert not any(name.startswith(tuple(LIST)) for name in found["live"])

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcdet_freeze.datasets.synthetic.shapes import Ground
+from pcdet_freeze.ops.lanes import NO_LANE
 
 CLASSES = (
     *("road", "sidewalk", "terrain", "building", "pole", "vegetation"),
     *("car", "pedestrian", "cyclist", "clutter", "lane_marking"),
 )
 LABEL = {name: number for number, name in enumerate(CLASSES)}
-NO_LANE = 255
 
 
 @dataclass(frozen=True)

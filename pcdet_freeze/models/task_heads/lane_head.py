@@ -16,9 +16,9 @@ from pcdet_freeze.models.labelled import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lane_losses import lane_class_loss, soft_dice_loss
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
+from pcdet_freeze.ops.lanes import NO_LANE
 
 WHERE = "MODEL.LANE_HEAD (LaneHead)"
-NO_LANE = 255
 
 
 @dataclass(frozen=True)
