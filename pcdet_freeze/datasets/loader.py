@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -111,5 +112,11 @@ def build_dataloader(
         num_workers=workers,
         collate_fn=dataset.collate_batch,
         persistent_workers=False,
+        worker_init_fn=_leave_ctrl_c,
     )
     return dataset, loader, sampler
+
+
+def _leave_ctrl_c(worker: int) -> None:
+    """A terminal's Ctrl-C reaches the workers too; the main process answers it, and ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -105,3 +107,15 @@ def test_a_data_set_of_openpcdet_that_is_missing_says_not_built_yet() -> None:
         ConfigError, match=r"LyftDataset.*not built yet.*KittiDataset.*pcdet_freeze\.openpcdet"
     ):
         build_dataset({"DATASET": "LyftDataset"}, CLASSES, training=True)
+
+
+def test_workers_leave_a_ctrl_c_to_the_main_process(kitti_cfg: EasyDict) -> None:
+    dataset, loader, _ = build_dataloader(kitti_cfg, CLASSES, 1, training=True, workers=1)
+    load = dataset.load_sample
+
+    def interrupted(index: int) -> dict:
+        os.kill(os.getpid(), signal.SIGINT)
+        return load(index)
+
+    dataset.load_sample = interrupted
+    assert len(list(loader)) == len(loader)
