@@ -13,7 +13,7 @@ DEV := $(VENV)/.installed-dev-$(PINS)
 .PHONY: demo test lint check clean
 
 demo: $(RUN)
-	$(PY) tools/demo.py
+	$(PY) tools/three_stages.py
 
 test: $(DEV)
 	$(PY) -m pytest

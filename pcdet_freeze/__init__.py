@@ -1,6 +1,6 @@
 """pcdet_freeze: train one LiDAR task without touching the others."""
 
-from pcdet_freeze.freeze import (
+from pcdet_freeze.freezing import (
     Certificate,
     CertificateError,
     FreezeError,

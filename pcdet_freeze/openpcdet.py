@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet.plugin import install, uninstall, verify
-from pcdet_freeze.integrations.openpcdet.runner import run_script
+from pcdet_freeze.integrations.openpcdet.run_script import run_script
 
 __all__ = ["install", "uninstall", "verify"]
 
@@ -52,12 +52,12 @@ def explain(words: Sequence[str]) -> int:
     """Print the table of a config; 1 where a training would be refused."""
     # imported here: a training needs neither this package's models nor its data sets
     from pcdet_freeze.cli.explain import WIDEST, print_table
-    from pcdet_freeze.integrations.openpcdet import explaining
+    from pcdet_freeze.integrations.openpcdet import explain
 
     parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet explain")
-    explaining.add_arguments(parser)
+    explain.add_arguments(parser)
     args = parser.parse_args(words)
-    found, source = explaining.gather(args)
+    found, source = explain.gather(args)
     if args.json:
         print(json.dumps({"cfg_file": args.cfg_file, "batch": source, **found.to_plain()}, indent=1))
     else:

@@ -9,7 +9,7 @@ import pytest
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, locate, plain, where
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze.plan import DEFAULTS
+from pcdet_freeze.freezing.plan import DEFAULTS
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.arguments import test_parser
-from pcdet_freeze.engine.checkpoint import epoch_of, load_checkpoint
-from pcdet_freeze.engine.entry import run_tool
-from pcdet_freeze.engine.watch import evaluate_all
-from pcdet_freeze.engine.weights import load_model_state
+from pcdet_freeze.engine.checkpoint.io import epoch_of, load_checkpoint
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.run_tool import run_tool
+from pcdet_freeze.engine.testing.watch_checkpoints import evaluate_all
 from pcdet_freeze.errors import ConfigError
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.arguments import train_parser
-from pcdet_freeze.engine.entry import run_tool
-from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.run_tool import run_tool
+from pcdet_freeze.engine.trainer import Trainer
 
 
 def train(args: argparse.Namespace) -> Trainer:

@@ -14,7 +14,7 @@ from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.engine.arguments import whole
-from pcdet_freeze.engine.scoring import FrameResult, TaskCounter
+from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import table
 from pcdet_freeze.evaluation.baselines import BrightCells, HeightClasses

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from pcdet_freeze import bench
+from pcdet_freeze.bench import tables
+from pcdet_freeze.bench.against import AGAINST
+from pcdet_freeze.bench.scenes import sizes_of
+from pcdet_freeze.bench.timing import threads
+from pcdet_freeze.bench.variants import check_variants
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
-from pcdet_freeze.engine import bench, distributed
-from pcdet_freeze.engine.bench import tables
-from pcdet_freeze.engine.bench.against import AGAINST
-from pcdet_freeze.engine.bench.scenes import sizes_of
-from pcdet_freeze.engine.bench.timing import threads
-from pcdet_freeze.engine.bench.variants import check_variants
-from pcdet_freeze.engine.rng import set_seed
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze import FreezePlan
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.rng import set_seed
 
 DEFAULT_CFG = Path("cfgs/bench/pointpillar.yaml")
 STDOUT = Path("-")

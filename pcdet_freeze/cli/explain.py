@@ -15,21 +15,21 @@ from typing import Any
 
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.datasets.random_frames import RandomFrames
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.arguments import whole
-from pcdet_freeze.engine.cache.telling import outlook
-from pcdet_freeze.engine.checkpoint import load_checkpoint
-from pcdet_freeze.engine.distributed import pick_device
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint
+from pcdet_freeze.engine.checkpoint.weights import compare_keys
 from pcdet_freeze.engine.explain import Explanation, Row, explain
-from pcdet_freeze.engine.optim_settings import SECTIONS, check_optimization
-from pcdet_freeze.engine.random_frames import RandomFrames
-from pcdet_freeze.engine.rng import set_seed
-from pcdet_freeze.engine.weights import compare_keys
+from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
+from pcdet_freeze.engine.prefix_cache.size_report import outlook
 from pcdet_freeze.errors import CheckpointError, DataError, PCDetFreezeError
-from pcdet_freeze.freeze import FreezePlan, freeze
-from pcdet_freeze.freeze.fast import Options
+from pcdet_freeze.freezing import FreezePlan, freeze
+from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.models import build_network, load_data_to_gpu
+from pcdet_freeze.utils.distributed import pick_device
+from pcdet_freeze.utils.rng import set_seed
 
 WIDEST, NARROWEST = 100, 60
 HEADER = ("module", "params", "frozen by", "norm", "drop", "group", "loss")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pcdet_freeze.engine.checkpoint import load_checkpoint, save_checkpoint
-from pcdet_freeze.engine.stitch import Source, Take, stitch
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.frames import check_points
-from pcdet_freeze.datasets.plain_pickle import load_plain
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.safe_pickle import load_plain
 
 PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
 

@@ -20,37 +20,37 @@ from torch import nn
 from pcdet_freeze.config import cfg_from_args, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
-from pcdet_freeze.engine import distributed
 from pcdet_freeze.engine.arguments import idle_flags
-from pcdet_freeze.engine.audit import OptimizerGroupsHook
-from pcdet_freeze.engine.checkpoint import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
-from pcdet_freeze.engine.checkpoint_hook import CheckpointHook, TimedCheckpointHook
-from pcdet_freeze.engine.configured import hooks_from_cfg
-from pcdet_freeze.engine.evaluate import eval_one_epoch
-from pcdet_freeze.engine.evaluation_hook import EvaluationHook
-from pcdet_freeze.engine.folders import run_folders
-from pcdet_freeze.engine.freeze_header import FreezeHeader, tell_changes
-from pcdet_freeze.engine.hooks import ConfiguredHook, Hook
-from pcdet_freeze.engine.labels import require_labels
-from pcdet_freeze.engine.log import create_logger, log_config, log_environment, log_name
-from pcdet_freeze.engine.log_hook import LogHook, TensorboardHook
-from pcdet_freeze.engine.loop import Trainer, clip_norm_of
-from pcdet_freeze.engine.max_iters_hook import MaxItersHook
-from pcdet_freeze.engine.moving import move_with
-from pcdet_freeze.engine.optim_settings import SECTIONS, check_optimization
-from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.progress_hook import ProgressHook
-from pcdet_freeze.engine.rng import set_seed
-from pcdet_freeze.engine.run import FIXED_SEED, Checkpoint, Data, Run
-from pcdet_freeze.engine.scheduler import build_scheduler
-from pcdet_freeze.engine.scoring import check_metric
-from pcdet_freeze.engine.summary_hook import SummaryHook
+from pcdet_freeze.engine.batch_to_device import move_with
+from pcdet_freeze.engine.checkpoint.io import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
+from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
+from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
+from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
+from pcdet_freeze.engine.hooks.logging import LogHook, TensorboardHook
+from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.hooks.progress import ProgressHook
+from pcdet_freeze.engine.hooks.summary import SummaryHook
+from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
+from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
+from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
+from pcdet_freeze.engine.optim.optimizer import build_optimizer
+from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
+from pcdet_freeze.engine.run_context import FIXED_SEED, Checkpoint, Data, Run
+from pcdet_freeze.engine.run_folders import run_folders
 from pcdet_freeze.engine.sync_bn import check_sync_bn
-from pcdet_freeze.engine.task_gradient_hook import TaskGradientHook
-from pcdet_freeze.engine.weights import load_model_state, load_pretrained
+from pcdet_freeze.engine.task_labels import require_labels
+from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
+from pcdet_freeze.engine.testing.scoring import check_metric
+from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze import FreezePlan
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader, tell_changes
+from pcdet_freeze.freezing.checks.optimizer_audit import OptimizerGroupsHook
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.rng import set_seed
 
 
 def start_run(args: argparse.Namespace, kind: str) -> Run:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.distributed import unwrap
-from pcdet_freeze.engine.optimizer import build_optimizer, parameter_names
-from pcdet_freeze.engine.reach import Reach, trace
+from pcdet_freeze.engine.optim.optimizer import build_optimizer, parameter_names
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freeze import FreezeHandle, freeze, is_frozen, is_still, kinds, unfreeze
-from pcdet_freeze.freeze.dataflow import explain_steps, require_loss, stages, training_steps
-from pcdet_freeze.freeze.hold import is_held
-from pcdet_freeze.freeze.lint import lint
-from pcdet_freeze.freeze.paths import children, is_within
-from pcdet_freeze.freeze.records import record_of
-from pcdet_freeze.freeze.schedule import Span, timeline
+from pcdet_freeze.freezing import FreezeHandle, freeze, is_frozen, is_still, layer_types, unfreeze
+from pcdet_freeze.freezing.checks.loss_reachability import Reach, trace
+from pcdet_freeze.freezing.drift_lint import lint
+from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages, training_steps
+from pcdet_freeze.freezing.paths import children, is_within
+from pcdet_freeze.freezing.schedule import Span, timeline
+from pcdet_freeze.freezing.state import record_of
+from pcdet_freeze.utils.distributed import unwrap
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _groups(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[s
 
 
 def _row(path: str, module: nn.Module, handle: FreezeHandle, groups: Mapping[str, int], reach: Reach) -> Row:
-    norms = [is_held(part) for part in module.modules() if kinds.is_norm(part)]
+    norms = [is_held(part) for part in module.modules() if layer_types.is_norm(part)]
     drops = [off for part in module.modules() if (off := dropout_is_off(part)) is not None]
     inside = reach.inside(path)
     return Row(
@@ -172,7 +172,9 @@ def _frozen(module: nn.Module) -> str:
         return "yes"
     if is_frozen(module):
         return "held"
-    return "partly" if any(is_frozen(part) for part in module.modules() if kinds.has_state(part)) else "no"
+    return (
+        "partly" if any(is_frozen(part) for part in module.modules() if layer_types.has_state(part)) else "no"
+    )
 
 
 def _entries(path: str, handle: FreezeHandle) -> tuple[str, ...]:
@@ -196,9 +198,9 @@ def dropout_is_off(module: nn.Module) -> bool | None:
 
     Dropout of attention and of recurrent layers counts where it is above zero.
     """
-    if kinds.is_dropout(module):
+    if layer_types.is_dropout(module):
         return is_held(module)
-    if not (kinds.is_attention(module) or kinds.is_recurrent(module)):
+    if not (layer_types.is_attention(module) or layer_types.is_recurrent(module)):
         return None
     record = record_of(module)
     now = float(module.dropout)  # type: ignore[arg-type]

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pcdet_freeze.engine.distributed import unwrap
-from pcdet_freeze.engine.fast_hook import FastHook
-from pcdet_freeze.engine.loop import Batch, Trainer
-from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.peak import optimizer_tensors, peak_bytes
-from pcdet_freeze.engine.tensors import leaves
-from pcdet_freeze.freeze import unfreeze
-from pcdet_freeze.freeze.fast import Options
-from pcdet_freeze.freeze.hold import is_held
+from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.optim.optimizer import build_optimizer
+from pcdet_freeze.engine.trainer import Batch, Trainer
+from pcdet_freeze.freezing import unfreeze
+from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.prefix import Options
+from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
+from pcdet_freeze.utils.tensors import leaves
 
 TIMED = 2
 """timed steps of each copy, in turns"""
@@ -34,7 +34,7 @@ class Cost:
     seconds: float
     """the quicker step by the clock on the wall: forward, loss, backward, clipping, optimizer"""
     peak_bytes: int
-    """most bytes of live tensors at one time, see :func:`pcdet_freeze.engine.peak.peak_bytes`"""
+    """most bytes of live tensors at one time, see :func:`pcdet_freeze.utils.memory.peak_bytes`"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def measure(trainer: Trainer, batch: Batch, options: Options, optim_cfg: Any) ->
 
     Each copy makes one step that does not count, one in which its memory is followed, and ``TIMED`` in turns
     with the other. No collective call is made: live SyncBatchNorm layers of the copies work by themselves.
-    Generators go on: see :func:`pcdet_freeze.engine.rng.untouched_rng`.
+    Generators go on: see :func:`pcdet_freeze.utils.rng.untouched_rng`.
 
     Args:
         batch: as a forward gets it.

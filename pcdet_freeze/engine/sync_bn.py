@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze import FreezePlan, is_frozen
-from pcdet_freeze.freeze.paths import is_within, match
+from pcdet_freeze.freezing import FreezePlan, is_frozen
+from pcdet_freeze.freezing.paths import is_within, match
 
 
 def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan) -> None:

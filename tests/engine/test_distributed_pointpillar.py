@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from two_processes import torchrun
+from two_processes import torchrun, worker
 
 from pcdet_freeze.__main__ import main as command
 
@@ -26,9 +26,9 @@ FLAGS = ["--launcher", "pytorch", "--batch_size", "4", "--epochs", "2", "--worke
 def out(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ddp")
     cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
-    worker = Path(__file__).with_name("pointpillar_worker.py")
+    script = worker("pointpillar_worker.py")
     flags = [*FLAGS, "--cfg_file", str(cfg), "--output_dir", str(out), "--set", *SMALL]
-    done = torchrun(str(worker), str(root), str(out), *flags)
+    done = torchrun(script, str(root), str(out), *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

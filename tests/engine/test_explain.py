@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from task_cases import task_batch, task_config, task_model
 from torch import nn
+from toy_parts import Part, toy, toy_batch
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli.explain import table
 from pcdet_freeze.engine.explain import dropout_is_off, explain
-from pcdet_freeze.engine.reach import trace
-from pcdet_freeze.freeze import FreezePlan, freeze
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))
-from task_cases import task_batch, task_config, task_model
-from toy_parts import Part, toy, toy_batch
+from pcdet_freeze.freezing import FreezePlan, freeze
+from pcdet_freeze.freezing.checks.loss_reachability import trace
 
 SMALL = [
     "DATA_CONFIG.NUM_SCENES.train", "2", "DATA_CONFIG.SENSOR.BEAMS", "VLP-16", "DATA_CONFIG.MIN_CARS", "1",

@@ -11,16 +11,16 @@ import torch
 from engine_toy import assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, phase, resumed
 
-from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, save_checkpoint
-from pcdet_freeze.engine.checkpoint_hook import CheckpointHook
-from pcdet_freeze.engine.freeze_header import FreezeHeader
-from pcdet_freeze.engine.freeze_hook import MultiTaskFreezeHook
-from pcdet_freeze.engine.loop import Trainer
-from pcdet_freeze.engine.max_iters_hook import MaxItersHook
-from pcdet_freeze.engine.optimizer import parameter_names
+from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
+from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
+from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.optim.optimizer import parameter_names
+from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, CheckpointError
-from pcdet_freeze.freeze import FreezePlan
-from pcdet_freeze.freeze.phases import Phase
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader
+from pcdet_freeze.freezing.schedule_config import Phase
 
 
 @pytest.fixture

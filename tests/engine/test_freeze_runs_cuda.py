@@ -10,7 +10,7 @@ import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import SaveEach, cfg_of, frozen_trainer, phase, resumed
 
-from pcdet_freeze.engine.loop import Trainer
+from pcdet_freeze.engine.trainer import Trainer
 
 DEVICE = torch.device("cuda")
 SCHEDULED = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.0", LR_SCALE=0.1)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import SaveEach, cfg_of, frozen_trainer, phase, resumed
 from torch import nn
-
-from pcdet_freeze.engine.checkpoint import OURS, load_checkpoint, save_checkpoint
-from pcdet_freeze.engine.hooks import Hook
-from pcdet_freeze.engine.loop import Trainer
-from pcdet_freeze.engine.optimizer import parameter_names
-from pcdet_freeze.engine.sync_bn import check_sync_bn
-from pcdet_freeze.errors import CertificateError, ConfigError, FreezeError
-from pcdet_freeze.freeze import FreezePlan, freeze
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from toy_parts import toy, toy_batch
+
+from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.optim.optimizer import parameter_names
+from pcdet_freeze.engine.sync_bn import check_sync_bn
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.errors import CertificateError, ConfigError, FreezeError
+from pcdet_freeze.freezing import FreezePlan, freeze
 
 SCHEDULED = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.[13]", LR_SCALE=0.1), phase(2, "vfe.0", LR_SCALE=0.5)])
 KINDS = ["adam_onecycle", "adam", "sgd"]

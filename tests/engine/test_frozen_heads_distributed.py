@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from two_processes import torchrun
+from two_processes import torchrun, worker
 
 Found = dict[str, Any]
 
@@ -15,7 +14,7 @@ Found = dict[str, Any]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     out = tmp_path_factory.mktemp("ranks")
-    done = torchrun(str(Path(__file__).with_name("frozen_heads_worker.py")), str(out))
+    done = torchrun(worker("frozen_heads_worker.py"), str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 

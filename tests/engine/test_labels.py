@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from pcdet_freeze.engine.labels import require_labels
+from pcdet_freeze.engine.task_labels import require_labels
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 
 
 class Head(nn.Module):

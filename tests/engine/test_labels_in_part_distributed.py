@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from two_processes import torchrun
+from two_processes import torchrun, worker
 
 LOSSES = ("loss_rpn", "loss_segment_head", "loss_lane_head")
 
@@ -15,7 +14,7 @@ LOSSES = ("loss_rpn", "loss_segment_head", "loss_lane_head")
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("ranks")
-    done = torchrun(str(Path(__file__).with_name("labels_in_part_worker.py")), str(out))
+    done = torchrun(worker("labels_in_part_worker.py"), str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 

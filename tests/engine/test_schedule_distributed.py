@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engine_toy import assert_same_state
 from schedule_worker import PLACES
-from two_processes import torchrun
+from two_processes import torchrun, worker
 
 Found = dict[str, Any]
 
@@ -18,7 +17,7 @@ Found = dict[str, Any]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     out = tmp_path_factory.mktemp("ranks")
-    done = torchrun(str(Path(__file__).with_name("schedule_worker.py")), str(out))
+    done = torchrun(worker("schedule_worker.py"), str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(out / f"{rank}.pt") for rank in range(2)]
 

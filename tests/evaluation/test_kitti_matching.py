@@ -7,12 +7,7 @@ import pytest
 from kitti_toys import car, dont_care, drives, frame
 
 from pcdet_freeze.evaluation.kitti.matching import count_at, recall_thresholds, true_positive_scores
-from pcdet_freeze.evaluation.kitti.overlaps import (
-    box_overlaps,
-    dont_care_cover,
-    find_pairs,
-    image_overlap,
-)
+from pcdet_freeze.evaluation.kitti.overlaps import box_overlaps, dont_care_cover, find_pairs, image_overlap
 from pcdet_freeze.evaluation.kitti.tables import read_detections, read_labels
 
 ONE_LABEL = {"label_ignored": np.array([False]), "label_alpha": np.zeros(1)}

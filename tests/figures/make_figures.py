@@ -3,7 +3,7 @@
 They were written by code whose every stage the tests of tests/parity had found equal to OpenPCDet's, and
 are compared where those figures are absent. Write them anew after a change that is meant to alter numbers:
 
-    PYTHONPATH=.:tests python tests/figures/make_figures.py
+    PYTHONPATH=.:tests/helpers python tests/figures/make_figures.py
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from cut_models import CutModel
 
-from pcdet_freeze.engine.loop import clip_norm_of
-from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
+from pcdet_freeze.engine.optim.optimizer import build_optimizer
+from pcdet_freeze.engine.trainer import clip_norm_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = Path(__file__).with_name("models.json")

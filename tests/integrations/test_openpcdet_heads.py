@@ -12,7 +12,7 @@ from standin_runs import CONFIGS, Standin, batch_of, seed
 from torch import nn
 
 from pcdet_freeze import FreezeError, openpcdet
-from pcdet_freeze.freeze.hold import asked_mode
+from pcdet_freeze.freezing.eval_lock import asked_mode
 
 IN_ORDER = ("dense_head", "vfe", "point_head", "roi_head", "backbone_3d")
 """modules with a loss of their own, as the detectors add them up"""

@@ -12,8 +12,8 @@ from standin_runs import CFGS, CONFIGS, RANDOM, TRUNK, Run, Standin, batch_of, f
 from torch import nn
 
 from pcdet_freeze import CertificateError, FreezeError, openpcdet
-from pcdet_freeze.freeze import kinds
-from pcdet_freeze.freeze.hold import is_held
+from pcdet_freeze.freezing import layer_types
+from pcdet_freeze.freezing.eval_lock import is_held
 
 PV = f"{TRUNK},map_to_bev_module,dense_head"
 
@@ -120,7 +120,7 @@ def test_h5_sync_bn_keeps_every_norm_layer_held_in_a_model(standin: Standin) -> 
     model = standin.build("second", ["backbone_3d", "backbone_2d"])
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
     model(batch_of())
-    norms = [m for m in model.modules() if kinds.is_norm(m)]
+    norms = [m for m in model.modules() if layer_types.is_norm(m)]
     assert norms and all(isinstance(m, nn.SyncBatchNorm) and is_held(m) for m in norms)
 
 

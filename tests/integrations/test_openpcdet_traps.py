@@ -10,7 +10,7 @@ import pytest
 from standin_runs import Standin
 
 from pcdet_freeze import openpcdet
-from pcdet_freeze.integrations.openpcdet import traps
+from pcdet_freeze.integrations.openpcdet import environment
 
 
 @pytest.mark.parametrize(
@@ -35,36 +35,36 @@ from pcdet_freeze.integrations.openpcdet import traps
     ],
 )
 def test_a_known_trap_is_told_with_its_cure(error: Exception, cure: str) -> None:
-    assert cure in traps.cure_of(error)
+    assert cure in environment.cure_of(error)
 
 
 def test_any_other_error_is_left_alone() -> None:
-    assert traps.cure_of(ValueError("anything else")) == ""
-    assert traps.cure_of(RuntimeError("Weights only load failed: the file is cut off")) == ""
+    assert environment.cure_of(ValueError("anything else")) == ""
+    assert environment.cure_of(RuntimeError("Weights only load failed: the file is cut off")) == ""
 
 
 def test_the_probe_tells_a_process_that_dies_of_sigfpe_from_all_others() -> None:
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGFPE)"
-    assert traps.dies_of_sigfpe([sys.executable, "-c", kill])
-    assert not traps.dies_of_sigfpe([sys.executable, "-c", "raise SystemExit(1)"])
+    assert environment.dies_of_sigfpe([sys.executable, "-c", kill])
+    assert not environment.dies_of_sigfpe([sys.executable, "-c", "raise SystemExit(1)"])
 
 
 def test_with_a_numpy_that_works_there_is_no_warning() -> None:
     import numpy
 
     if int(numpy.__version__.partition(".")[0]) < 2:
-        assert traps.numpy_trap() == ""
+        assert environment.numpy_trap() == ""
     else:
-        assert traps.numpy_trap() == "" or "numpy<2" in traps.numpy_trap()
+        assert environment.numpy_trap() == "" or "numpy<2" in environment.numpy_trap()
 
 
 def test_the_trap_of_numpy_2_is_logged_when_a_model_is_frozen(standin: Standin, caplog: Any) -> None:
     standin.monkeypatch.setattr(
-        traps.metadata, "version", lambda name: {"numpy": "2.1.0"}.get(name, "0.4.11")
+        environment.metadata, "version", lambda name: {"numpy": "2.1.0"}.get(name, "0.4.11")
     )
-    standin.monkeypatch.setattr(traps, "_installed", lambda: {"cumm-cu120", "numpy"})
+    standin.monkeypatch.setattr(environment, "_installed", lambda: {"cumm-cu120", "numpy"})
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGFPE)"
-    standin.monkeypatch.setattr(traps, "_CUMM_PROBE", kill)
+    standin.monkeypatch.setattr(environment, "_CUMM_PROBE", kill)
     openpcdet.install()
     standin.build("second", ["backbone_3d"])
     assert any(

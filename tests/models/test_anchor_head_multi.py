@@ -11,7 +11,7 @@ import torch
 from model_cases import batch, model_config, small_model
 
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 
 Change = Callable[[dict[str, Any]], Any]
 SEPARATE = {

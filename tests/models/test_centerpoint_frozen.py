@@ -9,7 +9,7 @@ import torch
 from center_cases import VFES, center_batch, center_config, center_model
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 
 LISTS = {
     "the shared part": ["vfe", "backbone_2d.blocks"],

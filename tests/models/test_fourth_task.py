@@ -9,7 +9,7 @@ import torch
 from task_cases import STAGE_3, bare, task_batch, task_config, task_model
 from torch import Tensor, nn
 
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 from pcdet_freeze.models.labelled import labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 

@@ -12,8 +12,8 @@ from model_cases import batch, model_config, small_model
 from toy_parts import TASK_HEADS, ToyLaneHead, toy, toy_batch
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freeze import FreezePlan, freeze, frozen, unfreeze
-from pcdet_freeze.freeze.dataflow import explain_steps, require_loss, training_steps
+from pcdet_freeze.freezing import FreezePlan, freeze, frozen, unfreeze
+from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, training_steps
 from pcdet_freeze.models.detectors import Detector3DTemplate
 
 HEADS = ("DENSE_HEAD", "LANE_HEAD")

@@ -9,7 +9,7 @@ import torch
 from task_cases import bare, task_batch, task_config, task_model
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 
 HEADS = ("dense_head", "segment_head", "lane_head")
 

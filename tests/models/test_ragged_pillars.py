@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_cases import batch, model_config, small_model
 
-from pcdet_freeze.freeze.fast.outputs import relative
+from pcdet_freeze.freezing.prefix.output_diff import relative
 
 
 def vfe_of(**options: Any) -> Any:

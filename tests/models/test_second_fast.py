@@ -6,18 +6,18 @@ import pytest
 import torch
 from second_cases import BACKBONES, second_batch, second_config, second_model
 
-from pcdet_freeze.freeze import freeze, kinds
-from pcdet_freeze.freeze.fast import Options, Renewed
-from pcdet_freeze.freeze.fast.outputs import relative
+from pcdet_freeze.freezing import freeze, layer_types
+from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix.output_diff import relative
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_f5_every_norm_layer_of_a_frozen_sparse_backbone_is_folded(backbone: str) -> None:
     model = second_model(second_config(backbone)).train()
-    for module in filter(kinds.is_norm, model.modules()):
+    for module in filter(layer_types.is_norm, model.modules()):
         torch.nn.init.normal_(module.running_mean, std=0.1)
         torch.nn.init.uniform_(module.running_var, 0.5, 2)
-    norms = sum(map(kinds.is_norm, model.backbone_3d.modules()))
+    norms = sum(map(layer_types.is_norm, model.backbone_3d.modules()))
     freeze(model, ["vfe", "backbone_3d"])
     fast, plain, folded = Renewed(model), second_batch(), second_batch()
     fast.prepare(second_batch())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from second_cases import BACKBONES, second_batch, second_config, second_model, sparse_center_config
 
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 
 LISTS = {
     "the 3D part": ["vfe", "backbone_3d"],

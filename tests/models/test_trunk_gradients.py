@@ -8,7 +8,7 @@ import pytest
 import torch
 from task_cases import STAGE_2, task_batch, task_config, task_model
 
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.freezing import freeze
 
 HEADS = {"dense_head", "segment_head", "lane_head"}
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from cut_models import Batches, CutModel
 
-from pcdet_freeze.engine.checkpoint import checkpoint_state, save_checkpoint
-from pcdet_freeze.engine.loop import Trainer
-from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.scheduler import build_scheduler
-from pcdet_freeze.engine.weights import load_pretrained
-from pcdet_freeze.freeze import freeze
+from pcdet_freeze.engine.checkpoint.io import checkpoint_state, save_checkpoint
+from pcdet_freeze.engine.checkpoint.weights import load_pretrained
+from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
+from pcdet_freeze.engine.optim.optimizer import build_optimizer
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.freezing import freeze
 from pcdet_freeze.models import load_data_to_gpu
 
 LOGGER = logging.getLogger("pcdet_freeze.test")

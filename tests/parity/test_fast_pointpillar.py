@@ -10,9 +10,9 @@ import pytest
 import torch
 from pointpillar_golden import Golden
 
-from pcdet_freeze.freeze import freeze
-from pcdet_freeze.freeze.fast import Options, Renewed
-from pcdet_freeze.freeze.fast.outputs import relative
+from pcdet_freeze.freezing import freeze
+from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix.output_diff import relative
 
 LIST = ["vfe", "backbone_2d.blocks"]
 

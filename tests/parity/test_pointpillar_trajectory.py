@@ -10,8 +10,8 @@ import torch
 from easydict import EasyDict
 from pointpillar_golden import Golden, load_json
 
-from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
+from pcdet_freeze.engine.optim.optimizer import build_optimizer
 
 # Adam steps by the learning rate wherever a gradient is not exactly zero, so rounding grows:
 # weights changed by 1e-7 (relative) at the start move the loss by 2e-3 in step 4, and by 4e-2 from step 6 on.

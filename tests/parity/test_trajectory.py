@@ -9,11 +9,11 @@ import pytest
 from easydict import EasyDict
 from pointpillar_golden import Golden, load_json
 
-from pcdet_freeze.engine.hooks import Hook
-from pcdet_freeze.engine.loop import Trainer, clip_norm_of
-from pcdet_freeze.engine.max_iters_hook import MaxItersHook
-from pcdet_freeze.engine.optimizer import build_optimizer
-from pcdet_freeze.engine.scheduler import build_scheduler
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
+from pcdet_freeze.engine.optim.optimizer import build_optimizer
+from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 
 STEPS = 3  # later steps of Adam multiply rounding: all eight are in test_pointpillar_trajectory.py
 

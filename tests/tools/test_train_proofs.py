@@ -9,7 +9,7 @@ import torch
 from tool_runs import LIST, folder, log_of, train
 from torch import nn
 
-from pcdet_freeze.engine.optimizer import OPTIMIZERS
+from pcdet_freeze.engine.optim.optimizer import OPTIMIZERS
 
 
 def test_p4_what_no_checkpoint_supplied_stops_a_training_before_it_starts(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.augmentor import database_sampler as _database  # registers gt_sampling
-from pcdet_freeze.datasets.augmentor import world as _world  # registers its augmentors
+from pcdet_freeze.datasets.augmentor import database_sampler as _database
+from pcdet_freeze.datasets.augmentor import world as _world
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
 from pcdet_freeze.datasets.registry import AUGMENTORS, NOT_BUILT, Config, Sample, check_keys, find, require
 from pcdet_freeze.errors import ConfigError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pcdet_freeze.datasets.processor import points as _points  # registers its processors
-from pcdet_freeze.datasets.processor import voxels as _voxels  # registers its processors
+from pcdet_freeze.datasets.processor import points as _points
+from pcdet_freeze.datasets.processor import voxels as _voxels
 from pcdet_freeze.datasets.processor.context import ProcessorContext
 from pcdet_freeze.datasets.processor.voxels import PointsToVoxels
 from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, find, require

@@ -26,13 +26,7 @@ from pcdet_freeze.evaluation.kitti.rules import (
     detection_states,
     label_states,
 )
-from pcdet_freeze.evaluation.kitti.tables import (
-    Detections,
-    Floats,
-    Labels,
-    read_detections,
-    read_labels,
-)
+from pcdet_freeze.evaluation.kitti.tables import Detections, Floats, Labels, read_detections, read_labels
 
 OVERLAP_SETS = 2
 """Strict and loose."""

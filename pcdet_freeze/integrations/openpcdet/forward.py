@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError, PCDetFreezeError
-from pcdet_freeze.integrations.openpcdet import heads
+from pcdet_freeze.integrations.openpcdet import frozen_heads
 
 SESSION = "_pcdet_freeze_session"
 """on a detector: its Session; None on a copy of it"""
@@ -22,15 +22,15 @@ def checked_forward(detector: nn.Module, *args: Any, **kwargs: Any) -> Any:
     Raises FreezeError, which names the detector, where its code cannot do without what a frozen head leaves
     in training only, and where its loss depends on nothing that trains (T3).
     """
-    forward = heads.plain(detector, "forward")
+    forward = frozen_heads.plain(detector, "forward")
     if not detector.training or not torch.is_grad_enabled():
-        heads.note_given(heads.quieten(detector), None)
+        frozen_heads.note_given(frozen_heads.quieten(detector), None)
         return forward(*args, **kwargs)
     session = detector.__dict__.get(SESSION)
     if session is not None:
         session.before_forward()
-    quiet = heads.quieten(detector)
-    heads.note_given(quiet, next(iter((*args, *kwargs.values())), None))
+    quiet = frozen_heads.quieten(detector)
+    frozen_heads.note_given(quiet, next(iter((*args, *kwargs.values())), None))
     try:
         output = forward(*args, **kwargs)
     except PCDetFreezeError:
@@ -43,7 +43,7 @@ def checked_forward(detector: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return output
 
 
-def _cannot(detector: nn.Module, quiet: list[heads.Part], error: Exception) -> str:
+def _cannot(detector: nn.Module, quiet: list[frozen_heads.Part], error: Exception) -> str:
     names = ", ".join(part.name for part in quiet)
     return (
         f"{type(detector).__name__} cannot be trained with {names} frozen whole: a frozen head runs as in "

@@ -11,26 +11,26 @@ from weakref import WeakKeyDictionary, WeakSet
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
-from pcdet_freeze.integrations.openpcdet import calls
-from pcdet_freeze.integrations.openpcdet.importing import AfterImport
-from pcdet_freeze.integrations.openpcdet.loads import LoadWatch, names_of
-from pcdet_freeze.integrations.openpcdet.patching import Patches
+from pcdet_freeze.integrations.openpcdet import replacements
+from pcdet_freeze.integrations.openpcdet.after_import import AfterImport
+from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadWatch, names_of
+from pcdet_freeze.integrations.openpcdet.patches import Patches
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 
 WANTED: dict[str, dict[str, Callable[..., Any]]] = {
-    "pcdet.models": {"build_network": calls.build_network},
-    "pcdet.config": {"cfg_from_list": calls.cfg_from_list_too},
-    "train_utils.optimization": {"build_optimizer": calls.build_optimizer},
+    "pcdet.models": {"build_network": replacements.build_network},
+    "pcdet.config": {"cfg_from_list": replacements.cfg_from_list_too},
+    "train_utils.optimization": {"build_optimizer": replacements.build_optimizer},
     "train_utils.train_utils": {
-        "train_model": calls.train_model,
-        "train_one_epoch": calls.train_one_epoch,
-        "checkpoint_state": calls.checkpoint_state,
+        "train_model": replacements.train_model,
+        "train_one_epoch": replacements.train_one_epoch,
+        "checkpoint_state": replacements.checkpoint_state,
     },
 }
 """module (or the end of its name) -> function -> what runs around it; only build_network must be there"""
 LOADING = {
-    "load_params_from_file": calls.load_params_from_file,
-    "load_params_with_optimizer": calls.load_params_with_optimizer,
+    "load_params_from_file": replacements.load_params_from_file,
+    "load_params_with_optimizer": replacements.load_params_with_optimizer,
 }
 """method of a detector -> what runs around it"""
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from pcdet_freeze.engine.checkpoint import OURS
-from pcdet_freeze.engine.foreign import numpy_scalars
-from pcdet_freeze.engine.freeze_header import FreezeHeader
+from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
+from pcdet_freeze.engine.checkpoint.io import OURS
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
-from pcdet_freeze.freeze import FreezePlan
-from pcdet_freeze.freeze.certificate import compare_digests
-from pcdet_freeze.freeze.schedule import span_at
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.certificate import compare_digests
+from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader
+from pcdet_freeze.freezing.schedule import span_at
+from pcdet_freeze.integrations.openpcdet.environment import cure_of
 from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session
-from pcdet_freeze.integrations.openpcdet.traps import cure_of
 
 Load = Callable[[], Any]
 

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint import OURS
-from pcdet_freeze.engine.first_steps_hook import FirstStepsHook
-from pcdet_freeze.engine.freeze_header import plain_header
-from pcdet_freeze.engine.supplied import check_supplied
+from pcdet_freeze.engine.checkpoint.io import OURS
+from pcdet_freeze.engine.hooks.first_steps import FirstStepsHook
 from pcdet_freeze.errors import CertificateError, FreezeError, PCDetFreezeError
-from pcdet_freeze.freeze import FreezePlan, freeze
-from pcdet_freeze.freeze.lint import lint
-from pcdet_freeze.freeze.paths import unwrap
-from pcdet_freeze.freeze.schedule import span_at, timeline
-from pcdet_freeze.integrations.openpcdet import heads
+from pcdet_freeze.freezing import FreezePlan, freeze
+from pcdet_freeze.freezing.checkpoint_meta import plain_header
+from pcdet_freeze.freezing.checks.pretrained_coverage import check_supplied
+from pcdet_freeze.freezing.drift_lint import lint
+from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.schedule import span_at, timeline
+from pcdet_freeze.integrations.openpcdet import frozen_heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
-from pcdet_freeze.integrations.openpcdet.optimizers import StandIn, optimizer_of, settle_groups
-from pcdet_freeze.integrations.openpcdet.phases import Rates, take_in, wrapped_anew
+from pcdet_freeze.integrations.openpcdet.optimizer import StandIn, optimizer_of, settle_groups
+from pcdet_freeze.integrations.openpcdet.schedule import Rates, take_in, wrapped_anew
 
 BEGUN = "begun"
 """key of our part of a checkpoint, beside the header: epochs begun when it was written"""
@@ -71,14 +71,14 @@ class Session:
         self.epochs_begun = 0
         self._rates = Rates()
         self._check_something_trains()
-        self.quiet = heads.quieten(model)
+        self.quiet = frozen_heads.quieten(model)
         self.loop = Loop(model, StandIn(model), logger)
         first_steps: Any = FirstStepsHook(self)
         self._first_steps = first_steps  # it reads of a trainer what Loop has
         self._first_steps.before_train(self.loop)
         self._watched: Any = None
         model.__dict__[SESSION] = self
-        heads.put(model, "forward", partial(checked_forward, model))
+        frozen_heads.put(model, "forward", partial(checked_forward, model))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of the model is not in this training: its session is None."""
@@ -86,7 +86,7 @@ class Session:
 
     def tell(self) -> None:
         """Log what is frozen, the table, what becomes of heads, and what will drift."""
-        notes = [f"note: {note}" for note in heads.explain_heads(self.model)]
+        notes = [f"note: {note}" for note in frozen_heads.explain_heads(self.model)]
         lines = [self.span.summary(self.handle), self.handle.report(), *notes]
         if self.span is self.spans[0]:
             lines += [f"schedule: {line}" for line in self.schedule()]
@@ -148,7 +148,7 @@ class Session:
             for entered in span.entered[len(span.entered) - len(span.phases) :]:
                 self._rates.add(take_in(self.model, self.loop.optimizer, entered), entered.lr_scale)
             self.logger.info("pcdet_freeze: %s", "; ".join(span.lines()))
-        heads.quieten(self.model)
+        frozen_heads.quieten(self.model)
         self.tell()
 
     def before_forward(self) -> None:
@@ -229,14 +229,14 @@ class Session:
         self._first_steps.stop_watching()
         if self._watched is not None:
             self._watched.remove()
-        for part in heads.parts(self.model):
-            heads.restore(part.module)
-        heads.restore(self.model)
+        for part in frozen_heads.parts(self.model):
+            frozen_heads.restore(part.module)
+        frozen_heads.restore(self.model)
         self.model.__dict__.pop(SESSION, None)
 
     def _check_something_trains(self) -> None:
         if self.plan.parameters:
-            heads.require_loss(self.model)
+            frozen_heads.require_loss(self.model)
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise FreezeError(
                 "Something must be left to train, but every parameter of the model is frozen. Take an entry "

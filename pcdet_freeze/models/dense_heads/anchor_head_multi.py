@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.dense_heads.anchor_head import AnchorHead, State
-from pcdet_freeze.models.dense_heads.anchor_head_settings import (
-    AnchorHeadMultiSettings,
-    SeparateRegSettings,
-)
+from pcdet_freeze.models.dense_heads.anchor_head_settings import AnchorHeadMultiSettings, SeparateRegSettings
 from pcdet_freeze.models.registry import DENSE_HEADS
 
 

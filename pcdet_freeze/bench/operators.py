@@ -1,0 +1,87 @@
+"""How long the operators of targets and overlaps take, on fixed inputs and after a first call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcdet_freeze.bench.timing import Spread, interleave, timed
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models.dense_heads import AxisAlignedTargetAssigner
+from pcdet_freeze.ops.iou import boxes_iou_bev
+
+FULL, WINDOW, ASSIGN = "overlaps, all anchors", "overlaps, windows", "whole assignment"
+SPARSE, DENSE = "BEV IoU 200x200", "BEV IoU 200x200, crowded"
+COUNT = 200
+SIDES = {SPARSE: 70.0, DENSE: 8.0}
+"""metres of the square in which the boxes lie: few pairs meet, or most do"""
+
+
+def operator_cost(head: nn.Module, gt_boxes: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """Rows for the overlaps of all anchors with boxes of their class, for those in windows, for all targets,
+    and for the rotated IoU of 200 boxes with 200.
+
+    ``time_ratio`` is to the first; ``equal`` is whether windows give the labels and targets of all anchors.
+
+    Args:
+        head: a head with anchors.
+        gt_boxes: (B, G, 8), as in a batch.
+    """
+    assigner = getattr(head, "target_assigner", None)
+    if not isinstance(assigner, AxisAlignedTargetAssigner):
+        raise ConfigError(
+            f"--what operators needs a dense_head with anchors; got {type(head).__name__}: "
+            "give another --cfg_file"
+        )
+    anchors = head.anchor_generator.per_class(gt_boxes.device)  # type: ignore[union-attr, operator]
+    full = _without_windows(assigner)
+    tasks: dict[str, Callable[[], Any]] = {
+        FULL: lambda: _overlaps(full, anchors, gt_boxes),
+        WINDOW: lambda: _overlaps(assigner, anchors, gt_boxes),
+        ASSIGN: lambda: assigner.assign_targets(anchors, gt_boxes),
+    }
+    expected, found = (one.assign_targets(anchors, gt_boxes) for one in (full, assigner))
+    equal = all(torch.equal(expected[key], found[key]) for key in expected)
+    seconds = interleave(tasks, rounds, gt_boxes.device)
+    fixed = {"anchors": sum(part.numel() // 7 for part in anchors), "equal": equal}
+    rows = [{"variant": name, **timed(seconds, name, FULL), **fixed} for name in tasks]
+    return [*rows, *_iou_rows(rounds, gt_boxes.device)]
+
+
+def _without_windows(assigner: AxisAlignedTargetAssigner) -> AxisAlignedTargetAssigner:
+    """The same, looking at every anchor: windows belong to one overlap function, and this is another."""
+    made = AxisAlignedTargetAssigner.__new__(AxisAlignedTargetAssigner)
+    made.__dict__.update(assigner.__dict__)
+    made.__dict__["overlap"] = lambda a, b: assigner.overlap(a, b)
+    return made
+
+
+def _overlaps(assigner: AxisAlignedTargetAssigner, anchors: tuple[Tensor, ...], gt_boxes: Tensor) -> None:
+    """The overlaps that an assignment needs, a sample and a class at a time."""
+    for sample in gt_boxes:
+        for anchor, label, cells in zip(assigner.classes, assigner.labels, anchors, strict=True):
+            mine = sample[sample[:, -1] == label]
+            if len(mine):
+                assigner.overlaps(anchor, cells, mine[:, :7])
+
+
+def _iou_rows(rounds: int, device: torch.device) -> list[dict[str, Any]]:
+    inputs = {name: (_boxes(0, side).to(device), _boxes(1, side).to(device)) for name, side in SIDES.items()}
+    tasks = {name: (lambda pair=pair: boxes_iou_bev(*pair)) for name, pair in inputs.items()}
+    for task in tasks.values():
+        task()  # the first call may compile
+    seconds = {name: Spread.of(values) for name, values in interleave(tasks, rounds, device).items()}
+    return [
+        {"variant": name, "seconds": own.median, "seconds_quartiles": [own.low, own.high], "rounds": rounds}
+        for name, own in seconds.items()
+    ]
+
+
+def _boxes(seed: int, side: float) -> Tensor:
+    """(200, 7) boxes of a car's size, scattered over a square."""
+    draw = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(COUNT, 7, generator=draw) * torch.tensor([side, side, 1, 1, 1, 1, 6.28])
+    return boxes + torch.tensor([0, 0, -1, 3.4, 1.2, 1.1, -3.14])

@@ -1,0 +1,127 @@
+"""A training step of each variant: exact figures first, then interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from pcdet_freeze.bench import counting
+from pcdet_freeze.bench.timing import Rounds, Spread, interleave, ratios, timed
+from pcdet_freeze.bench.variants import Contender
+from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
+from pcdet_freeze.utils.rng import set_seed
+
+Row = dict[str, Any]
+RATIOS = {
+    "flops_ratio": "flops",
+    "saved_bytes_ratio": "saved_bytes",
+    "peak_memory_ratio": "peak_bytes",
+    "checkpoint_ratio": "checkpoint_bytes",
+    "optimizer_ratio": "optimizer_bytes",
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a variant's step is, the same on every run."""
+
+    loss: float
+    """of the first step"""
+    trainable: int
+    """parameters that train"""
+    flops: int
+    saved_bytes: int
+    peak_bytes: int
+    checkpoint_bytes: int
+    optimizer_bytes: int
+
+
+def figures_of(contender: Contender) -> Figures:
+    """Take four steps: the first makes the optimizer's state, the others are counted."""
+    set_seed(0)
+    loss = contender.step()
+    with counting.uncompiled():
+        return _counted(contender, loss)
+
+
+def _counted(contender: Contender, loss: float) -> Figures:
+    trainer, batch = contender.trainer, contender.batch
+    fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *batch.values()]
+    flops = counting.count_flops(contender.step)
+    saved = counting.count_saved_bytes(contender.step, fixed)
+    # gradients of the step before are not of this one
+    trainer.optimizer.zero_grad(set_to_none=True)
+    own = [*fixed, *optimizer_tensors(trainer.optimizer)]
+    return Figures(
+        loss,
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        flops,
+        saved,
+        peak_bytes(contender.step, own, trainer.device),
+        counting.checkpoint_bytes(trainer),
+        counting.optimizer_bytes(trainer.optimizer),
+    )
+
+
+def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
+    """One row a contender, in order; ratios are to the first.
+
+    ``time_ratio`` is the median over the rounds of this variant's seconds against the first one's in the same
+    round; ``seconds`` is the median for a step. Quartiles stand beside both. ``time_ratios`` are the same
+    against ``bn_only`` and against the fastest variant in which every parameter trains.
+
+    A variant that was to run compiled, or from a cache, and in some timed step did not has ``untimed``, the
+    reason, for times.
+    """
+    figures = {contender.name: figures_of(contender) for contender in contenders}
+    base, device = contenders[0].name, contenders[0].trainer.device
+    for contender in contenders:
+        contender.step()  # once more as it is timed: what was counted ran uncompiled
+    plain = {contender.name: contender.plain_calls() for contender in contenders}
+    seconds = interleave({contender.name: contender.step for contender in contenders}, rounds, device)
+    untimed = {contender.name: _untimed(contender, plain[contender.name]) for contender in contenders}
+    full = [name for name, own in figures.items() if own.trainable == figures[base].trainable]
+    fastest = min(full, key=lambda name: Spread.of(seconds[name]).median)
+    others = dict.fromkeys([fastest, *(["bn_only"] if "bn_only" in figures else [])])
+    return [
+        {
+            "variant": name,
+            **_times(seconds, name, base, others, untimed[name]),
+            "fastest_unfrozen": fastest,
+            **_ratios(own, figures[base]),
+            **asdict(own),
+            "device": device.type,
+            "threads": torch.get_num_threads(),
+        }
+        for name, own in figures.items()
+    ]
+
+
+def _untimed(contender: Contender, before: int) -> str:
+    """Why the timed steps were not those of the variant, or an empty string."""
+    fell_back = contender.plain_calls() - before
+    asked = contender.uncompiled() or contender.uncached()
+    return asked or (f"{fell_back} calls ran uncompiled" if fell_back else "")
+
+
+def _times(seconds: Rounds, name: str, base: str, others: Iterable[str], untimed: str) -> Row:
+    found: Row = {
+        **timed(seconds, name, base),
+        "time_ratios": {other: ratios(seconds, name, other).median for other in others},
+    }
+    if not untimed:
+        return found
+    nothing: Row = {key: None for key in found if key != "rounds"}
+    return {**found, **nothing, "untimed": untimed}
+
+
+def _ratios(own: Figures, base: Figures) -> dict[str, float]:
+    return {ratio: _part(getattr(own, key), getattr(base, key)) for ratio, key in RATIOS.items()}
+
+
+def _part(value: int, base: int) -> float:
+    """1 for two equal numbers, so also where there is nothing of either (SGD without momentum)."""
+    return 1.0 if value == base else value / base

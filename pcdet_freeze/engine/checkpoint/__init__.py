@@ -1,0 +1,1 @@
+"""Checkpoints: writing, reading, resuming, loading pretrained weights, stitching."""

@@ -1,0 +1,261 @@
+"""Checkpoints: OpenPCDet's keys, ours beside them, written whole or not at all, read as plain data.
+
+```
+epoch            finished epochs
+it               iterations done, over all epochs
+model_state      the detector's state_dict, on CPU, without wrapper prefixes
+optimizer_state  torch's own format
+version          'pcdet_freeze+<version>'
+pcdet_freeze     ours, plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a
+                 list, one state a rank), sampler, seed, cfg_digest, and what hooks add (freeze)
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcdet_freeze import __version__
+from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
+from pcdet_freeze.engine.checkpoint.unreadable import why_unreadable
+from pcdet_freeze.engine.optim.optimizer import parameter_names
+from pcdet_freeze.engine.optim.optimizer_state import kind_of, load_optimizer_state
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.rng import rng_state
+
+OURS = "pcdet_freeze"
+EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that a run needs to go on exactly. Call it on every rank; hooks may add, or refuse."""
+    distributed.share_buffers(trainer.model)
+    model = distributed.unwrap(trainer.model)
+    ours: dict[str, Any] = {
+        "optimizer_names": parameter_names(model, trainer.optimizer),
+        "optimizer_kind": kind_of(trainer.optimizer),
+        "scaler": dict(trainer.scaler.state_dict()),
+        "rng": distributed.gather(rng_state()),
+        "sampler": {"epoch": trainer.epoch, "offset": trainer.offset, "length": trainer.epoch_length},
+        **(extra or {}),
+    }
+    for hook in trainer.hooks:
+        hook.at_checkpoint(trainer, ours)
+    return {
+        "epoch": trainer.epoch,
+        "it": trainer.iteration,
+        "model_state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+        "optimizer_state": trainer.optimizer.state_dict(),
+        "version": f"pcdet_freeze+{__version__}",
+        OURS: ours,
+    }
+
+
+def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
+    """Write ``state`` to ``path``: to a temporary file beside it, synced, then renamed.
+
+    Whoever reads ``path`` finds the old file or the new one, whole. Raises CheckpointError where it cannot be
+    written (a full disk); the old file is then still there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"A checkpoint must be written whole, but {path} could not be: {error}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
+    """Read a whole checkpoint onto the CPU, as plain data and numpy's numbers only (``weights_only=True``).
+
+    With ``trust`` the file may hold any Python object, and so run any code: --trust_checkpoint.
+
+    Raises CheckpointError where the file is missing, cut off, or no checkpoint.
+    """
+    return _read(Path(path), mmap=False, trust=trust)
+
+
+def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
+    try:
+        if not mmap:
+            _check_sums(path)
+        # files of torch before 1.6 cannot be mapped
+        mmap = mmap and zipfile.is_zipfile(path)
+        with numpy_scalars():
+            state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
+            f"{why_unreadable(path, error)}"
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
+        raise CheckpointError(
+            f"A checkpoint must hold the key 'model_state', but {path} does not. Save a bare state_dict as "
+            "torch.save({'model_state': state_dict}, path)."
+        )
+    return state
+
+
+def _check_sums(path: Path) -> None:
+    """torch.load does not look at the checksums that torch.save writes: a flipped bit would pass."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"the checksum of its record {bad} is wrong")
+
+
+def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint in ``folder`` that is furthest in training, with its content; None where there is none.
+
+    How far a file is stands in the file: copied files keep their order. One that is broken is skipped
+    with a warning that names it and the one that is taken instead; where all are, CheckpointError.
+    """
+    broken: list[str] = []
+    files = sorted(Path(folder).glob("*.pth"))
+    for path in sorted(files, key=lambda path: _progress(path, broken), reverse=True):
+        if str(path) in broken:
+            continue
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("%s", error)
+            broken.append(str(path))
+            continue
+        if broken:
+            logger.warning("Skipped the broken %s; going on from %s instead.", ", ".join(broken), path)
+        return path, state
+    if broken:
+        raise CheckpointError(
+            f"A run must go on from a valid checkpoint, but none in {folder} can be read: "
+            f"{', '.join(broken)}. Remove them to start anew, or choose another --extra_tag."
+        )
+    return None
+
+
+def _progress(path: Path, broken: list[str]) -> tuple[int, int]:
+    try:
+        state = _read(path, mmap=True)
+        return int(state.get("it") or 0), path.stat().st_mtime_ns
+    except CheckpointError:
+        broken.append(str(path))
+        return -1, 0
+
+
+def prune(folder: str | Path, keep: int) -> list[Path]:
+    """Remove the oldest ``checkpoint_epoch_N.pth`` until ``keep`` are left; other files are never touched."""
+    ours = [path for path in Path(folder).iterdir() if EPOCH_FILE.fullmatch(path.name)]
+    ours.sort(key=epoch_of)
+    gone = ours[: max(len(ours) - max(keep, 1), 0)]
+    for path in gone:
+        path.unlink()
+    return gone
+
+
+def epoch_of(path: Path) -> int:
+    """N of ``checkpoint_epoch_N.pth``; -1 for any other name."""
+    match = EPOCH_FILE.fullmatch(path.name)
+    return int(match.group(1)) if match else -1
+
+
+def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put optimizer, counters, scaler and generators of ``trainer`` to where ``state`` was saved.
+
+    The model state is loaded before this (``weights.load_model_state``). The optimizer's state goes by
+    parameter name, and the log says what was kept, dropped and new. A checkpoint without our part (one of
+    OpenPCDet's) goes on at the start of the epoch after its last finished one.
+
+    Raises:
+        CheckpointError: it cannot be gone on from; the message says what to do.
+    """
+    ours = state.get(OURS, {})
+    if state.get("optimizer_state") is None:
+        raise CheckpointError(
+            "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "
+            "To start from its weights use --pretrained_model."
+        )
+    missing = [key for key in ("epoch", "it") if state.get(key) is None]
+    if missing:
+        raise CheckpointError(
+            f"A run can only go on from a checkpoint that says where it stands, but this one has no "
+            f"{' and no '.join(missing)}. To start from its weights use --pretrained_model."
+        )
+    names, kind = ours.get("optimizer_names"), ours.get("optimizer_kind")
+    found = load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer_state"], names, kind)
+    level = logging.INFO if found.is_whole else logging.WARNING
+    trainer.logger.log(level, "Optimizer state, by parameter name:\n%s", found.table())
+    trainer.epoch, trainer.iteration = int(state["epoch"]), int(state["it"])
+    if ours:
+        _resume_position(trainer, ours)
+
+
+def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
+    sampler, states = ours["sampler"], ours["rng"]
+    if sampler["offset"] and sampler["length"] != trainer.epoch_length:
+        raise CheckpointError(
+            "A run can only go on in the middle of an epoch that is as long as before "
+            f"({sampler['length']} iterations), but this one has {trainer.epoch_length}. Use the same data, "
+            "--batch_size and number of processes, or a checkpoint from the end of an epoch."
+        )
+    trainer.offset = sampler["offset"]
+    if ours["scaler"] and trainer.scaler.is_enabled():
+        trainer.scaler.load_state_dict(ours["scaler"])
+    if len(states) != distributed.world_size():
+        trainer.logger.warning(
+            "Written by %d processes, resumed by %d: the order of the data and the generators are others, "
+            "so this resume is not bit-exact.",
+            len(states),
+            distributed.world_size(),
+        )
+    trainer.resumed_rng = states[distributed.rank()] if distributed.rank() < len(states) else None
+
+
+def cfg_digest(cfg: Mapping[str, Any]) -> str:
+    """SHA-256 of a config's content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()

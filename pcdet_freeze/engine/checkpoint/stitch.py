@@ -1,0 +1,170 @@
+"""Heads that were trained apart on the same frozen trunk become one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pcdet_freeze import __version__
+from pcdet_freeze.engine.checkpoint.io import OURS
+from pcdet_freeze.errors import CertificateError, CheckpointError
+from pcdet_freeze.freezing import Certificate
+from pcdet_freeze.freezing.certificate import COUNTER, compare_digests, plain_key
+from pcdet_freeze.freezing.digest import tensor_digest
+from pcdet_freeze.freezing.paths import nearest, segments_match
+
+
+@dataclass
+class Source:
+    """A checkpoint to take from: its name for messages, its tensors, its certificate if it has one."""
+
+    name: str
+    state: dict[str, Tensor]
+    """by plain name"""
+    certificate: Certificate | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+    """of all tensors but the step counter, and of those that only the certificate knows (hidden buffers)"""
+
+    @classmethod
+    def of(cls, name: str, checkpoint: Mapping[str, Any]) -> Source:
+        """From a loaded checkpoint; CertificateError where it is not what its own certificate says."""
+        state = {plain_key(key): value for key, value in checkpoint["model_state"].items()}
+        digests = {key: tensor_digest(value) for key, value in state.items() if key != COUNTER}
+        stored = ((checkpoint.get(OURS) or {}).get("freeze") or {}).get("certificate")
+        certificate = None if stored is None else Certificate.from_plain(stored)
+        if certificate is not None:
+            certified = {key: value for key, value in certificate.digests.items() if key in digests}
+            changed = compare_digests(certified, {key: digests[key] for key in certified})
+            if changed:
+                raise CertificateError(
+                    f"{name} must be what its own certificate says, but differs in:\n"
+                    + _listing(changed)
+                    + "\nThe file was changed after it was written; take another one."
+                )
+            digests = {**certificate.digests, **digests}
+        return cls(name, state, certificate, digests)
+
+    def keys_of(self, entries: Sequence[str]) -> list[str]:
+        """Tensors of the modules that ``entries`` name; CheckpointError for an entry that names none."""
+        modules = {key: key.rpartition(".")[0] for key in self.state}
+        chosen: list[str] = []
+        for entry in entries:
+            hit = [key for key, module in modules.items() if segments_match(module, entry)]
+            if not hit:
+                known = {top for module in modules.values() for top in _tops(module)}
+                raise CheckpointError(
+                    f"--take must name modules of {self.name}, but it has no {entry!r}. Nearest: "
+                    f"{', '.join(nearest(entry, known)) or 'none'}"
+                )
+            chosen += hit
+        return list(dict.fromkeys(chosen))
+
+
+@dataclass(frozen=True)
+class Take:
+    """What to take from a source."""
+
+    source: Source
+    entries: tuple[str, ...]
+
+
+def stitch(trunk: Source, takes: Sequence[Take]) -> tuple[dict[str, Any], list[str]]:
+    """A checkpoint of ``trunk`` with the parts of ``takes``, and lines that say what it is made of.
+
+    All that is not taken from anywhere is the trunk. It must be the same in every source, bit for bit, or
+    the heads would see other features than they were trained on; only a head (or other outermost module)
+    that a source lacks altogether is not asked for.
+
+    Raises:
+        CheckpointError: the trunks differ (with the tensors), two takes of one tensor, an unknown entry.
+    """
+    taken = _check_disjoint(takes)
+    shared = _shared(trunk, takes, taken)
+    faults = [line for take in takes for line in _differences(shared, trunk, take.source)]
+    if faults:
+        raise CheckpointError(
+            "Heads can be joined only if they were trained on the same trunk, but these tensors differ from "
+            f"{trunk.name}:\n{_listing(faults)}\nTrain each head from {trunk.name} with all of the trunk in "
+            "MODEL.NOT_TRAIN_IN_MULTI_TASK, or name what differs in --take."
+        )
+    state = {key: value for key, value in trunk.state.items() if key not in taken}
+    for key, take in taken.items():
+        state[key] = take.source.state[key]
+    tops = tuple(dict.fromkeys(key.partition(".")[0] for key in shared))
+    certificate = Certificate(shared, tops, tops, tuple(key for key in shared if key not in state))
+    ours = {"freeze": {"entries": list(certificate.entries), "certificate": certificate.to_plain()}}
+    checkpoint = {"epoch": 0, "it": 0, "model_state": state, "optimizer_state": None, OURS: ours}
+    return {**checkpoint, "version": f"pcdet_freeze+{__version__}"}, _report(trunk, takes, taken)
+
+
+def _check_disjoint(takes: Sequence[Take]) -> dict[str, Take]:
+    """Tensor -> where it is taken from."""
+    taken: dict[str, Take] = {}
+    for take in takes:
+        for key in take.source.keys_of(take.entries):
+            other = taken.setdefault(key, take)
+            if other.source is not take.source:
+                raise CheckpointError(
+                    f"A tensor can be taken from one checkpoint only, but {key} is taken from "
+                    f"{other.source.name} and {take.source.name}"
+                )
+    return taken
+
+
+def _shared(trunk: Source, takes: Sequence[Take], taken: Mapping[str, Take]) -> dict[str, str]:
+    """Digests that every source must agree with: the trunk's, and buffers that only certificates know."""
+    shared = dict(trunk.digests)
+    for take in takes:
+        hidden = {key: value for key, value in take.source.digests.items() if key not in take.source.state}
+        shared = {**hidden, **shared}
+    return {key: value for key, value in shared.items() if key not in taken}
+
+
+def _differences(shared: Mapping[str, str], trunk: Source, source: Source) -> list[str]:
+    """One line for each of the ``shared`` tensors that is another one in ``source``, or missing there."""
+    own = {key.partition(".")[0] for key in source.digests}
+    asked = {
+        key: digest
+        for key, digest in shared.items()
+        if key in source.digests or (key in trunk.state and key.partition(".")[0] in own)
+    }
+    lines = compare_digests(asked, {key: source.digests[key] for key in asked if key in source.digests})
+    return [f"{source.name}: {line}" for line in lines]
+
+
+def _report(trunk: Source, takes: Sequence[Take], taken: Mapping[str, Take]) -> list[str]:
+    kept = sum(key not in taken for key in trunk.state)
+    names = ", ".join(dict.fromkeys(take.source.name for take in takes))
+    lines = [f"{kept} tensors of {trunk.name}, the same in {names}"]
+    for take in takes:
+        keys = [key for key, owner in taken.items() if owner is take]
+        lines.append(f"{len(keys)} tensors of {take.source.name}: {', '.join(take.entries)}")
+        replaced = sum(
+            trunk.digests.get(key, take.source.digests[key]) != take.source.digests[key] for key in keys
+        )
+        if replaced:
+            lines.append(f"  {replaced} of them replace other tensors of {trunk.name}")
+        left = [key for key in take.source.state if key not in taken and key not in trunk.state]
+        if left:
+            modules = ", ".join(dict.fromkeys(".".join(key.split(".")[:2]) for key in left))
+            lines.append(
+                f"  note: {len(left)} tensors stay behind in it, and are in no other part: {modules}"
+            )
+        if take.source.certificate is None:
+            lines.append(
+                "  note: it carries no certificate; its tensors were compared, not its hidden buffers"
+            )
+    return lines
+
+
+def _tops(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _listing(lines: Sequence[str], limit: int = 40) -> str:
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "\n".join(f"  {line}" for line in [*lines[:limit], *more])

@@ -1,0 +1,98 @@
+"""Loading model states: all of it on resume, what fits from a pretrained model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pcdet_freeze.engine.checkpoint.compat import fit_layouts
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint
+from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.utils.distributed import unwrap
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a file and those of a model go together, by name and shape."""
+
+    loaded: tuple[str, ...]
+    """in both, of one shape"""
+    missing: tuple[str, ...]
+    """in the model only"""
+    unexpected: tuple[str, ...]
+    """in the file only"""
+    misshaped: tuple[str, ...]
+    """in both, of different shapes; each with both shapes"""
+
+    def table(self, limit: int = 8) -> str:
+        """One line a kind: how many, and the first ``limit`` names."""
+        rows = (("loaded", self.loaded), ("missing", self.missing))
+        rows += (("unexpected", self.unexpected), ("mis-shaped", self.misshaped))  # type: ignore[assignment]
+        return "\n".join(
+            f"  {title:<10} {len(names):>5}  {_some(names, limit)}".rstrip() for title, names in rows
+        )
+
+
+def compare_keys(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
+    """Say how ``state`` fits ``model``; nothing is changed."""
+    own = unwrap(model).state_dict()
+    both = [name for name in own if name in state]
+    bad = {name for name in both if own[name].shape != state[name].shape}
+    return Fit(
+        loaded=tuple(name for name in both if name not in bad),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        misshaped=tuple(
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}" for name in both if name in bad
+        ),
+    )
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
+    """Load all of ``state``; CheckpointError, before anything is changed, unless every tensor fits."""
+    state = fit_layouts(unwrap(model), state)
+    fit = compare_keys(model, state)
+    if fit.missing or fit.unexpected or fit.misshaped:
+        raise CheckpointError(
+            f"{source} must be a checkpoint of this very model, but it is of another one:\n{fit.table(4)}\n"
+            "Use the config that it was trained with, or --pretrained_model to load only what fits."
+        )
+    unwrap(model).load_state_dict(dict(state), strict=True)
+
+
+def load_pretrained(
+    model: nn.Module,
+    path: str | Path,
+    logger: logging.Logger,
+    *,
+    allow_mismatch: bool = False,
+    trust: bool = False,
+) -> Fit:
+    """Load from ``path`` what fits by name and shape, and log the table of what did and did not.
+
+    Raises CheckpointError, before anything is changed, where a shape differs (unless ``allow_mismatch``,
+    which leaves such a tensor as it is) or where no tensor fits.
+    """
+    state = fit_layouts(unwrap(model), load_checkpoint(path, trust)["model_state"])
+    fit = compare_keys(model, state)
+    table = f"Pretrained model {path}:\n{fit.table()}"
+    if fit.misshaped and not allow_mismatch:
+        raise CheckpointError(
+            f"A pretrained tensor must have the shape of the model's, but some have not. {table}\n"
+            "Use the config that it was trained with, rename what differs, or leave it out with "
+            "--allow_mismatch."
+        )
+    if not fit.loaded:
+        raise CheckpointError(f"A pretrained model must share tensors with the model, but none fits. {table}")
+    unwrap(model).load_state_dict({name: state[name] for name in fit.loaded}, strict=False)
+    logger.info("%s", table)
+    return fit
+
+
+def _some(names: tuple[str, ...], limit: int) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,1 @@
+"""What happens around an iteration: one hook class for each job, called in list order by the trainer."""

@@ -1,0 +1,88 @@
+"""Checkpoints while training: every few epochs, every few minutes, and at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pcdet_freeze.engine.checkpoint.io import checkpoint_state, prune, save_checkpoint
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.utils import distributed
+
+
+def write_checkpoint(trainer: Trainer, path: Path, extra: Mapping[str, Any]) -> None:
+    """Take the state on all ranks, write it on rank 0, and wait until it is there."""
+    state = checkpoint_state(trainer, extra)
+    if distributed.rank() == 0:
+        save_checkpoint(state, path)
+    distributed.barrier()
+
+
+class CheckpointHook(Hook):
+    """``checkpoint_epoch_N.pth`` every ``every`` epochs and at the end; only the ``keep`` newest stay.
+
+    A run that ends in the middle of epoch N writes under that N too; the whole epoch replaces it later.
+    """
+
+    def __init__(
+        self, folder: Path, every: int = 1, keep: int = 30, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        self.folder, self.every, self.keep, self.extra = folder, every, keep, extra or {}
+        self._saved_at = 0
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._saved_at = trainer.iteration
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        if trainer.epoch % self.every == 0:
+            self._save(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if trainer.iteration != self._saved_at:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        path = self.folder / f"checkpoint_epoch_{trainer.epoch_number}.pth"
+        write_checkpoint(trainer, path, self.extra)
+        self._saved_at = trainer.iteration
+        if distributed.rank() == 0:
+            prune(self.folder, self.keep)
+        trainer.logger.info("Saved %s (iteration %d)", path, trainer.iteration)
+
+
+class TimedCheckpointHook(Hook):
+    """``latest_model.pth`` whenever ``seconds`` have passed since the last one, in mid-epoch too."""
+
+    ASK_EVERY = 20
+    """with many processes, the number of iterations between two questions to rank 0's clock"""
+
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        extra: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path, self.seconds, self.extra, self.clock = (
+            folder / "latest_model.pth",
+            seconds,
+            extra or {},
+            clock,
+        )
+        self._last = clock()
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._last = self.clock()
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self._is_due(trainer):
+            write_checkpoint(trainer, self.path, self.extra)
+            self._last = self.clock()
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if distributed.is_distributed() and trainer.iteration % self.ASK_EVERY:
+            return False
+        return distributed.from_main(self.clock() - self._last >= self.seconds)

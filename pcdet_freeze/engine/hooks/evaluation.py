@@ -1,0 +1,46 @@
+"""Evaluation when the training is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze.engine.checkpoint.io import EPOCH_FILE, epoch_of, load_checkpoint
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.utils import distributed
+
+
+class EvaluationHook(Hook):
+    """Calls ``evaluate(model, epoch)`` for each checkpoint of the last ``epochs`` epochs, oldest first.
+
+    Epochs before ``start`` are left out. The final model is evaluated as it is, and is what the
+    model holds afterwards.
+    """
+
+    def __init__(
+        self, evaluate: Callable[[nn.Module, int], Any], folder: Path, epochs: int = 1, start: int = 0
+    ) -> None:
+        self.evaluate, self.folder, self.epochs, self.start = evaluate, folder, epochs, start
+
+    def after_train(self, trainer: Trainer) -> None:
+        last = trainer.epoch_number
+        if self.epochs < 1 or last == 0:
+            return
+        distributed.share_buffers(trainer.model)
+        model = distributed.unwrap(trainer.model)
+        final = {name: value.clone() for name, value in model.state_dict().items()}
+        for path in self._earlier(last):
+            load_model_state(model, load_checkpoint(path)["model_state"], path)
+            self.evaluate(model, epoch_of(path))
+        model.load_state_dict(final)
+        self.evaluate(model, last)
+
+    def _earlier(self, last: int) -> list[Path]:
+        first = max(last - self.epochs, self.start - 1)
+        paths = [path for path in self.folder.glob("*.pth") if EPOCH_FILE.fullmatch(path.name)]
+        return sorted((path for path in paths if first < epoch_of(path) < last), key=epoch_of)

@@ -1,0 +1,93 @@
+"""What a training tells: lines on the console and in the log file, scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboardX import SummaryWriter
+
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.utils import distributed
+
+
+class LogHook(Hook):
+    """One line every ``every`` iterations and at the end of each epoch; names the skipped frames."""
+
+    def __init__(self, every: int = 50) -> None:
+        self.every = every
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._skipped: list[str] = []
+        self._begin = time.monotonic()
+        self._first = 0
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._begin, self._first = time.monotonic(), trainer.iteration
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        self._sums, self._count, self._skipped = {}, 0, []
+
+    def after_step(self, trainer: Trainer) -> None:
+        self._count += 1
+        for name, value in {"loss": trainer.loss, **trainer.seconds}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._skipped += trainer.batch.get("skipped_frames", [])
+        last = trainer.offset == trainer.epoch_length
+        if trainer.iteration % self.every == 0 or self._count == 1 or last or trainer.stopped:
+            trainer.logger.info("%s", self._line(trainer))
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        if self._skipped:
+            names = sorted(set(self._skipped))
+            trainer.logger.warning("Skipped %d bad frames in this epoch: %s", len(names), ", ".join(names))
+
+    def _line(self, trainer: Trainer) -> str:
+        mean = {name: total / self._count for name, total in self._sums.items()}
+        now, done = trainer.seconds, trainer.iteration - self._first
+        spent = time.monotonic() - self._begin
+        left = spent / done * (trainer.epochs * trainer.epoch_length - trainer.iteration)
+        epoch, length = trainer.epoch_number, trainer.epoch_length
+        return (
+            f"Train: {epoch:>4}/{trainer.epochs} ({100 * epoch // trainer.epochs:>3}%) "
+            f"[{trainer.offset:>4}/{length} ({100 * trainer.offset // length:>3}%)]  "
+            f"Loss: {trainer.loss:#.4g} ({mean['loss']:#.3g})  LR: {trainer.lr:.3e}  "
+            f"Time cost: {_clock(spent)}/{_clock(spent + left)}  Acc_iter {trainer.iteration}  "
+            f"Data time: {now['data']:.2f}({mean['data']:.2f})  "
+            f"Forward time: {now['forward']:.2f}({mean['forward']:.2f})  "
+            f"Batch time: {now['batch']:.2f}({mean['batch']:.2f})"
+        )
+
+
+class TensorboardHook(Hook):
+    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: Any = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        if distributed.rank() == 0:
+            self._writer = SummaryWriter(log_dir=str(self.folder))
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self._writer is None:
+            return
+        self._writer.add_scalar("train/loss", trainer.loss, trainer.iteration)
+        self._writer.add_scalar("meta_data/learning_rate", trainer.lr, trainer.iteration)
+        for name, value in trainer.tb_dict.items():
+            if isinstance(value, (int, float, torch.Tensor)):
+                self._writer.add_scalar(f"train/{name}", float(value), trainer.iteration)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

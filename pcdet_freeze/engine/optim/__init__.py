@@ -1,0 +1,1 @@
+"""OPTIMIZATION: optimizer, learning-rate schedule, optimizer state by parameter name."""

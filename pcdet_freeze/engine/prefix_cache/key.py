@@ -1,0 +1,118 @@
+"""What a cached output depends on, as plain data; its digest names a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.config import plain
+from pcdet_freeze.engine.prefix_cache.store import ABOUT
+from pcdet_freeze.freezing.digest import tensor_digest, value_digest
+from pcdet_freeze.freezing.prefix.boundary import Border
+from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
+from pcdet_freeze.freezing.prefix.options import Options
+from pcdet_freeze.freezing.prefix.planner import Plan
+from pcdet_freeze.models.detectors.topology import TOPOLOGY
+
+PACKAGES = ("pcdet-freeze", "torch", "spconv", "numpy")
+"""names of distributions, or what comes before a hyphen in them"""
+
+
+def cache_key(
+    model: nn.Module, border: Border, plan: Plan, options: Options, dtype: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that decides over the values in a cache, but for the sample and its draw, which choose the row.
+
+    Args:
+        model: without wrappers, as it is in a training forward.
+        border, plan, options: what is kept, and how it is computed.
+        dtype: what float32 values are stored as.
+        data: what the data set says of itself (``DatasetTemplate.cache_key``).
+    """
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    key = {
+        "frozen state": state_digest(model, border),
+        "modules": {path: repr(model.get_submodule(path)) for path in border.paths},
+        "config": _sections(model, border),
+        "outputs": [[s.path, s.call, s.key, list(s.shape), str(s.dtype)] for s in border.slots],
+        "dtype": dtype,
+        "folding": {"folds": plan.folds, "quick": plan.quick, "fuse": options.fuse},
+        "computed in": [str(options.dtype), options.channels_last, list(plan.compiled), _precision(device)],
+        "device": device,
+        "versions": _versions(),
+        "data": data,
+    }
+    return json.loads(json.dumps(plain(key), sort_keys=True, default=str))
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def state_digest(model: nn.Module, border: Border) -> str:
+    """Of every parameter, buffer and extra state of the modules in the cached part."""
+    found = {}
+    for path in border.paths:
+        for name, module in model.get_submodule(path).named_modules():
+            for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is not None:
+                    found[f"{path}.{name}.{own}"] = tensor_digest(tensor)
+            if type(module).get_extra_state is not nn.Module.get_extra_state:
+                found[f"{path}.{name}"] = value_digest(module.get_extra_state())
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def differences(folder: Path, key: Mapping[str, Any]) -> list[str]:
+    """How ``key`` differs from the nearest of the caches in ``folder``; empty where there is none."""
+    others = [_read(path) for path in sorted(folder.glob(f"*/{ABOUT}"))]
+    lists = [_changed(key, other) for other in others if other]
+    return min(lists, key=len, default=[])
+
+
+def _changed(key: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[str]:
+    """Dotted names of what is another value in ``other``."""
+    found = []
+    for name, value in key.items():
+        theirs = other.get(name)
+        if isinstance(value, Mapping) and isinstance(theirs, Mapping):
+            found += _changed(value, theirs, f"{within}{name}.")
+        elif value != theirs:
+            found.append(within + name)
+    return found + [within + name for name in other if name not in key]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):  # somebody else's file, or one that is gone by now
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sections(model: nn.Module, border: Border) -> dict[str, Any]:
+    """The config of the detector's modules that take part."""
+    config = getattr(model, "model_cfg", None)
+    tops = {path.split(".")[0] for path in border.paths}
+    sections = [slot.section for slot in TOPOLOGY if slot.attribute in tops]
+    return {name: config.get(name) for name in sections} if isinstance(config, Mapping) else {}
+
+
+def _precision(device: str) -> list[Any]:
+    tf32 = [torch.get_float32_matmul_precision()]
+    if device == "cuda":
+        tf32.append(str(torch.backends.cudnn.allow_tf32))
+    return [autocast_is_on(device), *tf32]
+
+
+def _versions() -> dict[str, str]:
+    installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
+    wanted = [name for name in installed if name in PACKAGES or str(name).split("-")[0] in PACKAGES]
+    return {name: installed[name] for name in sorted(wanted)}

@@ -1,0 +1,27 @@
+"""Which samples the next batch will hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pcdet_freeze.engine.trainer import Trainer
+
+
+class Coming:
+    """Looks ahead in the order of a sampler that is a function of the epoch; a frame that is skipped there
+    is only not foreseen."""
+
+    def __init__(self) -> None:
+        self._known: tuple[int, int] | None = None
+        self._order: list[int] = []
+
+    def after(self, trainer: Trainer) -> Sequence[int]:
+        """Indices of the samples in the batch behind the one that ``trainer`` is at; none where unknown."""
+        sampler, size = trainer.sampler, getattr(trainer.loader, "batch_size", None)
+        first = getattr(sampler, "start", None)
+        if first is None or size is None:
+            return ()
+        if self._known != (trainer.epoch, first):
+            self._known, self._order = (trainer.epoch, first), list(sampler)
+        begin = (trainer.offset + 1) * size - first
+        return self._order[begin : begin + size]

@@ -1,0 +1,69 @@
+"""What every step of building a training needs to know, and the data that it builds."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcdet_freeze.engine.run_folders import RunFolders
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.models import load_data_to_gpu
+from pcdet_freeze.utils.distributed import World
+
+FIXED_SEED = 666
+Checkpoint = tuple[Path, dict[str, Any]]
+
+
+@dataclass
+class Run:
+    """What every step of building needs to know."""
+
+    args: argparse.Namespace
+    cfg: Any
+    world: World
+    device: torch.device
+    folders: RunFolders
+    logger: logging.Logger
+    seed: int = FIXED_SEED
+    loaded: tuple[str, ...] = ()
+    """names of the tensors that --pretrained_model supplied"""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a step in this process."""
+        total = self.args.batch_size
+        if total is None:
+            return self.cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
+        if total < self.world.size or total % self.world.size:
+            raise ConfigError(
+                f"--batch_size must be a multiple of the number of processes; got {total} for "
+                f"{self.world.size}"
+            )
+        return total // self.world.size
+
+    @property
+    def epochs(self) -> int | None:
+        """Length of the run; None where ``--max_iters`` says it."""
+        return None if self.args.max_iters else self.args.epochs or self.cfg.OPTIMIZATION.NUM_EPOCHS
+
+    def is_over(self, state: Mapping[str, Any]) -> bool:
+        """Whether nothing is left to do from the checkpoint ``state``."""
+        key = "it" if self.args.max_iters else "epoch"
+        return int(state.get(key) or 0) >= int(self.args.max_iters or self.epochs or 0)
+
+
+@dataclass
+class Data:
+    """A data set with its loader and sampler."""
+
+    dataset: Any
+    loader: Any
+    sampler: Any
+    move: Callable[[dict[str, Any], torch.device], None] = load_data_to_gpu
+    """brings a batch to the device, and makes what is left to be made there"""

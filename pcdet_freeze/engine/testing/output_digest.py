@@ -1,0 +1,62 @@
+"""A short name for the exact bits of what a model puts out over a whole data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
+from pcdet_freeze.freezing.digest import tensor_digest
+from pcdet_freeze.freezing.eval_mode_call import as_in_eval
+from pcdet_freeze.freezing.module_graph import stages
+from pcdet_freeze.models import load_data_to_gpu
+from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.tensors import leaves
+
+
+@dataclass
+class OutputDigest:
+    """Digest of one output over all frames, in their order."""
+
+    count: int = 0
+    """of a prediction: rows (boxes, points); of a head: numbers in its raw maps"""
+    _hash: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16), repr=False)
+
+    def add(self, tensors: Iterable[tuple[str, torch.Tensor]], rows: bool) -> None:
+        """Take in the tensors of one more batch or frame: their names, dtypes, shapes and bits."""
+        for path, tensor in tensors:
+            self._hash.update(f"{path}={tensor_digest(tensor)};".encode())
+            self.count += len(tensor) if rows and tensor.dim() else tensor.numel()
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+@torch.no_grad()
+def output_digests(model: nn.Module, loader: Iterable[Any], device: torch.device) -> dict[str, OutputDigest]:
+    """Name -> digest over all frames of ``loader``, in eval mode and plain arithmetic.
+
+    Names are those of the heads (of their raw outputs: the declared keys, and what they keep for their loss)
+    and the keys of the predictions (``pred_boxes``, ``pred_lane_map`` ...).
+
+    Equal digests mean equal bits; to be equal, two runs need the same device, thread count and batch size.
+    """
+    root, found = unwrap(model), dict[str, OutputDigest]()
+    heads = [stage for stage in stages(root) if stage.has_loss]
+    with as_in_eval(root), plain_arithmetic():
+        for batch in loader:
+            load_data_to_gpu(batch, device)
+            predictions, _ = root(batch)
+            for head in heads:
+                kept = getattr(head.module, "forward_ret_dict", {})
+                raw = {"kept": kept, **{key: batch.get(key) for key in sorted(head.writes)}}
+                found.setdefault(head.name, OutputDigest()).add(leaves(raw), rows=False)
+            for frame in predictions:
+                for key, value in frame.items():
+                    found.setdefault(key, OutputDigest()).add(leaves(value), rows=True)
+    return found

@@ -1,0 +1,32 @@
+"""The heart: freezing modules of a model by name, in place, provably, with an exact way back."""
+
+from pcdet_freeze.errors import CertificateError, FreezeError
+from pcdet_freeze.freezing.api import freeze, frozen, unfreeze
+from pcdet_freeze.freezing.bn_eval import set_bn_eval, set_bn_to_eval
+from pcdet_freeze.freezing.certificate import Certificate, compare, compare_states, verify_states
+from pcdet_freeze.freezing.ema import copying_frozen
+from pcdet_freeze.freezing.handle import FreezeHandle
+from pcdet_freeze.freezing.plan import FreezePlan
+from pcdet_freeze.freezing.resolve import Resolution, resolve
+from pcdet_freeze.freezing.state import is_frozen, is_still
+
+__all__ = [
+    "Certificate",
+    "CertificateError",
+    "FreezeError",
+    "FreezeHandle",
+    "FreezePlan",
+    "Resolution",
+    "compare",
+    "compare_states",
+    "copying_frozen",
+    "freeze",
+    "frozen",
+    "is_frozen",
+    "is_still",
+    "resolve",
+    "set_bn_eval",
+    "set_bn_to_eval",
+    "unfreeze",
+    "verify_states",
+]

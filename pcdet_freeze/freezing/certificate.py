@@ -1,0 +1,221 @@
+"""The proof that frozen state did not change (P1): a digest of each frozen tensor, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pcdet_freeze.errors import CertificateError, FreezeError
+from pcdet_freeze.freezing import digest
+from pcdet_freeze.freezing.apply import wants_mode
+from pcdet_freeze.freezing.paths import join, nearest, segments_match
+from pcdet_freeze.freezing.plan import FreezePlan
+from pcdet_freeze.freezing.state import Claim
+
+VERSION = 1
+COUNTER = "global_step"
+"""The detector's own step counter, the one buffer that training may change anywhere."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Digests of frozen state, by name (without wrapper prefixes)."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    """Name of a tensor (or ``path._extra_state``) -> ``dtype[shape]:hash``."""
+    entries: tuple[str, ...] = ()
+    """The freeze list as it was written."""
+    names: tuple[str, ...] = ()
+    """The outermost frozen modules that have any state."""
+    hidden: tuple[str, ...] = ()
+    """Names above that a ``state_dict`` does not hold (non-persistent buffers)."""
+    algorithm: str = digest.ALGORITHM
+    version: int = VERSION
+
+    def to_plain(self) -> dict[str, Any]:
+        """The certificate as a dict of str, int, list and dict only (loads with ``weights_only=True``)."""
+        return {
+            "version": self.version,
+            "algorithm": self.algorithm,
+            "entries": list(self.entries),
+            "names": list(self.names),
+            "hidden": list(self.hidden),
+            "digests": dict(self.digests),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Certificate:
+        """Read what :meth:`to_plain` wrote. Raises CertificateError for anything else."""
+        if not isinstance(plain, Mapping) or not isinstance(plain.get("digests"), Mapping):
+            raise CertificateError(f"a certificate must be a mapping with 'digests'; got {_short(plain)}")
+        if plain.get("version") != VERSION or plain.get("algorithm") != digest.ALGORITHM:
+            raise CertificateError(
+                f"a certificate must be version {VERSION} by {digest.ALGORITHM}; got version "
+                f"{plain.get('version')!r} by {plain.get('algorithm')!r}: take it anew with this version"
+            )
+        lists = [tuple(str(item) for item in plain.get(key, ())) for key in ("entries", "names", "hidden")]
+        return cls({str(k): str(v) for k, v in plain["digests"].items()}, lists[0], lists[1], lists[2])
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) < 80 else text[:77] + '...'}"
+
+
+def compare(before: Certificate, after: Certificate) -> list[str]:
+    """What changed from one certificate to another, one line a tensor; empty where nothing did."""
+    return compare_digests(before.digests, after.digests)
+
+
+def compare_digests(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """One line for each name whose digest changed, went or came."""
+    lines = []
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
+        if old is None:
+            lines.append(f"{name} is new")
+        elif new is None:
+            lines.append(f"{name} is missing")
+        elif old != new:
+            lines.append(f"{name} changed{_how(old, new)}")
+    return lines
+
+
+def _how(old: str, new: str) -> str:
+    before, after = old.rpartition(":")[0], new.rpartition(":")[0]
+    return "" if before == after else f" from {before} to {after}"
+
+
+def frozen_tensors(
+    root: nn.Module, claim: Claim, everything: bool = False
+) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """(name, tensor, persistent) of the frozen state of ``claim`` in ``root``, extra states not among them.
+
+    Args:
+        everything: also what the certificate leaves out (the detector's counter, FREEZE.IGNORE).
+    """
+    for path, module, parent in claim.cover.modules(root):
+        if claim.plan.parameters:
+            yield from ((join(path, n), p, True) for n, p in module._parameters.items() if p is not None)
+        elif not wants_mode(claim, path, module, parent):
+            continue
+        for name, buffer in module._buffers.items():
+            if buffer is None:
+                continue
+            if everything or not _left_out(join(path, name), buffer, claim.plan.ignore):
+                yield join(path, name), buffer, name not in module._non_persistent_buffers_set
+
+
+def certify(root: nn.Module, claim: Claim) -> Certificate:
+    """Take the certificate of what ``claim`` freezes in ``root``, as it is now."""
+    digests: dict[str, str] = {}
+    hidden = []
+    for name, tensor, persistent in frozen_tensors(root, claim):
+        digests[name] = digest.tensor_digest(tensor)
+        if not persistent:
+            hidden.append(name)
+    for name, module in extra_states(root, claim):
+        digests[name] = digest.value_digest(module.get_extra_state())
+    names = tuple(top for top in claim.cover.names(root) if any(key.startswith(top + ".") for key in digests))
+    return Certificate(digests, claim.plan.entries, names, tuple(hidden))
+
+
+def extra_states(root: nn.Module, claim: Claim) -> Iterator[tuple[str, nn.Module]]:
+    """(``path._extra_state``, module) of the frozen modules that define ``get_extra_state``."""
+    if not claim.plan.parameters:
+        return
+    for path, module, _ in claim.cover.modules(root):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield join(path, "_extra_state"), module
+
+
+def _left_out(name: str, buffer: torch.Tensor, ignore: tuple[str, ...]) -> bool:
+    if name.rpartition(".")[2] == COUNTER and not buffer.is_floating_point() and buffer.numel() == 1:
+        return True
+    return any(segments_match(name, pattern) for pattern in ignore)
+
+
+def plain_key(key: str) -> str:
+    """A ``state_dict`` key without what wrappers put before or into it."""
+    while key.startswith("module."):
+        key = key.removeprefix("module.")
+    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+
+
+def compare_states(
+    a: Mapping[str, Any], b: Mapping[str, Any], entries: Iterable[str], only: Iterable[str] | None = None
+) -> list[str]:
+    """Compare the frozen part of two ``state_dict`` mappings bit for bit, without a model (P7).
+
+    Args:
+        a, b: model states; prefixes of wrappers are seen through.
+        entries: as in the YAML, matched with the names of the keys.
+        only: names of tensors (those of a certificate, say) to which the comparison is confined.
+
+    Returns:
+        One line for each tensor that changed, is missing in ``b`` or is new there; empty where all are equal.
+
+    Raises:
+        FreezeError: an entry that matches no key of either state.
+    """
+    left, right = plain_state(a), plain_state(b)
+    keys, idle = select_keys(entries, list(dict.fromkeys([*left, *right])))
+    refuse_idle(idle, [*left, *right])
+    return compare_keys(left, right, keys if only is None else [key for key in keys if key in set(only)])
+
+
+verify_states = compare_states
+
+
+def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A model state under the keys that a model without wrappers has."""
+    return {plain_key(key): value for key, value in state.items()}
+
+
+def compare_keys(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """As :func:`compare_states`, for plain states and these keys alone."""
+    keys = list(keys)
+    before, after = ({key: _digest(state[key]) for key in keys if key in state} for state in (a, b))
+    return compare_digests(before, after)
+
+
+def _digest(value: Any) -> str:
+    return digest.tensor_digest(value) if isinstance(value, torch.Tensor) else digest.value_digest(value)
+
+
+def select_keys(entries: Iterable[str], keys: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(the ``keys`` that the entries freeze, in their order; the entries that match none)."""
+    keys = list(keys)
+    chosen: set[str] = set()
+    idle = []
+    for entry in FreezePlan(tuple(entries)).entries:
+        name = _plain_entry(entry)
+        hit = {key for key in keys if segments_match(key.rpartition(".")[0], name)}
+        idle += [] if hit else [entry]
+        chosen = chosen - hit if entry.startswith("!") else chosen | hit
+    return [key for key in keys if key in chosen and key.rpartition(".")[2] != COUNTER], idle
+
+
+def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
+    """FreezeError with the nearest names for the ``entries``, which match no key, if there are any."""
+    modules = dict.fromkeys(top for key in keys for top in _prefixes(key))
+    faults = []
+    for entry in entries:
+        close = ", ".join(nearest(_plain_entry(entry), modules))
+        known = f"Nearest: {close}" if close else f"They hold {', '.join(m for m in modules if '.' not in m)}"
+        faults.append(f"{entry!r} names no module of either state. {known}")
+    if faults:
+        raise FreezeError("\n".join(faults))
+
+
+def _plain_entry(entry: str) -> str:
+    return plain_key(entry.removeprefix("!") + ".")[:-1]
+
+
+def _prefixes(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -1,0 +1,1 @@
+"""Checks before and during a training. They know no trainer: any loop can call them."""

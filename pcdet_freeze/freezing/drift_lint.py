@@ -1,0 +1,198 @@
+"""The lint (P3): what is frozen, but gets inputs from something that still trains, will drift.
+
+Known from the order of the detector's modules and the keys that they declare (:mod:`.dataflow`). Inside one
+module nothing is declared, except where the module says which children make which key (``made_by``: a mapping
+from a key to names of children; a child that it does not mention takes part in every key):
+
+* of a partly frozen module, the live children are named;
+* children of one module are taken to run in the order in which they were registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from pcdet_freeze.freezing import layer_types
+from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.module_graph import Stage, common_keys, may_feed, stages
+from pcdet_freeze.freezing.paths import children, join, unwrap
+from pcdet_freeze.freezing.state import is_still
+
+BOXES = "batch_box_preds"
+"""The key whose writers predict boxes."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something frozen whose inputs still train."""
+
+    frozen: tuple[str, ...]
+    feeders: tuple[str, ...]
+    """live modules in front of it"""
+    certain: bool
+    """whether all modules on the way declare their keys"""
+    what: str
+    """what will drift"""
+
+    def __str__(self) -> str:
+        one, single = len(self.frozen) == 1, len(self.feeders) == 1
+        feeds = ("feeds" if single else "feed") if self.certain else "may feed"
+        return (
+            f"{_list(self.frozen)} {'is' if one else 'are'} frozen, but {_list(self.feeders)} {feeds} "
+            f"{'it' if one else 'them'} and still {'trains' if single else 'train'}: "
+            f"{'its' if one else 'their'} {self.what} will drift"
+        )
+
+
+def lint(detector: nn.Module) -> list[Drift]:
+    """What will drift in ``detector``, as it is frozen now; empty where nothing is.
+
+    Empty, too, for a model that does not tell the order of its modules (``module_names``, ``module_list``).
+    """
+    order = stages(detector)
+    return [drift for place in range(len(order)) for drift in _drifts(order, place)]
+
+
+def live_inputs(detector: nn.Module) -> dict[str, list[str]]:
+    """Each module of ``detector`` that is frozen whole -> the live parts that feed it, or may."""
+    order = stages(detector)
+    frozen = [place for place, stage in enumerate(order) if is_still(stage.module)]
+    return {order[place].name: _live_before(order, place)[0] for place in frozen}
+
+
+def live_parts(path: str, module: nn.Module) -> list[str]:
+    """Paths of the outermost parts at or below ``path`` in which everything that has state still trains."""
+    inner = unwrap(module)
+    own = _trains(inner)
+    parts = [(child_path, child) for child_path, child in children(path, inner)]
+    found = {child_path: live_parts(child_path, child) for child_path, child in parts}
+    stateful = [child_path for child_path, child in parts if _can_train(child)]
+    if all(found[child_path] == [child_path] for child_path in stateful) and own is not False:
+        return [path] if own or stateful else []
+    lived = [part for child_path in found for part in found[child_path]]
+    return [f"{path} (its own parameters)", *lived] if own else lived
+
+
+def frozen_parts(path: str, module: nn.Module) -> list[str]:
+    """Paths of the outermost parts at or below ``path`` that are frozen whole and have state."""
+    inner = unwrap(module)
+    if is_still(inner):
+        return [path] if layer_types.has_state(inner) else []
+    return [part for child_path, child in children(path, inner) for part in frozen_parts(child_path, child)]
+
+
+def _can_train(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(
+        layer_types.is_norm(part) for part in module.modules()
+    )
+
+
+def _trains(module: nn.Module) -> bool | None:
+    """Whether the module's own state changes in training; None where it has no state of its own."""
+    if any(p is not None and p.requires_grad for p in module._parameters.values()):
+        return True
+    if layer_types.is_norm(module):
+        return not is_held(module)
+    return False if any(p is not None for p in module._parameters.values()) else None
+
+
+def _drifts(order: Sequence[Stage], place: int) -> Iterator[Drift]:
+    stage = order[place]
+    frozen = _frozen_of(stage)
+    if not frozen:
+        return
+    feeders, certain = _live_before(order, place)
+    if feeders:
+        yield Drift(tuple(frozen), tuple(feeders), certain, _what(stage, len(frozen) > 1))
+    for part in [] if stage.has_loss or frozen == [stage.name] else frozen:  # a head's children run abreast
+        inside = _live_siblings(stage, part)
+        if inside:
+            yield Drift((part,), tuple(inside), False, "output")
+
+
+def _frozen_of(stage: Stage) -> list[str]:
+    """Frozen parts of a stage; a head without state counts, too, where it is named."""
+    if stage.has_loss and is_still(stage.module):
+        return [stage.name]
+    return frozen_parts(stage.name, stage.module)
+
+
+def _what(stage: Stage, many: bool) -> str:
+    if stage.has_loss:
+        return "detections" if BOXES in stage.writes else "predictions"
+    return "outputs" if many else "output"
+
+
+def _live_before(order: Sequence[Stage], place: int) -> tuple[list[str], bool]:
+    """Live parts of all modules that feed the one at ``place``, in order, and whether that is certain."""
+    reached: dict[int, frozenset[str] | None] = {}
+    certain = order[place].declared
+    pending = [place]
+    while pending:
+        reader = order[current := pending.pop()]
+        for earlier in range(current):
+            writer = order[earlier]
+            if not may_feed(writer, reader):
+                continue
+            certain = certain and writer.declared
+            keys = frozenset(common_keys(writer, reader)) if writer.declared and reader.declared else None
+            if earlier not in reached:
+                pending.append(earlier)
+            known = reached.get(earlier, frozenset())
+            reached[earlier] = None if keys is None or known is None else known | keys
+    return [part for at in sorted(reached) for part in _live_makers(order[at], reached[at])], certain
+
+
+def _live_makers(stage: Stage, keys: frozenset[str] | None) -> list[str]:
+    """Live parts of ``stage`` that take part in making any of ``keys`` (None: of whatever it writes)."""
+    live = live_parts(stage.name, stage.module)
+    made_by = stage.made_by
+    if keys is None or not made_by:
+        return live
+    if live == [stage.name] and not all(_makes(stage, child, keys) for child in _children(stage)):
+        live = [part for child, module in _children(stage).items() for part in live_parts(child, module)]
+    return [part for part in live if _makes(stage, part, keys)]
+
+
+def _makes(stage: Stage, part: str, keys: frozenset[str]) -> bool:
+    made = _keys_made(stage, part)
+    return made is None or bool(made & keys)
+
+
+def _keys_made(stage: Stage, part: str) -> frozenset[str] | None:
+    """Keys that the child of ``stage`` that ``part`` lies in helps to make; None: all."""
+    child = part[len(stage.name) + 1 :].partition(".")[0]
+    made_by = stage.made_by
+    if not any(child in names for names in made_by.values()):
+        return None
+    return frozenset(key for key, names in made_by.items() if child in names)
+
+
+def _children(stage: Stage) -> dict[str, nn.Module]:
+    return {join(stage.name, name): child for name, child in stage.module.named_children()}
+
+
+def _live_siblings(stage: Stage, part: str) -> list[str]:
+    """Live parts that stand before a frozen ``part`` in its module, and help to make the same keys."""
+    live = live_parts(stage.name, stage.module)
+    order = [path for path, _ in _below(stage.name, stage.module)]
+    makes = _keys_made(stage, part)
+    return [
+        other
+        for other in live
+        if order.index(other.partition(" ")[0]) < order.index(part)
+        and (makes is None or _makes(stage, other, makes))
+    ]
+
+
+def _below(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    yield path, module
+    for child_path, child in children(path, module):
+        yield from _below(child_path, unwrap(child))
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

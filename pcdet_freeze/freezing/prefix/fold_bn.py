@@ -1,0 +1,166 @@
+"""A convolution or linear layer and the frozen norm layer behind it, computed as one (F5).
+
+A norm layer in eval mode is y = (x - mean) * s + shift with s = scale / sqrt(variance + eps), a factor a
+channel. Behind a linear map Wx + b it makes another linear map: weight s * W, bias (b - mean) * s + shift
+(Jacob et al., arXiv:1712.05877, section 3.2). The products are made in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcdet_freeze.freezing.eval_lock import base_class
+from pcdet_freeze.freezing.prefix.options import Options
+from pcdet_freeze.freezing.prefix.output_diff import relative
+from pcdet_freeze.freezing.prefix.tensor_values import tensors_of
+
+_OUT_AXIS: dict[type, int] = {
+    nn.Linear: 0,
+    nn.Conv1d: 0,
+    nn.Conv2d: 0,
+    nn.Conv3d: 0,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 1,
+    nn.ConvTranspose3d: 1,
+}
+_SPARSE = ("SubMConv2d", "SubMConv3d", "SparseConv2d", "SparseConv3d")
+"""spconv's layers, and those made from them, known by name: weights are (out, kernel..., in)"""
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def out_axis(layer: nn.Module) -> int | None:
+    """Axis of the output channels in the weight of ``layer``; None where it cannot be folded into."""
+    return 0 if is_sparse(layer) else _OUT_AXIS.get(type(layer))
+
+
+def is_sparse(layer: nn.Module) -> bool:
+    """Whether ``layer`` is one of spconv's, or made from one."""
+    kinds = type(layer).__mro__
+    return any(kind.__module__.startswith("spconv.") and kind.__name__ in _SPARSE for kind in kinds)
+
+
+def out_channels(layer: nn.Module) -> int:
+    """Channels that ``layer`` (one with an :func:`out_axis`) puts out."""
+    weight, axis = layer._parameters["weight"], out_axis(layer)
+    assert weight is not None
+    return weight.shape[0] if axis == 0 else weight.shape[1] * int(layer.groups)  # type: ignore[arg-type]
+
+
+def is_foldable_norm(norm: nn.Module) -> bool:
+    """Whether ``norm`` is one of torch's BatchNorms, in eval mode and with running statistics."""
+    return base_class(norm) in _NORMS and not norm.training and norm._buffers.get("running_mean") is not None
+
+
+class Fold:
+    """``layer`` and ``norm`` as one: while it is in place, ``layer`` does both and ``norm`` nothing.
+
+    Its weights are made when they are needed first, and again after anything wrote to one of the tensors that
+    they come from, or another took its place.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, options: Options | None = None) -> None:
+        self.layer, self.norm, self.options = layer, norm, options or Options()
+        self.pending = 0
+        """calls of the layer that the norm has not answered"""
+        self._made_from: tuple[Any, ...] = ()
+        self._weights: tuple[Tensor, Tensor] | None = None
+
+    def clear(self) -> bool:
+        """Begin anew; whether there was a call that the norm had not answered."""
+        unanswered, self.pending = self.pending > 0, 0
+        return unanswered
+
+    def forwards(self) -> dict[nn.Module, Any]:
+        """What to call in place of each module's forward."""
+        return {self.layer: self.run_layer, self.norm: self.run_norm}
+
+    def run_layer(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer with the norm in it."""
+        self.pending += 1
+        return self.fold(*args, **kwargs)
+
+    def run_norm(self, value: Tensor) -> Any:
+        """``value`` as it is, where the layer has normalised it."""
+        if not self.pending:
+            return type(self.norm).forward(self.norm, value)
+        self.pending -= 1
+        return value
+
+    def fold(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's own forward on other weights; they are in its place for the time of this call."""
+        own, parameters = dict(self.layer._parameters), self.layer._parameters
+        weight, bias = self.weights()
+        parameters.update({"weight": weight, "bias": bias})  # type: ignore[dict-item]  # tensors will do
+        try:
+            return type(self.layer).forward(self.layer, *args, **kwargs)
+        finally:
+            parameters.update(own)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of both together."""
+        own = [
+            *self.layer._parameters.values(),
+            *self.norm._parameters.values(),
+            *self.norm._buffers.values(),
+        ]
+        made_from = (self.norm.eps, *((id(t), t._version, t.data_ptr()) for t in own if t is not None))
+        if self._weights is None or made_from != self._made_from:
+            weight, bias = folded_weights(self.layer, self.norm)
+            if not self.options.is_exact and not is_sparse(self.layer):  # spconv has no bfloat16
+                weight, bias = weight.to(self.options.dtype), bias.to(self.options.dtype)
+            if self.options.channels_last and weight.dim() == 4:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            self._weights, self._made_from = (weight, bias), made_from
+        return self._weights
+
+
+class TrialFold(Fold):
+    """Computes both ways and goes on with the plain one, so that each pair is judged by itself."""
+
+    off = float("inf")
+    """relative difference (L2) of the norm's output"""
+
+    def run_layer(self, *args: Any, **kwargs: Any) -> Any:
+        self._given = args, kwargs
+        result = type(self.layer).forward(self.layer, *args, **kwargs)
+        self._plain = next(tensors_of(result))
+        return result
+
+    def run_norm(self, value: Tensor) -> Any:
+        result = type(self.norm).forward(self.norm, value)
+        args, kwargs = self._given
+        folded = next(tensors_of(self.fold(*args, **kwargs)))
+        same_memory = value.untyped_storage().data_ptr() == self._plain.untyped_storage().data_ptr()
+        if same_memory and folded.stride() == self._plain.stride():
+            offset = value.storage_offset() - self._plain.storage_offset() + folded.storage_offset()
+            self.off = relative(result, folded.as_strided(value.shape, value.stride(), offset))
+        del self._given, self._plain
+        return result
+
+
+@torch.no_grad()
+def folded_weights(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``layer`` with ``norm`` folded in."""
+    weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
+    mean, variance = norm._buffers["running_mean"], norm._buffers["running_var"]
+    assert weight is not None and mean is not None and variance is not None
+    factor = (variance.double() + float(norm.eps)).rsqrt()  # type: ignore[arg-type]
+    scale, shift = norm._parameters.get("weight"), norm._parameters.get("bias")
+    factor = factor if scale is None else factor * scale.double()
+    offset = -mean.double() if bias is None else bias.double() - mean.double()
+    offset = offset * factor if shift is None else offset * factor + shift.double()
+    return (weight.double() * _along(factor, weight, layer)).to(weight.dtype), offset.to(weight.dtype)
+
+
+def _along(factor: Tensor, weight: Tensor, layer: nn.Module) -> Tensor:
+    """``factor`` (channels,) in a shape that multiplies ``weight`` along its output channels."""
+    axis = out_axis(layer)
+    if axis == 0:
+        return factor.view(-1, *[1] * (weight.dim() - 1))
+    # a transposed convolution: (in, out / groups, kernel...), input channels ordered by group
+    groups = int(layer.groups)  # type: ignore[arg-type]
+    rows = factor.view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1)
+    return rows.reshape(weight.shape[0], -1, *[1] * (weight.dim() - 2))

@@ -1,0 +1,85 @@
+"""One call of a frozen module whose inputs depend on nothing live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcdet_freeze.freezing.prefix.options import Options
+from pcdet_freeze.freezing.prefix.tensor_values import tensors_of
+
+
+class PrefixCall:
+    """``forward`` of ``module`` without a graph, in the dtype and layout that ``options`` ask for.
+
+    Where an input requires a gradient after all (the module is called elsewhere too), ``forward`` runs as it
+    is. What comes out is float32 and in the usual layout, unless autocast is on around it anyway.
+    """
+
+    def __init__(self, module: nn.Module, forward: Any, options: Options) -> None:
+        self.forward, self.options = forward, options
+        reads = getattr(module, "reads", None)
+        self.reads = reads if isinstance(reads, tuple) else None
+        some = next(iter([*module.parameters(), *module.buffers()]), None)
+        self.device = "cpu" if some is None else some.device.type
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(tensor.requires_grad for tensor in self._inputs(args, kwargs)):
+            return self.forward(*args, **kwargs)
+        before = _items(args)
+        keep_dtype = self.options.is_exact or autocast_is_on(self.device)
+        with torch.no_grad(), self._precision():
+            result = self.forward(*map(self._laid_out, args), **kwargs)
+        if isinstance(result, Tensor):
+            return self._put_back(result, keep_dtype)
+        if isinstance(result, dict) and not keep_dtype:
+            new = {key: value for key, value in result.items() if before.get(key) is not value}
+            result.update({k: self._put_back(v, False) for k, v in new.items() if isinstance(v, Tensor)})
+        return result
+
+    def _inputs(self, args: Any, kwargs: Any) -> Any:
+        if self.reads is not None and len(args) == 1 and isinstance(args[0], Mapping):
+            return tensors_of([args[0].get(key) for key in self.reads])
+        return tensors_of((args, kwargs))
+
+    def _precision(self) -> Any:
+        if self.options.is_exact:
+            return nullcontext()
+        return torch.autocast(self.device, dtype=self.options.dtype)
+
+    def _laid_out(self, value: Any) -> Any:
+        is_map = self.options.channels_last and isinstance(value, Tensor) and value.dim() == 4
+        return value.contiguous(memory_format=torch.channels_last) if is_map else value
+
+    def _put_back(self, value: Tensor, keep_dtype: bool) -> Tensor:
+        if not keep_dtype and value.dtype == self.options.dtype:
+            value = value.float()
+        return value.contiguous() if self.options.channels_last else value
+
+
+def _items(args: tuple[Any, ...]) -> dict[Any, Any]:
+    return dict(args[0]) if len(args) == 1 and isinstance(args[0], Mapping) else {}
+
+
+def autocast_is_on(kind: str) -> bool:
+    """Whether autocast is on for devices of this kind."""
+    try:
+        return torch.is_autocast_enabled(kind)
+    except TypeError:  # torch before 2.4
+        return torch.is_autocast_enabled() if kind == "cuda" else torch.is_autocast_cpu_enabled()
+
+
+def is_plain_float32(model: nn.Module) -> bool:
+    """Whether ``model`` computes in float32 as it is written: no autocast, no TF32."""
+    some = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if some is None:
+        return True
+    if some.dtype not in (torch.float32, torch.float64) or autocast_is_on(some.device.type):
+        return False
+    if torch.get_float32_matmul_precision() != "highest":
+        return False
+    return some.device.type != "cuda" or not torch.backends.cudnn.allow_tf32

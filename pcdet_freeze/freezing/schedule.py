@@ -1,0 +1,204 @@
+"""What FREEZE.SCHEDULE means for one model: which plan holds when, and which parameters enter with it.
+
+Nothing here changes a model. A part that trains from some epoch on is exempted from the list from there on
+(``!backbone_2d.blocks``), so each stretch of a run has a plan of its own that ``freeze`` can apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from torch import nn
+
+from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing.apply import frozen_parameters
+from pcdet_freeze.freezing.handle import FreezeHandle
+from pcdet_freeze.freezing.paths import Cover, is_within, join, match, segments_match, unwrap, walk
+from pcdet_freeze.freezing.plan import FreezePlan
+from pcdet_freeze.freezing.resolve import Resolution, aliases, no_such_module, resolve
+from pcdet_freeze.freezing.schedule_config import KEY, Phase
+from pcdet_freeze.freezing.state import Claim
+
+
+@dataclass(frozen=True)
+class Entered:
+    """Parameters that a phase lets train, and the multiple of the learning rate that they get."""
+
+    names: tuple[str, ...]
+    """in the model's order"""
+    lr_scale: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a run in which the same modules are frozen."""
+
+    begins: int
+    """finished epochs at its start"""
+    plan: FreezePlan
+    """what is frozen in it; its own schedule is empty"""
+    phases: tuple[Phase, ...] = ()
+    """the phases that begin with it"""
+    entered: tuple[Entered, ...] = ()
+    """all that entered since the start of the run, in order; the last ones by ``phases``, one each"""
+
+    def summary(self, handle: FreezeHandle) -> str:
+        """One line for the log: what ``handle``, the freeze of this span, holds."""
+        if self.entered and not self.plan:
+            return "nothing is frozen any longer: all of the list has begun to train"
+        return handle.summary()
+
+    def lines(self) -> list[str]:
+        """What begins with this span, one line a phase."""
+        began = self.entered[len(self.entered) - len(self.phases) :]
+        return [_line(phase, part) for phase, part in zip(self.phases, began, strict=True)]
+
+
+def _line(phase: Phase, entered: Entered) -> str:
+    epochs = "epoch" if phase.epoch == 1 else "epochs"
+    begin = "begins" if len(phase.train) == 1 else "begin"
+    what = f"{len(entered.names)} parameters" if entered.names else "no parameter, layers only"
+    rate = f", learning rate x {phase.lr_scale:g}" if phase.lr_scale != 1 else ""
+    return f"after {phase.epoch} {epochs}, {', '.join(phase.train)} {begin} to train ({what}{rate})"
+
+
+def span_at(spans: Sequence[Span], begun: int) -> Span:
+    """The span in which the ``begun``-th epoch (from 1) runs; 0, before the first, gives the first span.
+
+    A run that stands between two epochs is still in the span of the one that it finished.
+    """
+    return next(span for span in reversed(spans) if span.begins == 0 or span.begins < begun)
+
+
+def timeline(plan: FreezePlan, model: nn.Module, epochs: int | None = None) -> tuple[Span, ...]:
+    """The spans of a run, in order; one where the plan has no schedule.
+
+    Args:
+        plan: list and schedule as the config has them.
+        model: wrapped or not, frozen already or not; it is not changed.
+        epochs: length of the run; None where it is not known yet.
+
+    Raises:
+        FreezeError: with every fault of list and schedule: names that are unknown or not frozen, parts that
+            two phases name, phases beyond the run, tensors that a frozen and an entering part share.
+    """
+    root, now = unwrap(model), replace(plan, schedule=())
+    if not plan.schedule:
+        return (Span(0, now),)
+    faults = [fault for phase in plan.schedule for fault in _length_faults(phase, epochs)]
+    resolution = None
+    try:
+        resolution = resolve(now, root)
+    except FreezeError as error:
+        faults.append(str(error))
+    faults += _name_faults(plan.schedule, root, None if resolution is None else resolution.cover)
+    spans = [Span(0, now)]
+    if resolution is not None and not faults:
+        spans += _later_spans(plan, root, resolution, faults)
+    if faults:
+        raise FreezeError(faults[0] if len(faults) == 1 else "\n".join(["the freeze list:", *faults]))
+    return tuple(spans)
+
+
+def _length_faults(phase: Phase, epochs: int | None) -> list[str]:
+    if epochs is None or phase.epoch < epochs:
+        return []
+    return [
+        f"{KEY}: EPOCH must leave epochs to train in; {', '.join(phase.train)} would begin after epoch "
+        f"{phase.epoch} of a run of {epochs}: lower it, or leave the phase out"
+    ]
+
+
+def _name_faults(schedule: Sequence[Phase], root: nn.Module, cover: Cover | None) -> list[str]:
+    """Names that mean nothing, nothing frozen, or what another phase names too."""
+    known = [path for path, _, _ in walk(root) if path]
+    owners: dict[int, Phase] = {}
+    faults = []
+    for phase in schedule:
+        mine: dict[int, Phase] = {}
+        for name in phase.train:
+            matched = match(root, name)
+            if not matched.paths:
+                faults.append(f"{KEY}, EPOCH {phase.epoch}: {no_such_module(name, matched, known)}")
+            if cover is None or not matched.paths:
+                continue
+            inside = [id(module) for module in _frozen_below(root, cover, matched.paths)]
+            if not inside:
+                faults.append(
+                    f"{KEY}, EPOCH {phase.epoch}: TRAIN must name what the list freezes, or a part of it; "
+                    f"nothing in {name!r} is frozen"
+                )
+            earlier = next((owners[key] for key in inside if key in owners), None)
+            if earlier is not None:
+                faults.append(
+                    f"{KEY}: a part may begin to train once; {name!r} of EPOCH {phase.epoch} overlaps with "
+                    f"{', '.join(earlier.train)} of EPOCH {earlier.epoch}: name the rest only"
+                )
+            mine |= dict.fromkeys(inside, phase)
+        owners |= mine
+    return faults
+
+
+def _frozen_below(root: nn.Module, cover: Cover, paths: Sequence[str]) -> Iterator[nn.Module]:
+    for place, module, _ in walk(root):
+        if cover.holds(place) and any(is_within(place, path) for path in paths):
+            yield module
+
+
+def _later_spans(plan: FreezePlan, root: nn.Module, first: Resolution, faults: list[str]) -> Iterator[Span]:
+    """The spans after the first; adds to ``faults`` what keeps one from being frozen."""
+    entries, cover, before = plan.entries, first.cover, _frozen_names(root, first)
+    entered: tuple[Entered, ...] = ()
+    for epoch, group in groupby(plan.schedule, key=lambda phase: phase.epoch):
+        phases = tuple(group)
+        for path in (path for phase in phases for path in _paths(root, phase)):
+            if cover.touches(path):
+                entries = (*entries, f"!{path}")
+                for alias in aliases(root, path):
+                    cover = cover.remove(alias)
+        now = _reduced(replace(plan, entries=entries, schedule=()), root, cover, first.eval_cover)
+        try:
+            after = _frozen_names(root, resolve(now, root))
+        except FreezeError as error:
+            faults.append(f"{KEY}, from EPOCH {epoch} on: {error}")
+            return
+        entered = (*entered, *_entering(root, phases, [name for name in before if name not in after]))
+        yield Span(epoch, now, phases, entered)
+        before = after
+
+
+def _paths(root: nn.Module, phase: Phase) -> list[str]:
+    """The outermost paths that a phase names."""
+    paths = list(dict.fromkeys(path for name in phase.train for path in match(root, name).paths))
+    return [path for path in paths if not any(is_within(path, top) for top in paths if top != path)]
+
+
+def _reduced(plan: FreezePlan, root: nn.Module, cover: Cover, eval_cover: Cover) -> FreezePlan:
+    """``plan`` with those options only that still mean something under ``cover``; empty where nothing is."""
+    if not cover:
+        return FreezePlan()
+    buffers = [join(path, name) for path, module, _ in cover.modules(root) for name in module._buffers]
+    ignore = tuple(name for name in plan.ignore if any(segments_match(b, name) for b in buffers))
+    return replace(plan, eval=tuple(top for top in eval_cover.tops() if cover.holds(top)), ignore=ignore)
+
+
+def _frozen_names(root: nn.Module, found: Resolution) -> list[str]:
+    """Names of the parameters that ``found`` freezes, tied ones too, in the model's order."""
+    sharing = found.sharing
+    claim = Claim("", found.plan, found.cover, found.eval_cover, sharing.tied, sharing.users)
+    ours = {id(parameter) for parameter in frozen_parameters(root, claim)}
+    return [name for name, parameter in root.named_parameters() if id(parameter) in ours]
+
+
+def _entering(root: nn.Module, phases: Sequence[Phase], names: Sequence[str]) -> Iterator[Entered]:
+    """Each of ``names`` under the phase that names it."""
+    left = list(names)
+    for phase in phases:
+        paths = _paths(root, phase)
+        mine = [name for name in left if any(is_within(name, path) for path in paths)]
+        if phase is phases[-1]:
+            mine = left  # a tied tensor goes by another name
+        yield Entered(tuple(mine), phase.lr_scale)
+        left = [name for name in left if name not in mine]

@@ -1,0 +1,1 @@
+"""Small tools without knowledge of freezing: processes, random state, tensors, pickles."""

@@ -1,0 +1,48 @@
+"""What freezing [vfe, backbone_2d.blocks] saves on KITTI's full grid, in figures that no machine changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bench_toys import CFG
+
+from pcdet_freeze.bench import Contender, RandomScenes, build_contenders, counting, make_batch
+from pcdet_freeze.config import cfg_from_yaml_file
+from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
+
+BARS = {"flops": 0.40, "saved_bytes": 0.43, "peak_bytes": 0.55, "checkpoint_bytes": 0.45}
+
+
+def figures_of(contender: Contender) -> dict[str, int]:
+    """Two steps: FLOPs and saved bytes of the first, the peak of the second."""
+    trainer, found = contender.trainer, {}
+    fixed = [*contender.batch.values(), *trainer.model.parameters(), *trainer.model.buffers()]
+
+    def step() -> None:
+        found["saved_bytes"] = counting.count_saved_bytes(contender.step, fixed)
+
+    found["flops"] = counting.count_flops(step)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    own = [*fixed, *optimizer_tensors(trainer.optimizer)]
+    found["peak_bytes"] = peak_bytes(contender.step, own, torch.device("cpu"))
+    found["checkpoint_bytes"] = counting.checkpoint_bytes(trainer)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ratios() -> dict[str, float]:
+    cfg = cfg_from_yaml_file(CFG.parents[1] / "kitti_models" / "pointpillar.yaml")
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["vfe", "backbone_2d.blocks"]
+    torch.manual_seed(0)
+    scenes = RandomScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), scenes)
+    contenders = build_contenders(model, cfg, make_batch(scenes, 1, torch.device("cpu")), ["exact"])
+    none, exact = map(figures_of, contenders)
+    return {name: exact[name] / none[name] for name in BARS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", BARS)
+def test_the_default_list_on_the_full_grid_keeps_to_its_bar(ratios: dict[str, float], figure: str) -> None:
+    assert ratios[figure] <= BARS[figure]

@@ -1,0 +1,184 @@
+"""What stops a training under a freeze list in its first step: frozen code that is no fixed function (H3)."""
+
+from __future__ import annotations
+
+import io
+import logging
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyModel, assert_same_state, tensors_of
+from proof_toys import (
+    BatchStatistics,
+    Draws,
+    Remembers,
+    TracksStatistics,
+    WithPart,
+    frozen,
+    refusal,
+)
+from torch import nn
+
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.first_steps import FirstStepsHook
+from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
+from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.hooks.output_drift import BehaviourHook
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Draws, "draws random numbers"),
+        (BatchStatistics, "asks self.training"),
+        (TracksStatistics, "changes vfe.0.1.mean, vfe.0.1.var in its training forward"),
+    ],
+)
+def test_h3_code_that_asks_for_the_training_flag_is_named_with_its_cure(kind: Any, why: str) -> None:
+    message = refusal(frozen(WithPart(kind), "vfe"))
+    assert f"vfe.0.1 ({kind.__name__})" in message and why in message
+    assert "FREEZE.EVAL: [vfe.0.1]" in message and "No optimizer step was made" in message
+
+
+@pytest.mark.parametrize("kind", [Draws, BatchStatistics, TracksStatistics])
+def test_h3_the_cure_works(kind: Any) -> None:
+    trainer = frozen(WithPart(kind), "vfe", options={"EVAL": ["vfe.0.1"]}, epochs=1)
+    before = tensors_of(trainer.model.vfe)
+    trainer.run()
+    assert_same_state(tensors_of(trainer.model.vfe), before)
+
+
+def test_h3_the_parent_is_named_where_its_own_code_draws() -> None:
+    class Parent(nn.Module):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.two(nn.functional.dropout(self.one(x), 0.5, self.training))
+
+    assert "vfe.0.1 (Parent) gives another output each time" in refusal(frozen(WithPart(Parent), "vfe"))
+
+
+def test_h3_holds_with_parameters_false_too() -> None:
+    message = refusal(frozen(WithPart(TracksStatistics), "vfe", options={"PARAMETERS": False}))
+    assert "FREEZE.EVAL: [vfe.0.1]" in message
+
+
+class DrawsInEvalToo(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+def test_h3_what_draws_in_eval_too_has_no_cure_and_is_a_warning(caplog: Any) -> None:
+    frozen(WithPart(DrawsInEvalToo), "vfe", epochs=1, logger=logging.getLogger("h3")).run()
+    assert (
+        "vfe.0.1 (DrawsInEvalToo) gives another output" in caplog.text and "in eval mode too" in caplog.text
+    )
+
+
+def test_h3_it_does_not_hide_another_module_that_can_be_cured() -> None:
+    class Both(nn.Sequential):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(Draws(inputs, inputs), DrawsInEvalToo(inputs, outputs))
+
+    assert "FREEZE.EVAL: [vfe.0.1.0]" in refusal(frozen(WithPart(Both), "vfe"))
+
+
+class WarmsUp(nn.Linear):
+    """Counts its calls in a plain attribute, as annealing does; in eval mode only if ``always``."""
+
+    always = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls = getattr(self, "calls", 0) + (1 if self.training or self.always else 0)
+        return super().forward(x) * (1 + self.calls)
+
+
+class AlwaysWarmsUp(WarmsUp):
+    always = True
+
+
+def test_h3_code_that_counts_its_calls_is_named_with_its_cure() -> None:
+    message = refusal(frozen(WithPart(WarmsUp), "vfe"))
+    assert "vfe.0.1 (WarmsUp) gives another output" in message and "FREEZE.EVAL: [vfe.0.1]" in message
+    frozen(WithPart(WarmsUp), "vfe", options={"EVAL": ["vfe.0.1"]}, epochs=1).run()
+
+
+def test_h3_code_that_counts_in_eval_too_is_a_warning(caplog: Any) -> None:
+    frozen(WithPart(AlwaysWarmsUp), "vfe", epochs=1, logger=logging.getLogger("h3")).run()
+    assert "vfe.0.1 (AlwaysWarmsUp) gives another output when it runs again" in caplog.text
+
+
+def test_h3_a_head_that_still_gives_its_loss_may_sample_for_it() -> None:
+    class Samples(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x[torch.randperm(len(x))] if self.training else x)
+
+        def get_loss(self) -> None:
+            """What makes it a head."""
+
+    model = ToyModel()
+    model.head = Samples(8, 1)
+    frozen(model, "vfe", "head", options={"PARAMETERS": False}, epochs=1).run()
+
+
+def test_h3_a_buffer_that_may_change_changes_once_a_step() -> None:
+    class Counts(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs)
+            self.register_buffer("ran", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.ran += 1
+            return super().forward(x)
+
+    trainer = frozen(WithPart(Counts), "vfe", options={"IGNORE": ["vfe.0.1.ran"]}, hooks=[MaxItersHook(3)])
+    trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, BehaviourHook)]
+    trainer.run()
+    assert trainer.model.vfe[0][1].ran == 3
+
+
+def test_h3_a_module_that_is_not_frozen_may_draw() -> None:
+    frozen(WithPart(Draws), "vfe.1", epochs=1).run()
+
+
+def test_h3_replays_leave_no_trace() -> None:
+    """The same run, to the bit, as with the replays taken out; what a module keeps for a loss is kept."""
+
+    class Looks(Hook):
+        def after_step(self, trainer: Any) -> None:
+            part = trainer.model.vfe[0][1]
+            self.seen = getattr(self, "seen", (part.ran, part.kept["x"].shape))
+
+    runs = []
+    for replayed in (True, False):
+        torch.manual_seed(3)
+        looks = Looks()
+        trainer = frozen(WithPart(Remembers), "vfe", hooks=[looks])
+        if not replayed:
+            trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, FirstStepsHook)]
+        trainer.run()
+        runs.append((tensors_of(trainer.model), torch.get_rng_state(), looks.seen))
+        assert not any(m._forward_hooks for m in trainer.model.modules())
+    assert_same_state(runs[0], runs[1])
+    assert runs[0][2] == (1, torch.Size([2, 4]))
+
+
+def test_h5_between_steps_the_whole_model_can_be_saved_and_copied() -> None:
+    class Saves(Hook):
+        def after_step(self, trainer: Any) -> None:
+            file = io.BytesIO()
+            torch.save(trainer.model, file)
+            for copied in (
+                torch.load(io.BytesIO(file.getvalue()), weights_only=False),
+                deepcopy(trainer.model),
+            ):
+                copied.train()(dict(trainer.batch))
+                owner.handle.verify(copied)
+
+    trainer = frozen(ToyModel(), "vfe", hooks=[Saves()], epochs=1)
+    owner = next(hook for hook in trainer.hooks if isinstance(hook, MultiTaskFreezeHook))
+    trainer.run()

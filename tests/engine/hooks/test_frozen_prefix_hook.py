@@ -1,0 +1,125 @@
+"""F1 and F5 in a training: planned in the first step, on a copy, and never at work in an evaluation."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyModel, assert_same_state, tensors_of
+from proof_toys import frozen
+
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.utils.rng import set_seed
+
+
+def trainer_of(hooks: Any = (), fuse: bool | str = True, **more: Any) -> Trainer:
+    """ToyModel with a live dropout behind its frozen vfe, so that generators matter."""
+    torch.manual_seed(7)
+    model = ToyModel()
+    model.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    return frozen(model, "vfe", hooks=hooks, options={"FUSE": fuse, "ALLOW_RANDOM": True}, **more)
+
+
+def run(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The state at the end of a run from a fixed seed."""
+    set_seed(1)
+    trainer.run()
+    return tensors_of(trainer.model)
+
+
+def fast_hook(trainer: Trainer) -> FastHook:
+    return next(hook for hook in trainer.hooks if isinstance(hook, FastHook))
+
+
+def test_f5_a_training_folds_by_itself_and_says_so_once(caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    trainer = trainer_of(logger=logging.getLogger("fast"))
+    trainer.run()
+    assert fast_hook(trainer).renewed.plan.folds == (("vfe.0", "vfe.1"),)
+    assert caplog.text.count("The frozen prefix, without a graph: vfe.") == 1
+    assert caplog.text.count("1 norm layers folded") == 1
+
+
+def test_f1_planning_and_the_prefix_move_no_bit_of_a_training() -> None:
+    plain, fast = trainer_of(fuse=False), trainer_of(fuse=False)
+    plain.hooks = [hook for hook in plain.hooks if not isinstance(hook, FastHook)]
+    assert_same_state(run(plain), run(fast))
+    assert fast_hook(fast).renewed.plan.prefix == ("vfe",)
+
+
+def test_f5_a_folded_training_ends_where_a_plain_one_does_but_for_rounding() -> None:
+    plain, fast = trainer_of(fuse=False), trainer_of(fuse=True)
+    torch.testing.assert_close(run(plain), run(fast), rtol=1e-4, atol=1e-6)
+
+
+class Evaluates(Hook):
+    """Keeps what the model gives in eval mode after each step."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch, self.found = batch, []
+
+    def after_step(self, trainer: Trainer) -> None:
+        with torch.no_grad():
+            self.found.append(trainer.model.vfe.eval()(self.batch))
+            trainer.model.eval()
+            self.found.append(trainer.model.vfe(self.batch))
+
+
+def test_f5_an_evaluation_between_steps_is_plain_to_the_bit() -> None:
+    watch = Evaluates(torch.randn(3, 4))
+    trainer = trainer_of([watch])
+    with torch.no_grad():
+        before = trainer.model.vfe.eval()(watch.batch)
+    trainer.run()
+    assert len(watch.found) == 16 and all(torch.equal(before, value) for value in watch.found)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_forward_that_is_broken_off_tells_its_own_error_and_leaves_no_trace(error: Any) -> None:
+    class Breaks(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            trainer.model.vfe[1].register_forward_pre_hook(stop)
+
+    def stop(module: Any, args: Any) -> None:
+        raise error("stop")
+
+    trainer = trainer_of([Breaks()])
+    with pytest.raises(error, match="stop"):
+        trainer.run()
+    trainer.model.vfe[1]._forward_pre_hooks.clear()
+    with torch.no_grad():
+        trainer.model.eval()(trainer.batch)
+    assert not any("forward" in module.__dict__ for module in trainer.model.modules())
+
+
+def test_r1_a_resumed_folded_run_is_the_unbroken_one_to_the_bit(tmp_path: Path) -> None:
+    whole = run(trainer_of())
+    run(trainer_of([CheckpointHook(tmp_path, 1, 9), MaxItersHook(6)]))
+    file = load_checkpoint(sorted(tmp_path.glob("*.pth"))[-1])
+    second = trainer_of(seed=3)
+    load_model_state(second.model, file["model_state"], "a")
+    resume(second, file)
+    assert_same_state(whole, run(second))
+
+
+def test_without_parameters_nothing_of_f_applies() -> None:
+    trainer = frozen(ToyModel(), "vfe", options={"PARAMETERS": False})
+    assert not any(isinstance(hook, FastHook) for hook in trainer.hooks)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_fuse_is_true_false_or_force(value: Any) -> None:
+    with pytest.raises(FreezeError, match="FUSE must be True, False or 'force'"):
+        FreezePlan.from_cfg({"MODEL": {"FREEZE": {"FUSE": value}}})
+    assert FreezePlan.from_cfg({"MODEL": {"FREEZE": {"FUSE": "force"}}}).fuse == "force"

@@ -1,0 +1,169 @@
+"""Console, TensorBoard, progress bar, evaluation at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import tensors_of, toy_trainer
+from tensorboardX.proto.event_pb2 import Event
+from torch import nn
+
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
+from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
+from pcdet_freeze.engine.hooks.logging import LogHook, TensorboardHook
+from pcdet_freeze.engine.hooks.progress import ProgressHook
+from pcdet_freeze.engine.hooks.summary import SummaryHook
+from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
+from pcdet_freeze.engine.logger import close_logger, create_logger
+from pcdet_freeze.engine.trainer import Trainer
+
+
+@pytest.fixture
+def logger(caplog: pytest.LogCaptureFixture) -> logging.Logger:
+    caplog.set_level(logging.INFO)
+    return logging.getLogger("pcdet_freeze.test")
+
+
+LINE = re.compile(
+    r"Train: +(\d+)/2 \( *\d+%\) \[ *(\d+)/4 \( *\d+%\)\]  Loss: \S+ \(\S+\)  LR: \S+  Time cost: \S+  "
+    r"Acc_iter (\d+)  Data time: \S+  Forward time: \S+  Batch time: \S+$"
+)
+
+
+def test_a_line_tells_epoch_iteration_loss_rate_and_times(
+    logger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy_trainer([LogHook(every=3)], logger=logger).run()
+    found = [LINE.match(message).groups() for message in caplog.messages]
+    assert found == [("1", "1", "1"), ("1", "3", "3"), ("1", "4", "4"),
+                     ("2", "1", "5"), ("2", "2", "6"), ("2", "4", "8")]  # fmt: skip
+
+
+def test_skipped_frames_are_counted_and_named(logger: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Skips(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            trainer.batch["skipped_frames"] = ["000007", "000003"]
+
+    toy_trainer([Skips(), LogHook()], epochs=1, logger=logger).run()
+    assert caplog.messages[-1] == "Skipped 2 bad frames in this epoch: 000003, 000007"
+
+
+def test_gradients_at_the_trunk_are_asked_for_in_the_first_and_in_every_nth_iteration() -> None:
+    asked = []
+
+    class Asks(Hook):
+        def before_epoch(self, trainer: Trainer) -> None:
+            asked.append((trainer.iteration + 1, trainer.model.measure_gradients))
+
+        def after_step(self, trainer: Trainer) -> None:
+            asked.append((trainer.iteration + 1, trainer.model.measure_gradients))
+
+    trainer = toy_trainer([TaskGradientHook(every=3), Asks()])
+    trainer.model.measure_gradients = False
+    trainer.run()
+    assert sorted({iteration for iteration, yes in asked if yes}) == [1, 3, 6, 9]
+    assert trainer.model.measure_gradients is False
+
+
+def test_a_model_that_measures_no_gradients_is_left_alone() -> None:
+    trainer = toy_trainer([TaskGradientHook()], epochs=1)
+    trainer.run()
+    assert not hasattr(trainer.model, "measure_gradients")
+
+
+def scalars(folder: Path) -> dict[str, list[int]]:
+    """TensorBoard tag -> steps, read from the event file (length, its checksum, record, its checksum)."""
+    (file,) = folder.iterdir()
+    data, found = file.read_bytes(), {}
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        record, data = data[12 : 12 + length], data[16 + length :]
+        event = Event.FromString(record)
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append(event.step)
+    return found
+
+
+def test_tensorboard_has_openpcdets_tags_in_every_iteration(tmp_path: Path) -> None:
+    toy_trainer([TensorboardHook(tmp_path)], epochs=1).run()
+    tags = scalars(tmp_path)
+    assert sorted(tags) == ["meta_data/learning_rate", "train/loss", "train/mse"]
+    assert tags["train/loss"] == [1, 2, 3, 4]
+
+
+def test_the_progress_bar_shows_where_it_is_told_to(capsys: pytest.CaptureFixture[str]) -> None:
+    toy_trainer([ProgressHook(show=True)]).run()
+    assert "8/8" in capsys.readouterr().err
+    toy_trainer([ProgressHook()]).run()
+    assert capsys.readouterr().err == ""
+
+
+def evaluated(folder: Path, epochs: int, start: int = 0, run: int = 4) -> tuple[list[int], Trainer]:
+    seen: list[int] = []
+
+    def evaluate(model: nn.Module, epoch: int) -> None:
+        seen.append(epoch)
+        weights.append(tensors_of(model)["head.weight"])
+
+    weights: list[torch.Tensor] = []
+    trainer = toy_trainer(
+        [CheckpointHook(folder), EvaluationHook(evaluate, folder, epochs, start)], epochs=run
+    )
+    trainer.run()
+    if seen:
+        assert torch.equal(weights[-1], trainer.model.head.weight)
+        assert len({tuple(w.flatten().tolist()) for w in weights}) == len(seen)
+    return seen, trainer
+
+
+@pytest.mark.parametrize(("epochs", "seen"), [(0, []), (1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])])
+def test_the_last_n_epochs_are_evaluated_and_not_one_more(
+    tmp_path: Path, epochs: int, seen: list[int]
+) -> None:
+    assert evaluated(tmp_path, epochs)[0] == seen
+
+
+def test_evaluation_begins_with_start_epoch(tmp_path: Path) -> None:
+    assert evaluated(tmp_path, 9, start=2)[0] == [2, 3, 4]
+
+
+def test_after_the_evaluation_the_model_is_the_final_one(tmp_path: Path) -> None:
+    alone = toy_trainer(epochs=4)
+    alone.run()
+    _, trainer = evaluated(tmp_path, 3)
+    assert torch.equal(alone.model.head.weight, trainer.model.head.weight)
+
+
+def test_a_checkpoint_from_a_longer_run_before_is_not_evaluated(tmp_path: Path) -> None:
+    toy_trainer([CheckpointHook(tmp_path)], epochs=6).run()
+    assert evaluated(tmp_path, 2)[0] == [3, 4]
+
+
+def test_rank_0_writes_console_and_file_and_others_errors_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in (0, 1):
+        made = create_logger(tmp_path / f"{rank}.log", rank, name="pcdet_freeze.test.log")
+        made.info("hello from %d", rank)
+        close_logger(made)
+    assert (tmp_path / "0.log").read_text().endswith("INFO  hello from 0\n")
+    assert not (tmp_path / "1.log").exists()
+    assert capsys.readouterr().out.count("hello") == 1
+
+
+def test_run_json_holds_iterations_and_the_median_seconds_of_one(tmp_path: Path) -> None:
+    class Takes(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            trainer.seconds["batch"] = 99.0 if trainer.iteration <= SummaryHook.WARM_UP else trainer.iteration
+
+    toy_trainer([Takes(), SummaryHook(tmp_path / "out" / "run.json")]).run()
+    found = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (found["iterations"], found["epochs"]) == (8, 2)
+    assert found["seconds_per_iteration"]["batch"] == 7

@@ -1,0 +1,106 @@
+"""OPTIMIZATION is checked before any data is read; a fault of the config names its file and line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_toy import OPTIM
+
+from pcdet_freeze.config import cfg_from_yaml_file
+from pcdet_freeze.engine.arguments import train_parser
+from pcdet_freeze.engine.build import start_run
+from pcdet_freeze.engine.optim.settings import check_optimization
+from pcdet_freeze.engine.run_tool import run_tool
+from pcdet_freeze.engine.testing.scoring import check_metric
+from pcdet_freeze.errors import ConfigError
+
+WHOLE = {**OPTIM, "BATCH_SIZE_PER_GPU": 2, "NUM_EPOCHS": 1}
+
+
+def without(*keys: str) -> dict[str, Any]:
+    return {key: value for key, value in WHOLE.items() if key not in keys}
+
+
+def test_every_config_of_the_project_passes(root: Path) -> None:
+    configs = [path for path in (root / "cfgs").glob("*_models/*.yaml")]
+    assert len(configs) > 20
+    for path in configs:
+        check_optimization(cfg_from_yaml_file(path).OPTIMIZATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        ("adam_onecycle", ("DECAY_STEP_LIST", "LR_DECAY", "LR_CLIP", "MOMENTUM")),
+        ("adam", ("MOMS", "PCT_START", "DIV_FACTOR", "MOMENTUM")),
+        ("sgd", ("MOMS", "PCT_START", "DIV_FACTOR")),
+    ],
+)
+def test_an_optimizer_needs_its_own_keys_only(name: str, idle: tuple[str, ...]) -> None:
+    check_optimization({**without(*idle), "OPTIMIZER": name})
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        (without("MOMS"), "must have MOMS for adam_onecycle"),
+        (without("OPTIMIZER"), "must have OPTIMIZER"),
+        ({**WHOLE, "LR": -1}, r"OPTIMIZATION\.LR must be a number above 0; got -1"),
+        ({**WHOLE, "LR": True}, "LR must be a number above 0; got True"),
+        ({**WHOLE, "PCT_START": 2}, r"PCT_START must be a number from 0 to 1; got 2"),
+        ({**WHOLE, "DIV_FACTOR": 0}, "DIV_FACTOR must be a number above 0"),
+        ({**WHOLE, "DECAY_STEP_LIST": ["a"]}, "DECAY_STEP_LIST must be a list of epochs"),
+        ({**WHOLE, "LOSS_SCALE_FP16": 16.0}, "LOSS_SCALE_FP16: remove it, or use one of"),
+        ({**WHOLE, "OPTIMIZER": "adamw"}, r"must be one of adam_onecycle, adam, sgd.*; got 'adamw'"),
+    ],
+)
+def test_what_cannot_be_is_refused(cfg: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_optimization(cfg)
+
+
+def test_all_faults_come_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_optimization({**without("MOMS"), "LR": 0, "FOO": 1})
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_an_unknown_metric_is_told_before_the_training() -> None:
+    check_metric({"MODEL": {}})
+    check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "kitti"}}})
+    with pytest.raises(ConfigError, match=r"EVAL_METRIC must be one of kitti.*; got 'waymo'"):
+        check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "waymo"}}})
+
+
+def tool_fails_on(path: Path, text: str, capsys: Any) -> str:
+    path.write_text(text)
+    words = ["--cfg_file", str(path), "--output_dir", str(path.parent / "out"), "--device", "cpu"]
+    args: argparse.Namespace = train_parser().parse_args(words)
+    assert run_tool(lambda args: start_run(args, "train"), args) == 1
+    return str(capsys.readouterr().out)
+
+
+def test_a_config_without_its_sections_names_them(tmp_path: Path, capsys: Any) -> None:
+    told = tool_fails_on(tmp_path / "m.yaml", "CLASS_NAMES: [Car]\nMODEL: {}\n", capsys)
+    assert "DATA_CONFIG, OPTIMIZATION missing" in told
+
+
+def test_a_fault_that_a_room_finds_names_file_and_line(tmp_path: Path, capsys: Any) -> None:
+    text = "CLASS_NAMES: [Car]\nDATA_CONFIG: {}\nMODEL:\n  NAME: X\nOPTIMIZATION:\n  LR: 0\n"
+    assert "m.yaml, line 6)" in tool_fails_on(tmp_path / "m.yaml", text, capsys)
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path, capsys: Any, root: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
+    args = train_parser().parse_args(["--cfg_file", str(cfg), "--output_dir", str(tmp_path / "out")])
+    assert run_tool(lambda args: start_run(args, "train"), args) == 1
+    assert "--output_dir must be a folder to write to" in capsys.readouterr().out
+
+
+def test_hooks_of_openpcdet_are_refused(tmp_path: Path, capsys: Any) -> None:
+    text = "HOOK:\n  DisableAugmentationHook: {NUM_LAST_EPOCHS: 1}\n"
+    assert "line 1: HOOK must be left out" in tool_fails_on(tmp_path / "m.yaml", text, capsys)

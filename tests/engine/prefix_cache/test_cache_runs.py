@@ -1,0 +1,294 @@
+"""F7 in a training: what is read from the cache is what was written, and nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from cache_runs import BLOCKS, cache_of, cfg_with, keep, run, trainer_of
+from engine_toy import assert_same_state
+
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
+from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.prefix_cache.lookahead import Coming
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.errors import ConfigError, FreezeError
+from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
+
+
+class Watch(Hook):
+    """Which iterations computed the first frozen block."""
+
+    def __init__(self) -> None:
+        self.computed: list[int] = []
+        self._ran = False
+
+    def before_train(self, trainer: Trainer) -> None:
+        inner = trainer.model.get_submodule("backbone_2d.blocks.0.0")
+        inner.register_forward_pre_hook(lambda *_: setattr(self, "_ran", True))
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.computed += [trainer.iteration] if self._ran else []
+        self._ran = False
+
+
+def folders(path: Path) -> list[Path]:
+    return sorted(path.iterdir())
+
+
+def test_f7_a_run_with_a_full_cache_is_the_run_that_filled_it_and_the_run_without_one(tmp_path: Path) -> None:
+    plain = run(trainer_of(cfg_with(None), draws=2))
+    filling = run(trainer_of(cfg_with(keep(tmp_path))))
+    reading = run(trainer_of(cfg_with(keep(tmp_path))))
+    assert_same_state(filling, reading)
+    assert_same_state(plain, filling)
+
+
+def test_f7_a_sample_that_came_before_is_not_computed_again(tmp_path: Path) -> None:
+    filling, reading = Watch(), Watch()
+    run(trainer_of(cfg_with(keep(tmp_path, 1)), [filling]))
+    run(trainer_of(cfg_with(keep(tmp_path, 1)), [reading]))
+    assert filling.computed == [1, 2, 3]  # the first epoch of three
+    assert reading.computed == [1]  # the first step of a process is computed and compared
+
+
+def test_f7_variants_are_drawn_in_turns_and_each_has_a_row_of_its_own(tmp_path: Path) -> None:
+    watch = Watch()
+    trainer = trainer_of(cfg_with(keep(tmp_path, 2)), [watch], epochs=4)
+    run(trainer)
+    store = cache_of(trainer).store
+    assert store is not None and store.rows == store.filled == 12
+    assert watch.computed == [1, 2, 3, 4, 5, 6]
+
+
+def test_f7_every_row_holds_what_the_prefix_gives_for_its_sample(tmp_path: Path) -> None:
+    trainer = trainer_of(cfg_with(keep(tmp_path, 2)), epochs=2)
+    run(trainer)
+    data, store, seen = trainer.loader.dataset, cache_of(trainer).store, []
+    trainer.model.backbone_2d.blocks[2].register_forward_hook(lambda m, a, out: seen.append(out))
+    assert store is not None
+    for epoch in (0, 1):
+        data.set_epoch(epoch)
+        for index in range(6):
+            batch = data.collate_batch([data[index]])
+            trainer.move(batch, torch.device("cpu"))
+            trainer.model.eval()(batch)
+            (kept,) = store.read(store.slots[-1], [index * 2 + epoch], torch.device("cpu"))
+            torch.testing.assert_close(kept, seen[-1][0], rtol=1e-4, atol=1e-5)
+    assert len({tensor.numpy().tobytes() for tensor in seen}) == 12
+
+
+def test_f7_a_run_that_was_broken_off_goes_on_to_the_bit(tmp_path: Path) -> None:
+    cfg = cfg_with(keep(tmp_path / "a"))
+    whole = run(trainer_of(cfg_with(keep(tmp_path / "b"))))
+    first = trainer_of(cfg, [CheckpointHook(tmp_path / "ckpt"), MaxItersHook(4)])
+    run(first)
+    file = load_checkpoint(next((tmp_path / "ckpt").glob("*.pth")))
+    second = trainer_of(cfg, seed=3)
+    load_model_state(second.model, file["model_state"], "a")
+    resume(second, file)
+    assert_same_state(whole, run(second))
+    assert len(folders(tmp_path / "a")) == 1
+
+
+class Poisons(Hook):
+    """After the first epoch every stored value is another one, and an evaluation follows each step."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch, self.found = batch, []
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.iteration == 3:
+            store = cache_of(trainer).store
+            assert store is not None
+            for values in store._maps:
+                values.fill_(3.0)
+        with torch.no_grad():
+            trainer.model.eval()(batch := copy.deepcopy(self.batch))
+        self.found.append(trainer.model.backbone_2d.blocks[0](batch["spatial_features"]))
+
+
+def test_f7_an_evaluation_never_reads_the_cache(tmp_path: Path) -> None:
+    trainer = trainer_of(cfg_with(keep(tmp_path, 1)))
+    data = trainer.loader.dataset
+    data.keep_variants(1)
+    batch = data.collate_batch([data[0], data[1]])
+    trainer.move(batch, torch.device("cpu"))
+    watch = Poisons(batch)
+    trainer.hooks.insert(0, watch)
+    run(trainer)
+    assert len(watch.found) == 9 and all(torch.equal(watch.found[0], value) for value in watch.found)
+
+
+def test_f7_random_draws_are_refused_until_a_number_of_variants_is_given(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"shuffle_points draw anew.*VARIANTS: 4"):
+        run(trainer_of(cfg_with(str(tmp_path))))
+    assert folders(tmp_path) == []
+
+
+def test_f7_data_without_random_draws_needs_no_number_of_variants(tmp_path: Path) -> None:
+    cfg = cfg_with(str(tmp_path))
+    cfg.DATA_CONFIG.DATA_PROCESSOR[1].SHUFFLE_ENABLED.train = False
+    trainer = trainer_of(cfg)
+    run(trainer)
+    store = cache_of(trainer).store
+    assert store is not None and store.rows == store.filled == 6
+
+
+def test_f7_the_size_is_stated_first_and_what_is_there_already(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    run(trainer_of(cfg_with(keep(tmp_path))))
+    run(trainer_of(cfg_with(keep(tmp_path))))
+    names = ", ".join(f"backbone_2d.blocks.{level}" for level in range(3))
+    size = 4 * 8 * (16 * 16 + 8 * 8 + 4 * 4)
+    text = f"Cache of {names}: {size / 1e3:.3g} kB a sample (float32) x 6 samples x 2 variants = 129 kB in"
+    assert caplog.text.count(text) == 2
+    assert "0 of 12 samples are there already" in caplog.text
+    assert "12 of 12 samples are there already" in caplog.text
+
+
+def test_f7_another_frozen_state_is_another_cache_and_the_log_says_what_differs(
+    tmp_path: Path, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(trainer_of(cfg_with(keep(tmp_path))))
+    (first,) = folders(tmp_path)
+    before = (first / "0.bin").read_bytes()
+    run(trainer_of(cfg_with(keep(tmp_path)), seed=5))
+    assert len(folders(tmp_path)) == 2 and (first / "0.bin").read_bytes() == before
+    assert f"a new cache: other than the nearest in {tmp_path} are frozen state" in caplog.text
+
+
+def test_f7_a_state_that_is_loaded_between_two_steps_is_another_cache(tmp_path: Path) -> None:
+    class Loads(Hook):
+        def before_epoch(self, trainer: Trainer) -> None:
+            if trainer.epoch == 1:
+                trainer.model.vfe.load_state_dict(
+                    {k: v * 1.5 for k, v in trainer.model.vfe.state_dict().items()}
+                )
+
+    trainer = trainer_of(cfg_with(keep(tmp_path, 1)), [Loads()], epochs=2)
+    trainer.hooks = [hook for hook in trainer.hooks if type(hook).__name__ in ("Loads", "FastHook")]
+    run(trainer)
+    assert len(folders(tmp_path)) == 2
+
+
+def test_f7_a_bf16_cache_is_reported_as_approximate_and_gives_the_same_values_each_time(
+    tmp_path: Path, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    cfg = cfg_with(keep(tmp_path, DTYPE="bfloat16"))
+    filling, reading = run(trainer_of(cfg)), run(trainer_of(cfg))
+    assert_same_state(filling, reading)
+    assert "approximate: stored in bfloat16 they differ by 1." in caplog.text
+    assert "(bfloat16) x 6 samples" in caplog.text
+    exact = run(trainer_of(cfg_with(keep(tmp_path))))
+    assert any(not torch.equal(exact[name], filling[name]) for name in exact)
+
+
+def test_f7_a_row_that_is_not_what_the_prefix_gives_stops_the_run(tmp_path: Path) -> None:
+    trainer = trainer_of(cfg_with(keep(tmp_path, 1)))
+    run(trainer)
+    store = cache_of(trainer).store
+    assert store is not None
+    for row in range(store.rows):
+        source = int(store._marks[row, 0]) - 1
+        store.begin(row)
+        store.write(store.slots[0], row, torch.ones(store.slots[0].shape))
+        store.mark(row, source)
+    with pytest.raises(FreezeError, match=r"row \d of backbone_2d.blocks.0 in .* differs by .*Delete"):
+        run(trainer_of(cfg_with(keep(tmp_path, 1))))
+
+
+def test_f7_rows_of_points_that_have_changed_are_computed_anew(tmp_path: Path) -> None:
+    run(trainer_of(cfg_with(keep(tmp_path, 1))))
+    watch = Watch()
+    trainer = trainer_of(cfg_with(keep(tmp_path, 1)), [watch], epochs=2)
+    load = trainer.loader.dataset.load_sample
+    trainer.loader.dataset.load_sample = lambda index: load((index + 1) % 6)
+    run(trainer)
+    assert watch.computed == [1, 2, 3]
+    other = trainer_of(cfg_with(None), draws=1, epochs=2)
+    other.loader.dataset.load_sample = lambda index: load((index + 1) % 6)
+    assert_same_state(trainer.model.state_dict(), run(other))
+
+
+def test_f7_a_schedule_goes_on_with_a_cache_of_what_stays_frozen(tmp_path: Path) -> None:
+    phases = [{"EPOCH": 1, "TRAIN": ["backbone_2d.blocks"]}, {"EPOCH": 2, "TRAIN": ["vfe"]}]
+    trainer = trainer_of(cfg_with(keep(tmp_path, 1), SCHEDULE=phases))
+    plain = trainer_of(cfg_with(None, SCHEDULE=phases), draws=1)
+    assert_same_state(run(trainer), run(plain))
+    outputs = {json.loads((path / "cache.json").read_text())["outputs"][0][0] for path in folders(tmp_path)}
+    assert outputs == {"backbone_2d.blocks.0", "map_to_bev_module"}
+    assert cache_of(trainer).store is None
+
+
+def test_f7_a_later_phase_whose_cache_has_no_room_goes_on_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    class FillsTheDisk(Hook):
+        def after_epoch(self, trainer: Trainer) -> None:
+            monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+
+    caplog.set_level(logging.INFO)
+    cfg = cfg_with(keep(tmp_path, 1), SCHEDULE=[{"EPOCH": 1, "TRAIN": ["backbone_2d.blocks"]}])
+    trainer = trainer_of(cfg, [FillsTheDisk()], epochs=2)
+    run(trainer)
+    assert "From here on without the cache. The cache must fit on the disk" in caplog.text
+    assert trainer.iteration == 6 and cache_of(trainer).store is None
+
+
+def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(tmp_path: Path) -> None:
+    def reads_pillars(head: Any, args: Any) -> None:
+        batch = args[0]
+        batch["spatial_features_2d"] = batch["spatial_features_2d"] + batch["pillar_features"].mean()
+
+    trainer = trainer_of(cfg_with(keep(tmp_path)))
+    trainer.model.dense_head.register_forward_pre_hook(reads_pillars)
+    with pytest.raises(FreezeError, match=r"vfe: pillar_features has shape \(\d+, 64\), not a row"):
+        run(trainer)
+    assert folders(tmp_path) == []
+
+
+def test_f7_the_samples_that_are_read_ahead_are_those_of_the_next_batch(tmp_path: Path) -> None:
+    trainer, coming, foreseen, seen = trainer_of(cfg_with(keep(tmp_path))), Coming(), [], []
+
+    for epoch, offset in ((0, 0), (1, 0), (2, 1)):  # the last one is resumed in its middle
+        trainer.epoch, trainer.offset = epoch, offset
+        trainer.loader.dataset.keep_variants(2)
+        for batch in trainer._batches():
+            seen.append([int(row) // 2 for row in batch["cache_entry"][:, 0]])
+            foreseen.append(list(coming.after(trainer)))
+            trainer.offset += 1
+    ends = [2, 5, 7]
+    assert all(foreseen[place] == [] for place in ends) and len(seen) == 8
+    assert all(foreseen[place] == seen[place + 1] for place in range(7) if place not in ends)
+
+
+def test_f7_nothing_of_a_cached_forward_stays_on_the_model(tmp_path: Path) -> None:
+    trainer = trainer_of(cfg_with(keep(tmp_path)), epochs=1)
+    run(trainer)
+    assert not any("forward" in module.__dict__ for module in trainer.model.modules())
+    assert CachedForward.__name__ not in repr(trainer.model)
+
+
+def test_f7_a_data_set_that_cannot_name_its_samples_is_an_error(tmp_path: Path) -> None:
+    trainer = trainer_of(cfg_with(keep(tmp_path)))
+    trainer.loader = [1]
+    with pytest.raises(FreezeError, match="needs a data set that says which sample is which"):
+        trainer.run()
+
+
+def test_f7_with_nothing_in_the_prefix_the_log_says_that_nothing_is_kept(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    run(trainer_of(cfg_with(keep(tmp_path), BLOCKS[1]), epochs=1))
+    assert "FREEZE.CACHE has nothing to keep: there is no frozen prefix." in caplog.text

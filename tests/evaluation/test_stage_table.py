@@ -1,0 +1,19 @@
+"""The table of several stages."""
+
+from __future__ import annotations
+
+from pcdet_freeze.evaluation.stage_table import stage_table
+
+
+def test_a_column_a_stage_with_a_dash_for_what_it_lacks() -> None:
+    first = {"iterations": 500, "boxes": 7, "seconds_per_iteration": {"batch": 0.51}}
+    second = {"segmentation/mIoU": 61.23, "segmentation/IoU/road": 80.0, "segmentation/IoU/pole": 22.5}
+    text = stage_table({"1": first, "2": second}, [("the detector", ("", "the same"))])
+    rows = {line[:37].strip(): line[37:].split() for line in text.splitlines()}
+    assert rows[""] == ["1", "2"]
+    assert rows["iterations"] == ["500", "-"]
+    assert rows["segmentation mIoU"] == ["-", "61.2"]
+    assert rows["segmentation, IoU of the worst class"] == ["-", "22.5"]
+    assert rows["seconds an iteration (median)"] == ["0.510", "-"]
+    assert rows["the detector"] == ["the", "same"]
+    assert len({len(line) for line in text.splitlines()}) == 1

@@ -1,0 +1,122 @@
+"""P4: what is frozen comes from a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from engine_toy import ToyModel
+from torch import nn
+
+from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing import FreezePlan, freeze
+from pcdet_freeze.freezing.checks.pretrained_coverage import LOSS_SCALE, check_supplied
+from pcdet_freeze.models.loss_weights import NAME, LossScale
+
+
+class Constants(ToyModel):
+    """With buffers that the config decides, that chance decides, or that look like a young average."""
+
+    def __init__(self, width: float = 0.4) -> None:
+        super().__init__()
+        self.vfe[1].running_var.fill_(0.25)  # statistics, whatever they begin with
+        self.vfe.register_buffer("offsets", torch.arange(3) * width)
+        self.vfe.register_buffer("grid", torch.ones(2, dtype=torch.long))
+        self.vfe.register_buffer("scratch", torch.rand(3), persistent=False)
+        self.vfe.register_buffer("drawn", torch.rand(3))
+        self.vfe.register_buffer("average", torch.zeros(3))
+
+
+def refusal(model: nn.Module, loaded: Any, rebuild: Any = None, **options: Any) -> str:
+    with pytest.raises(FreezeError) as stopped:
+        check_supplied(freeze(model, FreezePlan(("vfe",), **options)), loaded, rebuild)
+    return str(stopped.value)
+
+
+def all_but(model: nn.Module, *parts: str) -> list[str]:
+    return [name for name in model.state_dict() if not name.endswith(parts)]
+
+
+def test_p4_without_a_checkpoint_the_module_is_named_once() -> None:
+    message = refusal(ToyModel(), ())
+    assert "  vfe (6 tensors)\n" in message and "vfe.0" not in message
+    assert "--pretrained_model" in message and "FREEZE.ALLOW_RANDOM: [vfe]" in message
+
+
+def test_p4_what_a_file_supplied_is_fine() -> None:
+    model = ToyModel()
+    check_supplied(freeze(model, ["vfe"]), all_but(model, "num_batches_tracked", "head.weight"))
+
+
+def test_p4_the_frozen_part_of_a_module_is_named_and_not_the_module() -> None:
+    with pytest.raises(FreezeError, match=r"\n  vfe\.0 \(2 tensors\)\n[\s\S]*ALLOW_RANDOM: \[vfe\.0\]"):
+        check_supplied(freeze(ToyModel(), ["vfe.0"]), ())
+
+
+@pytest.mark.parametrize("missing", ["vfe.1.running_mean", "vfe.0.weight", "vfe.1.bias"])
+def test_p4_a_single_tensor_is_named_by_itself(missing: str) -> None:
+    model = ToyModel()
+    message = refusal(model, all_but(model, missing), ToyModel)
+    assert f"  {missing}\n" in message
+
+
+def test_p4_constant_buffers_are_exempt_and_statistics_that_begin_alike_are_not() -> None:
+    model = Constants()
+    buffers = ("offsets", "grid", "drawn", "average", "running_var")
+    message = refusal(model, all_but(model, *buffers), Constants)
+    assert [name for name in buffers if name in message] == ["drawn", "average", "running_var"]
+
+
+def test_p4_non_persistent_buffers_are_exempt() -> None:
+    model = Constants()
+    check_supplied(freeze(model, ["vfe"]), list(model.state_dict()))
+
+
+def test_p4_the_learned_loss_weight_of_a_head_without_a_loss_needs_no_file() -> None:
+    assert NAME == LOSS_SCALE
+    model = ToyModel()
+    model.vfe.add_module(NAME, LossScale())
+    check_supplied(freeze(model, ["vfe"]), all_but(model, "log_variance"))
+    part = ToyModel()
+    part.vfe.add_module(NAME, LossScale())
+    with pytest.raises(FreezeError, match=r"vfe\.loss_scale"):
+        check_supplied(freeze(part, ["vfe.loss_scale"]), ())
+
+
+def test_p4_a_buffer_counts_as_constant_only_where_another_build_shows_it() -> None:
+    model = Constants()
+    assert "vfe.offsets" in refusal(model, all_but(model, "offsets"))
+    assert "vfe.offsets" in refusal(model, all_but(model, "offsets"), lambda: Constants(0.5))
+
+
+def test_p4_looking_for_constants_draws_no_random_number() -> None:
+    model, rng = Constants(), torch.get_rng_state()
+    check_supplied(freeze(model, ["vfe"]), all_but(model, "offsets"), Constants)
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_p4_a_tied_tensor_is_supplied_under_either_name() -> None:
+    model = ToyModel()
+    model.head = nn.Linear(4, 8)
+    model.head.weight = model.vfe[0].weight
+    handle = freeze(model, FreezePlan(("vfe",), shared="freeze"))
+    check_supplied(handle, all_but(model, "vfe.0.weight"))
+
+
+@pytest.mark.parametrize("allowed", [True, ("vfe",), ("vfe.*",)])
+def test_p4_allow_random_allows_it(allowed: Any) -> None:
+    check_supplied(freeze(ToyModel(), FreezePlan(("vfe",), allow_random=allowed)), ())
+
+
+def test_p4_allow_random_for_a_part_leaves_the_rest() -> None:
+    message = refusal(ToyModel(), (), allow_random=("vfe.1",))
+    assert "  vfe.0 (2 tensors)\n" in message and "vfe.1" not in message
+
+
+def test_p4_allow_random_of_what_is_not_frozen_is_an_error() -> None:
+    assert "nothing frozen is in head" in refusal(ToyModel(), (), allow_random=("head",))
+
+
+def test_p4_says_nothing_with_parameters_false() -> None:
+    check_supplied(freeze(ToyModel(), FreezePlan(("vfe",), parameters=False)), ())

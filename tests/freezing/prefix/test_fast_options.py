@@ -1,0 +1,151 @@
+"""F6: bf16, channels_last and torch.compile for the prefix are asked for; their difference is reported."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fast_toys import frozen_model, image
+from two_processes import HELPERS
+
+from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.cache_config import CacheOptions
+from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix.output_diff import recorded, relative
+
+BLOCKS = ["backbone_2d.blocks"]
+
+
+def outputs(options: Options) -> tuple[list[torch.Tensor], list[torch.Tensor], Renewed]:
+    """What both blocks put out in a plain training forward, and in one with ``options``."""
+    model = frozen_model(BLOCKS)
+    renewed = Renewed(model, options)
+    renewed.prepare(image())
+    blocks = [(str(i), block) for i, block in enumerate(model.backbone_2d.blocks)]
+    with recorded(blocks) as plain:
+        model(image())
+    with recorded(blocks) as fast, renewed.fast:
+        model(image()).backward()
+    return [plain["0"][0], plain["1"][0]], [fast["0"][0], fast["1"][0]], renewed
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_f6_a_bf16_prefix_puts_out_float32_and_says_how_far_off_it_is(fuse: bool) -> None:
+    plain, fast, renewed = outputs(Options(fuse, dtype=torch.bfloat16))
+    assert all(tensor.dtype == torch.float32 for tensor in fast)
+    off = max(map(relative, plain, fast))
+    assert 1e-4 < off < 3e-2 and renewed.plan.difference == pytest.approx(off)
+    assert any(f"differs by {off:.1e}" in line for line in renewed.plan.lines())
+
+
+def test_f6_a_bf16_prefix_folds_in_float64_and_rounds_once() -> None:
+    _, _, renewed = outputs(Options(dtype=torch.bfloat16))
+    assert len(renewed.fast.folds) == 2
+    assert all(fold.weights()[0].dtype == torch.bfloat16 for fold in renewed.fast.folds)
+
+
+def test_f6_under_autocast_the_bf16_prefix_is_left_in_the_dtype_of_the_rest() -> None:
+    model = frozen_model(BLOCKS)
+    renewed = Renewed(model, Options("force", dtype=torch.bfloat16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        renewed.prepare(image())
+        with recorded([("0", model.backbone_2d.blocks[0])]) as found, renewed.fast:
+            model(image())
+    assert found["0"][0].dtype == torch.bfloat16
+
+
+def test_f6_channels_last_stays_inside_the_prefix() -> None:
+    plain, fast, renewed = outputs(Options(channels_last=True))
+    assert all(tensor.is_contiguous() for tensor in fast)
+    assert max(map(relative, plain, fast)) <= 2e-6
+    weight = renewed.fast.folds[0].weights()[0]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_f6_an_evaluation_is_in_float32_whatever_was_asked_for() -> None:
+    model = frozen_model(BLOCKS)
+    before = model.eval()(image())
+    renewed = Renewed(model.train(), Options(dtype=torch.bfloat16, channels_last=True))
+    renewed.prepare(image())
+    with renewed.fast:
+        model(image())
+    model.backbone_2d.deblocks.load_state_dict(frozen_model(BLOCKS).backbone_2d.deblocks.state_dict())
+    assert torch.equal(before, model.eval()(image()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_f6_a_compiled_prefix_is_compiled_with_its_norm_layers_folded_away() -> None:
+    plain, fast, renewed = outputs(Options(compile=True))
+    assert renewed.plan.compiled == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
+    assert max(map(relative, plain, fast)) <= 2e-6
+
+
+NO_COMPILER = """
+from fast_toys import frozen_model, image
+from pcdet_freeze.freezing.prefix import Options, Renewed
+renewed = Renewed(frozen_model(["backbone_2d.blocks"]), Options(compile=True))
+renewed.prepare(image())
+print(*renewed.plan.lines(), sep="\\n")
+with renewed.fast:
+    renewed.root(image())
+"""
+
+
+@pytest.mark.slow
+def test_f6_without_a_compiler_the_prefix_runs_uncompiled_with_a_note(tmp_path: Path, root: Path) -> None:
+    paths = [str(root), str(HELPERS)]
+    missing = {"CXX": str(tmp_path / "none"), "CC": str(tmp_path / "none"), "PATH": "/nowhere"}
+    env = {**os.environ, **missing, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(paths)}
+    run = subprocess.run([sys.executable, "-c", NO_COMPILER], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "torch.compile does not work here" in run.stdout and "2 norm layers folded" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("PREFIX_DTYPE", "float16"), ("COMPILE", "yes"), ("CHANNELS_LAST", 1), ("COMPILE", None)],
+)
+def test_values_that_the_keys_do_not_take_are_errors(key: str, value: Any) -> None:
+    with pytest.raises(FreezeError, match=f"FREEZE.{key} must be"):
+        FreezePlan.from_cfg({"FREEZE": {key: value}})
+
+
+def test_the_keys_become_options() -> None:
+    block = {"FUSE": False, "PREFIX_DTYPE": "bfloat16", "COMPILE": True, "CHANNELS_LAST": True}
+    assert Options.of(FreezePlan.from_cfg({"FREEZE": block})) == Options(False, torch.bfloat16, True, True)
+    assert Options.of(FreezePlan()) == Options()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (3, "must be null, a folder, or"),
+        ("", "FOLDER: ''"),
+        ({"VARIANTS": 2}, "FOLDER: None"),
+        ({"FOLDER": "a", "FOLDERS": "b"}, "the key 'FOLDERS'"),
+        ({"FOLDER": "a", "VARIANTS": 0}, "VARIANTS must be a number of 1 or more, or null; got 0"),
+        ({"FOLDER": "a", "VARIANTS": True}, "got True"),
+        ({"FOLDER": "a", "DTYPE": "float16"}, "DTYPE must be float32 or bfloat16; got 'float16'"),
+    ],
+)
+def test_f7_a_cache_that_cannot_mean_anything_is_an_error(value: Any, said: str) -> None:
+    with pytest.raises(FreezeError, match=re.escape(said)):
+        FreezePlan.from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": ["vfe"], "FREEZE": {"CACHE": value}}})
+
+
+def test_f7_a_folder_alone_is_a_float32_cache_of_data_that_is_not_random() -> None:
+    plan = FreezePlan.from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": ["vfe"], "FREEZE": {"CACHE": "a/b"}}})
+    assert plan.cache == CacheOptions("a/b", None, "float32")
+
+
+def test_f7_without_frozen_parameters_there_is_nothing_to_keep() -> None:
+    with pytest.raises(FreezeError, match="with PARAMETERS: False they train: write CACHE: null"):
+        FreezePlan(("vfe",), parameters=False, cache=CacheOptions("a"))

@@ -1,0 +1,200 @@
+"""N1-N6: what entries mean, and what is said about those that mean nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from freeze_toys import Detector, block, state_bits
+from torch import nn
+
+from pcdet_freeze import FreezeError, FreezePlan, freeze, is_frozen
+from pcdet_freeze.freezing.summary import counts
+
+
+def cfg(entries: Any, **options: Any) -> dict[str, Any]:
+    return {"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": entries, **({"FREEZE": options} if options else {})}}
+
+
+def error_of(model: nn.Module, entries: Any) -> str:
+    with pytest.raises(FreezeError) as caught:
+        freeze(model, entries)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "names"),
+    [
+        ("vfe", ("vfe",)),
+        ("backbone_2d.blocks.0", ("backbone_2d.blocks.0",)),
+        ("backbone_2d.*", ("backbone_2d.blocks", "backbone_2d.deblocks")),
+        ("backbone_2d.blocks.[0-1]", ("backbone_2d.blocks.0", "backbone_2d.blocks.1")),
+        ("backbone_2d.blocks.?", ("backbone_2d.blocks.0", "backbone_2d.blocks.1", "backbone_2d.blocks.2")),
+        ("*_head", ("dense_head",)),
+    ],
+)
+def test_n1_an_entry_is_a_path_or_a_glob_within_segments(entry: str, names: tuple[str, ...]) -> None:
+    assert freeze(Detector(), [entry]).names == names
+
+
+def test_n1_a_glob_does_not_cross_segments() -> None:
+    assert "names no module" in error_of(Detector(), ["backbone_2d*0"])
+
+
+def test_n1_an_exclamation_mark_exempts_a_part_of_an_earlier_entry() -> None:
+    model = Detector()
+    handle = freeze(model, ["backbone_2d.blocks", "!backbone_2d.blocks.2"])
+    assert is_frozen(model.backbone_2d.blocks[1]) and not is_frozen(model.backbone_2d.blocks[2])
+    assert all(p.requires_grad for p in model.backbone_2d.blocks[2].parameters())
+    assert not any("blocks.2" in name for name in handle.certificate().digests)
+
+
+def test_n1_a_later_entry_takes_back_a_part_of_an_exemption() -> None:
+    model = Detector()
+    freeze(model, ["backbone_2d", "!backbone_2d.blocks", "backbone_2d.blocks.1"])
+    assert [is_frozen(b) for b in model.backbone_2d.blocks] == [False, True, False]
+    assert is_frozen(model.backbone_2d.deblocks)
+
+
+@pytest.mark.parametrize("entries", [["!vfe"], ["!vfe", "vfe"], ["dense_head", "!vfe"]])
+def test_n1_an_exemption_of_nothing_is_an_error(entries: list[str]) -> None:
+    assert "must exempt a part of an earlier entry" in error_of(Detector(), entries)
+
+
+def test_n1_a_list_that_exempts_all_it_names_is_an_error() -> None:
+    assert "must leave something to freeze" in error_of(Detector(), ["vfe", "!vfe"])
+
+
+@pytest.mark.parametrize("entry", ["vfe.0.weight", "vfe.1.running_mean", "backbone_2d.blocks.0.0.bias"])
+def test_n1_the_name_of_a_tensor_is_an_error_that_names_its_module(entry: str) -> None:
+    message = error_of(Detector(), [entry])
+    assert "parameter or buffer" in message and repr(entry.rpartition(".")[0]) in message
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_n1_prefixes_of_wrappers_are_seen_through(prefix: str) -> None:
+    assert freeze(Detector(), [prefix + "vfe"]).names == ("vfe",)
+
+
+def test_n1_a_wrapped_part_has_the_names_of_the_plain_one() -> None:
+    model = Detector()
+    model.vfe = nn.DataParallel(model.vfe)
+    handle = freeze(nn.DataParallel(model), ["vfe.1"])
+    assert handle.names == ("vfe.1",) and not model.vfe.module[1].weight.requires_grad
+
+
+@pytest.mark.parametrize("config", [{}, {"MODEL": None}, cfg(None), cfg([]), {"MODEL": {}}, cfg(())])
+def test_n2_an_absent_null_or_empty_list_freezes_nothing_and_says_so(config: dict[str, Any]) -> None:
+    plan = FreezePlan.from_cfg(config)
+    handle = freeze(Detector(), plan)
+    assert not plan and handle.names == () and all(p.requires_grad for p in handle.model.parameters())
+    assert handle.summary() == "nothing is frozen: MODEL.NOT_TRAIN_IN_MULTI_TASK is absent, null or empty"
+
+
+@pytest.mark.parametrize(
+    "value", ["vfe", {"vfe": True}, 3, True, {"vfe"}, b"vfe", [""], ["  "], [3], [None], ["!"]]
+)
+def test_n3_anything_but_a_list_of_names_is_an_error_with_rule_value_and_cure(value: Any) -> None:
+    with pytest.raises(FreezeError) as caught:
+        FreezePlan.from_cfg(cfg(value))
+    message = str(caught.value)
+    assert "MODEL.NOT_TRAIN_IN_MULTI_TASK must be a list of module names" in message
+    item = next(iter(value)) if isinstance(value, list) else value
+    assert repr(item) in message and ("write" in message)
+
+
+def test_n3_a_bare_string_is_answered_with_the_list_to_write() -> None:
+    with pytest.raises(FreezeError, match=r"write \[vfe\]"):
+        FreezePlan.from_cfg(cfg("vfe"))
+
+
+def test_n3_all_faults_of_the_config_come_at_once() -> None:
+    with pytest.raises(FreezeError) as caught:
+        FreezePlan.from_cfg(cfg(["vfe", "", 7], SHARED="yes", COMPILE=True, IGNOR=[], EVAL="vfe"))
+    message = str(caught.value)
+    assert all(part in message for part in ("element 1", "element 2", "SHARED", "COMPILE", "IGNORE", "EVAL"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["NOT_TRAIN_IN_MULTITASK", "not_train_in_multi_task", "NOT_TRAIN_IN_MUTLI_TASK", "NOT_TRAIN_MULTI_TASK"],
+)
+def test_n3_a_misspelled_key_is_an_error_and_not_a_run_that_trains_everything(wrong: str) -> None:
+    with pytest.raises(FreezeError, match="misspelled"):
+        FreezePlan.from_cfg({"MODEL": {wrong: ["vfe"]}})
+
+
+def test_n3_the_key_beside_model_is_an_error() -> None:
+    with pytest.raises(FreezeError, match="belongs under MODEL"):
+        FreezePlan.from_cfg({"MODEL": {}, "NOT_TRAIN_IN_MULTI_TASK": ["vfe"]})
+
+
+def test_the_whole_block_with_its_defaults_is_accepted() -> None:
+    lists = {"EVAL": [], "IGNORE": [], "SCHEDULE": []}
+    others = {"PARAMETERS": True, "SHARED": "error", "ALLOW_RANDOM": False, "FUSE": True}
+    speed = {"PREFIX_DTYPE": "float32", "COMPILE": False, "CACHE": None}
+    assert FreezePlan.from_cfg(cfg(["vfe"], **lists, **others, **speed)) == FreezePlan(("vfe",))
+
+
+def test_n4_a_name_in_capitals_finds_its_nearest() -> None:
+    assert "'VFE' names no module of this model. Nearest: vfe" in error_of(Detector(), ["VFE"])
+
+
+def test_n4_one_error_lists_all_unknown_entries_with_the_nearest_names_and_children() -> None:
+    message = error_of(Detector(), ["vfe", "backbone_2d.blok", "dence_head", "backbone_2d.blocks.7"])
+    lines = message.splitlines()
+    assert len(lines) == 4
+    assert "backbone_2d.blocks" in lines[1] and "backbone_2d holds blocks, deblocks" in lines[1]
+    assert "dense_head" in lines[2] and "The model holds vfe, map_to_bev_module, backbone_2d" in lines[2]
+    assert "backbone_2d.blocks holds 0, 1, 2" in lines[3]
+
+
+def test_n4_nothing_has_been_changed_when_an_error_is_raised() -> None:
+    model = Detector()
+    before, bits = {id(m): type(m) for m in model.modules()}, state_bits(model)
+    dicts = [set(m.__dict__) for m in model.modules()]
+    for wrong in (["vfe", "nothing"], ["vfe", "dense_head.weight"], ["vfe", "!dense_head"]):
+        error_of(model, wrong)
+    assert {id(m): type(m) for m in model.modules()} == before
+    assert [set(m.__dict__) for m in model.modules()] == dicts
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(bits.values(), model.state_dict().values(), strict=True))
+
+
+def test_n5_overlapping_and_repeated_entries_are_merged_and_noted() -> None:
+    handle = freeze(Detector(), ["backbone_2d.blocks", "backbone_2d.blocks.0", "vfe", "vfe", "backbone_2d"])
+    assert handle.names == ("vfe", "backbone_2d")
+    assert len([note for note in handle.notes if "merged" in note]) == 3
+
+
+def test_n5_an_entry_without_parameters_and_buffers_is_noted() -> None:
+    handle = freeze(Detector(), ["map_to_bev_module", "vfe.2", "vfe.1"])
+    assert [note.split("'")[1] for note in handle.notes] == ["map_to_bev_module", "vfe.2"]
+    assert all(note in handle.report() for note in handle.notes)
+
+
+def test_n5_the_summary_says_how_much_and_by_which_entries() -> None:
+    model = Detector()
+    total = sum(p.numel() for p in model.parameters())
+    part = sum(p.numel() for p in model.vfe.parameters())
+    assert freeze(model, ["vfe"]).summary() == f"frozen {part} of {total} parameters, 1 norm layer, by vfe"
+
+
+def test_n1_any_module_can_be_named_not_a_fixed_set() -> None:
+    model = nn.ModuleDict({"odd name": block(), "x-1": nn.ModuleDict({"deep": block()})})
+    handle = freeze(model, ["odd name", "x-1.deep.1"])
+    assert is_frozen(model["odd name"]) and handle.names == ("odd name", "x-1.deep.1")
+
+
+@pytest.mark.parametrize("wrong", ["VFE", "Vfe", "VEF"])
+def test_n4_upper_and_lower_case_do_not_hide_the_nearest_name(wrong: str) -> None:
+    assert "Nearest: vfe" in error_of(Detector(), [wrong])
+
+
+@pytest.mark.parametrize(
+    ("part", "total", "told"),
+    [(0, 99, "0 of 99"), (352, 644_680, "352 of 644,680"), (4_200_000, 4_800_000, "4.2 of 4.8 M")],
+)
+def test_the_summary_never_calls_a_small_part_nothing(part: int, total: int, told: str) -> None:
+    assert counts(part, total) == told
