@@ -13,7 +13,7 @@ from pcdet_freeze.bench.variants import contender, settle_statistics
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.trainer import Batch
 from pcdet_freeze.freezing import FreezePlan, freeze, frozen
-from pcdet_freeze.freezing.reapply_hook import hold_fast
+from pcdet_freeze.freezing.reapply_hook import reapply_pre_hook
 
 BY_HAND, HELD = "by hand", "held"
 REPEAT = 50
@@ -74,7 +74,7 @@ def _parts(
     inputs = {id(m): [_with_input(m.get_submodule(name)) for name in names] for m in models.values()}
     train = {name: model.train for name, model in models.items()}
     norm = {name: (lambda model=model: layers(model)) for name, model in models.items()}
-    hook = {HELD: lambda: hold_fast(models[HELD], ())}
+    hook = {HELD: lambda: reapply_pre_hook(models[HELD], ())}
     return {
         "train_call_seconds": _more(interleave(train, rounds, device, REPEAT)),
         "norm_layers_seconds": _more(interleave(norm, rounds, device, REPEAT)),

@@ -20,7 +20,7 @@ from pcdet_freeze.bench.against import AGAINST, check_installed
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
-from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.prefix_cache.cache import ENTRY
@@ -65,8 +65,8 @@ class Contender:
         empty = any(hook.cache is not None and hook.cache.store is None for hook in self._fast())
         return "nothing that trains reads a frozen prefix, so there is nothing to keep" if empty else ""
 
-    def _fast(self) -> list[FastHook]:
-        return [hook for hook in self.trainer.hooks if isinstance(hook, FastHook)]
+    def _fast(self) -> list[FrozenPrefixHook]:
+        return [hook for hook in self.trainer.hooks if isinstance(hook, FrozenPrefixHook)]
 
 
 def _none(model: nn.Module, cfg: Any) -> Sequence[Hook]:
@@ -74,7 +74,7 @@ def _none(model: nn.Module, cfg: Any) -> Sequence[Hook]:
 
 
 def _none_fused(model: nn.Module, cfg: Any) -> Sequence[Hook]:
-    return [FastHook(model, Options())]
+    return [FrozenPrefixHook(model, Options())]
 
 
 def _requires_grad(model: nn.Module, cfg: Any) -> Sequence[Hook]:
@@ -92,7 +92,7 @@ def _frozen(**options: Any) -> Prepare:
         own = copy.deepcopy(cfg)
         own.MODEL.FREEZE = {**(cfg.MODEL.get("FREEZE") or {}), "ALLOW_RANDOM": True, **options}
         made = hooks_from_cfg(own, model)
-        return [hook for hook in made if isinstance(hook, MultiTaskFreezeHook | FastHook)]
+        return [hook for hook in made if isinstance(hook, MultiTaskFreezeHook | FrozenPrefixHook)]
 
     return prepare
 
@@ -202,12 +202,12 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
     model.train()
     for hook in hooks:
         hook.before_train(trainer)
-        if isinstance(hook, FastHook):
+        if isinstance(hook, FrozenPrefixHook):
             _plan(name, hook, trainer, loader.batch)
     return Contender(name, trainer, loader.batch)
 
 
-def _plan(name: str, hook: FastHook, trainer: Trainer, batch: Batch) -> None:
+def _plan(name: str, hook: FrozenPrefixHook, trainer: Trainer, batch: Batch) -> None:
     """In a training this belongs to the first step, here to no step."""
     try:
         hook.prepare(trainer, dict(batch))

@@ -12,7 +12,7 @@ from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
 from pcdet_freeze.freezing.certificate import compare_keys, plain_state, refuse_idle, select_keys
-from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader
+from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
 from pcdet_freeze.freezing.paths import segments_match
 
@@ -55,7 +55,7 @@ class _Names(argparse.Action):
 def run(args: argparse.Namespace) -> int:
     """Print what changed in the frozen state; returns the exit code."""
     files = [load_checkpoint(path, args.trust_checkpoint) for path in (args.before, args.after)]
-    scope = scope_of(args, *(FreezeHeader.of(file) for file in files))
+    scope = scope_of(args, *(FreezeMetadata.of(file) for file in files))
     before, after = (plain_state(file["model_state"]) for file in files)
     keys = scope.choose(dict.fromkeys([*before, *after]))
     changed = compare_keys(before, after, keys)
@@ -109,7 +109,7 @@ class Scope:
         return [key for key in keys if not any(segments_match(key, name) for name in self.ignore)]
 
 
-def scope_of(args: argparse.Namespace, before: FreezeHeader, after: FreezeHeader) -> Scope:
+def scope_of(args: argparse.Namespace, before: FreezeMetadata, after: FreezeMetadata) -> Scope:
     """From ``--names``, ``--cfg_file`` or B's own certificate; CheckpointError where there is none."""
     known = frozenset(
         entry for found in (before.certificate, after.certificate) if found for entry in found.entries
@@ -133,7 +133,7 @@ def _source(args: argparse.Namespace) -> str:
     return "--names" if args.names is not None else str(args.cfg_file or args.after)
 
 
-def _scope_of_plan(plan: FreezePlan, after: FreezeHeader) -> Scope:
+def _scope_of_plan(plan: FreezePlan, after: FreezeMetadata) -> Scope:
     """What a config freezes in the epoch of B; a certificate under the same list knows it exactly."""
     if after.certificate is not None and not after.changes(plan):
         return _scope_of_certificate(after.certificate)

@@ -22,7 +22,13 @@ from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine.arguments import idle_flags
 from pcdet_freeze.engine.batch_to_device import move_with
-from pcdet_freeze.engine.checkpoint.io import OURS, cfg_digest, load_checkpoint, newest_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.io import (
+    CHECKPOINT_KEY,
+    cfg_digest,
+    load_checkpoint,
+    newest_checkpoint,
+    resume,
+)
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
@@ -46,7 +52,7 @@ from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader, tell_changes
+from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata, log_list_changes
 from pcdet_freeze.freezing.checks.optimizer_audit import OptimizerGroupsHook
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils import distributed
@@ -91,7 +97,7 @@ def find_checkpoint(run: Run) -> Checkpoint | None:
 
 def choose_seed(run: Run, checkpoint: Checkpoint | None) -> None:
     """Seed this process; a resumed run keeps its seed, and with it the order of the data."""
-    ours = checkpoint[1].get(OURS, {}) if checkpoint else {}
+    ours = checkpoint[1].get(CHECKPOINT_KEY, {}) if checkpoint else {}
     fresh = FIXED_SEED if run.args.fix_random_seed else random.SystemRandom().randrange(2**31)
     run.seed = distributed.from_main(int(ours.get("seed", fresh)))
     if run.args.fix_random_seed:
@@ -147,9 +153,9 @@ def build_model(run: Run, dataset: Any) -> nn.Module:
 
 def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None) -> list[ConfiguredHook]:
     """Freeze for the epoch in which the run stands, then load its state and compare with its certificate."""
-    header, plan = FreezeHeader.of(checkpoint[1] if checkpoint else None), FreezePlan.from_cfg(run.cfg)
+    header, plan = FreezeMetadata.of(checkpoint[1] if checkpoint else None), FreezePlan.from_cfg(run.cfg)
     if checkpoint is not None:
-        tell_changes(header, plan, run.is_over(checkpoint[1]), checkpoint[0], run.logger)
+        log_list_changes(header, plan, run.is_over(checkpoint[1]), checkpoint[0], run.logger)
     hooks = hooks_from_cfg(run.cfg, model, header.begun, run.epochs)
     for line in filter(None, (hook.describe() for hook in hooks)):
         run.logger.info("%s", line)
@@ -162,7 +168,7 @@ def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None)
             run.logger.info("--pretrained_model has no effect: the state of %s replaces it", checkpoint[0])
         load_model_state(model, checkpoint[1]["model_state"], checkpoint[0])
         for hook in hooks:
-            hook.check_resumed(checkpoint[1].get(OURS, {}))
+            hook.check_resumed(checkpoint[1].get(CHECKPOINT_KEY, {}))
     return hooks
 
 
@@ -178,7 +184,7 @@ def build_trainer(
     require_labels(model, train.dataset)
     for hook in hooks:
         if checkpoint is None:
-            hook.check_supplied(run.loaded, lambda: new_model(run, train.dataset))
+            hook.check_pretrained_coverage(run.loaded, lambda: new_model(run, train.dataset))
         if test is not None:
             hook.take_test_data(test.loader)
     optim_cfg, steps = run.cfg.OPTIMIZATION, run.args.max_iters
@@ -201,7 +207,7 @@ def build_trainer(
     )
     set_seed(run.seed + run.world.rank)
     if checkpoint is not None:
-        _note_changes(run, checkpoint[1].get(OURS))
+        _note_changes(run, checkpoint[1].get(CHECKPOINT_KEY))
         resume(trainer, checkpoint[1])
     trainer.rebuild(optimizer)
     return trainer

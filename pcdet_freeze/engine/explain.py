@@ -12,14 +12,14 @@ from torch import nn
 
 from pcdet_freeze.engine.optim.optimizer import build_optimizer, parameter_names
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing import FreezeHandle, freeze, is_frozen, is_still, layer_types, unfreeze
+from pcdet_freeze.freezing import FreezeHandle, freeze, is_frozen, is_fully_frozen, layer_types, unfreeze
 from pcdet_freeze.freezing.checks.loss_reachability import Reach, trace
 from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages, training_steps
 from pcdet_freeze.freezing.paths import children, is_within
-from pcdet_freeze.freezing.schedule import Span, timeline
-from pcdet_freeze.freezing.state import record_of
+from pcdet_freeze.freezing.schedule import Phase, timeline
+from pcdet_freeze.freezing.state import get_module_state
 from pcdet_freeze.utils.distributed import unwrap
 
 
@@ -84,7 +84,7 @@ def explain(
         optimizer: the one that would train it; None: the one that ``optim_cfg`` names.
     """
     model, problems = handle.model, []
-    spans: tuple[Span, ...] = ()
+    spans: tuple[Phase, ...] = ()
     try:
         spans = timeline(handle.plan, model, optim_cfg.get("NUM_EPOCHS"))
     except FreezeError as error:
@@ -99,7 +99,7 @@ def explain(
     except FreezeError as error:
         reach = Reach()
         problems.append(str(error))
-    problems += [_lost_line(part) for part in reach.lost(model)]
+    problems += [_unreached_message(part) for part in reach.lost(model)]
     problems += [] if batch_dict is None else _later_problems(model, spans, batch_dict)
     groups = _groups(model, optimizer)
     paths = [(path, module) for path, module in _down_to("", unwrap(model), depth) if path]
@@ -114,17 +114,17 @@ def explain(
     )
 
 
-def _later_problems(model: nn.Module, spans: Sequence[Span], batch_dict: dict[str, Any]) -> Iterator[str]:
+def _later_problems(model: nn.Module, spans: Sequence[Phase], batch_dict: dict[str, Any]) -> Iterator[str]:
     """Why a training would stop when a phase of its schedule begins."""
     for span in spans[1:]:
         twin = copy.deepcopy(unwrap(model))
         unfreeze(twin)
         freeze(twin, span.plan, certify=False)
         for part in trace(twin, batch_dict).lost(twin):
-            yield f"after EPOCH {span.begins}: {_lost_line(part)}"
+            yield f"after EPOCH {span.begins}: {_unreached_message(part)}"
 
 
-def _lost_line(part: str) -> str:
+def _unreached_message(part: str) -> str:
     return (
         f"{part} is live, but no remaining loss reaches it: it would learn nothing, and its statistics would "
         f"drift. Add it to MODEL.NOT_TRAIN_IN_MULTI_TASK"
@@ -147,7 +147,7 @@ def _groups(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[s
 
 
 def _row(path: str, module: nn.Module, handle: FreezeHandle, groups: Mapping[str, int], reach: Reach) -> Row:
-    norms = [is_held(part) for part in module.modules() if layer_types.is_norm(part)]
+    norms = [is_locked(part) for part in module.modules() if layer_types.is_norm(part)]
     drops = [off for part in module.modules() if (off := dropout_is_off(part)) is not None]
     inside = reach.inside(path)
     return Row(
@@ -168,7 +168,7 @@ def _row(path: str, module: nn.Module, handle: FreezeHandle, groups: Mapping[str
 
 
 def _frozen(module: nn.Module) -> str:
-    if is_still(module):
+    if is_fully_frozen(module):
         return "yes"
     if is_frozen(module):
         return "held"
@@ -199,10 +199,10 @@ def dropout_is_off(module: nn.Module) -> bool | None:
     Dropout of attention and of recurrent layers counts where it is above zero.
     """
     if layer_types.is_dropout(module):
-        return is_held(module)
+        return is_locked(module)
     if not (layer_types.is_attention(module) or layer_types.is_recurrent(module)):
         return None
-    record = record_of(module)
+    record = get_module_state(module)
     now = float(module.dropout)  # type: ignore[arg-type]
     before = record.dropout if record is not None and record.dropout is not None else now
-    return is_held(module) or now == 0 if before else None
+    return is_locked(module) or now == 0 if before else None

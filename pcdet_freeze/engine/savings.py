@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.trainer import Batch, Trainer
 from pcdet_freeze.freezing import unfreeze
-from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
@@ -87,7 +87,7 @@ def _copy(trainer: Trainer, options: Options | None, optim_cfg: Any) -> Trainer:
     if options is None:
         unfreeze(model)
     for layer in model.modules():
-        if isinstance(layer, nn.SyncBatchNorm) and not is_held(layer):
+        if isinstance(layer, nn.SyncBatchNorm) and not is_locked(layer):
             layer.__dict__["forward"] = partial(_BatchNorm.forward, layer)
     made = Trainer(
         model,
@@ -102,7 +102,7 @@ def _copy(trainer: Trainer, options: Options | None, optim_cfg: Any) -> Trainer:
     )
     made.iteration = trainer.iteration
     if options is not None:
-        FastHook(model, options).before_train(made)
+        FrozenPrefixHook(model, options).before_train(made)
     return made
 
 

@@ -8,7 +8,7 @@ from pcdet_freeze.freezing.ema import copying_frozen
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.resolve import Resolution, resolve
-from pcdet_freeze.freezing.state import is_frozen, is_still
+from pcdet_freeze.freezing.state import is_frozen, is_fully_frozen
 
 __all__ = [
     "Certificate",
@@ -23,7 +23,7 @@ __all__ = [
     "freeze",
     "frozen",
     "is_frozen",
-    "is_still",
+    "is_fully_frozen",
     "resolve",
     "set_bn_eval",
     "set_bn_to_eval",

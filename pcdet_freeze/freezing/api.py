@@ -14,18 +14,24 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import optimizer_and_ddp
 from pcdet_freeze.freezing.apply import (
+    apply_request,
     frozen_parameters,
     parameters_to_change,
-    parameters_to_thaw,
+    parameters_to_unfreeze,
     release,
-    take,
 )
 from pcdet_freeze.freezing.handle import FreezeHandle, tidy
 from pcdet_freeze.freezing.paths import compiled_wrappers, is_within, match, unwrap, walk
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.reapply_hook import attach, detach_if_idle
 from pcdet_freeze.freezing.resolve import no_such_module, resolve
-from pcdet_freeze.freezing.state import Claim, Record, record_of, state_of, write_record
+from pcdet_freeze.freezing.state import (
+    FreezeRequest,
+    ModuleState,
+    get_freeze_state,
+    get_module_state,
+    set_module_state,
+)
 
 logger = logging.getLogger("pcdet_freeze.freeze")
 
@@ -72,8 +78,10 @@ def freeze(
             logger.info(handle.summary())
         return handle
     shared = resolution.sharing
-    claim = Claim(token, plan, resolution.cover, resolution.eval_cover, shared.tied, shared.users)
-    _apply(model, claim, optimizer, rebuilds_ddp)
+    request = FreezeRequest(
+        token, plan, resolution.module_set, resolution.eval_set, shared.tied, shared.users
+    )
+    _apply(model, request, optimizer, rebuilds_ddp)
     if certify:
         handle.renew()
     logger.debug(handle.summary())
@@ -82,15 +90,15 @@ def freeze(
     return handle
 
 
-def _apply(model: nn.Module, claim: Claim, optimizer: Any, rebuilds_ddp: bool) -> None:
+def _apply(model: nn.Module, request: FreezeRequest, optimizer: Any, rebuilds_ddp: bool) -> None:
     """Everything that changes; what can be refused is refused first."""
     root = unwrap(model)
     groups = [] if optimizer is None else optimizer_and_ddp.optimizers(optimizer)
     if not rebuilds_ddp:
-        optimizer_and_ddp.refuse_live_ddp(parameters_to_change(root, claim), "freeze")
-    take(root, claim)
+        optimizer_and_ddp.refuse_live_ddp(parameters_to_change(root, request), "freeze")
+    apply_request(root, request)
     attach(model)
-    optimizer_and_ddp.take_out(groups, frozen_parameters(root, claim))
+    optimizer_and_ddp.take_out(groups, frozen_parameters(root, request))
 
 
 def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_ddp: bool = False) -> None:
@@ -108,15 +116,15 @@ def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_d
     paths = None if names is None else _frozen_paths(root, names)
     chosen = _chosen(root, paths)
     if not rebuilds_ddp:
-        optimizer_and_ddp.refuse_live_ddp(parameters_to_thaw(root, None, chosen), "unfreeze")
-    known = _drop_from_claims(root, paths)
+        optimizer_and_ddp.refuse_live_ddp(parameters_to_unfreeze(root, None, chosen), "unfreeze")
+    known = _drop_from_requests(root, paths)
     foreign = {
-        id(module): [token for token in record.tokens if token not in known]
+        id(module): [token for token in module_state.tokens if token not in known]
         for module in root.modules()
-        if (record := record_of(module)) is not None and id(module) in chosen
+        if (module_state := get_module_state(module)) is not None and id(module) in chosen
     }
     release(root, None, chosen)
-    _leave_word(root, foreign)
+    _mark_released(root, foreign)
     for module in list(root.modules()):
         tidy(module)
     for wrapper in compiled_wrappers(model):
@@ -127,7 +135,7 @@ def _frozen_paths(root: nn.Module, names: Sequence[str]) -> list[str]:
     """The paths that ``names`` mean, all of them frozen at least in part."""
     plan = FreezePlan.of(names)
     known = [path for path, _, _ in walk(root) if path]
-    owned = [path for path, module, _ in walk(root) if record_of(module) is not None]
+    owned = [path for path, module, _ in walk(root) if get_module_state(module) is not None]
     faults: list[str] = []
     paths: list[str] = []
     for entry in plan.entries:
@@ -151,34 +159,36 @@ def _chosen(root: nn.Module, paths: list[str] | None) -> frozenset[int]:
     )
 
 
-def _drop_from_claims(root: nn.Module, paths: list[str] | None) -> set[str]:
+def _drop_from_requests(root: nn.Module, paths: list[str] | None) -> set[str]:
     """Take ``paths`` out of every claim made at ``root`` or below; returns the tokens of those claims."""
     known: set[str] = set()
     for place, module, _ in list(walk(root)):
-        state = state_of(module)
+        state = get_freeze_state(module)
         if state is None:
             continue
-        known |= set(state.claims)
+        known |= set(state.requests)
         if paths is None or any(is_within(place, path) for path in paths):
-            state.claims.clear()
+            state.requests.clear()
             continue
         inside = [path[len(place) + 1 :] if place else path for path in paths if is_within(path, place)]
-        for token, claim in list(state.claims.items()):
+        for token, request in list(state.requests.items()):
             for path in inside:
-                covers = claim.cover.remove(path), claim.eval_cover.remove(path)
-                claim = replace(claim, cover=covers[0], eval_cover=covers[1])
-            state.claims[token] = claim
-            if not claim.cover:
-                del state.claims[token]
+                covers = request.module_set.remove(path), request.eval_set.remove(path)
+                request = replace(request, module_set=covers[0], eval_set=covers[1])
+            state.requests[token] = request
+            if not request.module_set:
+                del state.requests[token]
     return known
 
 
-def _leave_word(root: nn.Module, foreign: dict[int, list[str]]) -> None:
+def _mark_released(root: nn.Module, foreign: dict[int, list[str]]) -> None:
     """Tell a freeze whose root is above ``root`` that these modules are no longer its own."""
     for module in root.modules():
         tokens = foreign.get(id(module))
         if tokens:
-            write_record(module, replace(record_of(module) or Record(), released=tuple(tokens)))
+            set_module_state(
+                module, replace(get_module_state(module) or ModuleState(), released=tuple(tokens))
+            )
 
 
 @contextmanager

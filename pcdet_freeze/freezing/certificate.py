@@ -11,10 +11,10 @@ from torch import nn
 
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing import digest
-from pcdet_freeze.freezing.apply import wants_mode
+from pcdet_freeze.freezing.apply import locks_mode
 from pcdet_freeze.freezing.paths import join, nearest, segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
-from pcdet_freeze.freezing.state import Claim
+from pcdet_freeze.freezing.state import FreezeRequest
 
 VERSION = 1
 COUNTER = "global_step"
@@ -91,44 +91,46 @@ def _how(old: str, new: str) -> str:
 
 
 def frozen_tensors(
-    root: nn.Module, claim: Claim, everything: bool = False
+    root: nn.Module, request: FreezeRequest, everything: bool = False
 ) -> Iterator[tuple[str, torch.Tensor, bool]]:
     """(name, tensor, persistent) of the frozen state of ``claim`` in ``root``, extra states not among them.
 
     Args:
         everything: also what the certificate leaves out (the detector's counter, FREEZE.IGNORE).
     """
-    for path, module, parent in claim.cover.modules(root):
-        if claim.plan.parameters:
+    for path, module, parent in request.module_set.modules(root):
+        if request.plan.parameters:
             yield from ((join(path, n), p, True) for n, p in module._parameters.items() if p is not None)
-        elif not wants_mode(claim, path, module, parent):
+        elif not locks_mode(request, path, module, parent):
             continue
         for name, buffer in module._buffers.items():
             if buffer is None:
                 continue
-            if everything or not _left_out(join(path, name), buffer, claim.plan.ignore):
+            if everything or not _left_out(join(path, name), buffer, request.plan.ignore):
                 yield join(path, name), buffer, name not in module._non_persistent_buffers_set
 
 
-def certify(root: nn.Module, claim: Claim) -> Certificate:
+def certify(root: nn.Module, request: FreezeRequest) -> Certificate:
     """Take the certificate of what ``claim`` freezes in ``root``, as it is now."""
     digests: dict[str, str] = {}
     hidden = []
-    for name, tensor, persistent in frozen_tensors(root, claim):
+    for name, tensor, persistent in frozen_tensors(root, request):
         digests[name] = digest.tensor_digest(tensor)
         if not persistent:
             hidden.append(name)
-    for name, module in extra_states(root, claim):
+    for name, module in extra_states(root, request):
         digests[name] = digest.value_digest(module.get_extra_state())
-    names = tuple(top for top in claim.cover.names(root) if any(key.startswith(top + ".") for key in digests))
-    return Certificate(digests, claim.plan.entries, names, tuple(hidden))
+    names = tuple(
+        top for top in request.module_set.names(root) if any(key.startswith(top + ".") for key in digests)
+    )
+    return Certificate(digests, request.plan.entries, names, tuple(hidden))
 
 
-def extra_states(root: nn.Module, claim: Claim) -> Iterator[tuple[str, nn.Module]]:
+def extra_states(root: nn.Module, request: FreezeRequest) -> Iterator[tuple[str, nn.Module]]:
     """(``path._extra_state``, module) of the frozen modules that define ``get_extra_state``."""
-    if not claim.plan.parameters:
+    if not request.plan.parameters:
         return
-    for path, module, _ in claim.cover.modules(root):
+    for path, module, _ in request.module_set.modules(root):
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             yield join(path, "_extra_state"), module
 

@@ -9,32 +9,32 @@ from difflib import ndiff
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.engine.checkpoint.io import OURS
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
-from pcdet_freeze.freezing.schedule_config import Phase, read_schedule
+from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
 
 
 @dataclass(frozen=True)
-class FreezeHeader:
+class FreezeMetadata:
     """The freeze part of a checkpoint: where the run stands, the list it has, the proof."""
 
     begun: int = 0
     """epochs begun: the finished ones, and the one in the middle of which the run stands"""
     entries: tuple[str, ...] = ()
     parameters: bool = True
-    schedule: tuple[Phase, ...] = ()
+    schedule: tuple[ScheduleEntry, ...] = ()
     certificate: Certificate | None = None
     """None where nothing was frozen"""
 
     @classmethod
-    def of(cls, state: Mapping[str, Any] | None) -> FreezeHeader:
+    def of(cls, state: Mapping[str, Any] | None) -> FreezeMetadata:
         """Read a whole checkpoint; None is the start of a run. One of OpenPCDet's has no list.
 
         Raises CertificateError for a stored certificate that cannot be read.
         """
         state = state or {}
-        ours = state.get(OURS) or {}
+        ours = state.get(CHECKPOINT_KEY) or {}
         freeze = ours.get("freeze") or {}
         certificate = freeze.get("certificate")
         return cls(
@@ -54,8 +54,8 @@ class FreezeHeader:
         return lines + _diff(*([f"SCHEDULE: {p.to_plain()}" for p in phases] for phases in schedules))
 
 
-def plain_header(plan: FreezePlan, certificate: Certificate) -> dict[str, Any]:
-    """What :class:`FreezeHeader` reads, as plain data for a checkpoint."""
+def metadata_to_plain(plan: FreezePlan, certificate: Certificate) -> dict[str, Any]:
+    """What :class:`FreezeMetadata` reads, as plain data for a checkpoint."""
     return {
         "entries": list(plan.entries),
         "parameters": plan.parameters,
@@ -64,8 +64,8 @@ def plain_header(plan: FreezePlan, certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def tell_changes(
-    header: FreezeHeader, plan: FreezePlan, is_over: bool, path: Path, logger: logging.Logger
+def log_list_changes(
+    header: FreezeMetadata, plan: FreezePlan, is_over: bool, path: Path, logger: logging.Logger
 ) -> None:
     """Log, line by line, how ``plan`` differs from that of the checkpoint at ``path``.
 

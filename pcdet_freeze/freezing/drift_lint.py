@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import Stage, common_keys, may_feed, stages
 from pcdet_freeze.freezing.paths import children, join, unwrap
-from pcdet_freeze.freezing.state import is_still
+from pcdet_freeze.freezing.state import is_fully_frozen
 
 BOXES = "batch_box_preds"
 """The key whose writers predict boxes."""
@@ -59,7 +59,7 @@ def lint(detector: nn.Module) -> list[Drift]:
 def live_inputs(detector: nn.Module) -> dict[str, list[str]]:
     """Each module of ``detector`` that is frozen whole -> the live parts that feed it, or may."""
     order = stages(detector)
-    frozen = [place for place, stage in enumerate(order) if is_still(stage.module)]
+    frozen = [place for place, stage in enumerate(order) if is_fully_frozen(stage.module)]
     return {order[place].name: _live_before(order, place)[0] for place in frozen}
 
 
@@ -79,7 +79,7 @@ def live_parts(path: str, module: nn.Module) -> list[str]:
 def frozen_parts(path: str, module: nn.Module) -> list[str]:
     """Paths of the outermost parts at or below ``path`` that are frozen whole and have state."""
     inner = unwrap(module)
-    if is_still(inner):
+    if is_fully_frozen(inner):
         return [path] if layer_types.has_state(inner) else []
     return [part for child_path, child in children(path, inner) for part in frozen_parts(child_path, child)]
 
@@ -95,7 +95,7 @@ def _trains(module: nn.Module) -> bool | None:
     if any(p is not None and p.requires_grad for p in module._parameters.values()):
         return True
     if layer_types.is_norm(module):
-        return not is_held(module)
+        return not is_locked(module)
     return False if any(p is not None for p in module._parameters.values()) else None
 
 
@@ -115,7 +115,7 @@ def _drifts(order: Sequence[Stage], place: int) -> Iterator[Drift]:
 
 def _frozen_of(stage: Stage) -> list[str]:
     """Frozen parts of a stage; a head without state counts, too, where it is named."""
-    if stage.has_loss and is_still(stage.module):
+    if stage.has_loss and is_fully_frozen(stage.module):
         return [stage.name]
     return frozen_parts(stage.name, stage.module)
 

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from pcdet_freeze.freezing.certificate import frozen_tensors
 from pcdet_freeze.freezing.paths import walk
-from pcdet_freeze.freezing.state import state_of
+from pcdet_freeze.freezing.state import get_freeze_state
 
 Average = Callable[[list[torch.Tensor], list[torch.Tensor], "torch.Tensor | int"], None]
 
@@ -50,9 +50,9 @@ def frozen_places(model: nn.Module) -> set[tuple[int, torch.Size]]:
     return {
         _place(tensor)
         for _, module, _ in walk(model)
-        if (state := state_of(module)) is not None
-        for claim in state.claims.values()
-        for _, tensor, _ in frozen_tensors(module, claim, everything=True)
+        if (state := get_freeze_state(module)) is not None
+        for request in state.requests.values()
+        for _, tensor, _ in frozen_tensors(module, request, everything=True)
     }
 
 

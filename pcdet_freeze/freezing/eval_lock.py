@@ -13,23 +13,23 @@ from typing import Any
 
 from torch import nn
 
-ASKED = "_pcdet_freeze_asked"
+REQUESTED_MODE = "_pcdet_freeze_asked"
 """Instance attribute: the mode that a held layer was last asked to take."""
 _MARK = "_pcdet_freeze_held"
 
 
 def _get_training(self: nn.Module) -> bool:
     """False while held. (A class put on top after holding can outlive the hold: then the real flag.)"""
-    return False if ASKED in self.__dict__ else bool(self.__dict__["training"])
+    return False if REQUESTED_MODE in self.__dict__ else bool(self.__dict__["training"])
 
 
 def _set_training(self: nn.Module, mode: bool) -> None:
-    self.__dict__[ASKED if ASKED in self.__dict__ else "training"] = mode
+    self.__dict__[REQUESTED_MODE if REQUESTED_MODE in self.__dict__ else "training"] = mode
 
 
 def _keep_running_stats(self: Any) -> None:
     """While held, ``torch.optim.swa_utils.update_bn`` must not reset the statistics."""
-    if not is_held(self):
+    if not is_locked(self):
         base_class(self).reset_running_stats(self)  # type: ignore[attr-defined]
 
 
@@ -47,7 +47,7 @@ def _reduce(self: nn.Module, protocol: Any) -> Any:
 def _rebuild(base: type, build: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Unpickle a held layer: build it as its own class would, then take the held class."""
     layer = build(*arguments)
-    layer.__class__ = held_class(base)
+    layer.__class__ = locked_class(base)
     return layer
 
 
@@ -59,7 +59,7 @@ def base_class(module: object) -> type:
     return type(module)
 
 
-def held_class(base: type) -> type:
+def locked_class(base: type) -> type:
     """The held class of ``base``: one for each class, found in Python's own list of subclasses."""
     subclasses: list[type] = type.__subclasses__(base)
     for known in subclasses:
@@ -86,28 +86,28 @@ def held_class(base: type) -> type:
     return made
 
 
-def is_held(module: nn.Module) -> bool:
+def is_locked(module: nn.Module) -> bool:
     """Whether ``module`` is held in eval mode."""
-    return ASKED in module.__dict__ and hasattr(type(module), _MARK)
+    return REQUESTED_MODE in module.__dict__ and hasattr(type(module), _MARK)
 
 
-def asked_mode(module: nn.Module) -> bool:
+def requested_mode(module: nn.Module) -> bool:
     """The training flag that ``module`` would have if it were not held."""
-    return bool(module.__dict__.get(ASKED, module.__dict__.get("training", module.training)))
+    return bool(module.__dict__.get(REQUESTED_MODE, module.__dict__.get("training", module.training)))
 
 
-def hold(module: nn.Module) -> None:
+def lock(module: nn.Module) -> None:
     """Hold ``module`` in eval mode. Holding twice is holding once."""
-    if not is_held(module):
-        module.__dict__[ASKED] = bool(module.training)
+    if not is_locked(module):
+        module.__dict__[REQUESTED_MODE] = bool(module.training)
         module.__dict__["training"] = False
     if not hasattr(type(module), _MARK):
-        module.__class__ = held_class(type(module))
+        module.__class__ = locked_class(type(module))
 
 
-def let_go(module: nn.Module, mode: bool) -> None:
-    """Undo :func:`hold`; ``module`` takes ``mode`` as its training flag."""
+def unlock(module: nn.Module, mode: bool) -> None:
+    """Undo :func:`lock`; ``module`` takes ``mode`` as its training flag."""
     if _MARK in type(module).__dict__:
         module.__class__ = base_class(module)
-    module.__dict__.pop(ASKED, None)
+    module.__dict__.pop(REQUESTED_MODE, None)
     module.__dict__["training"] = mode

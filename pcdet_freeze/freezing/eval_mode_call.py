@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.freezing.eval_lock import asked_mode
+from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.module_graph import Stage
 
 
 @contextmanager
-def as_in_eval(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode for ``module`` and all in it; afterwards each has the training flag that it had before."""
-    training = [part for part in module.modules() if asked_mode(part)]
+    training = [part for part in module.modules() if requested_mode(part)]
     module.eval()
     try:
         yield
@@ -26,7 +26,9 @@ def as_in_eval(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def run_apart(name: str, module: nn.Module, batch_dict: dict[str, Any], given: Collection[str]) -> None:
+def run_in_eval_mode(
+    name: str, module: nn.Module, batch_dict: dict[str, Any], given: Collection[str]
+) -> None:
     """Run a frozen head as in eval, without a graph, on a shallow copy of ``batch_dict``.
 
     Of what it writes, its declared ``writes`` are taken over, so it cannot replace labels. Where it declares
@@ -37,7 +39,7 @@ def run_apart(name: str, module: nn.Module, batch_dict: dict[str, Any], given: C
         given: keys that the loader gave.
     """
     stage = Stage.of(name, module)
-    with as_in_eval(module):
+    with eval_mode(module):
         found = module(dict(batch_dict))
     batch_dict.update(
         {

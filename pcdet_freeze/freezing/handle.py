@@ -10,14 +10,14 @@ from torch import nn
 
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing import summary as tables
-from pcdet_freeze.freezing.apply import frozen_parameters, parameters_to_thaw, release
+from pcdet_freeze.freezing.apply import frozen_parameters, parameters_to_unfreeze, release
 from pcdet_freeze.freezing.certificate import Certificate, certify, compare, extra_states, frozen_tensors
 from pcdet_freeze.freezing.optimizer_and_ddp import refuse_live_ddp
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.plan import FreezePlan
-from pcdet_freeze.freezing.reapply_hook import detach, detach_if_idle, put_right
+from pcdet_freeze.freezing.reapply_hook import detach, detach_if_idle, reapply
 from pcdet_freeze.freezing.resolve import Resolution
-from pcdet_freeze.freezing.state import ROOT, Claim, record_of, state_of
+from pcdet_freeze.freezing.state import ROOT, FreezeRequest, get_freeze_state, get_module_state
 from pcdet_freeze.utils.agreement import agree
 
 
@@ -38,17 +38,17 @@ class FreezeHandle:
         self._baseline: Certificate | None = None
 
     @property
-    def claim(self) -> Claim | None:
+    def request(self) -> FreezeRequest | None:
         """What the model remembers of this freeze; None once it is released."""
-        state = state_of(self.model)
-        return None if state is None else state.claims.get(self.token)
+        state = get_freeze_state(self.model)
+        return None if state is None else state.requests.get(self.token)
 
-    def _held_claim(self, verb: str) -> Claim | None:
+    def _active_request(self, verb: str) -> FreezeRequest | None:
         """The claim, or None where the list was empty; FreezeError where the freeze was released."""
-        claim = self.claim
-        if claim is None and self.plan:
+        request = self.request
+        if request is None and self.plan:
             raise FreezeError(f"{verb} needs a freeze that is held; this one was released: freeze again")
-        return claim
+        return request
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -58,34 +58,34 @@ class FreezeHandle:
     @property
     def names(self) -> tuple[str, ...]:
         """Paths of the outermost frozen modules, aliases and globs resolved; empty once released."""
-        claim = self.claim
-        return () if claim is None else claim.cover.names(self.model)
+        request = self.request
+        return () if request is None else request.module_set.names(self.model)
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that this freeze holds, once."""
-        claim = self.claim
-        return [] if claim is None else frozen_parameters(self.model, claim)
+        request = self.request
+        return [] if request is None else frozen_parameters(self.model, request)
 
     def norm_layers(self) -> tuple[str, ...]:
         """Paths of the norm layers that are held."""
-        claim = self.claim
-        return () if claim is None else tables.norm_layers(self.model, claim)
+        request = self.request
+        return () if request is None else tables.norm_layers(self.model, request)
 
     def summary(self) -> str:
         """One line for the log."""
-        return tables.summary(self.model, self.plan, self.claim)
+        return tables.summary(self.model, self.plan, self.request)
 
     def report(self) -> str:
         """A table of the model's modules: parameters, frozen ones, held layers, by which entry; and notes."""
-        return tables.report(self.model, self.claim, self.resolution, self.notes)
+        return tables.report(self.model, self.request, self.resolution, self.notes)
 
     def certificate(self) -> Certificate:
         """Digest the frozen state as it is now. Raises FreezeError once this freeze is released."""
-        claim = self._held_claim("certificate")
-        if claim is None:
+        request = self._active_request("certificate")
+        if request is None:
             return Certificate()
-        put_right(self.model)
-        return certify(self.model, self.claim or claim)
+        reapply(self.model)
+        return certify(self.model, self.request or request)
 
     def renew(self) -> Certificate:
         """Take the certificate that :meth:`verify` compares with anew (after loading weights, say)."""
@@ -103,23 +103,29 @@ class FreezeHandle:
             agreed: in a distributed run, wait for the verdict of all ranks: every rank must call this. False
                 checks this rank alone.
         """
-        claim = self._held_claim("verify")
-        changed = [] if claim is None else self._changes(other, claim)
+        request = self._active_request("verify")
+        changed = [] if request is None else self._changes(other, request)
         verdict = agree(changed) if agreed else changed
         if verdict:
             raise CertificateError("\n".join(["frozen state changed:", *(f"  {line}" for line in verdict)]))
 
-    def _changes(self, other: Certificate | Mapping[str, Any] | nn.Module | None, claim: Claim) -> list[str]:
+    def _changes(
+        self, other: Certificate | Mapping[str, Any] | nn.Module | None, request: FreezeRequest
+    ) -> list[str]:
         now = self.certificate()
         if isinstance(other, nn.Module):
-            return compare(now, certify(unwrap(other), claim))
+            return compare(now, certify(unwrap(other), request))
         before = self._baseline if other is None else other
         if before is None:
             raise FreezeError("verify needs a certificate; none was taken: call renew() first or pass one")
         if not isinstance(before, Certificate):
             before = Certificate.from_plain(before)
         if other is None:
-            kept = {name: value for name, value in before.digests.items() if claim.cover.holds(_holder(name))}
+            kept = {
+                name: value
+                for name, value in before.digests.items()
+                if request.module_set.holds(_holder(name))
+            }
             before = Certificate(kept, before.entries)
         return compare(before, now)
 
@@ -128,11 +134,11 @@ class FreezeHandle:
 
         Raises FreezeError, and changes nothing, where the copy lacks a tensor or has another shape or dtype.
         """
-        claim = self._held_claim("sync")
-        if claim is None:
+        request = self._active_request("sync")
+        if request is None:
             return
-        ours = {name: tensor for name, tensor, _ in frozen_tensors(self.model, claim)}
-        theirs = {name: tensor for name, tensor, _ in frozen_tensors(unwrap(copy), claim)}
+        ours = {name: tensor for name, tensor, _ in frozen_tensors(self.model, request)}
+        theirs = {name: tensor for name, tensor, _ in frozen_tensors(unwrap(copy), request)}
         faults = [f"  {name}" for name, tensor in ours.items() if not _fits(theirs.get(name), tensor)]
         if faults:
             rule = "sync needs a copy with the same frozen tensors; missing, or of another shape or dtype:"
@@ -140,8 +146,8 @@ class FreezeHandle:
         with torch.no_grad():
             for name, tensor in ours.items():
                 theirs[name].copy_(tensor)
-        sources = dict(extra_states(self.model, claim))
-        for name, module in extra_states(unwrap(copy), claim):
+        sources = dict(extra_states(self.model, request))
+        for name, module in extra_states(unwrap(copy), request):
             if name in sources:
                 module.set_extra_state(sources[name].get_extra_state())
 
@@ -153,8 +159,8 @@ class FreezeHandle:
         """
         tokens = frozenset({self.token})
         if not rebuilds_ddp:
-            refuse_live_ddp(parameters_to_thaw(self.model, tokens), "unfreeze")
-        release_claim(self.model, self.token)
+            refuse_live_ddp(parameters_to_unfreeze(self.model, tokens), "unfreeze")
+        release_request(self.model, self.token)
         for wrapper in self._wrappers:
             detach_if_idle(wrapper)
 
@@ -170,29 +176,31 @@ def _fits(theirs: torch.Tensor | None, ours: torch.Tensor) -> bool:
     return theirs is not None and theirs.shape == ours.shape and theirs.dtype == ours.dtype
 
 
-def release_claim(root: nn.Module, token: str) -> None:
+def release_request(root: nn.Module, token: str) -> None:
     """Undo one claim of ``root``; the last one takes the hook and the root's record along."""
-    state = state_of(root)
-    if state is None or token not in state.claims:
+    state = get_freeze_state(root)
+    if state is None or token not in state.requests:
         return
-    del state.claims[token]
+    del state.requests[token]
     release(root, frozenset({token}))
     tidy(root)
 
 
 def tidy(root: nn.Module) -> None:
     """Forget what no claim needs any more."""
-    state = state_of(root)
+    state = get_freeze_state(root)
     if state is None:
         return
-    if not state.claims:
+    if not state.requests:
         detach(root)
         del root.__dict__[ROOT]
         return
     owned = {
         path
-        for claim in state.claims.values()
-        for path, module, _ in claim.cover.modules(root)
-        if record_of(module) is not None
+        for request in state.requests.values()
+        for path, module, _ in request.module_set.modules(root)
+        if get_module_state(module) is not None
     }
-    state.memory = {path: record for path, record in state.memory.items() if path in owned}
+    state.saved_states = {
+        path: module_state for path, module_state in state.saved_states.items() if path in owned
+    }

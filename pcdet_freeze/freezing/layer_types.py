@@ -56,7 +56,7 @@ def is_parametrization(parent: nn.Module | None) -> bool:
     return isinstance(parent, ParametrizationList)
 
 
-def must_hold(module: nn.Module, parent: nn.Module | None) -> bool:
+def needs_eval_lock(module: nn.Module, parent: nn.Module | None) -> bool:
     """Whether the type of ``module`` makes it behave differently in train mode."""
     return (
         is_norm(module)

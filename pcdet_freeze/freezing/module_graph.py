@@ -25,7 +25,7 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap
-from pcdet_freeze.freezing.state import freeze_stamp, is_still
+from pcdet_freeze.freezing.state import freeze_stamp, is_fully_frozen
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def decide(order: Sequence[Stage], detector: Stage | None = None) -> tuple[Step,
     A module without parameters and buffers has nothing to train, and so follows the same rule where anything
     is frozen at all.
     """
-    frozen = [is_still(stage.module) for stage in order]
+    frozen = [is_fully_frozen(stage.module) for stage in order]
     steps: list[Step] = []
     readers: list[Stage] = [] if detector is None else [detector]
     for stage, still in zip(reversed(order), reversed(frozen), strict=True):
@@ -190,7 +190,7 @@ def _unneeded(stage: Stage, readers: Sequence[Stage]) -> frozenset[str]:
 def _all_frozen(parts: Sequence[nn.Module]) -> bool:
     """Whether all that has state in ``parts`` is frozen, and there is something."""
     stateful = [part for part in parts if has_state(part)]
-    return bool(stateful) and all(is_still(part) for part in stateful)
+    return bool(stateful) and all(is_fully_frozen(part) for part in stateful)
 
 
 def _as_in_eval(stage: Stage) -> Stage:

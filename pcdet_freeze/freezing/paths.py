@@ -156,7 +156,7 @@ def segments_match(name: str, pattern: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Cover:
+class ModuleSet:
     """A set of subtrees with holes: the deepest path of ``plus`` or ``minus`` above a module decides."""
 
     plus: tuple[str, ...] = ()
@@ -171,15 +171,15 @@ class Cover:
         no = max((len(top) for top in self.minus if is_within(path, top)), default=-1)
         return yes > no
 
-    def add(self, path: str) -> Cover:
+    def add(self, path: str) -> ModuleSet:
         """This cover with all of ``path``."""
         rest = self._outside(path)
-        return rest if rest.holds(path) else Cover((*rest.plus, path), rest.minus)
+        return rest if rest.holds(path) else ModuleSet((*rest.plus, path), rest.minus)
 
-    def remove(self, path: str) -> Cover:
+    def remove(self, path: str) -> ModuleSet:
         """This cover without anything of ``path``."""
         rest = self._outside(path)
-        return Cover(rest.plus, (*rest.minus, path)) if rest.holds(path) else rest
+        return ModuleSet(rest.plus, (*rest.minus, path)) if rest.holds(path) else rest
 
     def touches(self, path: str) -> bool:
         """Whether anything at, in or around ``path`` is covered."""
@@ -222,7 +222,7 @@ class Cover:
                     below = [(place, child, module, inside) for place, child in children(path, module)]
                     waiting += reversed(below)
 
-    def _outside(self, path: str) -> Cover:
+    def _outside(self, path: str) -> ModuleSet:
         keep_plus = tuple(top for top in self.plus if not is_within(top, path))
         keep_minus = tuple(top for top in self.minus if not is_within(top, path))
-        return Cover(keep_plus, keep_minus)
+        return ModuleSet(keep_plus, keep_minus)

@@ -14,7 +14,7 @@ from typing import Any
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.cache_config import CacheOptions, read_cache
 from pcdet_freeze.freezing.paths import nearest
-from pcdet_freeze.freezing.schedule_config import Phase, read_schedule
+from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
 
 KEY = "NOT_TRAIN_IN_MULTI_TASK"
 BLOCK = "FREEZE"
@@ -55,7 +55,7 @@ class FreezePlan:
     """True, or names: weights that no checkpoint supplied may be frozen."""
     ignore: tuple[str, ...] = ()
     """Buffers (or modules, for all their buffers) that the certificate leaves out."""
-    schedule: tuple[Phase, ...] = ()
+    schedule: tuple[ScheduleEntry, ...] = ()
     """What trains later, in the order of time. ``freeze`` leaves it to the engine."""
     fuse: bool | str = True
     """Training forwards compute layers as one where that is exact but for rounding; ``force``: under autocast

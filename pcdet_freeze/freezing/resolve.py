@@ -11,8 +11,8 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.apply import unusable
 from pcdet_freeze.freezing.paths import (
-    Cover,
     Match,
+    ModuleSet,
     is_within,
     join,
     match,
@@ -34,9 +34,9 @@ class Resolution:
     plan: FreezePlan
     root: nn.Module
     """The model without wrappers."""
-    cover: Cover = field(default_factory=Cover)
+    module_set: ModuleSet = field(default_factory=ModuleSet)
     """The frozen subtrees."""
-    eval_cover: Cover = field(default_factory=Cover)
+    eval_set: ModuleSet = field(default_factory=ModuleSet)
     """Subtrees that FREEZE.EVAL names."""
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Entry -> the paths that it named."""
@@ -47,7 +47,7 @@ class Resolution:
     @property
     def names(self) -> tuple[str, ...]:
         """The outermost frozen paths."""
-        return self.cover.names(self.root)
+        return self.module_set.names(self.root)
 
     def entry_of(self, path: str) -> str:
         """The last entry that froze the module at ``path``, or an empty string."""
@@ -55,7 +55,7 @@ class Resolution:
         for entry, paths in self.named.items():
             if not entry.startswith("!") and any(is_within(path, top) for top in paths):
                 found = entry
-        return found if self.cover.holds(path) else ""
+        return found if self.module_set.holds(path) else ""
 
 
 def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
@@ -70,14 +70,14 @@ def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
     faults: list[str] = []
     for entry in plan.entries:
         faults += _apply_entry(entry, root, result, paths)
-    if plan and not faults and not result.cover:
+    if plan and not faults and not result.module_set:
         faults.append(f"the list must leave something to freeze; {list(plan.entries)} exempts all it names")
     if not faults:
         faults += _apply_eval(root, result, paths)
-        faults += [f for p, m, _ in result.cover.modules(root) if (f := unusable(p, m))]
+        faults += [f for p, m, _ in result.module_set.modules(root) if (f := unusable(p, m))]
     if not faults:
         faults += _ignore_faults(root, result)
-        result.sharing = find_sharing(root, result.cover, plan.parameters)
+        result.sharing = find_sharing(root, result.module_set, plan.parameters)
         if plan.shared == "error":
             faults += result.sharing.faults()
         else:
@@ -96,13 +96,13 @@ def _apply_entry(entry: str, root: nn.Module, result: Resolution, known: list[st
     if not matched.paths:
         return [no_such_module(entry, matched, known)]
     if exempt:
-        hit = [path for path in matched.paths if result.cover.touches(path)]
+        hit = [path for path in matched.paths if result.module_set.touches(path)]
         if not hit:
             return [f"{entry!r} must exempt a part of an earlier entry; no earlier entry covers {name!r}"]
     _note_overlap(entry, matched.paths, result, exempt)
     for path in matched.paths:
         for alias in aliases(root, path):
-            result.cover = result.cover.remove(alias) if exempt else result.cover.add(alias)
+            result.module_set = result.module_set.remove(alias) if exempt else result.module_set.add(alias)
     result.named[entry] = matched.paths
     return []
 
@@ -114,7 +114,9 @@ def _note_overlap(entry: str, paths: tuple[str, ...], result: Resolution, exempt
         result.notes.append(f"{entry!r} is listed twice: merged")
         return
     for path in paths:
-        inside = [top for top in result.cover.tops() if is_within(top, path) or result.cover.holds(path)]
+        inside = [
+            top for top in result.module_set.tops() if is_within(top, path) or result.module_set.holds(path)
+        ]
         if inside:
             result.notes.append(f"{entry!r} overlaps with {inside[0]!r}: merged")
             return
@@ -159,8 +161,8 @@ def _apply_eval(root: nn.Module, result: Resolution, known: list[str]) -> list[s
         if not matched.paths:
             faults.append("FREEZE.EVAL: " + no_such_module(name, matched, known))
         for path in matched.paths:
-            if result.cover.holds(path):
-                result.eval_cover = result.eval_cover.add(path)
+            if result.module_set.holds(path):
+                result.eval_set = result.eval_set.add(path)
             else:
                 faults.append(f"FREEZE.EVAL must name modules inside frozen ones; {path!r} is not frozen")
     return faults
@@ -170,7 +172,7 @@ def _ignore_faults(root: nn.Module, result: Resolution) -> list[str]:
     """FREEZE.IGNORE may name frozen buffers, or modules for all their buffers; never a parameter."""
     buffers: list[str] = []
     parameters: list[str] = []
-    for path, module, _ in result.cover.modules(root):
+    for path, module, _ in result.module_set.modules(root):
         buffers += [join(path, name) for name, tensor in module._buffers.items() if tensor is not None]
         parameters += [join(path, name) for name, _ in module._parameters.items()]
     faults = []

@@ -15,15 +15,15 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.apply import frozen_parameters
 from pcdet_freeze.freezing.handle import FreezeHandle
-from pcdet_freeze.freezing.paths import Cover, is_within, join, match, segments_match, unwrap, walk
+from pcdet_freeze.freezing.paths import ModuleSet, is_within, join, match, segments_match, unwrap, walk
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.resolve import Resolution, aliases, no_such_module, resolve
-from pcdet_freeze.freezing.schedule_config import KEY, Phase
-from pcdet_freeze.freezing.state import Claim
+from pcdet_freeze.freezing.schedule_config import KEY, ScheduleEntry
+from pcdet_freeze.freezing.state import FreezeRequest
 
 
 @dataclass(frozen=True)
-class Entered:
+class AddedParameters:
     """Parameters that a phase lets train, and the multiple of the learning rate that they get."""
 
     names: tuple[str, ...]
@@ -32,16 +32,16 @@ class Entered:
 
 
 @dataclass(frozen=True)
-class Span:
+class Phase:
     """A stretch of a run in which the same modules are frozen."""
 
     begins: int
     """finished epochs at its start"""
     plan: FreezePlan
     """what is frozen in it; its own schedule is empty"""
-    phases: tuple[Phase, ...] = ()
+    phases: tuple[ScheduleEntry, ...] = ()
     """the phases that begin with it"""
-    entered: tuple[Entered, ...] = ()
+    entered: tuple[AddedParameters, ...] = ()
     """all that entered since the start of the run, in order; the last ones by ``phases``, one each"""
 
     def summary(self, handle: FreezeHandle) -> str:
@@ -56,7 +56,7 @@ class Span:
         return [_line(phase, part) for phase, part in zip(self.phases, began, strict=True)]
 
 
-def _line(phase: Phase, entered: Entered) -> str:
+def _line(phase: ScheduleEntry, entered: AddedParameters) -> str:
     epochs = "epoch" if phase.epoch == 1 else "epochs"
     begin = "begins" if len(phase.train) == 1 else "begin"
     what = f"{len(entered.names)} parameters" if entered.names else "no parameter, layers only"
@@ -64,7 +64,7 @@ def _line(phase: Phase, entered: Entered) -> str:
     return f"after {phase.epoch} {epochs}, {', '.join(phase.train)} {begin} to train ({what}{rate})"
 
 
-def span_at(spans: Sequence[Span], begun: int) -> Span:
+def phase_at(spans: Sequence[Phase], begun: int) -> Phase:
     """The span in which the ``begun``-th epoch (from 1) runs; 0, before the first, gives the first span.
 
     A run that stands between two epochs is still in the span of the one that it finished.
@@ -72,7 +72,7 @@ def span_at(spans: Sequence[Span], begun: int) -> Span:
     return next(span for span in reversed(spans) if span.begins == 0 or span.begins < begun)
 
 
-def timeline(plan: FreezePlan, model: nn.Module, epochs: int | None = None) -> tuple[Span, ...]:
+def timeline(plan: FreezePlan, model: nn.Module, epochs: int | None = None) -> tuple[Phase, ...]:
     """The spans of a run, in order; one where the plan has no schedule.
 
     Args:
@@ -86,23 +86,23 @@ def timeline(plan: FreezePlan, model: nn.Module, epochs: int | None = None) -> t
     """
     root, now = unwrap(model), replace(plan, schedule=())
     if not plan.schedule:
-        return (Span(0, now),)
+        return (Phase(0, now),)
     faults = [fault for phase in plan.schedule for fault in _length_faults(phase, epochs)]
     resolution = None
     try:
         resolution = resolve(now, root)
     except FreezeError as error:
         faults.append(str(error))
-    faults += _name_faults(plan.schedule, root, None if resolution is None else resolution.cover)
-    spans = [Span(0, now)]
+    faults += _name_faults(plan.schedule, root, None if resolution is None else resolution.module_set)
+    spans = [Phase(0, now)]
     if resolution is not None and not faults:
-        spans += _later_spans(plan, root, resolution, faults)
+        spans += _later_phases(plan, root, resolution, faults)
     if faults:
         raise FreezeError(faults[0] if len(faults) == 1 else "\n".join(["the freeze list:", *faults]))
     return tuple(spans)
 
 
-def _length_faults(phase: Phase, epochs: int | None) -> list[str]:
+def _length_faults(phase: ScheduleEntry, epochs: int | None) -> list[str]:
     if epochs is None or phase.epoch < epochs:
         return []
     return [
@@ -111,20 +111,22 @@ def _length_faults(phase: Phase, epochs: int | None) -> list[str]:
     ]
 
 
-def _name_faults(schedule: Sequence[Phase], root: nn.Module, cover: Cover | None) -> list[str]:
+def _name_faults(
+    schedule: Sequence[ScheduleEntry], root: nn.Module, module_set: ModuleSet | None
+) -> list[str]:
     """Names that mean nothing, nothing frozen, or what another phase names too."""
     known = [path for path, _, _ in walk(root) if path]
-    owners: dict[int, Phase] = {}
+    owners: dict[int, ScheduleEntry] = {}
     faults = []
     for phase in schedule:
-        mine: dict[int, Phase] = {}
+        mine: dict[int, ScheduleEntry] = {}
         for name in phase.train:
             matched = match(root, name)
             if not matched.paths:
                 faults.append(f"{KEY}, EPOCH {phase.epoch}: {no_such_module(name, matched, known)}")
-            if cover is None or not matched.paths:
+            if module_set is None or not matched.paths:
                 continue
-            inside = [id(module) for module in _frozen_below(root, cover, matched.paths)]
+            inside = [id(module) for module in _frozen_below(root, module_set, matched.paths)]
             if not inside:
                 faults.append(
                     f"{KEY}, EPOCH {phase.epoch}: TRAIN must name what the list freezes, or a part of it; "
@@ -141,58 +143,60 @@ def _name_faults(schedule: Sequence[Phase], root: nn.Module, cover: Cover | None
     return faults
 
 
-def _frozen_below(root: nn.Module, cover: Cover, paths: Sequence[str]) -> Iterator[nn.Module]:
+def _frozen_below(root: nn.Module, module_set: ModuleSet, paths: Sequence[str]) -> Iterator[nn.Module]:
     for place, module, _ in walk(root):
-        if cover.holds(place) and any(is_within(place, path) for path in paths):
+        if module_set.holds(place) and any(is_within(place, path) for path in paths):
             yield module
 
 
-def _later_spans(plan: FreezePlan, root: nn.Module, first: Resolution, faults: list[str]) -> Iterator[Span]:
+def _later_phases(plan: FreezePlan, root: nn.Module, first: Resolution, faults: list[str]) -> Iterator[Phase]:
     """The spans after the first; adds to ``faults`` what keeps one from being frozen."""
-    entries, cover, before = plan.entries, first.cover, _frozen_names(root, first)
-    entered: tuple[Entered, ...] = ()
+    entries, module_set, before = plan.entries, first.module_set, _frozen_names(root, first)
+    entered: tuple[AddedParameters, ...] = ()
     for epoch, group in groupby(plan.schedule, key=lambda phase: phase.epoch):
         phases = tuple(group)
         for path in (path for phase in phases for path in _paths(root, phase)):
-            if cover.touches(path):
+            if module_set.touches(path):
                 entries = (*entries, f"!{path}")
                 for alias in aliases(root, path):
-                    cover = cover.remove(alias)
-        now = _reduced(replace(plan, entries=entries, schedule=()), root, cover, first.eval_cover)
+                    module_set = module_set.remove(alias)
+        now = _reduced(replace(plan, entries=entries, schedule=()), root, module_set, first.eval_set)
         try:
             after = _frozen_names(root, resolve(now, root))
         except FreezeError as error:
             faults.append(f"{KEY}, from EPOCH {epoch} on: {error}")
             return
         entered = (*entered, *_entering(root, phases, [name for name in before if name not in after]))
-        yield Span(epoch, now, phases, entered)
+        yield Phase(epoch, now, phases, entered)
         before = after
 
 
-def _paths(root: nn.Module, phase: Phase) -> list[str]:
+def _paths(root: nn.Module, phase: ScheduleEntry) -> list[str]:
     """The outermost paths that a phase names."""
     paths = list(dict.fromkeys(path for name in phase.train for path in match(root, name).paths))
     return [path for path in paths if not any(is_within(path, top) for top in paths if top != path)]
 
 
-def _reduced(plan: FreezePlan, root: nn.Module, cover: Cover, eval_cover: Cover) -> FreezePlan:
+def _reduced(plan: FreezePlan, root: nn.Module, module_set: ModuleSet, eval_set: ModuleSet) -> FreezePlan:
     """``plan`` with those options only that still mean something under ``cover``; empty where nothing is."""
-    if not cover:
+    if not module_set:
         return FreezePlan()
-    buffers = [join(path, name) for path, module, _ in cover.modules(root) for name in module._buffers]
+    buffers = [join(path, name) for path, module, _ in module_set.modules(root) for name in module._buffers]
     ignore = tuple(name for name in plan.ignore if any(segments_match(b, name) for b in buffers))
-    return replace(plan, eval=tuple(top for top in eval_cover.tops() if cover.holds(top)), ignore=ignore)
+    return replace(plan, eval=tuple(top for top in eval_set.tops() if module_set.holds(top)), ignore=ignore)
 
 
 def _frozen_names(root: nn.Module, found: Resolution) -> list[str]:
     """Names of the parameters that ``found`` freezes, tied ones too, in the model's order."""
     sharing = found.sharing
-    claim = Claim("", found.plan, found.cover, found.eval_cover, sharing.tied, sharing.users)
-    ours = {id(parameter) for parameter in frozen_parameters(root, claim)}
+    request = FreezeRequest("", found.plan, found.module_set, found.eval_set, sharing.tied, sharing.users)
+    ours = {id(parameter) for parameter in frozen_parameters(root, request)}
     return [name for name, parameter in root.named_parameters() if id(parameter) in ours]
 
 
-def _entering(root: nn.Module, phases: Sequence[Phase], names: Sequence[str]) -> Iterator[Entered]:
+def _entering(
+    root: nn.Module, phases: Sequence[ScheduleEntry], names: Sequence[str]
+) -> Iterator[AddedParameters]:
     """Each of ``names`` under the phase that names it."""
     left = list(names)
     for phase in phases:
@@ -200,5 +204,5 @@ def _entering(root: nn.Module, phases: Sequence[Phase], names: Sequence[str]) ->
         mine = [name for name in left if any(is_within(name, path) for path in paths)]
         if phase is phases[-1]:
             mine = left  # a tied tensor goes by another name
-        yield Entered(tuple(mine), phase.lr_scale)
+        yield AddedParameters(tuple(mine), phase.lr_scale)
         left = [name for name in left if name not in mine]

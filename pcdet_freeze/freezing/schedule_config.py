@@ -15,7 +15,7 @@ EXAMPLE = "- {EPOCH: 10, TRAIN: [backbone_2d.blocks], LR_SCALE: 0.1}"
 
 
 @dataclass(frozen=True)
-class Phase:
+class ScheduleEntry:
     """From one epoch on, named parts train."""
 
     epoch: int
@@ -30,7 +30,7 @@ class Phase:
         return {"EPOCH": self.epoch, "TRAIN": list(self.train), "LR_SCALE": self.lr_scale}
 
 
-def read_schedule(value: object) -> tuple[tuple[Phase, ...], list[str]]:
+def read_schedule(value: object) -> tuple[tuple[ScheduleEntry, ...], list[str]]:
     """FREEZE.SCHEDULE -> (its phases, every fault)."""
     if value is None:
         return (), []
@@ -39,15 +39,17 @@ def read_schedule(value: object) -> tuple[tuple[Phase, ...], list[str]]:
         return (), [f"{KEY} must be a list of phases; got {kind} {value!r}: write {EXAMPLE}"]
     phases, faults = [], []
     for number, item in enumerate(value):
-        plain = item.to_plain() if isinstance(item, Phase) else item
+        plain = item.to_plain() if isinstance(item, ScheduleEntry) else item
         found = _faults(plain, f"{KEY}[{number}]")
         faults += found
         if not found:
-            phases.append(Phase(plain["EPOCH"], tuple(plain["TRAIN"]), float(plain.get("LR_SCALE", 1.0))))
+            phases.append(
+                ScheduleEntry(plain["EPOCH"], tuple(plain["TRAIN"]), float(plain.get("LR_SCALE", 1.0)))
+            )
     return tuple(phases), faults + _order_faults(phases)
 
 
-def _order_faults(phases: Sequence[Phase]) -> list[str]:
+def _order_faults(phases: Sequence[ScheduleEntry]) -> list[str]:
     return [
         f"{KEY}: phases must stand in the order in which they begin; EPOCH {later.epoch} stands behind "
         f"EPOCH {earlier.epoch}: move it"

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.paths import Cover, is_within, join, walk
+from pcdet_freeze.freezing.paths import ModuleSet, is_within, join, walk
 
 _CURE = "name both in the list, or set FREEZE.SHARED: freeze to freeze it for both"
 
@@ -66,7 +66,7 @@ class _Tensor:
     is_buffer: bool
 
 
-def find_sharing(root: nn.Module, cover: Cover, parameters: bool) -> Sharing:
+def find_sharing(root: nn.Module, module_set: ModuleSet, parameters: bool) -> Sharing:
     """What the covered part of ``root`` shares with the rest.
 
     Args:
@@ -76,7 +76,7 @@ def find_sharing(root: nn.Module, cover: Cover, parameters: bool) -> Sharing:
     live: dict[int, str] = {}
     modules: dict[int, tuple[nn.Module, nn.Module | None]] = {}
     for path, module, parent in walk(root):
-        (frozen if cover.holds(path) else live).setdefault(id(module), path)
+        (frozen if module_set.holds(path) else live).setdefault(id(module), path)
         modules.setdefault(id(module), (module, parent))
     both = [key for key in frozen if key in live and _matters(*modules[key], parameters)]
     places = {key: (frozen[key], live[key]) for key in both}
@@ -96,7 +96,7 @@ def _inside(places: tuple[str, str], others: tuple[str, str]) -> bool:
 
 def _matters(module: nn.Module, parent: nn.Module | None, parameters: bool) -> bool:
     """Whether freezing a module that a live path reaches too would be felt there."""
-    if layer_types.must_hold(module, parent) or layer_types.is_recurrent(module):
+    if layer_types.needs_eval_lock(module, parent) or layer_types.is_recurrent(module):
         return True
     return parameters and (
         layer_types.has_state(module) or any(layer_types.is_dropout(m) for m in module.modules())
@@ -108,7 +108,7 @@ def _tensors(path: str, module: nn.Module, parent: nn.Module | None, parameters:
         for name, tensor in module._parameters.items():
             if tensor is not None:
                 yield _Tensor(join(path, name), path, name, tensor, False)
-    if parameters or layer_types.must_hold(module, parent):
+    if parameters or layer_types.needs_eval_lock(module, parent):
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 yield _Tensor(join(path, name), path, name, buffer, True)

@@ -1,7 +1,7 @@
 """What freezing writes down, on the model itself, so that it survives copying and replaced children.
 
-* A :class:`Record` lies on every frozen module: who owns it, and what it was before.
-* A :class:`RootState` lies on the module that was given to ``freeze``: the claims made there, and the records
+* A :class:`ModuleState` lies on every frozen module: who owns it, and what it was before.
+* A :class:`FreezeState` lies on the module that was given to ``freeze``: its freeze requests, and the states
   by path, for a child that is replaced by another (``convert_sync_batchnorm``).
 
 Both are plain instance attributes: no parameter, no buffer, nothing in the ``state_dict``.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pcdet_freeze.freezing.paths import Cover, unwrap
+from pcdet_freeze.freezing.paths import ModuleSet, unwrap
 from pcdet_freeze.freezing.plan import FreezePlan
 
 RECORD = "_pcdet_freeze_record"
@@ -35,7 +35,7 @@ class Owner(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record:
+class ModuleState:
     """Owners of one module, and its state before the first of them came."""
 
     owners: tuple[Owner, ...] = ()
@@ -65,21 +65,21 @@ class Record:
         """Whether any owner holds the mode."""
         return any(owner.mode for owner in self.owners)
 
-    def without(self, tokens: frozenset[str] | None) -> Record:
+    def without(self, tokens: frozenset[str] | None) -> ModuleState:
         """This record after the freezes ``tokens`` (None: all) let go."""
         kept = tuple(owner for owner in self.owners if tokens is not None and owner.token not in tokens)
         return replace(self, owners=kept)
 
 
 @dataclass(frozen=True)
-class Claim:
+class FreezeRequest:
     """One freeze, as its root remembers it."""
 
     token: str
     plan: FreezePlan
-    cover: Cover
+    module_set: ModuleSet
     """The frozen subtrees, by path."""
-    eval_cover: Cover = field(default_factory=Cover)
+    eval_set: ModuleSet = field(default_factory=ModuleSet)
     """Subtrees held in eval as a whole (FREEZE.EVAL)."""
     tied: tuple[tuple[str, str], ...] = ()
     """(module path, parameter) outside the cover that share memory with a frozen tensor."""
@@ -88,25 +88,25 @@ class Claim:
 
 
 @dataclass
-class RootState:
+class FreezeState:
     """The claims on one root, and the records of its modules by path."""
 
-    claims: dict[str, Claim] = field(default_factory=dict)
-    memory: dict[str, Record] = field(default_factory=dict)
+    requests: dict[str, FreezeRequest] = field(default_factory=dict)
+    saved_states: dict[str, ModuleState] = field(default_factory=dict)
 
 
-def record_of(module: nn.Module) -> Record | None:
+def get_module_state(module: nn.Module) -> ModuleState | None:
     """The record on ``module``, or None."""
-    record = module.__dict__.get(RECORD)
-    return record if isinstance(record, Record) else None
+    module_state = module.__dict__.get(RECORD)
+    return module_state if isinstance(module_state, ModuleState) else None
 
 
-def write_record(module: nn.Module, record: Record | None) -> None:
+def set_module_state(module: nn.Module, module_state: ModuleState | None) -> None:
     """Lay ``record`` on ``module``, or take its record away. Nobody else writes records."""
     global _stamp
     _stamp = object()
-    if record is not None:
-        module.__dict__[RECORD] = record
+    if module_state is not None:
+        module.__dict__[RECORD] = module_state
     else:
         module.__dict__.pop(RECORD, None)
 
@@ -119,27 +119,27 @@ def freeze_stamp() -> object:
     return _stamp
 
 
-def state_of(root: nn.Module) -> RootState | None:
+def get_freeze_state(root: nn.Module) -> FreezeState | None:
     """The claims made at ``root``, or None."""
     state = root.__dict__.get(ROOT)
-    return state if isinstance(state, RootState) else None
+    return state if isinstance(state, FreezeState) else None
 
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether ``module`` and every module in it is held by some freeze. Wrappers are seen through."""
-    return all(_owned(part) for part in unwrap(module).modules())
+    return all(_is_frozen_here(part) for part in unwrap(module).modules())
 
 
-def is_still(module: nn.Module) -> bool:
+def is_fully_frozen(module: nn.Module) -> bool:
     """Whether ``module`` is named whole, its parameters too: its output depends on its input alone."""
-    return all(_owned_with_parameters(part) for part in unwrap(module).modules())
+    return all(_is_frozen_with_parameters(part) for part in unwrap(module).modules())
 
 
-def _owned_with_parameters(module: nn.Module) -> bool:
-    record = record_of(module)
-    return record is not None and any(owner.everything for owner in record.owners)
+def _is_frozen_with_parameters(module: nn.Module) -> bool:
+    module_state = get_module_state(module)
+    return module_state is not None and any(owner.everything for owner in module_state.owners)
 
 
-def _owned(module: nn.Module) -> bool:
-    record = record_of(module)
-    return record is not None and bool(record.owners)
+def _is_frozen_here(module: nn.Module) -> bool:
+    module_state = get_module_state(module)
+    return module_state is not None and bool(module_state.owners)

@@ -8,31 +8,31 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.apply import frozen_parameters, members
+from pcdet_freeze.freezing.apply import frozen_parameters, target_modules
 from pcdet_freeze.freezing.paths import children, find, is_within, walk
 from pcdet_freeze.freezing.plan import KEY, FreezePlan
 from pcdet_freeze.freezing.resolve import Resolution
-from pcdet_freeze.freezing.state import Claim
+from pcdet_freeze.freezing.state import FreezeRequest
 
 
-def norm_layers(root: nn.Module, claim: Claim) -> tuple[str, ...]:
+def norm_layers(root: nn.Module, request: FreezeRequest) -> tuple[str, ...]:
     """Paths of the norm layers that ``claim`` holds."""
-    return tuple(m.path for m in members(root, claim) if m.mode and layer_types.is_norm(m.module))
+    return tuple(m.path for m in target_modules(root, request) if m.mode and layer_types.is_norm(m.module))
 
 
-def summary(root: nn.Module, plan: FreezePlan, claim: Claim | None) -> str:
+def summary(root: nn.Module, plan: FreezePlan, request: FreezeRequest | None) -> str:
     """ "frozen 4.2 of 4.8 M parameters, 16 norm layers, by vfe, backbone_2d.blocks"."""
     if not plan:
         return f"nothing is frozen: MODEL.{KEY} is absent, null or empty"
-    if claim is None:
+    if request is None:
         return f"no longer frozen: {', '.join(plan.entries)} (released)"
-    norms = len(norm_layers(root, claim))
+    norms = len(norm_layers(root, request))
     layers = f"{norms} norm layer{'' if norms == 1 else 's'}"
     by = ", ".join(dict.fromkeys(plan.entries))
     if not plan.parameters:
         return f"parameters go on training; held {layers}, by {by}"
     total = _size(root.parameters())
-    part = _size(frozen_parameters(root, claim))
+    part = _size(frozen_parameters(root, request))
     return f"frozen {counts(part, total)} parameters, {layers}, by {by}"
 
 
@@ -48,14 +48,16 @@ def counts(part: int, total: int) -> str:
     return f"{part / 1e6:.1f} of {total / 1e6:.1f} M"
 
 
-def report(root: nn.Module, claim: Claim | None, resolution: Resolution, notes: Iterable[str]) -> str:
+def report(
+    root: nn.Module, request: FreezeRequest | None, resolution: Resolution, notes: Iterable[str]
+) -> str:
     """A table with a line for each child of the detector and each frozen module, and the notes."""
     rows: list[Sequence[str]] = [("module", "parameters", "frozen", "norm held", "off", "by")]
     paths = [path for path, _ in children("", root)]
-    tops = claim.cover.names(root) if claim is not None else ()
+    tops = request.module_set.names(root) if request is not None else ()
     paths += [top for top in tops if top not in paths]
-    held = list(members(root, claim)) if claim is not None else []
-    ours = {id(parameter) for parameter in (frozen_parameters(root, claim) if claim is not None else [])}
+    held = list(target_modules(root, request)) if request is not None else []
+    ours = {id(parameter) for parameter in (frozen_parameters(root, request) if request is not None else [])}
     order = {path: place for place, (path, _, _) in reversed(list(enumerate(walk(root))))}
     for path in sorted(dict.fromkeys(paths), key=lambda p: order.get(p, 0)):
         found = find(root, path)
@@ -69,7 +71,7 @@ def report(root: nn.Module, claim: Claim | None, resolution: Resolution, notes: 
                 f"{_size(p for p in parameters if id(p) in ours):,}",
                 str(norms),
                 str(len(inside) - norms),
-                resolution.entry_of(path) if claim is not None and claim.cover.holds(path) else "",
+                resolution.entry_of(path) if request is not None and request.module_set.holds(path) else "",
             )
         )
     return "\n".join([_table(rows), *(f"note: {note}" for note in notes)])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class OwnHook:
+class PicklableHook:
     """Calls ``call``; a copy or a pickle of the module takes along a hook that does nothing.
 
     So a model in training can be saved and copied whole, although its hooks know the trainer.
@@ -19,7 +19,7 @@ class OwnHook:
         self.call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OwnHook, (_nothing,)
+        return PicklableHook, (_nothing,)
 
 
 def _nothing(*_: Any) -> None:

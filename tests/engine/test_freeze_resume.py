@@ -11,7 +11,7 @@ import torch
 from engine_toy import assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, phase, resumed
 
-from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY, load_checkpoint, save_checkpoint
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
@@ -19,8 +19,8 @@ from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader
-from pcdet_freeze.freezing.schedule_config import Phase
+from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.schedule_config import ScheduleEntry
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_r2_another_list_keeps_state_by_name_and_prints_both_diffs(
         assert f"  {kind:<8} {count:>5}" in text
     assert (trainer.epoch, trainer.offset, trainer.iteration) == (1, 2, 6)
     assert_same_state(tensors_of(trainer.model), stored["model_state"])
-    names = [name for group in stored[OURS]["optimizer_names"] for name in group]
+    names = [name for group in stored[CHECKPOINT_KEY]["optimizer_names"] for name in group]
     for name, entry in state_by_name(trainer).items():
         assert_same_state(entry, stored["optimizer_state"]["state"][names.index(name)])
     assert len(state_by_name(trainer)) == kept
@@ -118,7 +118,7 @@ def test_r2_a_checkpoint_of_openpcdet_goes_on_under_a_list(
     frozen_trainer([CheckpointHook(tmp_path)], cfg_of(), optimizer=optimizer, epochs=1).run()
     path = tmp_path / "checkpoint_epoch_1.pth"
     state = load_checkpoint(path)
-    del state[OURS]
+    del state[CHECKPOINT_KEY]
     save_checkpoint(state, path)
     trainer = resumed(path, cfg_of("vfe"), optimizer=optimizer)
     assert "+ vfe" in warnings_of(caplog) and "dropped      4" in warnings_of(caplog)
@@ -128,12 +128,12 @@ def test_r2_a_checkpoint_of_openpcdet_goes_on_under_a_list(
 
 REFUSED = {
     "no optimizer_state": lambda state: state.update(optimizer_state=None),
-    "kind Adam": lambda state: state[OURS].update(optimizer_kind="Adam"),
-    "this model has not: encoder": lambda state: state[OURS].update(
+    "kind Adam": lambda state: state[CHECKPOINT_KEY].update(optimizer_kind="Adam"),
+    "this model has not: encoder": lambda state: state[CHECKPOINT_KEY].update(
         optimizer_names=[["encoder", "head.bias"], []]
     ),
-    "names for": lambda state: state[OURS].update(optimizer_names=[["head.bias"], []]),
-    "stores no parameter names": lambda state: state.pop(OURS),
+    "names for": lambda state: state[CHECKPOINT_KEY].update(optimizer_names=[["head.bias"], []]),
+    "stores no parameter names": lambda state: state.pop(CHECKPOINT_KEY),
 }
 
 
@@ -151,16 +151,16 @@ def test_r2_what_cannot_be_mapped_is_an_error_that_names_pretrained_model(saved:
 
 
 def test_h10_the_header_tells_where_the_run_stands_and_under_which_list(saved: Path) -> None:
-    header = FreezeHeader.of(load_checkpoint(saved))
+    header = FreezeMetadata.of(load_checkpoint(saved))
     assert (header.begun, header.entries, header.schedule) == (2, ("vfe.0", "vfe.1"), ())
     assert header.certificate is not None and len(header.certificate.digests) == 7
-    assert FreezeHeader.of(None) == FreezeHeader()
-    assert FreezeHeader.of({"epoch": 3, "model_state": {}}).begun == 3
+    assert FreezeMetadata.of(None) == FreezeMetadata()
+    assert FreezeMetadata.of({"epoch": 3, "model_state": {}}).begun == 3
 
 
 def test_r2_the_diff_of_lists_shows_what_moved_and_another_schedule() -> None:
-    header = FreezeHeader(0, ("vfe", "head", "!vfe.1"), schedule=(Phase(1, ("vfe",)),))
-    plan = FreezePlan(("vfe", "!vfe.1", "head"), schedule=(Phase(2, ("vfe",), 0.1),))
+    header = FreezeMetadata(0, ("vfe", "head", "!vfe.1"), schedule=(ScheduleEntry(1, ("vfe",)),))
+    plan = FreezePlan(("vfe", "!vfe.1", "head"), schedule=(ScheduleEntry(2, ("vfe",), 0.1),))
     lines = header.changes(plan)
     assert sum("head" in line or "!vfe.1" in line for line in lines) == 2
     assert "- SCHEDULE: {'EPOCH': 1, 'TRAIN': ['vfe'], 'LR_SCALE': 1.0}" in lines

@@ -14,7 +14,7 @@ from freeze_runs import SaveEach, cfg_of, frozen_trainer, phase, resumed
 from torch import nn
 from toy_parts import toy, toy_batch
 
-from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY, load_checkpoint, save_checkpoint
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.sync_bn import check_sync_bn
@@ -168,7 +168,7 @@ def test_r1_a_resume_in_a_phase_says_that_all_state_was_kept(whole: Any, caplog:
     ("place", "digests"), [("it4", 7), ("epoch1", 7), ("it5", 2), ("epoch2", 2), ("it9", 0)]
 )
 def test_p1_the_stored_certificate_is_of_what_was_frozen_then(whole: Any, place: str, digests: int) -> None:
-    stored = load_checkpoint(whole[1] / f"{place}.pth")[OURS]["freeze"]
+    stored = load_checkpoint(whole[1] / f"{place}.pth")[CHECKPOINT_KEY]["freeze"]
     assert len(stored["certificate"]["digests"]) == digests
     assert stored["entries"] == ["vfe"]
     assert stored["schedule"][0] == {"EPOCH": 1, "TRAIN": ["vfe.[13]"], "LR_SCALE": 0.1}
@@ -176,7 +176,8 @@ def test_p1_the_stored_certificate_is_of_what_was_frozen_then(whole: Any, place:
 
 def test_p1_the_renewed_certificate_says_the_same_of_what_stays_frozen(whole: Any) -> None:
     stored = [
-        load_checkpoint(whole[1] / f"{place}.pth")[OURS]["freeze"]["certificate"] for place in ("it2", "it6")
+        load_checkpoint(whole[1] / f"{place}.pth")[CHECKPOINT_KEY]["freeze"]["certificate"]
+        for place in ("it2", "it6")
     ]
     before, after = (certificate["digests"] for certificate in stored)
     assert set(after) == {"vfe.0.weight", "vfe.0.bias"}

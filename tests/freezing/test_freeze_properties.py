@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from pcdet_freeze import FreezeHandle, FreezePlan, freeze, is_frozen, unfreeze
 from pcdet_freeze.freezing.digest import tensor_digest
-from pcdet_freeze.freezing.layer_types import is_recurrent, must_hold
+from pcdet_freeze.freezing.layer_types import is_recurrent, needs_eval_lock
 from pcdet_freeze.freezing.paths import walk
 
 WIDTH = 4
@@ -194,7 +194,7 @@ def check_contract(model: nn.Module, paths: list[str], bits: dict[str, str]) -> 
         first, second = part(batch(1)), part(batch(1))
         assert torch.equal(first, second)
         for place, module, parent in walk(part):
-            if must_hold(module, parent) and not is_recurrent(module):
+            if needs_eval_lock(module, parent) and not is_recurrent(module):
                 assert not module.training, place
     assert frozen_bits(model, paths) == bits
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.schedule import Span, span_at, timeline
-from pcdet_freeze.freezing.schedule_config import Phase
+from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
+from pcdet_freeze.freezing.schedule_config import ScheduleEntry
 
 
 def plan(*phases: Any, entries: tuple[str, ...] = ("vfe", "backbone_2d"), **options: Any) -> FreezePlan:
@@ -23,7 +23,7 @@ def phase(epoch: Any, *train: str, **more: Any) -> dict[str, Any]:
     return {"EPOCH": epoch, "TRAIN": list(train), **more}
 
 
-def frozen_in(span: Span, model: nn.Module) -> tuple[str, ...]:
+def frozen_in(span: Phase, model: nn.Module) -> tuple[str, ...]:
     handle = freeze(model, span.plan)
     names = handle.names
     handle.release()
@@ -32,14 +32,16 @@ def frozen_in(span: Span, model: nn.Module) -> tuple[str, ...]:
 
 def test_r3_phases_are_read_as_they_stand() -> None:
     found = plan(phase(4, "backbone_2d.blocks", LR_SCALE=0.1), phase(9, "vfe")).schedule
-    assert found == (Phase(4, ("backbone_2d.blocks",), 0.1), Phase(9, ("vfe",), 1.0))
-    assert FreezePlan(("vfe",), schedule=(Phase(2, ("vfe",)),)).schedule == (Phase(2, ("vfe",)),)
+    assert found == (ScheduleEntry(4, ("backbone_2d.blocks",), 0.1), ScheduleEntry(9, ("vfe",), 1.0))
+    assert FreezePlan(("vfe",), schedule=(ScheduleEntry(2, ("vfe",)),)).schedule == (
+        ScheduleEntry(2, ("vfe",)),
+    )
 
 
 @pytest.mark.parametrize("empty", [[], None])
 def test_r3_without_phases_there_is_one_span(empty: Any) -> None:
     made = FreezePlan.from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": ["vfe"], "FREEZE": {"SCHEDULE": empty}}})
-    assert timeline(made, Detector()) == (Span(0, made),)
+    assert timeline(made, Detector()) == (Phase(0, made),)
 
 
 WRONG = [
@@ -174,4 +176,4 @@ def test_n7_with_shared_freeze_a_tied_tensor_trains_when_its_last_holder_is_free
 @pytest.mark.parametrize(("begun", "begins"), [(0, 0), (1, 0), (2, 0), (3, 2), (5, 2), (6, 5), (9, 5)])
 def test_r3_a_phase_begins_when_the_next_epoch_does(begun: int, begins: int) -> None:
     spans = timeline(plan(phase(2, "vfe"), phase(5, "backbone_2d.blocks")), Detector())
-    assert span_at(spans, begun).begins == begins
+    assert phase_at(spans, begun).begins == begins

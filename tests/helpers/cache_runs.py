@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from pcdet_freeze.bench import RandomScenes
 from pcdet_freeze.datasets.loader import EpochSampler
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
-from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.prefix_cache import PrefixCache
@@ -89,6 +89,6 @@ def run(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def cache_of(trainer: Trainer) -> PrefixCache:
     """The cache of a run."""
-    hook = next(hook for hook in trainer.hooks if isinstance(hook, FastHook))
+    hook = next(hook for hook in trainer.hooks if isinstance(hook, FrozenPrefixHook))
     assert hook.cache is not None
     return hook.cache

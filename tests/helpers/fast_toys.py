@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix import Options, Replanner
 
 Gradients = dict[str, torch.Tensor]
 
@@ -68,11 +68,11 @@ def frozen_model(names: Sequence[str], model: nn.Module | None = None) -> nn.Mod
     return model.train()
 
 
-def gradients(model: nn.Module, fuse: bool | str | None, x: Any = None) -> tuple[float, Gradients, Renewed]:
+def gradients(model: nn.Module, fuse: bool | str | None, x: Any = None) -> tuple[float, Gradients, Replanner]:
     """Loss and gradients of one training forward of a copy; ``fuse=None`` runs it as it is written."""
     model = copy.deepcopy(model)
     x = image() if x is None else x
-    fast = Renewed(model, Options(bool(fuse) if fuse is None else fuse))
+    fast = Replanner(model, Options(bool(fuse) if fuse is None else fuse))
     if fuse is None:
         loss = model(x)
     else:

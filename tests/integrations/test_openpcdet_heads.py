@@ -12,7 +12,7 @@ from standin_runs import CONFIGS, Standin, batch_of, seed
 from torch import nn
 
 from pcdet_freeze import FreezeError, openpcdet
-from pcdet_freeze.freezing.eval_lock import asked_mode
+from pcdet_freeze.freezing.eval_lock import requested_mode
 
 IN_ORDER = ("dense_head", "vfe", "point_head", "roi_head", "backbone_3d")
 """modules with a loss of their own, as the detectors add them up"""
@@ -130,7 +130,7 @@ def test_t1_where_a_heads_output_feeds_another_it_still_runs_as_in_eval_without_
 def test_t1_the_mode_of_a_frozen_head_is_what_it_was_after_each_forward(standin: Standin) -> None:
     model = standin.build("pv_rcnn", ["roi_head"])
     forward(model)
-    assert all(asked_mode(module) for module in model.roi_head.modules())
+    assert all(requested_mode(module) for module in model.roi_head.modules())
     assert model.roi_head.training and not model.roi_head.shared_fc_layer[1].training
 
 

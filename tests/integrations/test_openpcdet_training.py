@@ -13,7 +13,7 @@ from torch import nn
 
 from pcdet_freeze import CertificateError, FreezeError, openpcdet
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.eval_lock import is_locked
 
 PV = f"{TRUNK},map_to_bev_module,dense_head"
 
@@ -121,7 +121,7 @@ def test_h5_sync_bn_keeps_every_norm_layer_held_in_a_model(standin: Standin) -> 
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
     model(batch_of())
     norms = [m for m in model.modules() if layer_types.is_norm(m)]
-    assert norms and all(isinstance(m, nn.SyncBatchNorm) and is_held(m) for m in norms)
+    assert norms and all(isinstance(m, nn.SyncBatchNorm) and is_locked(m) for m in norms)
 
 
 def test_p4_freezing_weights_that_no_file_supplied_is_an_error(standin: Standin) -> None:

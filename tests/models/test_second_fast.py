@@ -7,7 +7,7 @@ import torch
 from second_cases import BACKBONES, second_batch, second_config, second_model
 
 from pcdet_freeze.freezing import freeze, layer_types
-from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix import Options, Replanner
 from pcdet_freeze.freezing.prefix.output_diff import relative
 
 
@@ -19,7 +19,7 @@ def test_f5_every_norm_layer_of_a_frozen_sparse_backbone_is_folded(backbone: str
         torch.nn.init.uniform_(module.running_var, 0.5, 2)
     norms = sum(map(layer_types.is_norm, model.backbone_3d.modules()))
     freeze(model, ["vfe", "backbone_3d"])
-    fast, plain, folded = Renewed(model), second_batch(), second_batch()
+    fast, plain, folded = Replanner(model), second_batch(), second_batch()
     fast.prepare(second_batch())
     assert fast.plan.prefix == ("vfe", "backbone_3d") and len(fast.plan.folds) == norms
     assert fast.plan.difference is not None and fast.plan.difference <= 2e-6
@@ -32,7 +32,7 @@ def test_f5_every_norm_layer_of_a_frozen_sparse_backbone_is_folded(backbone: str
 def test_f6_a_bf16_prefix_leaves_sparse_convolutions_in_float32() -> None:
     model = second_model().train()
     freeze(model, ["vfe", "backbone_3d", "backbone_2d.blocks"])
-    fast, plain, low = Renewed(model, Options(dtype=torch.bfloat16)), second_batch(), second_batch()
+    fast, plain, low = Replanner(model, Options(dtype=torch.bfloat16)), second_batch(), second_batch()
     fast.prepare(second_batch())
     model(plain)
     with fast.fast:

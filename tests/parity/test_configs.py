@@ -38,7 +38,7 @@ NAMES = [
     "nuscenes_models/cbgs_voxel01_res3d_centerpoint",
     "nuscenes_models/cbgs_voxel0075_res3d_centerpoint",
 ]
-OURS = {"DATA_PATH": "data/kitti", "INFO_ROOT": None, "KEEP_EMPTY_FRAMES": False}
+CHECKPOINT_KEY = {"DATA_PATH": "data/kitti", "INFO_ROOT": None, "KEEP_EMPTY_FRAMES": False}
 """What the KITTI data set has of its own: a path from the project's root, and two keys at their default."""
 
 
@@ -50,7 +50,7 @@ def figures_of(reference: Path, kind: str, name: str) -> dict[str, Any]:
 def test_a_yaml_has_the_figures_of_openpcdet(root: Path, reference: Path, name: str) -> None:
     expected = figures_of(reference, "configs", name)
     if name.startswith("kitti"):
-        expected["DATA_CONFIG"].update(OURS)
+        expected["DATA_CONFIG"].update(CHECKPOINT_KEY)
     assert plain(cfg_from_yaml_file(root / "cfgs" / f"{name}.yaml")) == expected
 
 

@@ -11,7 +11,7 @@ import torch
 from pointpillar_golden import Golden
 
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix import Options, Replanner
 from pcdet_freeze.freezing.prefix.output_diff import relative
 
 LIST = ["vfe", "backbone_2d.blocks"]
@@ -33,7 +33,7 @@ def runs(golden: Golden) -> dict[Any, Any]:
 
 
 def run(model: Any, batch: dict[str, Any], fuse: bool | None) -> Any:
-    fast = Renewed(model, Options(bool(fuse)))
+    fast = Replanner(model, Options(bool(fuse)))
     if fuse is not None:
         fast.prepare(dict(batch))
     with fast.fast:

@@ -12,7 +12,7 @@ from engine_toy import assert_same_state, files_in
 from torch import nn
 from two_processes import torchrun, worker
 
-from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY, load_checkpoint
 from pcdet_freeze.engine.testing.evaluator import interleave
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.utils import distributed
@@ -52,8 +52,8 @@ def test_rank_0_alone_writes_checkpoints_with_the_generators_of_all(two_ranks: A
     assert files_in(out / run) == ["checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth"]
     state = load_checkpoint(out / run / "checkpoint_epoch_2.pth")
     assert_same_state(state["model_state"], first[run]["after"])
-    assert len(state[OURS]["rng"]) == 2
-    assert not torch.equal(state[OURS]["rng"][0]["torch"], state[OURS]["rng"][1]["torch"])
+    assert len(state[CHECKPOINT_KEY]["rng"]) == 2
+    assert not torch.equal(state[CHECKPOINT_KEY]["rng"][0]["torch"], state[CHECKPOINT_KEY]["rng"][1]["torch"])
 
 
 def test_r1_two_ranks_resumed_in_mid_epoch_end_as_without_a_break(two_ranks: Any) -> None:

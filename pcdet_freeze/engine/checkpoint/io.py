@@ -37,7 +37,7 @@ from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import rng_state
 
-OURS = "pcdet_freeze"
+CHECKPOINT_KEY = "pcdet_freeze"
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 _UNREADABLE = (
     OSError,
@@ -73,7 +73,7 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
         "model_state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
         "optimizer_state": trainer.optimizer.state_dict(),
         "version": f"pcdet_freeze+{__version__}",
-        OURS: ours,
+        CHECKPOINT_KEY: ours,
     }
 
 
@@ -214,7 +214,7 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: it cannot be gone on from; the message says what to do.
     """
-    ours = state.get(OURS, {})
+    ours = state.get(CHECKPOINT_KEY, {})
     if state.get("optimizer_state") is None:
         raise CheckpointError(
             "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "

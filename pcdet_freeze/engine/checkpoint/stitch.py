@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pcdet_freeze import __version__
-from pcdet_freeze.engine.checkpoint.io import OURS
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import Certificate
 from pcdet_freeze.freezing.certificate import COUNTER, compare_digests, plain_key
@@ -33,7 +33,7 @@ class Source:
         """From a loaded checkpoint; CertificateError where it is not what its own certificate says."""
         state = {plain_key(key): value for key, value in checkpoint["model_state"].items()}
         digests = {key: tensor_digest(value) for key, value in state.items() if key != COUNTER}
-        stored = ((checkpoint.get(OURS) or {}).get("freeze") or {}).get("certificate")
+        stored = ((checkpoint.get(CHECKPOINT_KEY) or {}).get("freeze") or {}).get("certificate")
         certificate = None if stored is None else Certificate.from_plain(stored)
         if certificate is not None:
             certified = {key: value for key, value in certificate.digests.items() if key in digests}
@@ -96,7 +96,7 @@ def stitch(trunk: Source, takes: Sequence[Take]) -> tuple[dict[str, Any], list[s
     tops = tuple(dict.fromkeys(key.partition(".")[0] for key in shared))
     certificate = Certificate(shared, tops, tops, tuple(key for key in shared if key not in state))
     ours = {"freeze": {"entries": list(certificate.entries), "certificate": certificate.to_plain()}}
-    checkpoint = {"epoch": 0, "it": 0, "model_state": state, "optimizer_state": None, OURS: ours}
+    checkpoint = {"epoch": 0, "it": 0, "model_state": state, "optimizer_state": None, CHECKPOINT_KEY: ours}
     return {**checkpoint, "version": f"pcdet_freeze+{__version__}"}, _report(trunk, takes, taken)
 
 

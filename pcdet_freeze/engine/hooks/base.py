@@ -10,7 +10,7 @@ from torch import nn
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.registry import Registry
 
-Apart = Sequence[tuple[Collection[str], float]]
+LrScaledGroups = Sequence[tuple[Collection[str], float]]
 """(names of parameters, multiple of the learning rate) for optimizer groups of their own"""
 
 
@@ -72,13 +72,13 @@ class ConfiguredHook(Hook):
         """Further hooks that belong to this one and run after it."""
         return ()
 
-    def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
+    def check_pretrained_coverage(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
         """A new run has loaded the tensors ``loaded``; ``rebuild`` builds the same model anew."""
 
     def take_test_data(self, loader: Any) -> None:
         """The run evaluates on the batches of ``loader``."""
 
-    def apart(self) -> Apart:
+    def apart(self) -> LrScaledGroups:
         """What the optimizer must hold in groups of its own when the run starts or goes on."""
         return ()
 

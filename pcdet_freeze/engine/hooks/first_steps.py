@@ -15,12 +15,12 @@ from pcdet_freeze.freezing.checks.determinism import FirstForward
 from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, check_groups
 from pcdet_freeze.freezing.checks.unreached_parameters import (
     LossGraph,
-    lost_line,
     unlabelled_heads,
+    unreached_message,
     without_gradient,
 )
 from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.picklable_hook import OwnHook
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 
 
 class HasHandle(Protocol):
@@ -29,7 +29,7 @@ class HasHandle(Protocol):
     handle: FreezeHandle
 
 
-class FirstStepsHook(ConfiguredHook):
+class FreezeChecksHook(ConfiguredHook):
     """Stops a training before its first optimizer step where the freeze cannot hold, or leaves loose ends.
 
     * in the first forward: frozen modules compute fixed functions (:mod:`.replay`, H3), and the loss reaches
@@ -82,8 +82,8 @@ class FirstStepsHook(ConfiguredHook):
             watch = optimizer.register_step_pre_hook(lambda *_: self._before_step(trainer))
             self._on_optimizer.append(watch)
         self._on_model += [
-            model.register_forward_pre_hook(OwnHook(lambda module, _: self._begin(module))),
-            model.register_forward_hook(OwnHook(lambda *given: self._end(trainer, *given))),
+            model.register_forward_pre_hook(PicklableHook(lambda module, _: self._begin(module))),
+            model.register_forward_hook(PicklableHook(lambda *given: self._end(trainer, *given))),
         ]
 
     def stop_watching(self) -> None:
@@ -121,7 +121,7 @@ class FirstStepsHook(ConfiguredHook):
         if not self._parts():
             _remove(self._on_model)  # the model can be pickled again
         hints = [_UNLABELLED.format(head) for head in heads if lost]
-        _raise_all([*_lost_lines(trainer.model, lost), *hints], _LOST)
+        _raise_all([*_unreached_messages(trainer.model, lost), *hints], _LOST)
 
     def _unsteady(self, trainer: Trainer) -> list[str]:
         watched, self._forward, self._has_run = self._forward, None, True
@@ -138,7 +138,7 @@ class FirstStepsHook(ConfiguredHook):
         self._looked_at = trainer.iteration
         if self._ask_gradients:
             self._ask_gradients = False
-            _raise_all(_lost_lines(trainer.model, without_gradient(trainer.model)), _LOST)
+            _raise_all(_unreached_messages(trainer.model, without_gradient(trainer.model)), _LOST)
         _raise_all(audit.look(), _GRADIENTS)
         if audit.steps == STEPS:
             self._judge(trainer, audit)
@@ -156,8 +156,8 @@ def _remove(handles: list[Any]) -> None:
         handles.pop().remove()
 
 
-def _lost_lines(model: nn.Module, lost: Sequence[str]) -> list[str]:
-    return [lost_line(part, model) for part in lost]
+def _unreached_messages(model: nn.Module, lost: Sequence[str]) -> list[str]:
+    return [unreached_message(part, model) for part in lost]
 
 
 def _may_wait(unlabelled: Sequence[str], loss: Tensor) -> bool:

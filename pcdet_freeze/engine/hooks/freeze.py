@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.io import OURS
-from pcdet_freeze.engine.hooks.base import HOOKS, Apart, ConfiguredHook
-from pcdet_freeze.engine.hooks.first_steps import FirstStepsHook
-from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
-from pcdet_freeze.engine.hooks.output_drift import BehaviourHook
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
+from pcdet_freeze.engine.hooks.base import HOOKS, ConfiguredHook, LrScaledGroups
+from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
+from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.optim.optimizer_state import carry_state
@@ -23,12 +23,12 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, ConfigError
 from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.freezing.certificate import compare_digests
-from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader, plain_header
-from pcdet_freeze.freezing.checks.pretrained_coverage import check_supplied
+from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata, metadata_to_plain
+from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.module_graph import explain_steps, require_loss
 from pcdet_freeze.freezing.prefix import Options
-from pcdet_freeze.freezing.schedule import Span, span_at, timeline
+from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
 from pcdet_freeze.utils.distributed import unwrap
 
 
@@ -61,7 +61,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
     ) -> None:
         self.plan = plan
         self.spans = timeline(plan, model, epochs)
-        self.span = span_at(self.spans, begun)
+        self.span = phase_at(self.spans, begun)
         self.optim_cfg = optim_cfg
         if len(self.spans) > 1 and optim_cfg is None:
             raise ConfigError("FREEZE.SCHEDULE makes the optimizer anew and needs OPTIMIZATION; got none")
@@ -78,25 +78,28 @@ class MultiTaskFreezeHook(ConfiguredHook):
         plan = FreezePlan.from_cfg(cfg)
         return cls(model, plan, cfg.get("OPTIMIZATION"), begun, epochs) if plan else None
 
-    def apart(self) -> Apart:
+    def apart(self) -> LrScaledGroups:
         return _apart(self.span)
 
     def companions(self) -> Sequence[ConfiguredHook]:
         options = Options.of(self.plan)
         if not self.plan.parameters:
-            return FirstStepsHook(self), BehaviourHook(self)
-        fast, saves = FastHook(self.handle.model, options, self.plan.cache), SavingsHook(self, options)
-        return fast, FirstStepsHook(self), BehaviourHook(self), saves
+            return FreezeChecksHook(self), OutputDriftHook(self)
+        fast, saves = (
+            FrozenPrefixHook(self.handle.model, options, self.plan.cache),
+            SavingsHook(self, options),
+        )
+        return fast, FreezeChecksHook(self), OutputDriftHook(self), saves
 
-    def check_supplied(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
-        check_supplied(self.handle, loaded, rebuild)
+    def check_pretrained_coverage(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
+        check_pretrained_coverage(self.handle, loaded, rebuild)
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
         """Compare the loaded state with the certificate stored beside it, as far as both freeze the same.
 
         Raises CertificateError where it differs.
         """
-        stored = FreezeHeader.of({OURS: ours}).certificate
+        stored = FreezeMetadata.of({CHECKPOINT_KEY: ours}).certificate
         if stored is None:
             return
         now = self.handle.certificate().digests
@@ -128,7 +131,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         self._first_step_checked = False
 
     def before_epoch(self, trainer: Trainer) -> None:
-        span = span_at(self.spans, trainer.epoch + 1)
+        span = phase_at(self.spans, trainer.epoch + 1)
         if span is not self.span:
             self._check(f"before epoch {trainer.epoch + 1}, when parts of it begin to train,")
             self._enter(span, trainer)
@@ -143,7 +146,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     def at_checkpoint(self, trainer: Trainer, ours: dict[str, Any]) -> None:
         self._check(f"at the checkpoint of iteration {trainer.iteration}")
-        ours["freeze"] = plain_header(self.plan, self.handle.certificate())
+        ours["freeze"] = metadata_to_plain(self.plan, self.handle.certificate())
 
     def after_train(self, trainer: Trainer) -> None:
         self._check("at the end")
@@ -151,7 +154,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
             what = "frozen state is" if self.plan.parameters else "statistics of the held layers are"
             trainer.logger.info("Certificate intact: the %s the same as at the start, bit for bit.", what)
 
-    def _enter(self, span: Span, trainer: Trainer) -> None:
+    def _enter(self, span: Phase, trainer: Trainer) -> None:
         """Freeze for ``span``; what it frees enters the optimizer with fresh state, the rest keep theirs."""
         model, before = unwrap(trainer.model), self.handle
         # first the new freeze, then the old one's release: what both hold is not let go in between
@@ -192,6 +195,6 @@ class MultiTaskFreezeHook(ConfiguredHook):
             ) from error
 
 
-def _apart(span: Span) -> Apart:
+def _apart(span: Phase) -> LrScaledGroups:
     """Groups of their own for what entered with a learning rate of its own."""
     return [(part.names, part.lr_scale) for part in span.entered if part.names and part.lr_scale != 1]

@@ -10,12 +10,12 @@ from pcdet_freeze.engine.hooks.base import ConfiguredHook
 from pcdet_freeze.engine.prefix_cache import PrefixCache
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.freezing.cache_config import CacheOptions
-from pcdet_freeze.freezing.prefix import FastForward, Options, Renewed
-from pcdet_freeze.utils.picklable_hook import OwnHook
+from pcdet_freeze.freezing.prefix import FastForward, Options, Replanner
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
 
 
-class FastHook(ConfiguredHook):
+class FrozenPrefixHook(ConfiguredHook):
     """Plans in the first training forward, and again where something else is frozen; then works by it.
 
     The plan is made on a copy of the model, so nothing of the training moves, its generators neither.
@@ -24,7 +24,7 @@ class FastHook(ConfiguredHook):
     """
 
     def __init__(self, model: nn.Module, options: Options, cache: CacheOptions | None = None) -> None:
-        self.renewed = Renewed(model, options)
+        self.renewed = Replanner(model, options)
         self.cache = None if cache is None else PrefixCache(cache)
         self._watched: nn.Module | None = None
         self._handles: list[Any] = []
@@ -57,8 +57,8 @@ class FastHook(ConfiguredHook):
 
         # first of all hooks, and last: what others do to the model meets it as it is
         self._handles = [
-            model.register_forward_pre_hook(OwnHook(begin), with_kwargs=True, prepend=True),
-            model.register_forward_hook(OwnHook(self._leave), always_call=True, prepend=True),
+            model.register_forward_pre_hook(PicklableHook(begin), with_kwargs=True, prepend=True),
+            model.register_forward_hook(PicklableHook(self._leave), always_call=True, prepend=True),
         ]
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:

@@ -15,12 +15,12 @@ from pcdet_freeze.freezing.checks.output_drift import Verdict, named_tensors, pr
 from pcdet_freeze.freezing.drift_lint import live_inputs
 from pcdet_freeze.utils.agreement import agree
 from pcdet_freeze.utils.distributed import unwrap
-from pcdet_freeze.utils.picklable_hook import OwnHook
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
 from pcdet_freeze.utils.tensors import fresh
 
 
-class BehaviourHook(ConfiguredHook):
+class OutputDriftHook(ConfiguredHook):
     """Compares, at the end, what frozen modules compute with what they computed when this process began.
 
     Of the start, the tensors that are not frozen are kept, on the CPU; the certificate says that the others
@@ -48,7 +48,7 @@ class BehaviourHook(ConfiguredHook):
         if self._is_needed():
             self._keep_start()
             if self._test_loader is None:
-                self._catcher = unwrap(trainer.model).register_forward_pre_hook(OwnHook(self._catch))
+                self._catcher = unwrap(trainer.model).register_forward_pre_hook(PicklableHook(self._catch))
 
     def before_epoch(self, trainer: Trainer) -> None:
         if self._start:
@@ -79,8 +79,8 @@ class BehaviourHook(ConfiguredHook):
 
     def _keep_start(self) -> None:
         handle = self.owner.handle
-        claim = handle.claim
-        still = {id(t) for _, t, _ in frozen_tensors(handle.model, claim)} if claim is not None else set()
+        request = handle.request
+        still = {id(t) for _, t, _ in frozen_tensors(handle.model, request)} if request is not None else set()
         still |= {id(parameter) for parameter in handle.parameters()}
         for name, tensor in named_tensors(handle.model).items():
             if id(tensor) not in still and name not in self._start:

@@ -14,7 +14,7 @@ from pcdet_freeze.engine.trainer import Batch, Trainer
 from pcdet_freeze.freezing import FreezeHandle
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.utils.distributed import unwrap
-from pcdet_freeze.utils.picklable_hook import OwnHook
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
 from pcdet_freeze.utils.tensors import fresh
 
@@ -47,7 +47,7 @@ class SavingsHook(ConfiguredHook):
     def before_train(self, trainer: Trainer) -> None:
         self._stop()
         if self.owner.optim_cfg and iterations_left(trainer) >= SHORTEST:
-            self._catcher = unwrap(trainer.model).register_forward_pre_hook(OwnHook(self._catch))
+            self._catcher = unwrap(trainer.model).register_forward_pre_hook(PicklableHook(self._catch))
 
     def after_step(self, trainer: Trainer) -> None:
         batch, self._batch = self._batch, None

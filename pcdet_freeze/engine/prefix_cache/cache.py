@@ -10,16 +10,16 @@ import torch
 
 from pcdet_freeze.datasets.collate import last_sample
 from pcdet_freeze.engine.prefix_cache.key import cache_key, differences, key_digest, state_digest
-from pcdet_freeze.engine.prefix_cache.lookahead import Coming
+from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
 from pcdet_freeze.engine.prefix_cache.size_report import NO_PREFIX, UNREAD, require_rows, size_line
 from pcdet_freeze.engine.prefix_cache.step import Entry, StoreStep
 from pcdet_freeze.engine.prefix_cache.store import Store
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.cache_config import CacheOptions
-from pcdet_freeze.freezing.prefix import FastForward, Renewed
-from pcdet_freeze.freezing.prefix.boundary import Border
-from pcdet_freeze.freezing.prefix.boundary_check import SAME_LOOSE, border_for, is_exact
+from pcdet_freeze.freezing.prefix import FastForward, Replanner
+from pcdet_freeze.freezing.prefix.boundary import Boundary
+from pcdet_freeze.freezing.prefix.boundary_check import SAME_LOOSE, find_boundary, is_exact
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
 from pcdet_freeze.freezing.prefix.output_diff import relative
 from pcdet_freeze.utils import distributed
@@ -41,9 +41,9 @@ class PrefixCache:
     def __init__(self, options: CacheOptions) -> None:
         self.options = options
         self.store: Store | None = None
-        self._coming = Coming()
+        self._coming = Lookahead()
         self._data: Any = None
-        self._border = Border()
+        self._border = Boundary()
         self._fast: FastForward | None = None
         self._made_from: tuple[Any, ...] = ()
         self._digest = ""
@@ -64,7 +64,7 @@ class PrefixCache:
         dataset.keep_variants(self.options.variants)
         self._data = dataset
 
-    def prepare(self, renewed: Renewed, batch: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def prepare(self, renewed: Replanner, batch: dict[str, Any], tell: Callable[[str], None]) -> None:
         """Open the store for what is frozen now, unless that is done; ``tell`` gets lines for the log.
 
         All ranks come here in the same step. Raises FreezeError, on every rank, for outputs that cannot be
@@ -91,13 +91,13 @@ class PrefixCache:
         self._fast, self._made_from = renewed.fast, self._versions(renewed)
         self._digest = state_digest(renewed.root, self._border)
 
-    def _has_changed(self, renewed: Renewed) -> bool:
+    def _has_changed(self, renewed: Replanner) -> bool:
         """Whether the cached part has other values. They are looked at where something wrote to them only, as
         the ranks' sharing of buffers after an epoch does."""
         before, self._made_from = self._made_from, self._versions(renewed)
         return before != self._made_from and self._digest != state_digest(renewed.root, self._border)
 
-    def forward(self, renewed: Renewed, batch: dict[str, Any]) -> FastForward:
+    def forward(self, renewed: Replanner, batch: dict[str, Any]) -> FastForward:
         """How the next forward, on ``batch``, runs."""
         if self.store is None:
             return renewed.fast
@@ -115,12 +115,12 @@ class PrefixCache:
         if self.store is not None and hasattr(self._data, "cache_row"):
             self.store.prefetch([self._data.cache_row(index) for index in self._coming.after(trainer)])
 
-    def _open(self, renewed: Renewed, batch: dict[str, Any], tell: Callable[[str], None]) -> None:
+    def _open(self, renewed: Replanner, batch: dict[str, Any], tell: Callable[[str], None]) -> None:
         """Find what is kept, state its size, open its folder."""
-        self._border = Border()
+        self._border = Boundary()
         if not renewed.plan.prefix:
             return tell(NO_PREFIX)
-        border, values = border_for(renewed.root, renewed.plan, renewed.options, batch, last_sample)
+        border, values = find_boundary(renewed.root, renewed.plan, renewed.options, batch, last_sample)
         require_rows(border)
         if not border.slots:
             return tell(UNREAD)
@@ -142,7 +142,7 @@ class PrefixCache:
             tell(f"  approximate: stored in {dtype} they differ by {off:.1e} (relative L2)")
         self.store = store
 
-    def _versions(self, renewed: Renewed) -> tuple[Any, ...]:
+    def _versions(self, renewed: Replanner) -> tuple[Any, ...]:
         """Another one whenever a tensor of the cached part was written to, or is another one."""
         tensors = [
             tensor

@@ -15,7 +15,7 @@ from torch import nn
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.prefix_cache.store import ABOUT
 from pcdet_freeze.freezing.digest import tensor_digest, value_digest
-from pcdet_freeze.freezing.prefix.boundary import Border
+from pcdet_freeze.freezing.prefix.boundary import Boundary
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
@@ -26,7 +26,7 @@ PACKAGES = ("pcdet-freeze", "torch", "spconv", "numpy")
 
 
 def cache_key(
-    model: nn.Module, border: Border, plan: Plan, options: Options, dtype: str, data: Mapping[str, Any]
+    model: nn.Module, border: Boundary, plan: Plan, options: Options, dtype: str, data: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All that decides over the values in a cache, but for the sample and its draw, which choose the row.
 
@@ -57,7 +57,7 @@ def key_digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def state_digest(model: nn.Module, border: Border) -> str:
+def state_digest(model: nn.Module, border: Boundary) -> str:
     """Of every parameter, buffer and extra state of the modules in the cached part."""
     found = {}
     for path in border.paths:
@@ -97,7 +97,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _sections(model: nn.Module, border: Border) -> dict[str, Any]:
+def _sections(model: nn.Module, border: Boundary) -> dict[str, Any]:
     """The config of the detector's modules that take part."""
     config = getattr(model, "model_cfg", None)
     tops = {path.split(".")[0] for path in border.paths}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pcdet_freeze.engine.trainer import Trainer
 
 
-class Coming:
+class Lookahead:
     """Looks ahead in the order of a sampler that is a function of the epoch; a frame that is skipped there
     is only not foreseen."""
 

@@ -12,15 +12,15 @@ from pcdet_freeze.datasets.collate import last_sample
 from pcdet_freeze.engine.prefix_cache.store import Store, size_text
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.cache_config import CacheOptions
-from pcdet_freeze.freezing.prefix import Options, Renewed
-from pcdet_freeze.freezing.prefix.boundary import Border
-from pcdet_freeze.freezing.prefix.boundary_check import border_for
+from pcdet_freeze.freezing.prefix import Options, Replanner
+from pcdet_freeze.freezing.prefix.boundary import Boundary
+from pcdet_freeze.freezing.prefix.boundary_check import find_boundary
 
 NO_PREFIX = "FREEZE.CACHE has nothing to keep: there is no frozen prefix."
 UNREAD = "FREEZE.CACHE has nothing to keep: nothing that trains reads the frozen prefix."
 
 
-def require_rows(border: Border) -> None:
+def require_rows(border: Boundary) -> None:
     """Raise FreezeError, with all names, where something cannot be kept."""
     if border.refused:
         raise FreezeError(
@@ -47,11 +47,11 @@ def outlook(
     Raises ConfigError and FreezeError where the training would.
     """
     dataset.keep_variants(cache.variants)
-    renewed = Renewed(model.train(), options)
+    renewed = Replanner(model.train(), options)
     renewed.prepare(batch)
     if not renewed.plan.prefix:
         return NO_PREFIX
-    border, _ = border_for(renewed.root, renewed.plan, options, batch, last_sample)
+    border, _ = find_boundary(renewed.root, renewed.plan, options, batch, last_sample)
     require_rows(border)
     variants = cache.variants or 1
     rows, dtype = len(dataset) * variants, getattr(torch, cache.dtype)

@@ -12,7 +12,7 @@ from torch import nn
 
 from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
 from pcdet_freeze.freezing.digest import tensor_digest
-from pcdet_freeze.freezing.eval_mode_call import as_in_eval
+from pcdet_freeze.freezing.eval_mode_call import eval_mode
 from pcdet_freeze.freezing.module_graph import stages
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import unwrap
@@ -48,7 +48,7 @@ def output_digests(model: nn.Module, loader: Iterable[Any], device: torch.device
     """
     root, found = unwrap(model), dict[str, OutputDigest]()
     heads = [stage for stage in stages(root) if stage.has_loss]
-    with as_in_eval(root), plain_arithmetic():
+    with eval_mode(root), plain_arithmetic():
         for batch in loader:
             load_data_to_gpu(batch, device)
             predictions, _ = root(batch)

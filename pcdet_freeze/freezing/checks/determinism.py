@@ -33,7 +33,7 @@ from pcdet_freeze.freezing import FreezeHandle, is_frozen
 from pcdet_freeze.freezing.certificate import frozen_tensors
 from pcdet_freeze.freezing.checks.rerun_call import Call, apart, culprit, culprit_in_a_row, run, run_in_a_row
 from pcdet_freeze.freezing.digest import tensor_digest
-from pcdet_freeze.freezing.eval_lock import asked_mode
+from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
 from pcdet_freeze.utils.tensors import fresh, leaves
 
@@ -92,8 +92,8 @@ class FirstForward:
         return lines
 
     def _whole(self) -> Iterator[tuple[str, nn.Module]]:
-        claim = self.handle.claim
-        covered = [] if claim is None else list(claim.cover.modules(self.handle.model))
+        request = self.handle.request
+        covered = [] if request is None else list(request.module_set.modules(self.handle.model))
         heads = [path for path, module, _ in covered if callable(getattr(module, "get_loss", None))]
         sampling = [] if self.handle.plan.parameters else heads
         for path, module, _ in covered:
@@ -104,7 +104,7 @@ class FirstForward:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._depth == 0 and id(module) not in self._seen:
                 self._seen.add(id(module))
-                self.calls.append(Call(path, module, fresh(args), fresh(kwargs), asked_mode(module)))
+                self.calls.append(Call(path, module, fresh(args), fresh(kwargs), requested_mode(module)))
             self._depth += 1
 
         return enter
@@ -114,14 +114,14 @@ class FirstForward:
 
     def _state(self) -> dict[str, str]:
         """Digests of all frozen tensors; with PARAMETERS: False, of every buffer of the named modules."""
-        claim = self.handle.claim
-        if claim is None:
+        request = self.handle.request
+        if request is None:
             return {}
-        whole = replace(claim, plan=replace(claim.plan, parameters=True, entries=claim.plan.entries))
+        whole = replace(request, plan=replace(request.plan, parameters=True, entries=request.plan.entries))
         return {
             name: tensor_digest(tensor)
             for name, tensor, _ in frozen_tensors(self.handle.model, whole)
-            if claim.plan.parameters or not isinstance(tensor, nn.Parameter)
+            if request.plan.parameters or not isinstance(tensor, nn.Parameter)
         }
 
     def _state_line(self, holder: str, changed: list[str]) -> str:

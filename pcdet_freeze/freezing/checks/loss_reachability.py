@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.paths import children, join, walk
 from pcdet_freeze.utils.distributed import unwrap
 
@@ -31,7 +31,7 @@ class Reach:
 
     def lost(self, model: nn.Module) -> list[str]:
         """Outermost modules (or parameters) that train, or keep statistics, though no loss reaches them."""
-        return outermost_lost(model, {name: bool(heads) for name, heads in self.found.items()})
+        return outermost_unreached(model, {name: bool(heads) for name, heads in self.found.items()})
 
 
 def trace(model: nn.Module, batch_dict: dict[str, Any]) -> Reach:
@@ -40,7 +40,7 @@ def trace(model: nn.Module, batch_dict: dict[str, Any]) -> Reach:
     A parameter is reached where the loss depends on it, even if the gradient of this batch is zero.
     """
     twin = copy.deepcopy(unwrap(model)).train()
-    norms = {path: m for path, m, _ in walk(twin) if layer_types.is_norm(m) and not is_held(m)}
+    norms = {path: m for path, m, _ in walk(twin) if layer_types.is_norm(m) and not is_locked(m)}
     tensors: dict[str, list[Tensor]] = {n: [p] for n, p in twin.named_parameters() if p.requires_grad}
     tensors |= {f"{path}.": [] for path in norms}
     hooks = [m.register_forward_hook(_keeper(tensors[f"{path}."])) for path, m in norms.items()]
@@ -89,7 +89,7 @@ def _reached(loss: Tensor, tensors: dict[str, list[Tensor]]) -> set[str]:
     return {name for (name, _), grad in zip(pairs, grads, strict=True) if grad is not None}
 
 
-def outermost_lost(model: nn.Module, reached: dict[str, bool]) -> list[str]:
+def outermost_unreached(model: nn.Module, reached: dict[str, bool]) -> list[str]:
     """Outermost modules in which nothing of ``reached`` is reached; single names where the rest of theirs is.
 
     Args:

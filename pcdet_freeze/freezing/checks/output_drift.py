@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pcdet_freeze.freezing.checks.rerun_call import same_buffers
 from pcdet_freeze.freezing.drift_lint import live_inputs
-from pcdet_freeze.freezing.eval_mode_call import as_in_eval
+from pcdet_freeze.freezing.eval_mode_call import eval_mode
 from pcdet_freeze.freezing.module_graph import Stage, stages
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
@@ -90,7 +90,7 @@ def prove(model: nn.Module, start: Mapping[str, Tensor], batch_dict: dict[str, A
     """
     root = unwrap(model)
     inputs = live_inputs(root)
-    with untouched_rng(), plain_arithmetic(), as_in_eval(root), same_buffers(root):
+    with untouched_rng(), plain_arithmetic(), eval_mode(root), same_buffers(root):
         end = outputs_of(root, tuple(inputs), batch_dict)
         with exchanged(root, start):
             first, *others = (outputs_of(root, tuple(inputs), batch_dict) for _ in range(2))

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing import FreezeHandle, is_still, layer_types
+from pcdet_freeze.freezing import FreezeHandle, is_fully_frozen, layer_types
 from pcdet_freeze.freezing.certificate import COUNTER, frozen_tensors
-from pcdet_freeze.freezing.checks.loss_reachability import outermost_lost
+from pcdet_freeze.freezing.checks.loss_reachability import outermost_unreached
 from pcdet_freeze.freezing.paths import find, segments_match
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
@@ -33,7 +33,7 @@ SEED = 271828
 """of the second build; any seed that is not the run's own will do"""
 
 
-def check_supplied(
+def check_pretrained_coverage(
     handle: FreezeHandle, loaded: Collection[str], rebuild: Callable[[], nn.Module] | None = None
 ) -> None:
     """Raise FreezeError that names what is frozen though nothing loaded it, unless FREEZE.ALLOW_RANDOM does.
@@ -55,7 +55,7 @@ def check_supplied(
         names.remove(name)
     if not names:
         return
-    groups = outermost_lost(handle.model, {**_live(handle), **supplied})
+    groups = outermost_unreached(handle.model, {**_live(handle), **supplied})
     lines = [f"  {group}{_count(group, names)}" for group in groups[:12]]
     lines += [f"  and {len(groups) - 12} more"] if len(groups) > 12 else []
     raise FreezeError(
@@ -82,7 +82,7 @@ def _weighs_nothing(handle: FreezeHandle, name: str) -> bool:
     """Whether tensor ``name`` is the learned loss weight of a head that is frozen whole."""
     head, _, own = name.rpartition(".")[0].rpartition(".")
     found = find(unwrap(handle.model), head) if own == LOSS_SCALE else None
-    return found is not None and is_still(found[0])
+    return found is not None and is_fully_frozen(found[0])
 
 
 def constants(model: nn.Module, names: Iterable[str], rebuild: Callable[[], nn.Module] | None) -> list[str]:
@@ -105,8 +105,8 @@ def _may_be_constant(model: nn.Module, name: str, buffer: torch.Tensor) -> bool:
 
 
 def _tensors(handle: FreezeHandle) -> list[tuple[str, torch.Tensor, bool]]:
-    claim = handle.claim
-    return [] if claim is None else list(frozen_tensors(handle.model, claim, everything=True))
+    request = handle.request
+    return [] if request is None else list(frozen_tensors(handle.model, request, everything=True))
 
 
 def _live(handle: FreezeHandle) -> dict[str, bool]:

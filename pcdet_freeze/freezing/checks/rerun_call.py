@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.freezing.eval_mode_call import as_in_eval
+from pcdet_freeze.freezing.eval_mode_call import eval_mode
 from pcdet_freeze.freezing.paths import join, walk
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
 from pcdet_freeze.utils.tensors import distance, fresh, leaves, same_bits
@@ -38,7 +38,7 @@ def run(call: Call, seed: int, training: bool) -> Any:
 
 def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[Any]:
     """As :func:`run`, several times, each with ``seed``; what one leaves on the module the next one finds."""
-    mode = nullcontext() if training else as_in_eval(call.module)
+    mode = nullcontext() if training else eval_mode(call.module)
     outputs = []
     with torch.no_grad(), untouched_rng(), _same_attributes(call.module), same_buffers(call.module), mode:
         for _ in range(times):

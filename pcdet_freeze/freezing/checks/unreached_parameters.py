@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.checks.loss_reachability import outermost_lost
-from pcdet_freeze.freezing.eval_lock import is_held
+from pcdet_freeze.freezing.checks.loss_reachability import outermost_unreached
+from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import walk
 from pcdet_freeze.utils.distributed import unwrap
@@ -40,7 +40,7 @@ class LossGraph:
     def begin(self) -> None:
         """Watch the norm layers that are live."""
         for path, module, _ in walk(self.model):
-            if layer_types.is_norm(module) and not is_held(module):
+            if layer_types.is_norm(module) and not is_locked(module):
                 self._hooks.append(module.register_forward_hook(self._keeper(path)))
 
     def end(self) -> None:
@@ -60,7 +60,7 @@ class LossGraph:
             hit = any(id(item) in leaf_ids if isinstance(item, Tensor) else item in nodes for item in seen)
             found[f"{path}.{STATISTICS}" if path else STATISTICS] = hit
         self._nodes = {}
-        return [] if self.opaque else outermost_lost(self.model, found)
+        return [] if self.opaque else outermost_unreached(self.model, found)
 
     def _keeper(self, path: str) -> Callable[[nn.Module, Any, Any], Any]:
         """A forward hook that remembers where in the graph a norm layer's output is made."""
@@ -85,7 +85,7 @@ class LossGraph:
 def without_gradient(model: nn.Module) -> list[str]:
     """Outermost live modules, or single parameters, that a backward left without a gradient."""
     named = unwrap(model).named_parameters()
-    return outermost_lost(model, {name: p.grad is not None for name, p in named if p.requires_grad})
+    return outermost_unreached(model, {name: p.grad is not None for name, p in named if p.requires_grad})
 
 
 def walk_graph(loss: Tensor) -> tuple[set[Any], set[int], bool]:
@@ -126,7 +126,7 @@ def _says_nothing(batch_dict: Mapping[str, Any], keys: frozenset[str]) -> bool:
     return bool(keys) and all(t.numel() == 0 or bool((t == t.flatten()[0]).all()) for t in tensors)
 
 
-def lost_line(part: str, model: nn.Module) -> str:
+def unreached_message(part: str, model: nn.Module) -> str:
     """What is wrong with one of :meth:`LossGraph.lost`, and what to write."""
     holder, _, own = part.rpartition(".")
     if own == STATISTICS:

@@ -11,7 +11,7 @@ work, ``renewal`` keeps a plan up to date.
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
-from pcdet_freeze.freezing.prefix.replanner import Renewed
+from pcdet_freeze.freezing.prefix.replanner import Replanner
 from pcdet_freeze.freezing.prefix.validate import plan_for
 
-__all__ = ["FastForward", "Options", "Plan", "Renewed", "plan_for"]
+__all__ = ["FastForward", "Options", "Plan", "Replanner", "plan_for"]

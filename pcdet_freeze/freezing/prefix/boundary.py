@@ -57,7 +57,7 @@ class Output:
 
 
 @dataclass
-class Border:
+class Boundary:
     """The cached part's calls, and its tensors that are kept."""
 
     outputs: dict[CallName, Output] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class _Owner:
     key: str | None
 
 
-class BorderTrace(Watch):
+class BoundaryTrace(Watch):
     """``with BorderTrace(model, live, prefix) as trace: result = model(batch)``; then ``trace.border(...)``.
 
     Args:
@@ -104,7 +104,7 @@ class BorderTrace(Watch):
         self._before: dict[str, Any] = {}
         self._open: CallName | None = None
 
-    def __enter__(self) -> BorderTrace:
+    def __enter__(self) -> BoundaryTrace:
         super().__enter__()
         return self
 
@@ -127,7 +127,7 @@ class BorderTrace(Watch):
                 self.written.update(owner for owner in known if owner.call != self._open)
         return result
 
-    def border(self, result: Any, batch_size: int) -> Border:
+    def border(self, result: Any, batch_size: int) -> Boundary:
         """What the run showed; ``result`` is what it returned."""
         self._note(self._owners(tensors_of(result)))
         refused, slots = [], []
@@ -145,7 +145,7 @@ class BorderTrace(Watch):
         }
         order = {call: place for place, call in enumerate(self.outputs)}
         slots.sort(key=lambda slot: (order[slot.path, slot.call], slot.key))
-        return Border(outputs, tuple(slots), tuple(dict.fromkeys(refused)))
+        return Boundary(outputs, tuple(slots), tuple(dict.fromkeys(refused)))
 
     def _slot(self, owner: _Owner, batch_size: int) -> tuple[str, Slot | None]:
         path, number = owner.call

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.paths import unwrap
-from pcdet_freeze.freezing.prefix.boundary import Border, BorderTrace, Slot
+from pcdet_freeze.freezing.prefix.boundary import Boundary, BoundaryTrace, Slot
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.options import Options
@@ -45,13 +45,13 @@ class Kept:
         """Nothing is left to do."""
 
 
-def border_for(
+def find_boundary(
     model: nn.Module,
     plan: Plan,
     options: Options,
     batch: Batch,
     one_of: Callable[[Batch], Batch],
-) -> tuple[Border, dict[Slot, Tensor]]:
+) -> tuple[Boundary, dict[Slot, Tensor]]:
     """The border in training forwards of ``model`` on batches such as ``batch``, and what crosses it there.
 
     Args:
@@ -64,7 +64,7 @@ def border_for(
     root = unwrap(model)
     live = _live_calls(copy.deepcopy(root), batch)
     twin, given = copy.deepcopy(root), copy.deepcopy(batch)
-    with BorderTrace(twin, live, plan.prefix, list(given.values())) as trace:
+    with BoundaryTrace(twin, live, plan.prefix, list(given.values())) as trace:
         result = twin(given)
     border = trace.border(result, batch["batch_size"])
     del trace
@@ -106,7 +106,7 @@ def _live_calls(twin: nn.Module, batch: Batch) -> set[tuple[str, int]]:
 class _Runs:
     """Runs of copies of a model, each from the same state and the same seed."""
 
-    def __init__(self, root: nn.Module, plan: Plan, options: Options, border: Border) -> None:
+    def __init__(self, root: nn.Module, plan: Plan, options: Options, border: Boundary) -> None:
         self.root, self.how = root, (plan, options, border)
 
     def __call__(self, batch: Batch, keeper: Kept, seed: int = 0) -> tuple[list[Tensor], Kept]:

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.paths import walk
-from pcdet_freeze.freezing.prefix.boundary import Border, Slot
+from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
 
 
-class Keeper(Protocol):
+class OutputRecorder(Protocol):
     """Who takes values down, or has them."""
 
     supplies: bool
@@ -36,7 +36,7 @@ class CachedForward(FastForward):
     """A :class:`FastForward` in which ``keeper`` sees or supplies what crosses ``border``."""
 
     def __init__(
-        self, model: nn.Module, plan: Plan, options: Options, border: Border, keeper: Keeper
+        self, model: nn.Module, plan: Plan, options: Options, border: Boundary, keeper: OutputRecorder
     ) -> None:
         super().__init__(model, plan, options)
         self.border, self.keeper = border, keeper

@@ -76,7 +76,7 @@ class FastForward:
     def _forwards(self) -> dict[nn.Module, Any]:
         """What to call in place of each module's forward."""
         found: dict[nn.Module, Any] = {}
-        if folds_now(self.root, self.options):
+        if can_fold_now(self.root, self.options):
             for fold in self.folds:
                 if _look(fold) == self._seen[id(fold)]:
                     found.update(fold.forwards())
@@ -105,6 +105,6 @@ def _look(fold: Fold) -> tuple[Any, ...]:
     return tuple((type(module), has_hooks(module)) for module in (fold.layer, fold.norm))
 
 
-def folds_now(model: nn.Module, options: Options) -> bool:
+def can_fold_now(model: nn.Module, options: Options) -> bool:
     """Whether norm layers may be folded here and now: the prefix is in plain float32, or it is asked for."""
     return options.fuse == "force" or not options.is_exact or is_plain_float32(model)

@@ -117,7 +117,7 @@ class Fold:
         return self._weights
 
 
-class TrialFold(Fold):
+class ValidationFold(Fold):
     """Computes both ways and goes on with the plain one, so that each pair is judged by itself."""
 
     off = float("inf")

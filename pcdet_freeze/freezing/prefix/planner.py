@@ -13,7 +13,7 @@ from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.prefix.fold_bn import is_foldable_norm, out_axis, out_channels
 from pcdet_freeze.freezing.prefix.siblings import common_shape
 from pcdet_freeze.freezing.prefix.tracer import Call, trains
-from pcdet_freeze.freezing.state import is_still
+from pcdet_freeze.freezing.state import is_fully_frozen
 
 QUICK_FORM = "forward_frozen"
 """A module's own method for its training forward in the prefix: the same outputs but for rounding, sooner."""
@@ -73,7 +73,12 @@ def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compil
     refuse_cut_off(calls)
     tops: dict[Call, None] = {}
     for call in calls:
-        if call.above is not None and is_still(call.module) and not call.reads_live and not call.inside(tops):
+        if (
+            call.above is not None
+            and is_fully_frozen(call.module)
+            and not call.reads_live
+            and not call.inside(tops)
+        ):
             tops[call] = None
     prefix = tuple(dict.fromkeys(call.path for call in tops))
     inside = [call for call in calls if call.inside(tops)]
@@ -154,7 +159,7 @@ def _obstacle(norm: Call, times: Counter[int], owners: Counter[int]) -> str:
         return f"{type(norm.module).__name__} is none of torch's BatchNorms with running statistics"
     if layer is None or out_axis(layer.module) is None:
         return "it does not read the output of a convolution or linear layer"
-    if not is_still(layer.module) or layer.reads_live:
+    if not is_fully_frozen(layer.module) or layer.reads_live:
         return f"{layer.path} is not in the prefix"
     if out_channels(layer.module) != norm.module.num_features:
         return f"its channels are not those of {layer.path}"

@@ -11,10 +11,10 @@ from pcdet_freeze.freezing.prefix.fast_forward import FastForward
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
 from pcdet_freeze.freezing.prefix.validate import plan_for
-from pcdet_freeze.freezing.state import freeze_stamp, is_still
+from pcdet_freeze.freezing.state import freeze_stamp, is_fully_frozen
 
 
-class Renewed:
+class Replanner:
     """The :class:`FastForward` of a model, whatever is frozen in it.
 
     >>> renewed = Renewed(model)
@@ -46,7 +46,7 @@ class Renewed:
         """
         if self.is_settled:
             return False
-        self._stamp, still = freeze_stamp(), tuple(id(m) for m in self.root.modules() if is_still(m))
+        self._stamp, still = freeze_stamp(), tuple(id(m) for m in self.root.modules() if is_fully_frozen(m))
         if still == self._still:
             return False
         self._still = still

@@ -23,7 +23,7 @@ from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.paths import walk
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.freezing.prefix.tensor_values import storage_of, tensors_of
-from pcdet_freeze.freezing.state import is_still
+from pcdet_freeze.freezing.state import is_fully_frozen
 
 
 @dataclass(eq=False)
@@ -118,7 +118,7 @@ class Trace(Watch):
 
     def __enter__(self) -> Trace:
         for _, module in self._modules.values():
-            if layer_types.is_norm(module) and not is_still(module):
+            if layer_types.is_norm(module) and not is_fully_frozen(module):
                 for buffer in module._buffers.values():
                     if buffer is not None and buffer.is_floating_point():
                         self._tag(buffer, live=True)

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing.paths import unwrap, walk
-from pcdet_freeze.freezing.prefix.fast_forward import FastForward, folds_now
-from pcdet_freeze.freezing.prefix.fold_bn import Fold, TrialFold
+from pcdet_freeze.freezing.prefix.fast_forward import FastForward, can_fold_now
+from pcdet_freeze.freezing.prefix.fold_bn import Fold, ValidationFold
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.output_diff import Outputs, difference, recorded
 from pcdet_freeze.freezing.prefix.planner import Plan, make_plan
 from pcdet_freeze.freezing.prefix.tracer import Trace
-from pcdet_freeze.freezing.state import is_still
+from pcdet_freeze.freezing.state import is_fully_frozen
 
 TOLERANCE = 2e-6
 """relative difference (L2) that a layer computed otherwise may have in float32, on the same input"""
@@ -43,14 +43,14 @@ def plan_for(
         return Plan(plain=("all of it: a part of the model is compiled",))
     try:
         twin = copy.deepcopy(root)
-        still = {id(module): (path, module) for path, module, _ in walk(twin) if is_still(module)}
+        still = {id(module): (path, module) for path, module, _ in walk(twin) if is_fully_frozen(module)}
         with recorded(still.values()) as before, Trace(twin) as trace:
             _run(twin, given)
     except Exception as error:  # whatever it is, the forward itself may do, or tell better
         return Plan(plain=(f"all of it: a copy of the model could not be run and watched ({error!r})",))
     plan = make_plan(trace.calls, twin, bool(options.fuse), options.compile)
     del trace
-    return Trial(twin, before, given, options).judge(plan)
+    return Validation(twin, before, given, options).judge(plan)
 
 
 def _run(model: nn.Module, given: Any) -> None:
@@ -58,7 +58,7 @@ def _run(model: nn.Module, given: Any) -> None:
     model(*args, **kwargs)
 
 
-class Trial:
+class Validation:
     """Runs a copy of the model by a plan, and compares with what it put out when it ran as written."""
 
     def __init__(self, twin: nn.Module, before: Outputs, given: Any, options: Options) -> None:
@@ -67,7 +67,7 @@ class Trial:
 
     def judge(self, plan: Plan) -> Plan:
         """``plan`` less what gives other outputs on the same inputs; with how far off the prefix is then."""
-        if plan.folds and not folds_now(self.twin, self.options):
+        if plan.folds and not can_fold_now(self.twin, self.options):
             rule = "autocast or TF32 is on (FREEZE.FUSE: force folds there too)"
             plan = replace(plan, folds=(), plain=(*plan.plain, f"{len(plan.folds)} norm layers: {rule}"))
         if plan.folds or plan.quick:
@@ -87,9 +87,9 @@ class Trial:
         """Norm layers and quick forms that differ by more than the tolerance, and by how much."""
         exact = is_plain_float32(self.twin)
         options = Options("force" if self.options.fuse == "force" else True)
-        fast, after = self._outputs(replace(plan, compiled=()), options, TrialFold)
+        fast, after = self._outputs(replace(plan, compiled=()), options, ValidationFold)
         off = {}
-        if folds_now(self.twin, options):
+        if can_fold_now(self.twin, options):
             off = {
                 norm: getattr(fold, "off", 0.0)
                 for (_, norm), fold in zip(plan.folds, fast.folds, strict=True)

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing import is_still
-from pcdet_freeze.freezing.eval_lock import asked_mode
-from pcdet_freeze.freezing.eval_mode_call import as_in_eval
+from pcdet_freeze.freezing import is_fully_frozen
+from pcdet_freeze.freezing.eval_lock import requested_mode
+from pcdet_freeze.freezing.eval_mode_call import eval_mode
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.state import freeze_stamp
 
@@ -54,7 +54,7 @@ class Part:
     @property
     def is_frozen(self) -> bool:
         """Whether it is frozen whole."""
-        return is_still(self.module)
+        return is_fully_frozen(self.module)
 
 
 def parts(detector: nn.Module) -> list[Part]:
@@ -104,7 +104,7 @@ def _quieten(detector: nn.Module) -> list[Part]:
             if part.gives_loss:
                 put(part.module, "get_loss", partial(_no_loss, part.module))
             if part.is_head:
-                put(part.module, "forward", partial(_run_apart, part.module))
+                put(part.module, "forward", partial(_run_in_eval_mode, part.module))
         else:
             restore(part.module)
     return quiet
@@ -174,10 +174,10 @@ def _no_loss(module: nn.Module, tb_dict: Any = None, *args: Any, **kwargs: Any) 
     return torch.zeros((), dtype=like.dtype, device=like.device), {} if tb_dict is None else tb_dict
 
 
-def _run_apart(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _run_in_eval_mode(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The forward of a quiet head. Of what it writes, the keys that the loader gave are not taken over."""
     forward, given = plain(module, "forward"), module.__dict__.get(GIVEN)
-    if given is None and not asked_mode(
+    if given is None and not requested_mode(
         module
     ):  # a head that runs again, in eval, to be compared has it still
         return forward(*args, **kwargs)
@@ -186,7 +186,7 @@ def _run_apart(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     batch = {} if place is None else words[place]
     if place is not None:
         words[place] = copy(batch)
-    with torch.no_grad(), as_in_eval(module):
+    with torch.no_grad(), eval_mode(module):
         found = forward(*(words[index] for index in range(len(args))), **{key: words[key] for key in kwargs})
     if place is None:
         return found

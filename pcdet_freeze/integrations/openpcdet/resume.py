@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
-from pcdet_freeze.engine.checkpoint.io import OURS
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.certificate import compare_digests
-from pcdet_freeze.freezing.checkpoint_meta import FreezeHeader
-from pcdet_freeze.freezing.schedule import span_at
+from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.schedule import phase_at
 from pcdet_freeze.integrations.openpcdet.environment import cure_of
 from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session
 
@@ -87,7 +87,7 @@ def read(filename: str) -> dict[str, Any] | None:
 
 def check_same_list(state: Mapping[str, Any] | None, plan: FreezePlan, filename: str) -> None:
     """CheckpointError unless the checkpoint was written under the list and schedule of ``plan``."""
-    changes = FreezeHeader.of(state).changes(plan)
+    changes = FreezeMetadata.of(state).changes(plan)
     if changes:
         raise CheckpointError(
             "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written "
@@ -100,14 +100,14 @@ def check_same_list(state: Mapping[str, Any] | None, plan: FreezePlan, filename:
 
 def enter_phase(state: Mapping[str, Any], session: Session) -> None:
     """Let train what trained when the checkpoint was written: its optimizer state is of that."""
-    begun = int(((state.get(OURS) or {}).get("freeze") or {}).get(BEGUN, 0))
-    if span_at(session.spans, begun) is not session.span:
+    begun = int(((state.get(CHECKPOINT_KEY) or {}).get("freeze") or {}).get(BEGUN, 0))
+    if phase_at(session.spans, begun) is not session.span:
         session.enter(begun)
 
 
 def check_certificate(state: Mapping[str, Any] | None, session: Session, filename: str) -> None:
     """CertificateError where the loaded frozen state is not what the file's own certificate says."""
-    stored = FreezeHeader.of(state).certificate
+    stored = FreezeMetadata.of(state).certificate
     if stored is None:
         return
     changed = compare_digests(stored.digests, session.handle.certificate().digests)

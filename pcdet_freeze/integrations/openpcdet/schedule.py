@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pcdet_freeze.freezing.schedule import Entered
+from pcdet_freeze.freezing.schedule import AddedParameters
 from pcdet_freeze.integrations.openpcdet.optimizer import group_for
 
 
@@ -39,7 +39,9 @@ class Rates:
             before.copy_(parameter)
 
 
-def take_in(model: nn.Module, optimizer: torch.optim.Optimizer, entered: Entered) -> list[nn.Parameter]:
+def take_in(
+    model: nn.Module, optimizer: torch.optim.Optimizer, entered: AddedParameters
+) -> list[nn.Parameter]:
     """Put what enters into the groups of its kind, behind what is there, with fresh state; returns it."""
     named = dict(model.named_parameters())
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.io import OURS
-from pcdet_freeze.engine.hooks.first_steps import FirstStepsHook
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
+from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
 from pcdet_freeze.errors import CertificateError, FreezeError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.checkpoint_meta import plain_header
-from pcdet_freeze.freezing.checks.pretrained_coverage import check_supplied
+from pcdet_freeze.freezing.checkpoint_meta import metadata_to_plain
+from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.paths import unwrap
-from pcdet_freeze.freezing.schedule import span_at, timeline
+from pcdet_freeze.freezing.schedule import phase_at, timeline
 from pcdet_freeze.integrations.openpcdet import frozen_heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
 from pcdet_freeze.integrations.openpcdet.optimizer import StandIn, optimizer_of, settle_groups
@@ -73,7 +73,7 @@ class Session:
         self._check_something_trains()
         self.quiet = frozen_heads.quieten(model)
         self.loop = Loop(model, StandIn(model), logger)
-        first_steps: Any = FirstStepsHook(self)
+        first_steps: Any = FreezeChecksHook(self)
         self._first_steps = first_steps  # it reads of a trainer what Loop has
         self._first_steps.before_train(self.loop)
         self._watched: Any = None
@@ -128,7 +128,7 @@ class Session:
     def before_epoch(self, epoch: int | None) -> nn.Module:
         """An epoch begins, the ``epoch``-th from 0 (None: the next); returns the model to train in it."""
         self.epochs_begun = self.epochs_begun + 1 if epoch is None else epoch + 1
-        if span_at(self.spans, self.epochs_begun) is not self.span:
+        if phase_at(self.spans, self.epochs_begun) is not self.span:
             self.check(f"before epoch {self.epochs_begun}, when parts of it begin to train,")
             self.enter(self.epochs_begun)
             self.loop.model = wrapped_anew(self.loop.model)
@@ -139,7 +139,7 @@ class Session:
         """Freeze as the schedule has it in an epoch; what it frees enters the optimizer with fresh state."""
         spans = self.spans[self.spans.index(self.span) + 1 :]
         self.epochs_begun = epochs_begun
-        for span in spans[: spans.index(span_at(self.spans, epochs_begun)) + 1]:
+        for span in spans[: spans.index(phase_at(self.spans, epochs_begun)) + 1]:
             before = self.handle
             # first the new freeze, then the old one's release: what both hold is not let go in between
             self.handle = freeze(self.model, span.plan, rebuilds_ddp=True)
@@ -166,7 +166,7 @@ class Session:
     def _begin(self) -> None:
         if self.fault is not None:
             raise self.fault
-        check_supplied(self.handle, self.loaded | self._changed_since_built(), self.rebuild)
+        check_pretrained_coverage(self.handle, self.loaded | self._changed_since_built(), self.rebuild)
         self.weights_are_loaded()
         self.has_begun = True
         self._watched = self.loop.optimizer.register_step_post_hook(self._after_step)
@@ -200,8 +200,8 @@ class Session:
         """Rank 0 is about to save ``state``: check, and store the certificate in it."""
         if self.has_begun:
             self.check("at a checkpoint", agreed=False)
-        header = plain_header(self.plan, self.handle.certificate())
-        state[OURS] = {"freeze": {**header, BEGUN: self.epochs_begun}}
+        header = metadata_to_plain(self.plan, self.handle.certificate())
+        state[CHECKPOINT_KEY] = {"freeze": {**header, BEGUN: self.epochs_begun}}
 
     def end(self) -> None:
         """The training is over."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.freezing.eval_mode_call import run_apart
+from pcdet_freeze.freezing.eval_mode_call import run_in_eval_mode
 from pcdet_freeze.freezing.module_graph import How, require_loss, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
@@ -121,7 +121,7 @@ class Detector3DTemplate(nn.Module):
                 continue
             _check_reads(name, module, batch_dict)
             if step is not None and step.how is How.EVAL:
-                run_apart(name, module, batch_dict, given)
+                run_in_eval_mode(name, module, batch_dict, given)
             elif step is not None and step.unneeded:
                 batch_dict = module(batch_dict, skip=step.unneeded)
             else:

@@ -13,7 +13,7 @@ from engine_toy import ToyModel, assert_same_state, files_in, tensors_of, toy_tr
 from torch import nn
 
 from pcdet_freeze.engine.checkpoint.io import (
-    OURS,
+    CHECKPOINT_KEY,
     cfg_digest,
     checkpoint_state,
     epoch_of,
@@ -91,10 +91,10 @@ def test_r1_a_run_may_be_broken_off_twice(tmp_path: Path) -> None:
 
 def test_a_checkpoint_has_openpcdets_keys_and_ours_under_one(saved: Path) -> None:
     state = load_checkpoint(saved)
-    assert set(state) == {"epoch", "it", "model_state", "optimizer_state", "version", OURS}
+    assert set(state) == {"epoch", "it", "model_state", "optimizer_state", "version", CHECKPOINT_KEY}
     assert (state["epoch"], state["it"]) == (1, 4)
     assert state["version"].startswith("pcdet_freeze+")
-    assert state[OURS]["optimizer_names"] == [
+    assert state[CHECKPOINT_KEY]["optimizer_names"] == [
         ["vfe.0.weight", "vfe.0.bias", "head.weight", "head.bias"], ["vfe.1.weight", "vfe.1.bias"],
     ]  # fmt: skip
 
@@ -113,7 +113,10 @@ def test_hooks_may_add_plain_data_and_may_refuse(tmp_path: Path) -> None:
             raise CheckpointError("no")
 
     toy_trainer([Adds(), CheckpointHook(tmp_path)], epochs=1).run()
-    assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pth")[OURS]["mine"] == {"names": ["a"], "count": 4}
+    assert load_checkpoint(tmp_path / "checkpoint_epoch_1.pth")[CHECKPOINT_KEY]["mine"] == {
+        "names": ["a"],
+        "count": 4,
+    }
     with pytest.raises(CheckpointError):
         toy_trainer([Refuses(), CheckpointHook(tmp_path / "none")], epochs=1).run()
     assert not (tmp_path / "none").exists()
@@ -167,7 +170,7 @@ def test_max_iters_writes_a_checkpoint_that_goes_on_in_mid_epoch(tmp_path: Path)
     toy_trainer([MaxItersHook(6), CheckpointHook(tmp_path)]).run()
     state = load_checkpoint(tmp_path / "checkpoint_epoch_2.pth")
     assert (state["epoch"], state["it"]) == (1, 6)
-    assert state[OURS]["sampler"] == {"epoch": 1, "offset": 2, "length": 4}
+    assert state[CHECKPOINT_KEY]["sampler"] == {"epoch": 1, "offset": 2, "length": 4}
 
 
 def test_latest_model_is_written_by_the_clock(tmp_path: Path) -> None:
@@ -225,7 +228,7 @@ def test_a_pretrained_model_that_shares_nothing_is_an_error(saved: Path) -> None
 
 def test_a_checkpoint_without_our_part_goes_on_at_its_epoch(saved: Path) -> None:
     state = load_checkpoint(saved)
-    del state[OURS]
+    del state[CHECKPOINT_KEY]
     trainer = toy_trainer()
     resume(trainer, state)
     assert (trainer.epoch, trainer.offset, trainer.iteration) == (1, 0, 4)
@@ -247,7 +250,7 @@ def test_a_checkpoint_that_does_not_say_where_it_stands_cannot_be_resumed(saved:
 
 def test_a_resume_by_another_number_of_processes_says_that_it_is_not_exact(saved: Path, caplog: Any) -> None:
     state = load_checkpoint(saved)
-    state[OURS]["rng"] *= 2
+    state[CHECKPOINT_KEY]["rng"] *= 2
     save_checkpoint(state, saved)
     resumed(saved)
     assert "Written by 2 processes, resumed by 1" in caplog.text

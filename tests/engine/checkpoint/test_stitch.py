@@ -11,7 +11,7 @@ from torch import nn
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli.stitch import read_take
-from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY, load_checkpoint, save_checkpoint
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import compare_states, freeze
 
@@ -77,7 +77,7 @@ def trained(before: Path | None, path: Path, heads: list[str], held: list[str]) 
         sum((out**2).mean() for name, out in model.train()(x).items() if name not in held).backward()
         optimizer.step()
         model.global_step += 1
-    save_checkpoint({"model_state": model.state_dict(), OURS: ours}, path)
+    save_checkpoint({"model_state": model.state_dict(), CHECKPOINT_KEY: ours}, path)
     return path
 
 
@@ -149,7 +149,7 @@ def test_a_hidden_buffer_that_differs_between_two_certificates_is_seen(
     det: Path, seg: Path, lane: Path, tmp_path: Path, capsys: Any
 ) -> None:
     checkpoint = load_checkpoint(lane)
-    digests = checkpoint[OURS]["freeze"]["certificate"]["digests"]
+    digests = checkpoint[CHECKPOINT_KEY]["freeze"]["certificate"]["digests"]
     digests["dense_head.anchors"] = digests["dense_head.anchors"][:-1] + "x"
     save_checkpoint(checkpoint, lane)
     assert stitched(det, seg, lane, tmp_path / "all.pth") == 1
@@ -170,7 +170,7 @@ def test_a_head_that_a_source_does_not_have_is_not_asked_for(det: Path, seg: Pat
     checkpoint = load_checkpoint(seg)
     for name in ("dense_head.weight", "dense_head.bias"):
         del checkpoint["model_state"][name]
-    del checkpoint[OURS]["freeze"]
+    del checkpoint[CHECKPOINT_KEY]["freeze"]
     save_checkpoint(checkpoint, seg)
     words = ["--trunk", det, "--take", f"{','.join(SEGMENT)}:{seg}", "--out", tmp_path / "all.pth"]
     assert main(["stitch", *map(str, words)]) == 0
@@ -181,7 +181,7 @@ def test_a_part_of_the_trunk_that_a_source_lacks_is_refused(
     det: Path, seg: Path, lane: Path, tmp_path: Path, capsys: Any
 ) -> None:
     checkpoint = load_checkpoint(lane)
-    del checkpoint["model_state"]["backbone_2d.blocks.0.bias"], checkpoint[OURS]["freeze"]
+    del checkpoint["model_state"]["backbone_2d.blocks.0.bias"], checkpoint[CHECKPOINT_KEY]["freeze"]
     save_checkpoint(checkpoint, lane)
     assert stitched(det, seg, lane, tmp_path / "all.pth") == 1
     assert f"{lane}: backbone_2d.blocks.0.bias is missing" in capsys.readouterr().err

@@ -22,10 +22,10 @@ from proof_toys import (
 from torch import nn
 
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.hooks.first_steps import FirstStepsHook
+from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.output_drift import BehaviourHook
+from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_h3_a_buffer_that_may_change_changes_once_a_step() -> None:
             return super().forward(x)
 
     trainer = frozen(WithPart(Counts), "vfe", options={"IGNORE": ["vfe.0.1.ran"]}, hooks=[MaxItersHook(3)])
-    trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, BehaviourHook)]
+    trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, OutputDriftHook)]
     trainer.run()
     assert trainer.model.vfe[0][1].ran == 3
 
@@ -159,7 +159,7 @@ def test_h3_replays_leave_no_trace() -> None:
         looks = Looks()
         trainer = frozen(WithPart(Remembers), "vfe", hooks=[looks])
         if not replayed:
-            trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, FirstStepsHook)]
+            trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, FreezeChecksHook)]
         trainer.run()
         runs.append((tensors_of(trainer.model), torch.get_rng_state(), looks.seen))
         assert not any(m._forward_hooks for m in trainer.model.modules())

@@ -12,15 +12,15 @@ from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, resumed
 
 from pcdet_freeze.__main__ import main
-from pcdet_freeze.engine.checkpoint.io import OURS, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY, load_checkpoint, save_checkpoint
 from pcdet_freeze.engine.hooks.base import HOOKS, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.hooks.first_steps import FirstStepsHook
+from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
-from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.output_drift import BehaviourHook
+from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
@@ -31,7 +31,7 @@ def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:
     assert HOOKS.get("MultiTaskFreezeHook") is MultiTaskFreezeHook
     hooks = hooks_from_cfg(cfg_of("vfe"), ToyModel())
     assert [type(hook) for hook in hooks] == [
-        MultiTaskFreezeHook, FastHook, FirstStepsHook, BehaviourHook, SavingsHook]  # fmt: skip
+        MultiTaskFreezeHook, FrozenPrefixHook, FreezeChecksHook, OutputDriftHook, SavingsHook]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_p1_no_checkpoint_is_written_with_changed_frozen_state(tmp_path: Path) -
 
 def test_p1_the_certificate_is_stored_as_plain_data(tmp_path: Path) -> None:
     frozen_trainer([CheckpointHook(tmp_path)], epochs=1).run()
-    stored = load_checkpoint(tmp_path / "checkpoint_epoch_1.pth")[OURS]["freeze"]
+    stored = load_checkpoint(tmp_path / "checkpoint_epoch_1.pth")[CHECKPOINT_KEY]["freeze"]
     assert stored["entries"] == ["vfe"]
     assert sorted(stored["certificate"]["digests"]) == [
         "vfe.0.bias", "vfe.0.weight", "vfe.1.bias", "vfe.1.num_batches_tracked",

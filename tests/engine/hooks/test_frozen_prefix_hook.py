@@ -15,7 +15,7 @@ from pcdet_freeze.engine.checkpoint.io import load_checkpoint, resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.hooks.frozen_prefix import FastHook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
@@ -38,8 +38,8 @@ def run(trainer: Trainer) -> dict[str, torch.Tensor]:
     return tensors_of(trainer.model)
 
 
-def fast_hook(trainer: Trainer) -> FastHook:
-    return next(hook for hook in trainer.hooks if isinstance(hook, FastHook))
+def fast_hook(trainer: Trainer) -> FrozenPrefixHook:
+    return next(hook for hook in trainer.hooks if isinstance(hook, FrozenPrefixHook))
 
 
 def test_f5_a_training_folds_by_itself_and_says_so_once(caplog: Any) -> None:
@@ -53,7 +53,7 @@ def test_f5_a_training_folds_by_itself_and_says_so_once(caplog: Any) -> None:
 
 def test_f1_planning_and_the_prefix_move_no_bit_of_a_training() -> None:
     plain, fast = trainer_of(fuse=False), trainer_of(fuse=False)
-    plain.hooks = [hook for hook in plain.hooks if not isinstance(hook, FastHook)]
+    plain.hooks = [hook for hook in plain.hooks if not isinstance(hook, FrozenPrefixHook)]
     assert_same_state(run(plain), run(fast))
     assert fast_hook(fast).renewed.plan.prefix == ("vfe",)
 
@@ -115,7 +115,7 @@ def test_r1_a_resumed_folded_run_is_the_unbroken_one_to_the_bit(tmp_path: Path) 
 
 def test_without_parameters_nothing_of_f_applies() -> None:
     trainer = frozen(ToyModel(), "vfe", options={"PARAMETERS": False})
-    assert not any(isinstance(hook, FastHook) for hook in trainer.hooks)
+    assert not any(isinstance(hook, FrozenPrefixHook) for hook in trainer.hooks)
 
 
 @pytest.mark.parametrize("value", ["yes", 1, None])

@@ -22,7 +22,7 @@ from pcdet_freeze.engine.hooks.savings import SHORTEST, SavingsHook, iterations_
 from pcdet_freeze.engine.hooks.summary import SummaryHook
 from pcdet_freeze.engine.savings import Cost, Savings
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.utils.picklable_hook import OwnHook
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import set_seed
 
 LOGGER = logging.getLogger("savings")
@@ -99,7 +99,7 @@ def test_f4_nothing_stays_on_the_model_and_gradients_of_the_step_are_left() -> N
     trainer.run()
     assert_same_state(found[0], found[1])
     hooks = trainer.model._forward_pre_hooks.values()
-    assert not any(isinstance(hook, OwnHook) for hook in hooks)
+    assert not any(isinstance(hook, PicklableHook) for hook in hooks)
 
 
 def test_f4_short_runs_are_not_measured() -> None:

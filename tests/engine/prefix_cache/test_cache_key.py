@@ -18,7 +18,7 @@ from pcdet_freeze.datasets.collate import last_sample
 from pcdet_freeze.engine.prefix_cache.key import cache_key, differences, key_digest
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.prefix import Options, plan_for
-from pcdet_freeze.freezing.prefix.boundary_check import border_for
+from pcdet_freeze.freezing.prefix.boundary_check import find_boundary
 from pcdet_freeze.models import build_network
 
 
@@ -39,7 +39,7 @@ def key_of(
     data.seed = seed
     freeze(model, BLOCKS)
     plan = plan_for(model.train(), (batch,), None, options)
-    border, _ = border_for(model, plan, options, batch, last_sample)
+    border, _ = find_boundary(model, plan, options, batch, last_sample)
     return cache_key(model, border, plan, options, dtype, data.cache_key())
 
 

@@ -19,7 +19,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.prefix_cache.lookahead import Coming
+from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
@@ -260,7 +260,7 @@ def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(tmp_path: 
 
 
 def test_f7_the_samples_that_are_read_ahead_are_those_of_the_next_batch(tmp_path: Path) -> None:
-    trainer, coming, foreseen, seen = trainer_of(cfg_with(keep(tmp_path))), Coming(), [], []
+    trainer, coming, foreseen, seen = trainer_of(cfg_with(keep(tmp_path))), Lookahead(), [], []
 
     for epoch, offset in ((0, 0), (1, 0), (2, 1)):  # the last one is resumed in its middle
         trainer.epoch, trainer.offset = epoch, offset

@@ -13,7 +13,7 @@ from engine_toy import assert_same_state, tensors_of
 from proof_toys import Loader, detector_trainer, toy, toy_batch
 from torch import nn
 
-from pcdet_freeze.engine.hooks.output_drift import BehaviourHook
+from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 from pcdet_freeze.engine.hooks.summary import SummaryHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
@@ -157,7 +157,7 @@ def test_p2_the_same_run_to_the_bit_with_the_proof_and_without() -> None:
     for proven in (True, False):
         trainer = detector_trainer(toy("DENSE_HEAD", "LANE_HEAD"), BATCHES, KEPT, epochs=2)
         if not proven:
-            trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, BehaviourHook)]
+            trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, OutputDriftHook)]
         torch.manual_seed(5)
         trainer.run()
         ends.append((tensors_of(trainer.model), trainer.optimizer.state_dict(), torch.get_rng_state()))
@@ -166,7 +166,7 @@ def test_p2_the_same_run_to_the_bit_with_the_proof_and_without() -> None:
 
 def test_p2_only_what_is_not_frozen_is_kept() -> None:
     trainer = detector_trainer(toy("DENSE_HEAD", "LANE_HEAD"), BATCHES, KEPT)
-    hook = next(hook for hook in trainer.hooks if isinstance(hook, BehaviourHook))
+    hook = next(hook for hook in trainer.hooks if isinstance(hook, OutputDriftHook))
     hook.before_train(trainer)
     heads = {name.rpartition(".")[0].partition(".")[0] for name in hook._start} - {""}
     assert heads == {"backbone_2d", "lane_head"}

@@ -11,7 +11,7 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.checks.pretrained_coverage import LOSS_SCALE, check_supplied
+from pcdet_freeze.freezing.checks.pretrained_coverage import LOSS_SCALE, check_pretrained_coverage
 from pcdet_freeze.models.loss_weights import NAME, LossScale
 
 
@@ -30,7 +30,7 @@ class Constants(ToyModel):
 
 def refusal(model: nn.Module, loaded: Any, rebuild: Any = None, **options: Any) -> str:
     with pytest.raises(FreezeError) as stopped:
-        check_supplied(freeze(model, FreezePlan(("vfe",), **options)), loaded, rebuild)
+        check_pretrained_coverage(freeze(model, FreezePlan(("vfe",), **options)), loaded, rebuild)
     return str(stopped.value)
 
 
@@ -46,12 +46,12 @@ def test_p4_without_a_checkpoint_the_module_is_named_once() -> None:
 
 def test_p4_what_a_file_supplied_is_fine() -> None:
     model = ToyModel()
-    check_supplied(freeze(model, ["vfe"]), all_but(model, "num_batches_tracked", "head.weight"))
+    check_pretrained_coverage(freeze(model, ["vfe"]), all_but(model, "num_batches_tracked", "head.weight"))
 
 
 def test_p4_the_frozen_part_of_a_module_is_named_and_not_the_module() -> None:
     with pytest.raises(FreezeError, match=r"\n  vfe\.0 \(2 tensors\)\n[\s\S]*ALLOW_RANDOM: \[vfe\.0\]"):
-        check_supplied(freeze(ToyModel(), ["vfe.0"]), ())
+        check_pretrained_coverage(freeze(ToyModel(), ["vfe.0"]), ())
 
 
 @pytest.mark.parametrize("missing", ["vfe.1.running_mean", "vfe.0.weight", "vfe.1.bias"])
@@ -70,18 +70,18 @@ def test_p4_constant_buffers_are_exempt_and_statistics_that_begin_alike_are_not(
 
 def test_p4_non_persistent_buffers_are_exempt() -> None:
     model = Constants()
-    check_supplied(freeze(model, ["vfe"]), list(model.state_dict()))
+    check_pretrained_coverage(freeze(model, ["vfe"]), list(model.state_dict()))
 
 
 def test_p4_the_learned_loss_weight_of_a_head_without_a_loss_needs_no_file() -> None:
     assert NAME == LOSS_SCALE
     model = ToyModel()
     model.vfe.add_module(NAME, LossScale())
-    check_supplied(freeze(model, ["vfe"]), all_but(model, "log_variance"))
+    check_pretrained_coverage(freeze(model, ["vfe"]), all_but(model, "log_variance"))
     part = ToyModel()
     part.vfe.add_module(NAME, LossScale())
     with pytest.raises(FreezeError, match=r"vfe\.loss_scale"):
-        check_supplied(freeze(part, ["vfe.loss_scale"]), ())
+        check_pretrained_coverage(freeze(part, ["vfe.loss_scale"]), ())
 
 
 def test_p4_a_buffer_counts_as_constant_only_where_another_build_shows_it() -> None:
@@ -92,7 +92,7 @@ def test_p4_a_buffer_counts_as_constant_only_where_another_build_shows_it() -> N
 
 def test_p4_looking_for_constants_draws_no_random_number() -> None:
     model, rng = Constants(), torch.get_rng_state()
-    check_supplied(freeze(model, ["vfe"]), all_but(model, "offsets"), Constants)
+    check_pretrained_coverage(freeze(model, ["vfe"]), all_but(model, "offsets"), Constants)
     assert torch.equal(torch.get_rng_state(), rng)
 
 
@@ -101,12 +101,12 @@ def test_p4_a_tied_tensor_is_supplied_under_either_name() -> None:
     model.head = nn.Linear(4, 8)
     model.head.weight = model.vfe[0].weight
     handle = freeze(model, FreezePlan(("vfe",), shared="freeze"))
-    check_supplied(handle, all_but(model, "vfe.0.weight"))
+    check_pretrained_coverage(handle, all_but(model, "vfe.0.weight"))
 
 
 @pytest.mark.parametrize("allowed", [True, ("vfe",), ("vfe.*",)])
 def test_p4_allow_random_allows_it(allowed: Any) -> None:
-    check_supplied(freeze(ToyModel(), FreezePlan(("vfe",), allow_random=allowed)), ())
+    check_pretrained_coverage(freeze(ToyModel(), FreezePlan(("vfe",), allow_random=allowed)), ())
 
 
 def test_p4_allow_random_for_a_part_leaves_the_rest() -> None:
@@ -119,4 +119,4 @@ def test_p4_allow_random_of_what_is_not_frozen_is_an_error() -> None:
 
 
 def test_p4_says_nothing_with_parameters_false() -> None:
-    check_supplied(freeze(ToyModel(), FreezePlan(("vfe",), parameters=False)), ())
+    check_pretrained_coverage(freeze(ToyModel(), FreezePlan(("vfe",), parameters=False)), ())

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.prefix import Options, plan_for
-from pcdet_freeze.freezing.prefix.boundary import Border, Slot
-from pcdet_freeze.freezing.prefix.boundary_check import Kept, border_for
+from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
+from pcdet_freeze.freezing.prefix.boundary_check import Kept, find_boundary
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
 
 Batch = dict[str, Any]
@@ -91,9 +91,9 @@ def frozen(model: nn.Module, *names: str) -> nn.Module:
     return model.train()
 
 
-def found(model: nn.Module, batch: Batch | None = None) -> tuple[Border, dict[Slot, Tensor]]:
+def found(model: nn.Module, batch: Batch | None = None) -> tuple[Boundary, dict[Slot, Tensor]]:
     batch = batch or batch_of()
-    return border_for(model, plan_for(model, (batch,)), Options(), batch, last_of)
+    return find_boundary(model, plan_for(model, (batch,)), Options(), batch, last_of)
 
 
 def test_f7_what_live_modules_read_is_kept_and_what_lies_between_is_not() -> None:
@@ -115,7 +115,7 @@ def test_f7_a_module_without_state_behind_ragged_rows_makes_maps_that_can_be_kep
 def test_f7_supplied_values_give_loss_and_gradients_of_the_computed_ones_to_the_bit(sizes: Any) -> None:
     model, batch = frozen(Toy()), batch_of(sizes)
     plan = plan_for(model, (batch,))
-    border, values = border_for(model, plan, Options(), batch, last_of)
+    border, values = find_boundary(model, plan, Options(), batch, last_of)
     results = []
     for keeper in (Kept(), Kept(values)):
         twin = copy.deepcopy(model)
@@ -129,7 +129,7 @@ def test_f7_supplied_values_give_loss_and_gradients_of_the_computed_ones_to_the_
 def test_f7_a_supplied_forward_runs_nothing_of_the_prefix_and_leaves_stand_ins() -> None:
     model, batch, ran = frozen(Toy()), batch_of(), []
     plan = plan_for(model, (batch,))
-    border, values = border_for(model, plan, Options(), batch, last_of)
+    border, values = find_boundary(model, plan, Options(), batch, last_of)
     for part in (model.vfe.linear, model.blocks[0][0], model.blocks[1][0]):
         part.register_forward_hook(lambda *_: ran.append(1))
     with CachedForward(model, plan, Options(), border, Kept(values)):

@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from pcdet_freeze.freezing.prefix import Renewed, plan_for
+from pcdet_freeze.freezing.prefix import Replanner, plan_for
 from pcdet_freeze.freezing.prefix.output_diff import relative
 
 BLOCKS = ["backbone_2d.blocks"]
 
 
-def prepared(model: nn.Module) -> Renewed:
-    fast = Renewed(model)
+def prepared(model: nn.Module) -> Replanner:
+    fast = Replanner(model)
     fast.prepare(image())
     return fast
 
@@ -133,7 +133,7 @@ def test_f5_pillars_with_a_hook_inside_are_computed_as_they_are_written() -> Non
             return nn.functional.linear(x, self.layers[0].weight, self.layers[0].bias)
 
     model, seen = frozen_model(["0"], nn.Sequential(Pillars(), nn.Linear(3, 1))), []
-    fast = Renewed(model)
+    fast = Replanner(model)
     fast.prepare(torch.ones(2, 3))
     model[0].layers[0].register_forward_hook(lambda module, args, output: seen.append(output))
     with fast.fast:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix import Options, Replanner
 from pcdet_freeze.freezing.prefix.fold_bn import folded_weights
 from pcdet_freeze.freezing.prefix.output_diff import recorded, relative
 
@@ -23,8 +23,8 @@ PAIRS = (
 )
 
 
-def fast_of(model: nn.Module, x: torch.Tensor | None = None, fuse: bool | str = True) -> Renewed:
-    fast = Renewed(model, Options(fuse))
+def fast_of(model: nn.Module, x: torch.Tensor | None = None, fuse: bool | str = True) -> Replanner:
+    fast = Replanner(model, Options(fuse))
     fast.prepare(image() if x is None else x)
     return fast
 

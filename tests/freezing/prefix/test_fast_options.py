@@ -17,16 +17,16 @@ from two_processes import HELPERS
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.cache_config import CacheOptions
-from pcdet_freeze.freezing.prefix import Options, Renewed
+from pcdet_freeze.freezing.prefix import Options, Replanner
 from pcdet_freeze.freezing.prefix.output_diff import recorded, relative
 
 BLOCKS = ["backbone_2d.blocks"]
 
 
-def outputs(options: Options) -> tuple[list[torch.Tensor], list[torch.Tensor], Renewed]:
+def outputs(options: Options) -> tuple[list[torch.Tensor], list[torch.Tensor], Replanner]:
     """What both blocks put out in a plain training forward, and in one with ``options``."""
     model = frozen_model(BLOCKS)
-    renewed = Renewed(model, options)
+    renewed = Replanner(model, options)
     renewed.prepare(image())
     blocks = [(str(i), block) for i, block in enumerate(model.backbone_2d.blocks)]
     with recorded(blocks) as plain:
@@ -53,7 +53,7 @@ def test_f6_a_bf16_prefix_folds_in_float64_and_rounds_once() -> None:
 
 def test_f6_under_autocast_the_bf16_prefix_is_left_in_the_dtype_of_the_rest() -> None:
     model = frozen_model(BLOCKS)
-    renewed = Renewed(model, Options("force", dtype=torch.bfloat16))
+    renewed = Replanner(model, Options("force", dtype=torch.bfloat16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         renewed.prepare(image())
         with recorded([("0", model.backbone_2d.blocks[0])]) as found, renewed.fast:
@@ -72,7 +72,7 @@ def test_f6_channels_last_stays_inside_the_prefix() -> None:
 def test_f6_an_evaluation_is_in_float32_whatever_was_asked_for() -> None:
     model = frozen_model(BLOCKS)
     before = model.eval()(image())
-    renewed = Renewed(model.train(), Options(dtype=torch.bfloat16, channels_last=True))
+    renewed = Replanner(model.train(), Options(dtype=torch.bfloat16, channels_last=True))
     renewed.prepare(image())
     with renewed.fast:
         model(image())

@@ -12,13 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import unfreeze
-from pcdet_freeze.freezing.prefix import Options, Plan, Renewed
+from pcdet_freeze.freezing.prefix import Options, Plan, Replanner
 
 BLOCKS = ["backbone_2d.blocks"]
 
 
 def plan_of(model: nn.Module, *args: Any, fuse: bool = True) -> Plan:
-    fast = Renewed(model, Options(fuse))
+    fast = Replanner(model, Options(fuse))
     fast.prepare(*(args or (image(),)))
     return fast.plan
 
@@ -49,7 +49,7 @@ def test_f1_the_prefix_runs_without_a_graph_and_not_in_inference_mode() -> None:
         lambda m, a, out: seen.append((torch.is_grad_enabled(), out.is_inference()))
     )
     model.backbone_2d.deblocks[0].register_forward_hook(lambda m, a, out: seen.append(out.requires_grad))
-    fast = Renewed(model)
+    fast = Replanner(model)
     fast.prepare(image())
     seen.clear()
     with fast.fast:
@@ -141,7 +141,7 @@ def test_f1_other_checkpoints_are_fine_and_reentrant_ones_behind_a_live_module_t
 def test_between_forwards_and_after_an_error_the_model_is_as_it_was() -> None:
     model = frozen_model(BLOCKS)
     before = {name: dict(module.__dict__) for name, module in model.named_modules()}
-    fast = Renewed(model)
+    fast = Replanner(model)
     fast.prepare(image())
     with pytest.raises(RuntimeError), fast.fast:
         model(image()[:, :2])
@@ -151,13 +151,13 @@ def test_between_forwards_and_after_an_error_the_model_is_as_it_was() -> None:
 def test_the_plan_is_made_on_a_copy_so_live_statistics_stay() -> None:
     model = frozen_model(BLOCKS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    Renewed(model).prepare(image())
+    Replanner(model).prepare(image())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_plan_is_made_once_and_again_when_something_else_is_frozen() -> None:
     model = frozen_model(BLOCKS)
-    fast = Renewed(model)
+    fast = Replanner(model)
     assert fast.prepare(image()) and not fast.prepare(image())
     unfreeze(model, ["backbone_2d.blocks.1"])
     assert fast.prepare(image())
