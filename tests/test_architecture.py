@@ -11,24 +11,23 @@ import pytest
 
 FLOORS = [
     {"errors"},
-    {"registry", "config", "config_files", "config_types", "ops"},
-    {"freeze"},
+    {"utils", "registry", "config", "ops"},
+    {"freezing"},
     {"datasets", "models", "evaluation"},
     {"engine"},
-    {"integrations", "visualization"},
+    {"integrations", "visualization", "bench"},
     {"cli"},
     {"__main__"},
     {"openpcdet"},
 ]
-NEIGHBOURS_ON_ONE_FLOOR = {("config", "config_files"), ("config", "config_types")}
 
 
-def room_of(module: str) -> str:
+def folder_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def floor_of(room: str) -> int:
-    return next(height for height, rooms in enumerate(FLOORS) if room in rooms)
+def floor_of(folder: str) -> int:
+    return next(height for height, folders in enumerate(FLOORS) if folder in folders)
 
 
 def imports_of(path: Path, package: str) -> set[str]:
@@ -52,28 +51,28 @@ def imports(root: Path) -> dict[Path, set[str]]:
 def test_imports_go_down_only(imports: dict[Path, set[str]]) -> None:
     wrong = []
     for path, names in imports.items():
-        room = path.parts[0].removesuffix(".py")
-        if room == "__init__":
+        folder = path.parts[0].removesuffix(".py")
+        if folder == "__init__":
             continue
-        for target in {room_of(name) for name in names if name.startswith("pcdet_freeze.")} - {room}:
-            known = any(target in rooms for rooms in FLOORS)
-            if known and floor_of(target) >= floor_of(room) and (room, target) not in NEIGHBOURS_ON_ONE_FLOOR:
-                wrong.append(f"{path} ({room}) imports {target}")
+        for target in {folder_of(name) for name in names if name.startswith("pcdet_freeze.")} - {folder}:
+            known = any(target in folders for folders in FLOORS)
+            if known and floor_of(target) >= floor_of(folder):
+                wrong.append(f"{path} ({folder}) imports {target}")
     assert not wrong
 
 
-def test_every_room_has_a_floor(imports: dict[Path, set[str]]) -> None:
-    rooms = {path.parts[0].removesuffix(".py") for path in imports} - {"__init__"}
-    assert rooms <= set().union(*FLOORS)
+def test_every_folder_has_a_floor(imports: dict[Path, set[str]]) -> None:
+    folders = {path.parts[0].removesuffix(".py") for path in imports} - {"__init__"}
+    assert folders <= set().union(*FLOORS)
 
 
-def test_the_freeze_room_imports_torch_and_errors_only(imports: dict[Path, set[str]]) -> None:
+def test_freezing_imports_torch_errors_and_utils_only(imports: dict[Path, set[str]]) -> None:
     allowed = set(sys.stdlib_module_names) | {"torch", "__future__"}
     for path, names in imports.items():
-        if path.parts[0] == "freeze":
+        if path.parts[0] == "freezing":
             outside = {n for n in names if n.split(".")[0] not in allowed}
-            rooms = {room_of(n) for n in outside if n.startswith("pcdet_freeze.")}
-            assert rooms <= {"errors", "freeze"}, path
+            folders = {folder_of(n) for n in outside if n.startswith("pcdet_freeze.")}
+            assert folders <= {"errors", "utils", "freezing"}, path
             assert all(n.startswith("pcdet_freeze") for n in outside), path
 
 
@@ -101,8 +100,8 @@ def test_there_is_no_import_cycle(imports: dict[Path, set[str]]) -> None:
 
 
 def test_importing_the_package_and_a_pillar_model_does_not_import_spconv() -> None:
-    rooms = "pcdet_freeze, pcdet_freeze.models, pcdet_freeze.datasets"
-    code = f"import sys, {rooms}; sys.exit('spconv' in sys.modules)"
+    folders = "pcdet_freeze, pcdet_freeze.models, pcdet_freeze.datasets"
+    code = f"import sys, {folders}; sys.exit('spconv' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -23,7 +23,7 @@ from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.weights import compare_keys
 from pcdet_freeze.engine.explain import Explanation, Row, explain
 from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
-from pcdet_freeze.engine.prefix_cache.size_report import outlook
+from pcdet_freeze.engine.prefix_cache.cache import outlook
 from pcdet_freeze.errors import CheckpointError, DataError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.freezing.prefix import Options

@@ -21,39 +21,30 @@ from pcdet_freeze.config import cfg_from_args, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine.arguments import idle_flags
-from pcdet_freeze.engine.batch_to_device import move_with
-from pcdet_freeze.engine.checkpoint.io import (
-    CHECKPOINT_KEY,
-    cfg_digest,
-    load_checkpoint,
-    newest_checkpoint,
-    resume,
-)
+from pcdet_freeze.engine.checkpoint.io import cfg_digest, load_checkpoint, newest_checkpoint
+from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
+from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
-from pcdet_freeze.engine.hooks.logging import LogHook, TensorboardHook
+from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook, TensorboardHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.progress import ProgressHook
-from pcdet_freeze.engine.hooks.summary import SummaryHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
 from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
-from pcdet_freeze.engine.run_context import FIXED_SEED, Checkpoint, Data, Run
-from pcdet_freeze.engine.run_folders import run_folders
-from pcdet_freeze.engine.sync_bn import check_sync_bn
-from pcdet_freeze.engine.task_labels import require_labels
+from pcdet_freeze.engine.run_context import FIXED_SEED, Checkpoint, Data, Run, move_with, run_folders
 from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
 from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
-from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata, log_list_changes
-from pcdet_freeze.freezing.checks.optimizer_audit import OptimizerGroupsHook
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.freezing import FreezePlan, is_frozen
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, log_list_changes
+from pcdet_freeze.freezing.module_graph import stages, training_steps
+from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
@@ -266,4 +257,41 @@ class Evaluation:
             result_dir=run.folders.eval / self.folder / f"epoch_{epoch}" / split / self.tag,
             save_to_file=run.args.save_to_file,
             infer_time=getattr(run.args, "infer_time", False),
+        )
+
+
+def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan) -> None:
+    """ConfigError where a SyncBatchNorm would run live on a CPU, now or later, which torch cannot do."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)}
+    freed = [path for phase in plan.schedule for name in phase.train for path in match(model, name).paths]
+    live = [n for n, m in norms.items() if not is_frozen(m) or any(is_within(n, path) for path in freed)]
+    if live and device.type != "cuda":
+        raise ConfigError(
+            f"--sync_bn needs CUDA for every norm layer that is not frozen to the end, but the device is "
+            f"{device} and {len(live)} are live: {', '.join(live[:4])}. Leave --sync_bn out, or freeze them."
+        )
+
+
+def require_labels(model: nn.Module, dataset: Any) -> None:
+    """Raise one DataError for all heads that give a loss but whose label no frame of ``dataset`` has.
+
+    A head's labels are its ``reads_train``, less what modules write; what the data set can give is its
+    ``labels``. Frozen heads need none. Either of the two may be undeclared: then nothing is asked.
+    """
+    given = getattr(dataset, "labels", None)
+    if given is None:
+        return
+    steps, parts = training_steps(model), stages(model)
+    there = {*given, *(key for part in parts for key in part.writes)}
+    lacking = {
+        part.name: missing
+        for part in parts
+        if part.has_loss and steps[part.name].loss and (missing := sorted(part.reads_train - there))
+    }
+    if lacking:
+        needs = "; ".join(f"{head} learns from {', '.join(keys)}" for head, keys in lacking.items())
+        raise DataError(
+            f"A task needs labels in some frame, but {type(dataset).__name__} has only "
+            f"{', '.join(given) or 'none'}: {needs}. Add the labels (docs/labels.md; those of a task of your "
+            "own to the data set's `labels`), or name the head in MODEL.NOT_TRAIN_IN_MULTI_TASK"
         )

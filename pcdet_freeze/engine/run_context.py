@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from pcdet_freeze.engine.run_folders import RunFolders
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import World
@@ -67,3 +66,52 @@ class Data:
     sampler: Any
     move: Callable[[dict[str, Any], torch.device], None] = load_data_to_gpu
     """brings a batch to the device, and makes what is left to be made there"""
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """The folders of one run; none is made before something is written to it."""
+
+    root: Path
+    """logs and the copy of the config"""
+
+    @property
+    def ckpt(self) -> Path:
+        """``checkpoint_epoch_N.pth`` and ``latest_model.pth``"""
+        return self.root / "ckpt"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events of the training"""
+        return self.root / "tensorboard"
+
+    @property
+    def eval(self) -> Path:
+        """one folder an evaluation"""
+        return self.root / "eval"
+
+
+def run_folders(cfg_file: str | Path, extra_tag: str, output_dir: str | Path | None = None) -> RunFolders:
+    """Folders for ``cfgs/<group>/<tag>.yaml``, under ``output_dir`` (default: ``output`` where you stand).
+
+    The group is the path between the last folder called ``cfgs`` and the file; without one, its own folder.
+    """
+    path = Path(cfg_file)
+    parents = path.resolve().parts[:-1]
+    last = max((i for i, part in enumerate(parents) if part == "cfgs"), default=len(parents) - 2)
+    return RunFolders(Path(output_dir or "output").joinpath(*parents[last + 1 :], path.stem, extra_tag))
+
+
+Move = Callable[[dict[str, Any], torch.device], None]
+
+
+def move_with(then: Callable[[dict[str, Any]], None] | None) -> Move:
+    """Bring a batch to the device, in place, and then do ``then`` with it there."""
+    if then is None:
+        return load_data_to_gpu
+
+    def move(batch_dict: dict[str, Any], device: torch.device) -> None:
+        load_data_to_gpu(batch_dict, device)
+        then(batch_dict)
+
+    return move

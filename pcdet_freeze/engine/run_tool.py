@@ -10,7 +10,7 @@ from pathlib import Path
 from pcdet_freeze.config import locate
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
 from pcdet_freeze.engine.logger import close_logger, create_logger, is_open
-from pcdet_freeze.engine.run_folders import run_folders
+from pcdet_freeze.engine.run_context import run_folders
 from pcdet_freeze.errors import CheckpointError, PCDetFreezeError
 from pcdet_freeze.utils import distributed
 

@@ -9,7 +9,6 @@ from difflib import ndiff
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
 from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
@@ -87,3 +86,6 @@ def log_list_changes(
 def _diff(then: Sequence[str], now: Sequence[str]) -> list[str]:
     """Lines that only one has; of lists that hold the same in another order, those that moved."""
     return [line for line in ndiff(list(then), list(now)) if line[0] in "+-"]
+
+
+CHECKPOINT_KEY = "pcdet_freeze"

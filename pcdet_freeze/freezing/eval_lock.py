@@ -8,7 +8,8 @@ The layer stays the same object. Only its ``__class__`` becomes a subclass of it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -111,3 +112,15 @@ def unlock(module: nn.Module, mode: bool) -> None:
         module.__class__ = base_class(module)
     module.__dict__.pop(REQUESTED_MODE, None)
     module.__dict__["training"] = mode
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode for ``module`` and all in it; afterwards each has the training flag that it had before."""
+    training = [part for part in module.modules() if requested_mode(part)]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -18,7 +18,7 @@ from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.reapply_hook import detach, detach_if_idle, reapply
 from pcdet_freeze.freezing.resolve import Resolution
 from pcdet_freeze.freezing.state import ROOT, FreezeRequest, get_freeze_state, get_module_state
-from pcdet_freeze.utils.agreement import agree
+from pcdet_freeze.utils.distributed import agree
 
 
 class FreezeHandle:

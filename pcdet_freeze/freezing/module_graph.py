@@ -14,15 +14,17 @@ reads in training (for a loss of its own) are its ``reads_train``; None there sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.state import freeze_stamp, is_fully_frozen
@@ -226,3 +228,28 @@ def explain_steps(detector: nn.Module) -> list[str]:
 
 def _verb(how: How) -> str:
     return "is skipped" if how is How.SKIP else how.value
+
+
+@torch.no_grad()
+def run_in_eval_mode(
+    name: str, module: nn.Module, batch_dict: dict[str, Any], given: Collection[str]
+) -> None:
+    """Run a frozen head as in eval, without a graph, on a shallow copy of ``batch_dict``.
+
+    Of what it writes, its declared ``writes`` are taken over, so it cannot replace labels. Where it declares
+    nothing, all is taken over but the keys that came with the batch.
+
+    Args:
+        name: what the module is called in the detector.
+        given: keys that the loader gave.
+    """
+    stage = Stage.of(name, module)
+    with eval_mode(module):
+        found = module(dict(batch_dict))
+    batch_dict.update(
+        {
+            key: value
+            for key, value in found.items()
+            if (key in stage.writes if stage.declared else key not in given)
+        }
+    )

@@ -15,7 +15,8 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.apply import frozen_parameters
 from pcdet_freeze.freezing.handle import FreezeHandle
-from pcdet_freeze.freezing.paths import ModuleSet, is_within, join, match, segments_match, unwrap, walk
+from pcdet_freeze.freezing.module_set import ModuleSet
+from pcdet_freeze.freezing.paths import is_within, join, match, segments_match, unwrap, walk
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.resolve import Resolution, aliases, no_such_module, resolve
 from pcdet_freeze.freezing.schedule_config import KEY, ScheduleEntry

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -204,3 +205,16 @@ def share_buffers(model: nn.Module) -> None:
     if is_distributed():
         for buffer in unwrap(model).buffers():
             dist.broadcast(buffer, src=0)
+
+
+def agree(findings: Sequence[str]) -> list[str]:
+    """What all ranks found, each line with its rank; in a single process, ``findings`` as they are.
+
+    Every rank of the default group must call this.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return list(findings)
+    gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(gathered, list(findings))
+    return [f"rank {rank}: {line}" for rank, lines in enumerate(gathered) for line in lines]

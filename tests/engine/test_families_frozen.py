@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from cut_models import Batches, CutModel
 
+from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
-from pcdet_freeze.freezing.checks.optimizer_audit import OptimizerGroupsHook
 from pcdet_freeze.models import load_data_to_gpu
 
 STEPS = 5

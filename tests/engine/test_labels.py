@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from pcdet_freeze.engine.task_labels import require_labels
+from pcdet_freeze.engine.build import require_labels
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.freezing import freeze
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pcdet_freeze.engine.arguments import train_parser
-from pcdet_freeze.engine.run_folders import run_folders
+from pcdet_freeze.engine.run_context import run_folders
 from pcdet_freeze.engine.run_tool import clear_message, run_tool
 from pcdet_freeze.errors import ConfigError, DataError
 

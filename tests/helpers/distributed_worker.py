@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from engine_toy import OPTIM, ToyModel, tensors_of, toy_trainer
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint
+from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook

@@ -11,7 +11,8 @@ import torch
 from engine_toy import OPTIM, ToyModel, toy_trainer
 
 from pcdet_freeze.engine.build import freeze_and_resume
-from pcdet_freeze.engine.checkpoint.io import checkpoint_state, load_checkpoint, resume, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import checkpoint_state, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import Run
 from pcdet_freeze.engine.trainer import Trainer

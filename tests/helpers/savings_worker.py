@@ -12,8 +12,7 @@ from engine_toy import OPTIM, tensors_of
 from test_savings import WideVfe, trainer_of
 from torch import nn
 
-from pcdet_freeze.engine.hooks.savings import SavingsHook
-from pcdet_freeze.engine.savings import measure
+from pcdet_freeze.engine.hooks.savings import SavingsHook, measure
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.utils import distributed

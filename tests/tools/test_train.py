@@ -15,8 +15,7 @@ from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.arguments import train_parser
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.run_context import Run
-from pcdet_freeze.engine.run_folders import RunFolders
+from pcdet_freeze.engine.run_context import Run, RunFolders
 from pcdet_freeze.engine.run_tool import run_tool
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.utils.distributed import World

@@ -28,16 +28,15 @@ from typing import Any
 import torch
 
 from pcdet_freeze import __version__
-from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
-from pcdet_freeze.engine.checkpoint.unreadable import why_unreadable
+from pcdet_freeze.engine.checkpoint.compat import numpy_scalars, why_unreadable
 from pcdet_freeze.engine.optim.optimizer import parameter_names
-from pcdet_freeze.engine.optim.optimizer_state import kind_of, load_optimizer_state
+from pcdet_freeze.engine.optim.optimizer_state import kind_of
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import rng_state
 
-CHECKPOINT_KEY = "pcdet_freeze"
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 _UNREADABLE = (
     OSError,
@@ -202,58 +201,6 @@ def epoch_of(path: Path) -> int:
     """N of ``checkpoint_epoch_N.pth``; -1 for any other name."""
     match = EPOCH_FILE.fullmatch(path.name)
     return int(match.group(1)) if match else -1
-
-
-def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Put optimizer, counters, scaler and generators of ``trainer`` to where ``state`` was saved.
-
-    The model state is loaded before this (``weights.load_model_state``). The optimizer's state goes by
-    parameter name, and the log says what was kept, dropped and new. A checkpoint without our part (one of
-    OpenPCDet's) goes on at the start of the epoch after its last finished one.
-
-    Raises:
-        CheckpointError: it cannot be gone on from; the message says what to do.
-    """
-    ours = state.get(CHECKPOINT_KEY, {})
-    if state.get("optimizer_state") is None:
-        raise CheckpointError(
-            "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "
-            "To start from its weights use --pretrained_model."
-        )
-    missing = [key for key in ("epoch", "it") if state.get(key) is None]
-    if missing:
-        raise CheckpointError(
-            f"A run can only go on from a checkpoint that says where it stands, but this one has no "
-            f"{' and no '.join(missing)}. To start from its weights use --pretrained_model."
-        )
-    names, kind = ours.get("optimizer_names"), ours.get("optimizer_kind")
-    found = load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer_state"], names, kind)
-    level = logging.INFO if found.is_whole else logging.WARNING
-    trainer.logger.log(level, "Optimizer state, by parameter name:\n%s", found.table())
-    trainer.epoch, trainer.iteration = int(state["epoch"]), int(state["it"])
-    if ours:
-        _resume_position(trainer, ours)
-
-
-def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
-    sampler, states = ours["sampler"], ours["rng"]
-    if sampler["offset"] and sampler["length"] != trainer.epoch_length:
-        raise CheckpointError(
-            "A run can only go on in the middle of an epoch that is as long as before "
-            f"({sampler['length']} iterations), but this one has {trainer.epoch_length}. Use the same data, "
-            "--batch_size and number of processes, or a checkpoint from the end of an epoch."
-        )
-    trainer.offset = sampler["offset"]
-    if ours["scaler"] and trainer.scaler.is_enabled():
-        trainer.scaler.load_state_dict(ours["scaler"])
-    if len(states) != distributed.world_size():
-        trainer.logger.warning(
-            "Written by %d processes, resumed by %d: the order of the data and the generators are others, "
-            "so this resume is not bit-exact.",
-            len(states),
-            distributed.world_size(),
-        )
-    trainer.resumed_rng = states[distributed.rank()] if distributed.rank() < len(states) else None
 
 
 def cfg_digest(cfg: Mapping[str, Any]) -> str:

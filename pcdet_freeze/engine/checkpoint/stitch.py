@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from pcdet_freeze import __version__
-from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import Certificate
-from pcdet_freeze.freezing.certificate import COUNTER, compare_digests, plain_key
+from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.freezing.digest import tensor_digest
 from pcdet_freeze.freezing.paths import nearest, segments_match
+from pcdet_freeze.freezing.state_diff import plain_key
 
 
 @dataclass

@@ -11,11 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.engine.hooks.base import HOOKS, ConfiguredHook, LrScaledGroups
-from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
+from pcdet_freeze.engine.hooks.freeze_checks import FreezeChecksHook, OutputDriftHook
 from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
-from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.optim.optimizer_state import carry_state
@@ -23,7 +21,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, ConfigError
 from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.freezing.certificate import compare_digests
-from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata, metadata_to_plain
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, metadata_to_plain
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.module_graph import explain_steps, require_loss

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from tensorboardX import SummaryWriter
+from tqdm import tqdm
 
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.trainer import Trainer
@@ -91,3 +95,62 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+class ProgressHook(Hook):
+    """One bar over all iterations, on rank 0, where standard error is a terminal (or ``show`` says so)."""
+
+    def __init__(self, show: bool | None = None) -> None:
+        self.show = sys.stderr.isatty() if show is None else show
+        self._bar: Any = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        if self.show and distributed.rank() == 0:
+            total = trainer.epochs * trainer.epoch_length
+            self._bar = tqdm(
+                total=total, initial=trainer.iteration, desc="train", dynamic_ncols=True, leave=True
+            )
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(
+                epoch=trainer.epoch_number, loss=f"{trainer.loss:.4g}", lr=f"{trainer.lr:.3e}", refresh=False
+            )
+            self._bar.update(1)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class SummaryHook(Hook):
+    """Writes ``run.json`` at the end: iterations, and the median seconds of one, of its data, its forward.
+
+    What other hooks left in ``trainer.results`` stands beside them. The first iterations warm caches up and
+    are left out where there are enough others.
+    """
+
+    WARM_UP = 5
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seconds: list[dict[str, float]] = []
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._seconds = []
+
+    def after_step(self, trainer: Trainer) -> None:
+        self._seconds.append(dict(trainer.seconds))
+
+    def after_train(self, trainer: Trainer) -> None:
+        counted = self._seconds[self.WARM_UP :] or self._seconds
+        medians = {key: median(s[key] for s in counted) for key in trainer.seconds} if counted else {}
+        if distributed.rank() == 0:
+            values = {
+                "iterations": trainer.iteration,
+                "epochs": trainer.epoch,
+                "seconds_per_iteration": medians,
+                **trainer.results,
+            }
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(values, indent=1) + "\n")

@@ -12,7 +12,7 @@ from torch import nn
 
 from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
 from pcdet_freeze.freezing.digest import tensor_digest
-from pcdet_freeze.freezing.eval_mode_call import eval_mode
+from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import stages
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import unwrap

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.utils.distributed import unwrap
 
@@ -44,13 +42,6 @@ def _is_out(parameter: nn.Parameter, places: Counter[int]) -> bool:
 
 def _more(names: Sequence[str]) -> str:
     return f" and {len(names) - 8} more" if len(names) > 8 else ""
-
-
-class OptimizerGroupsHook(Hook):
-    """Checks the groups when training starts, whether anything is frozen or not."""
-
-    def before_train(self, trainer: Trainer) -> None:
-        check_groups(trainer.model, trainer.optimizer)
 
 
 class GradientAudit:

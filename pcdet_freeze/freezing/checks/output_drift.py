@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pcdet_freeze.freezing.checks.rerun_call import same_buffers
 from pcdet_freeze.freezing.drift_lint import live_inputs
-from pcdet_freeze.freezing.eval_mode_call import eval_mode
+from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import Stage, stages
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.rng import set_seed, untouched_rng

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.freezing.eval_mode_call import eval_mode
+from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.paths import join, walk
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
 from pcdet_freeze.utils.tensors import distance, fresh, leaves, same_bits

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
-from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.certificate import compare_digests
-from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.schedule import phase_at
 from pcdet_freeze.integrations.openpcdet.environment import cure_of
 from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY
-from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
+from pcdet_freeze.engine.hooks.freeze_checks import FreezeChecksHook
 from pcdet_freeze.errors import CertificateError, FreezeError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.checkpoint_meta import metadata_to_plain
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, metadata_to_plain
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.paths import unwrap

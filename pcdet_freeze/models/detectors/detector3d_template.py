@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.freezing.eval_mode_call import run_in_eval_mode
-from pcdet_freeze.freezing.module_graph import How, require_loss, training_steps
+from pcdet_freeze.freezing.module_graph import How, require_loss, run_in_eval_mode, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
 from pcdet_freeze.models.loss_weights import NAME, LossScale, read_learned, read_loss_weights, weigh

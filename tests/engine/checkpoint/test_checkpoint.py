@@ -13,21 +13,21 @@ from engine_toy import ToyModel, assert_same_state, files_in, tensors_of, toy_tr
 from torch import nn
 
 from pcdet_freeze.engine.checkpoint.io import (
-    CHECKPOINT_KEY,
     cfg_digest,
     checkpoint_state,
     epoch_of,
     load_checkpoint,
     prune,
-    resume,
     save_checkpoint,
 )
+from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
 

@@ -22,10 +22,9 @@ from proof_toys import (
 from torch import nn
 
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
+from pcdet_freeze.engine.hooks.freeze_checks import FreezeChecksHook, OutputDriftHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 
 
 @pytest.mark.parametrize(

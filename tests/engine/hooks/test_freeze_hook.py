@@ -12,19 +12,19 @@ from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, resumed
 
 from pcdet_freeze.__main__ import main
-from pcdet_freeze.engine.checkpoint.io import CHECKPOINT_KEY, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
 from pcdet_freeze.engine.hooks.base import HOOKS, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.hooks.first_steps import FreezeChecksHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
+from pcdet_freeze.engine.hooks.freeze_checks import FreezeChecksHook, OutputDriftHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
 from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, FreezeError
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 
 
 def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:

@@ -11,7 +11,8 @@ import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from proof_toys import frozen
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint
+from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook

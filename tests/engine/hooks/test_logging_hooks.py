@@ -17,9 +17,7 @@ from torch import nn
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
-from pcdet_freeze.engine.hooks.logging import LogHook, TensorboardHook
-from pcdet_freeze.engine.hooks.progress import ProgressHook
-from pcdet_freeze.engine.hooks.summary import SummaryHook
+from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook, TensorboardHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
 from pcdet_freeze.engine.logger import close_logger, create_logger
 from pcdet_freeze.engine.trainer import Trainer

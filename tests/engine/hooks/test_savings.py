@@ -17,10 +17,9 @@ from two_processes import torchrun, worker
 
 from pcdet_freeze.engine.checkpoint.io import checkpoint_state
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.logging import SummaryHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.savings import SHORTEST, SavingsHook, iterations_left
-from pcdet_freeze.engine.hooks.summary import SummaryHook
-from pcdet_freeze.engine.savings import Cost, Savings
+from pcdet_freeze.engine.hooks.savings import SHORTEST, Cost, Savings, SavingsHook, iterations_left
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import set_seed

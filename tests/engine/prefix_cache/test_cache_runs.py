@@ -14,7 +14,8 @@ import torch
 from cache_runs import BLOCKS, cache_of, cfg_with, keep, run, trainer_of
 from engine_toy import assert_same_state
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, resume
+from pcdet_freeze.engine.checkpoint.io import load_checkpoint
+from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook

@@ -19,8 +19,8 @@ from proof_toys import (
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.checks.optimizer_audit import OptimizerGroupsHook
 
 
 def test_h11_what_no_loss_reaches_is_named_by_the_smallest_module_that_covers_it() -> None:

@@ -15,9 +15,10 @@ from proof_toys import (
 from torch import nn
 
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, OptimizerGroupsHook, check_groups
+from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, check_groups
 
 
 @pytest.mark.parametrize(

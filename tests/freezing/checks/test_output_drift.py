@@ -13,8 +13,8 @@ from engine_toy import assert_same_state, tensors_of
 from proof_toys import Loader, detector_trainer, toy, toy_batch
 from torch import nn
 
-from pcdet_freeze.engine.hooks.output_drift import OutputDriftHook
-from pcdet_freeze.engine.hooks.summary import SummaryHook
+from pcdet_freeze.engine.hooks.freeze_checks import OutputDriftHook
+from pcdet_freeze.engine.hooks.logging import SummaryHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
 from pcdet_freeze.freezing import freeze
