@@ -77,8 +77,8 @@ class Scope:
 
     names: tuple[str, ...]
     """freeze entries, or names of frozen modules"""
-    keys: frozenset[str] | None = None
-    """exact names of tensors; None: all that the names say"""
+    certificate: Certificate | None = None
+    """the certificate whose tensors to compare; None: all that the names say"""
     known: frozenset[str] = frozenset()
     """entries that are certainly no misspellings: they may have nothing to compare"""
     held_only: bool = False
@@ -89,9 +89,13 @@ class Scope:
     notes: tuple[str, ...] = ()
 
     def choose(self, stored: Iterable[str]) -> list[str]:
-        """The names among ``stored`` that are to be compared; CheckpointError where there is none."""
+        """The names among ``stored`` to compare.
+
+        Raises CheckpointError where there is none, or where neither file has a certified tensor.
+        """
         keys = list(stored)
-        chosen = self._by_names(keys) if self.keys is None else [key for key in keys if key in self.keys]
+        certificate = self.certificate
+        chosen = self._by_names(keys) if certificate is None else _certified(keys, certificate)
         if not chosen:
             raise CheckpointError(
                 f"verify needs something to compare, but {', '.join(self.names)} holds no tensor."
@@ -107,6 +111,19 @@ class Scope:
         if self.held_only:
             keys = [key for key in keys if key.rpartition(".")[2] in STATISTICS]
         return [key for key in keys if not any(segments_match(key, name) for name in self.ignore)]
+
+
+def _certified(stored: list[str], certificate: Certificate) -> list[str]:
+    """The names among ``stored`` that ``certificate`` covers, all of them."""
+    found = certificate.matches(stored)
+    lacking = [name for name in certificate.digests if name not in {*found.values(), *certificate.hidden}]
+    if lacking:
+        more = f" and {len(lacking) - 4} more" if len(lacking) > 4 else ""
+        raise CheckpointError(
+            f"verify needs every tensor of the certificate in one of the files, but neither has "
+            f"{', '.join(lacking[:4])}{more}. Compare other files, or give --names."
+        )
+    return [key for key in stored if key in found]
 
 
 def scope_of(args: argparse.Namespace, before: FreezeMetadata, after: FreezeMetadata) -> Scope:
@@ -145,7 +162,6 @@ def _scope_of_plan(plan: FreezePlan, after: FreezeMetadata) -> Scope:
 
 def _scope_of_certificate(certificate: Certificate) -> Scope:
     hidden = ", ".join(certificate.hidden)
-    keys = frozenset(certificate.digests) - frozenset(certificate.hidden)
     exempted = [entry for entry in certificate.entries if entry.startswith("!")]
     names = (*certificate.names, *exempted) if certificate.names else certificate.entries
-    return Scope(names, keys, unseen=f"{hidden} (persistent=False)" if hidden else "nothing")
+    return Scope(names, certificate, unseen=f"{hidden} (persistent=False)" if hidden else "nothing")

@@ -18,8 +18,9 @@ from torch import nn
 from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import Stage, common_keys, may_feed, stages
-from pcdet_freeze.freezing.paths import children, join, unwrap
+from pcdet_freeze.freezing.paths import children, join
 from pcdet_freeze.freezing.state import is_fully_frozen
+from pcdet_freeze.utils.wrappers import inner
 
 BOXES = "batch_box_preds"
 """The key whose writers predict boxes."""
@@ -65,9 +66,9 @@ def live_inputs(detector: nn.Module) -> dict[str, list[str]]:
 
 def live_parts(path: str, module: nn.Module) -> list[str]:
     """Paths of the outermost parts at or below ``path`` in which everything that has state still trains."""
-    inner = unwrap(module)
-    own = _trains(inner)
-    parts = [(child_path, child) for child_path, child in children(path, inner)]
+    part = inner(module)
+    own = _trains(part)
+    parts = [(child_path, child) for child_path, child in children(path, part)]
     found = {child_path: live_parts(child_path, child) for child_path, child in parts}
     stateful = [child_path for child_path, child in parts if _can_train(child)]
     if all(found[child_path] == [child_path] for child_path in stateful) and own is not False:
@@ -78,10 +79,10 @@ def live_parts(path: str, module: nn.Module) -> list[str]:
 
 def frozen_parts(path: str, module: nn.Module) -> list[str]:
     """Paths of the outermost parts at or below ``path`` that are frozen whole and have state."""
-    inner = unwrap(module)
-    if is_fully_frozen(inner):
-        return [path] if layer_types.has_state(inner) else []
-    return [part for child_path, child in children(path, inner) for part in frozen_parts(child_path, child)]
+    whole = inner(module)
+    if is_fully_frozen(whole):
+        return [path] if layer_types.has_state(whole) else []
+    return [part for child_path, child in children(path, whole) for part in frozen_parts(child_path, child)]
 
 
 def _can_train(module: nn.Module) -> bool:
@@ -191,7 +192,7 @@ def _live_siblings(stage: Stage, part: str) -> list[str]:
 def _below(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield path, module
     for child_path, child in children(path, module):
-        yield from _below(child_path, unwrap(child))
+        yield from _below(child_path, inner(child))
 
 
 def _list(names: Sequence[str]) -> str:

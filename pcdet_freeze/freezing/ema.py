@@ -52,7 +52,7 @@ def frozen_places(model: nn.Module) -> set[tuple[int, torch.Size]]:
         for _, module, _ in walk(model)
         if (state := get_freeze_state(module)) is not None
         for request in state.requests.values()
-        for _, tensor, _ in frozen_tensors(module, request, everything=True)
+        for _, tensor, _ in frozen_tensors(module, request, with_ignored=True)
     }
 
 

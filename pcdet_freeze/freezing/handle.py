@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,16 @@ from torch import nn
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing import summary as tables
 from pcdet_freeze.freezing.apply import frozen_parameters, parameters_to_unfreeze, release
-from pcdet_freeze.freezing.certificate import Certificate, certify, compare, extra_states, frozen_tensors
+from pcdet_freeze.freezing.certificate import (
+    Certificate,
+    certify,
+    compare,
+    extra_states,
+    frozen_tensors,
+    match_names,
+)
 from pcdet_freeze.freezing.optimizer_and_ddp import refuse_live_ddp
-from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.paths import path_of, unwrap
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.reapply_hook import detach, detach_if_idle, reapply
 from pcdet_freeze.freezing.resolve import Resolution
@@ -124,9 +132,9 @@ class FreezeHandle:
             kept = {
                 name: value
                 for name, value in before.digests.items()
-                if request.module_set.holds(_holder(name))
+                if request.module_set.holds(path_of(self.model, name).rpartition(".")[0])
             }
-            before = Certificate(kept, before.entries)
+            before = replace(before, digests=kept)
         return compare(before, now)
 
     def sync(self, copy: nn.Module) -> None:
@@ -139,6 +147,7 @@ class FreezeHandle:
             return
         ours = {name: tensor for name, tensor, _ in frozen_tensors(self.model, request)}
         theirs = {name: tensor for name, tensor, _ in frozen_tensors(unwrap(copy), request)}
+        theirs = {ours_name: theirs[name] for name, ours_name in match_names(theirs, ours).items()}
         faults = [f"  {name}" for name, tensor in ours.items() if not _fits(theirs.get(name), tensor)]
         if faults:
             rule = "sync needs a copy with the same frozen tensors; missing, or of another shape or dtype:"
@@ -147,9 +156,9 @@ class FreezeHandle:
             for name, tensor in ours.items():
                 theirs[name].copy_(tensor)
         sources = dict(extra_states(self.model, request))
-        for name, module in extra_states(unwrap(copy), request):
-            if name in sources:
-                module.set_extra_state(sources[name].get_extra_state())
+        targets = dict(extra_states(unwrap(copy), request))
+        for name, source_name in match_names(targets, sources).items():
+            targets[name].set_extra_state(sources[source_name].get_extra_state())
 
     def release(self, *, rebuilds_ddp: bool = False) -> None:
         """Undo this freeze; what another freeze also owns stays frozen. A second call does nothing.
@@ -166,10 +175,6 @@ class FreezeHandle:
 
     def __repr__(self) -> str:
         return f"<FreezeHandle: {self.summary()}>"
-
-
-def _holder(name: str) -> str:
-    return name.rpartition(".")[0]
 
 
 def _fits(theirs: torch.Tensor | None, ours: torch.Tensor) -> bool:

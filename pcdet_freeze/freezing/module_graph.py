@@ -28,6 +28,7 @@ from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.state import freeze_stamp, is_fully_frozen
+from pcdet_freeze.utils.wrappers import inner
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ class Stage:
     @classmethod
     def of(cls, name: str, module: nn.Module) -> Stage:
         """Read the declarations of ``module``."""
-        inner = unwrap(module)
-        reads, writes = (_keys(getattr(inner, key, None)) for key in ("reads", "writes"))
+        plain = inner(module)
+        reads, writes = (_keys(getattr(plain, key, None)) for key in ("reads", "writes"))
         return cls(
             name,
-            inner,
+            plain,
             reads or frozenset(),
-            _keys(getattr(inner, "reads_train", None)) or frozenset(),
+            _keys(getattr(plain, "reads_train", None)) or frozenset(),
             writes or frozenset(),
             reads is not None and writes is not None,
-            callable(getattr(inner, "get_loss", None)),
-            made_by if isinstance(made_by := getattr(inner, "made_by", None), Mapping) else {},
+            callable(getattr(plain, "get_loss", None)),
+            made_by if isinstance(made_by := getattr(plain, "made_by", None), Mapping) else {},
         )
 
 

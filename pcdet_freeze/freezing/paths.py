@@ -1,8 +1,9 @@
-"""Names of modules: dotted paths from the detector, wrappers left out, aliases kept apart.
+"""Names of modules: dotted paths from the detector, without wrappers; a module may have several.
 
 A *path* is what a user writes (``backbone_2d.blocks.0``). The segments that wrappers add (``module`` for
-DistributedDataParallel, DataParallel and AveragedModel, ``_orig_mod`` for ``torch.compile``) are no part of
-it, so a wrapped and a plain model have the same paths.
+DistributedDataParallel and DataParallel, ``_orig_mod`` for ``torch.compile``) are not part of it, so a
+wrapped and a plain model have the same paths. A *state name* is a key of the unwrapped model's
+``state_dict``, with the segments of wrappers inside the model.
 """
 
 from __future__ import annotations
@@ -14,34 +15,18 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-WRAPPER_CHILDREN = ("module", "_orig_mod")
-
-
-def wrapped(module: nn.Module) -> nn.Module | None:
-    """The one module that ``module`` wraps, or None where it is no wrapper."""
-    children = module._modules
-    if len(children) != 1:
-        return None
-    ((name, child),) = children.items()
-    return child if name in WRAPPER_CHILDREN and not module._parameters else None
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """``module`` without its wrappers."""
-    inside = wrapped(module)
-    while inside is not None:
-        module, inside = inside, wrapped(inside)
-    return module
+from pcdet_freeze.utils.wrappers import WRAPPER_CHILDREN, inner, is_compiled, wrapped
+from pcdet_freeze.utils.wrappers import unwrap as unwrap
 
 
 def compiled_wrappers(model: nn.Module) -> tuple[nn.Module, ...]:
     """The ``torch.compile`` wrappers around ``model``, outermost first."""
     found: list[nn.Module] = []
-    inside = wrapped(model)
-    while inside is not None:
-        if "_orig_mod" in model._modules:
+    root = unwrap(model)
+    while model is not root:
+        if is_compiled(model):
             found.append(model)
-        model, inside = inside, wrapped(inside)
+        ((_, model),) = model.named_children()
     return tuple(found)
 
 
@@ -57,9 +42,9 @@ def is_within(path: str, top: str) -> bool:
 
 def children(path: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Children of ``module`` with their paths. What a wrapper wraps has the wrapper's own path."""
-    inside = wrapped(module)
-    if inside is not None:
-        yield path, inside
+    found = wrapped(module)
+    if found is not None:
+        yield path, found[1]
         return
     for name, child in module._modules.items():
         if child is not None:
@@ -85,15 +70,45 @@ def _walk(
 
 
 def find(root: nn.Module, path: str) -> tuple[nn.Module, nn.Module | None] | None:
-    """(module, parent) at a path without globs, or None. Of a wrapped module, the wrapper is returned."""
+    """(module, parent) at a path or state name without globs, or None. Of a wrapped module, the wrapper."""
     module, parent = root, None
     for name in path.split(".") if path else []:
-        holder = unwrap(module)
-        child = holder._modules.get(name)
+        if (found := wrapped(module)) is not None and name == found[0]:
+            module = found[1]
+            continue
+        parent = inner(module)
+        child = parent._modules.get(name)
         if child is None:
             return None
-        module, parent = child, holder
+        module = child
     return module, parent
+
+
+def state_name(root: nn.Module, path: str) -> str:
+    """The name of the module at ``path`` in keys of ``root.state_dict()``."""
+    module: nn.Module | None = root
+    segments = []
+    for name in path.split(".") if path else []:
+        segments.append(name)
+        module = None if module is None else inner(module)._modules.get(name)
+        while module is not None and (found := wrapped(module)) is not None:
+            segments.append(found[0])
+            module = found[1]
+    return ".".join(segments)
+
+
+def path_of(root: nn.Module, name: str) -> str:
+    """The path of a module or tensor whose state name is ``name``."""
+    module: nn.Module | None = root
+    segments = []
+    for segment in name.split("."):
+        found = None if module is None else wrapped(module)
+        if found is not None and segment == found[0]:
+            module = found[1]
+            continue
+        segments.append(segment)
+        module = None if module is None else inner(module)._modules.get(segment)
+    return ".".join(segments)
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,7 @@ def match(root: nn.Module, entry: str) -> Match:
     level: list[tuple[str, nn.Module]] = [("", root)]
     segments = entry.split(".")
     for number, segment in enumerate(segments):
-        below = [(path, unwrap(module)) for path, module in level]
+        below = [(path, inner(module)) for path, module in level]
         found = [
             (join(path, name), child)
             for path, holder in below

@@ -9,16 +9,10 @@ import torch
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import digest
-from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
+from pcdet_freeze.freezing.certificate import bare_name, compare_digests
 from pcdet_freeze.freezing.paths import nearest, segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
-
-
-def plain_key(key: str) -> str:
-    """A ``state_dict`` key without what wrappers put before or into it."""
-    while key.startswith("module."):
-        key = key.removeprefix("module.")
-    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+from pcdet_freeze.utils.wrappers import WRAPPER_CHILDREN
 
 
 def compare_states(
@@ -27,7 +21,7 @@ def compare_states(
     """Compare the frozen part of two ``state_dict`` mappings bit for bit, without a model (P7).
 
     Args:
-        a, b: model states; prefixes of wrappers are seen through.
+        a, b: model states, also of a wrapped or compiled model: see :func:`plain_state`.
         entries: as in the YAML, matched with the names of the keys.
         only: names of tensors (those of a certificate, say) to which the comparison is confined.
 
@@ -47,8 +41,17 @@ verify_states = compare_states
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A model state under the keys that a model without wrappers has."""
-    return {plain_key(key): value for key, value in state.items()}
+    """A model state under the keys of the model without a wrapper around it, and without ``torch.compile``.
+
+    ``module.`` and ``_orig_mod.`` are prefixes of a wrapper only where every key begins with them: else they
+    belong to the name of a module. A segment ``_orig_mod`` stays where two keys would become one.
+    """
+    keys = list(state)
+    while keys and any(all(key.startswith(f"{name}.") for key in keys) for name in WRAPPER_CHILDREN):
+        keys = [key.partition(".")[2] for key in keys]
+    without = [".".join(part for part in key.split(".") if part != "_orig_mod") for key in keys]
+    names = without if len(set(without)) == len(without) else keys
+    return dict(zip(names, state.values(), strict=True))
 
 
 def compare_keys(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
@@ -68,11 +71,18 @@ def select_keys(entries: Iterable[str], keys: Iterable[str]) -> tuple[list[str],
     chosen: set[str] = set()
     idle = []
     for entry in FreezePlan(tuple(entries)).entries:
-        name = _plain_entry(entry)
-        hit = {key for key in keys if segments_match(key.rpartition(".")[0], name)}
+        hit = _keys_of(entry, keys)
         idle += [] if hit else [entry]
         chosen = chosen - hit if entry.startswith("!") else chosen | hit
-    return [key for key in keys if key in chosen and key.rpartition(".")[2] != COUNTER], idle
+    return [key for key in keys if key in chosen], idle
+
+
+def _keys_of(entry: str, keys: Iterable[str]) -> set[str]:
+    """The ``keys`` in the modules that ``entry`` names: by their own names, else without wrappers."""
+    owners = {key: key.rpartition(".")[0] for key in keys}
+    name = entry.removeprefix("!")
+    hit = {key for key, owner in owners.items() if segments_match(owner, name)}
+    return hit or {key for key, owner in owners.items() if segments_match(bare_name(owner), bare_name(name))}
 
 
 def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
@@ -80,15 +90,11 @@ def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
     modules = dict.fromkeys(top for key in keys for top in _prefixes(key))
     faults = []
     for entry in entries:
-        close = ", ".join(nearest(_plain_entry(entry), modules))
+        close = ", ".join(nearest(entry.removeprefix("!"), modules))
         known = f"Nearest: {close}" if close else f"They hold {', '.join(m for m in modules if '.' not in m)}"
         faults.append(f"{entry!r} names no module of either state. {known}")
     if faults:
         raise FreezeError("\n".join(faults))
-
-
-def _plain_entry(entry: str) -> str:
-    return plain_key(entry.removeprefix("!") + ".")[:-1]
 
 
 def _prefixes(key: str) -> list[str]:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.wrappers import unwrap as unwrap
 
 T = TypeVar("T")
 
@@ -176,17 +177,6 @@ def reduce_sum(values: dict[str, float]) -> dict[str, float]:
         for key, value in part.items():
             total[key] = total.get(key, 0) + value
     return total
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The detector inside DistributedDataParallel (``module``) and torch.compile (``_orig_mod``)."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:

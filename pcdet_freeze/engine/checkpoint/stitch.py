@@ -15,7 +15,7 @@ from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.freezing.digest import tensor_digest
 from pcdet_freeze.freezing.paths import nearest, segments_match
-from pcdet_freeze.freezing.state_diff import plain_key
+from pcdet_freeze.freezing.state_diff import plain_state
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Source:
     @classmethod
     def of(cls, name: str, checkpoint: Mapping[str, Any]) -> Source:
         """From a loaded checkpoint; CertificateError where it is not what its own certificate says."""
-        state = {plain_key(key): value for key, value in checkpoint["model_state"].items()}
+        state = plain_state(checkpoint["model_state"])
         digests = {key: tensor_digest(value) for key, value in state.items() if key != COUNTER}
         stored = ((checkpoint.get(CHECKPOINT_KEY) or {}).get("freeze") or {}).get("certificate")
-        certificate = None if stored is None else Certificate.from_plain(stored)
+        certificate = None if stored is None else Certificate.from_plain(stored).renamed(state)
         if certificate is not None:
             certified = {key: value for key, value in certificate.digests.items() if key in digests}
             changed = compare_digests(certified, {key: digests[key] for key in certified})

@@ -101,7 +101,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         if stored is None:
             return
         now = self.handle.certificate().digests
-        then = {name: digest for name, digest in stored.digests.items() if name in now}
+        then = {name: digest for name, digest in stored.renamed(now).digests.items() if name in now}
         changed = compare_digests(then, {name: now[name] for name in then})
         if changed:
             raise CertificateError(

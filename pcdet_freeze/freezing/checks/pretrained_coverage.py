@@ -106,7 +106,7 @@ def _may_be_constant(model: nn.Module, name: str, buffer: torch.Tensor) -> bool:
 
 def _tensors(handle: FreezeHandle) -> list[tuple[str, torch.Tensor, bool]]:
     request = handle.request
-    return [] if request is None else list(frozen_tensors(handle.model, request, everything=True))
+    return [] if request is None else list(frozen_tensors(handle.model, request, with_ignored=True))
 
 
 def _live(handle: FreezeHandle) -> dict[str, bool]:

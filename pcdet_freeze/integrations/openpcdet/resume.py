@@ -15,7 +15,7 @@ import torch
 from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.certificate import compare_digests
+from pcdet_freeze.freezing.certificate import compare
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.schedule import phase_at
 from pcdet_freeze.integrations.openpcdet.environment import cure_of
@@ -109,7 +109,7 @@ def check_certificate(state: Mapping[str, Any] | None, session: Session, filenam
     stored = FreezeMetadata.of(state).certificate
     if stored is None:
         return
-    changed = compare_digests(stored.digests, session.handle.certificate().digests)
+    changed = compare(stored, session.handle.certificate())
     if changed:
         raise CertificateError(
             f"The frozen state of a checkpoint must be what its own certificate says, but {filename} differs "
