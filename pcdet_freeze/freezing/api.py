@@ -17,13 +17,12 @@ from pcdet_freeze.freezing.apply import (
     apply_request,
     frozen_parameters,
     parameters_to_change,
-    parameters_to_unfreeze,
-    release,
 )
 from pcdet_freeze.freezing.handle import FreezeHandle, tidy
 from pcdet_freeze.freezing.paths import compiled_wrappers, is_within, match, unwrap, walk
 from pcdet_freeze.freezing.plan import FreezePlan
-from pcdet_freeze.freezing.reapply_hook import attach, detach_if_idle
+from pcdet_freeze.freezing.reapply_hook import attach, detach_if_idle, record_replaced_modules
+from pcdet_freeze.freezing.release import parameters_to_unfreeze, release
 from pcdet_freeze.freezing.resolve import no_such_module, resolve
 from pcdet_freeze.freezing.state import (
     FreezeRequest,
@@ -113,6 +112,7 @@ def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_d
             nothing was changed then.
     """
     root = unwrap(model)
+    record_replaced_modules(root)
     paths = None if names is None else _frozen_paths(root, names)
     chosen = _chosen(root, paths)
     if not rebuilds_ddp:

@@ -27,7 +27,7 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap
-from pcdet_freeze.freezing.state import freeze_stamp, is_fully_frozen
+from pcdet_freeze.freezing.state import freeze_version, is_fully_frozen
 from pcdet_freeze.utils.wrappers import inner
 
 
@@ -130,9 +130,9 @@ def training_steps(detector: nn.Module) -> dict[str, Step]:
     """
     root: Any = unwrap(detector)
     modules = tuple(map(id, root.module_list)) if hasattr(root, "module_list") else ()
-    stamp, known = freeze_stamp(), _known.get(root)
-    if known is None or known[0] is not stamp or known[1] != modules:
-        known = stamp, modules, {step.name: step for step in decide(stages(root), _own_reads(root))}
+    version, known = freeze_version(root), _known.get(root)
+    if known is None or known[0] != version or known[1] != modules:
+        known = version, modules, {step.name: step for step in decide(stages(root), _own_reads(root))}
         _known[root] = known
     return known[2]
 

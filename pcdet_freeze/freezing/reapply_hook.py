@@ -1,4 +1,4 @@
-"""What slipped is put right before the next forward of the model (H4, H5)."""
+"""Re-apply the freeze before each forward of the model (H4, H5)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from torch._compile import (
 
 from pcdet_freeze.freezing.apply import apply_request, needs_reapply
 from pcdet_freeze.freezing.paths import compiled_wrappers, unwrap
+from pcdet_freeze.freezing.release import record_replaced
 from pcdet_freeze.freezing.state import FreezeRequest, get_freeze_state, get_module_state, set_module_state
 
 
 @_disable_dynamo
 def reapply_pre_hook(module: nn.Module, _args: Any) -> None:
-    """Forward pre-hook of the root: hold again whatever no longer is (a replaced child, ``requires_grad``).
+    """Forward pre-hook of the root: freeze what is no longer frozen (a replaced child, ``requires_grad``).
 
-    It is never compiled: a trace would look once and keep the answer. In a compiled model it costs no break
-    in the graph, since torch calls hooks outside of it; in a compiled function that calls the model, one.
+    It is never compiled: a trace would look once and keep the answer. In a compiled model it causes no graph
+    break, since torch calls hooks outside of the graph; in a compiled function that calls the model, one.
     """
     reapply(unwrap(module))
 
 
 def reapply(root: nn.Module) -> list[str]:
-    """Do what :func:`reapply_pre_hook` does now; returns the tokens of the claims that had slipped."""
+    """Re-apply the freeze now, where it is needed; returns the tokens of the requests applied again."""
     state = get_freeze_state(root)
-    mended = []
+    applied = []
     for request in list(state.requests.values()) if state is not None else []:
         if needs_reapply(root, request):
             apply_request(root, _without_released(root, request))
-            mended.append(request.token)
-    return mended
+            applied.append(request.token)
+    return applied
 
 
 def _without_released(root: nn.Module, request: FreezeRequest) -> FreezeRequest:
-    """``claim`` less the modules that were let go without this root being asked."""
+    """``request`` without the modules that were unfrozen at a module below ``root``."""
     for path, module, _ in list(request.module_set.modules(root)):
         module_state = get_module_state(module)
         if module_state is None or request.token not in module_state.released:
@@ -53,21 +54,35 @@ def _without_released(root: nn.Module, request: FreezeRequest) -> FreezeRequest:
     return request
 
 
+def record_replaced_modules(root: nn.Module) -> None:
+    """Prepare for a release: modules that replaced frozen ones get the state that those had.
+
+    Covers the requests made at ``root`` and at modules below it.
+    """
+    for module in list(root.modules()):
+        state = get_freeze_state(module)
+        if state is None:
+            continue
+        for token, request in list(state.requests.items()):
+            state.requests[token] = _without_released(module, request)
+            record_replaced(module, state.requests[token])
+
+
 def attach(model: nn.Module) -> None:
-    """Give the root of ``model`` the hook, once; a ``torch.compile`` wrapper too, where it runs eagerly."""
+    """Register the hook once on the root of ``model``, and on eager ``torch.compile`` wrappers."""
     for module in (unwrap(model), *compiled_wrappers(model)):
         if reapply_pre_hook not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(reapply_pre_hook, prepend=True)
 
 
 def detach_if_idle(wrapper: nn.Module) -> None:
-    """Take the hook off a wrapper whose model has no claim any more."""
+    """Remove the hook from a wrapper whose model has no freeze request any more."""
     if get_freeze_state(unwrap(wrapper)) is None:
         detach(wrapper)
 
 
 def detach(root: nn.Module) -> None:
-    """Take the hook off, also where the handle that put it there belongs to another copy of the model."""
+    """Remove the hook, also where it was registered by the handle of another copy of the model."""
     for key, hook in list(root._forward_pre_hooks.items()):
         if hook is reapply_pre_hook:
             del root._forward_pre_hooks[key]

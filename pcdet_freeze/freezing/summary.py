@@ -17,7 +17,9 @@ from pcdet_freeze.freezing.state import FreezeRequest
 
 def norm_layers(root: nn.Module, request: FreezeRequest) -> tuple[str, ...]:
     """Paths of the norm layers that ``claim`` holds."""
-    return tuple(m.path for m in target_modules(root, request) if m.mode and layer_types.is_norm(m.module))
+    return tuple(
+        m.path for m in target_modules(root, request) if m.eval_locked and layer_types.is_norm(m.module)
+    )
 
 
 def summary(root: nn.Module, plan: FreezePlan, request: FreezeRequest | None) -> str:
@@ -62,7 +64,7 @@ def report(
     for path in sorted(dict.fromkeys(paths), key=lambda p: order.get(p, 0)):
         found = find(root, path)
         parameters = list(found[0].parameters()) if found is not None else []
-        inside = [m for m in held if m.mode and is_within(m.path, path)]
+        inside = [m for m in held if m.eval_locked and is_within(m.path, path)]
         norms = sum(layer_types.is_norm(m.module) for m in inside)
         rows.append(
             (

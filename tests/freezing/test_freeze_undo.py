@@ -214,3 +214,65 @@ def test_h4_the_hook_costs_no_reference_to_the_model() -> None:
     del model
     gc.collect()
     assert gone() is None
+
+
+def spectral(layer: nn.Module) -> None:
+    nn.utils.parametrizations.spectral_norm(layer)
+
+
+def weight_norm(layer: nn.Module) -> None:
+    nn.utils.parametrizations.weight_norm(layer)
+
+
+@pytest.mark.parametrize("undo", ["release", "unfreeze", "unfreeze by name"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_h8_layers_replaced_by_sync_bn_are_released_without_a_forward(undo: str, trains: bool) -> None:
+    model = Detector()
+    model.vfe[1].bias.requires_grad_(trains)
+    handle = freeze(model, ["vfe"])
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    {"release": handle.release, "unfreeze": lambda: unfreeze(model),
+     "unfreeze by name": lambda: unfreeze(model, ["vfe.1", "vfe"])}[undo]()  # fmt: skip
+    assert type(model.vfe[1]) is nn.SyncBatchNorm and model.vfe[1].training
+    assert model.vfe[1].weight.requires_grad and model.vfe[1].bias.requires_grad is trains
+
+
+@pytest.mark.parametrize("register", [spectral, weight_norm])
+@pytest.mark.parametrize("trains", [True, False])
+def test_h8_a_parametrization_registered_since_is_released_without_a_forward(register, trains: bool) -> None:
+    model = Detector()
+    model.vfe[0].weight.requires_grad_(trains)
+    handle = freeze(model, ["vfe"])
+    register(model.vfe[0])
+    handle.release()
+    assert {p.requires_grad for p in model.vfe[0].parameters()} == {trains}
+    assert all(part.training for part in model.vfe[0].modules())
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_h8_a_parametrization_removed_since_is_released_without_a_forward(trains: bool) -> None:
+    model = Detector()
+    model.vfe[0].weight.requires_grad_(trains)
+    spectral(model.vfe[0])
+    handle = freeze(model, ["vfe"])
+    nn.utils.parametrize.remove_parametrizations(model.vfe[0], "weight")
+    handle.release()
+    assert model.vfe[0].weight.requires_grad is trains
+
+
+def test_h8_a_layer_replaced_under_two_freezes_is_released_by_the_last_one() -> None:
+    model = Detector()
+    first, second = freeze(model, ["vfe"]), freeze(model, LIST)
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    first.release()
+    assert is_frozen(model.vfe) and not model.vfe[1].weight.requires_grad
+    second.release()
+    assert model.vfe[1].weight.requires_grad and model.vfe[1].training
+
+
+def test_h8_a_freeze_of_a_part_ends_with_the_whole_after_a_replacement() -> None:
+    model = Detector()
+    freeze(model.backbone_2d, ["blocks"])
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    unfreeze(model)
+    assert all(p.requires_grad for p in model.parameters())

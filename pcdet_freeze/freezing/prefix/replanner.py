@@ -11,7 +11,7 @@ from pcdet_freeze.freezing.prefix.fast_forward import FastForward
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
 from pcdet_freeze.freezing.prefix.validate import plan_for
-from pcdet_freeze.freezing.state import freeze_stamp, is_fully_frozen
+from pcdet_freeze.freezing.state import freeze_version, is_fully_frozen
 
 
 class Replanner:
@@ -26,7 +26,7 @@ class Replanner:
     def __init__(self, model: nn.Module, options: Options | None = None) -> None:
         self.root, self.options = unwrap(model), options or Options()
         self.fast = FastForward(self.root, Plan(), self.options)
-        self._stamp: object = None
+        self._version: object = None
         self._still: tuple[int, ...] = ()
 
     @property
@@ -37,7 +37,7 @@ class Replanner:
     @property
     def is_settled(self) -> bool:
         """Whether :meth:`prepare` has nothing to do: nothing was frozen or released since."""
-        return self._stamp is freeze_stamp()
+        return self._version == freeze_version(self.root)
 
     def prepare(self, *args: Any, **kwargs: Any) -> bool:
         """Make the plan for a forward with these arguments, unless there is one; returns whether it was made.
@@ -46,7 +46,8 @@ class Replanner:
         """
         if self.is_settled:
             return False
-        self._stamp, still = freeze_stamp(), tuple(id(m) for m in self.root.modules() if is_fully_frozen(m))
+        self._version = freeze_version(self.root)
+        still = tuple(id(m) for m in self.root.modules() if is_fully_frozen(m))
         if still == self._still:
             return False
         self._still = still

@@ -30,7 +30,7 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import is_fully_frozen
 from pcdet_freeze.freezing.eval_lock import eval_mode, requested_mode
 from pcdet_freeze.freezing.paths import unwrap
-from pcdet_freeze.freezing.state import freeze_stamp
+from pcdet_freeze.freezing.state import freeze_version
 
 KEPT = "_pcdet_freeze_kept"
 """on a module: name of a replaced method -> the instance attribute that was there before, or None"""
@@ -85,11 +85,11 @@ def quieten(detector: nn.Module) -> list[Part]:
     Worked out once for each state of freezing, and looked up after that.
     """
     stamp, children, known = (
-        freeze_stamp(),
+        freeze_version(unwrap(detector)),
         tuple(id(m) for _, m in _children(detector)),
         _known.get(detector),
     )
-    if known is None or known[0] is not stamp or known[1] != children:
+    if known is None or known[0] != stamp or known[1] != children:
         known = stamp, children, _quieten(detector)
         _known[detector] = known
     return known[2]
