@@ -116,5 +116,5 @@ def _precision(device: str) -> list[Any]:
 def _versions() -> dict[str, str]:
     installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     wanted = [name for name in installed if name in PACKAGES or str(name).split("-")[0] in PACKAGES]
-    # not from the distribution: the metadata of an editable installation is that of the day of its installation
+    # not from the distribution: an editable installation keeps the metadata of the day it was made
     return {"pcdet-freeze": pcdet_freeze.__version__} | {name: installed[name] for name in sorted(wanted)}
