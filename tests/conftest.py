@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures for the tests of every package."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """OpenPCDet's golden figures; the test is skipped where the folder is absent."""
-    folder = SHARED / "reference"
-    if not folder.is_dir():
-        pytest.skip(f"golden figures not found at {folder} (set PCDET_FREEZE_SHARED)")
-    return folder
+    """Golden figures of OpenPCDet; see tests/reference/README.md."""
+    return ROOT / "tests" / "reference"
 
 
 @pytest.fixture(scope="session")

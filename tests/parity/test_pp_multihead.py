@@ -1,7 +1,7 @@
 """PointPillars with a head for each group of classes against OpenPCDet's figures, within the tolerances.
 
 Compared: every figure of forward/nuscenes_cbgs_pp_multihead.json but ``eval_seconds`` and ``train_seconds``
-(times of another machine), and ``pred_labels``: the recipe fills integer tensors with 0, also the buffer
+(run times), and ``pred_labels``: the recipe fills integer tensors with 0, also the buffer
 ``head_label_indices`` from which OpenPCDet reads them, so that its labels are 0. Ours come from the config.
 """
 

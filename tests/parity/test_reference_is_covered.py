@@ -1,4 +1,4 @@
-"""Which test compares which file of the reference, what none does, and what no other test does."""
+"""Which test compares which file of tests/reference, and what no test compares."""
 
 from __future__ import annotations
 
@@ -22,28 +22,31 @@ COVERED: dict[str, tuple[list[str], str]] = {
         "worst_pair, hist_abs_diff_vs_shapely, nms_exact_same_*",
     ),
     "configs": (["parity/test_configs.py"], ""),
-    "forward/kitti_pointpillar.json": (["parity/pointpillar_golden.py", HERE], "seconds of another machine"),
-    "forward/kitti_second.json": (["parity/test_second.py"], "seconds of another machine"),
+    "forward/kitti_pointpillar.json": (
+        ["helpers/pointpillar_golden.py", HERE],
+        "run times, which are not compared",
+    ),
+    "forward/kitti_second.json": (["parity/test_second.py"], "run times, which are not compared"),
     "forward/nuscenes_cbgs_dyn_pp_centerpoint.json": (
         ["parity/test_centerpoint.py"],
-        "target_boxes_src, which IoU branches read; seconds of another machine",
+        "target_boxes_src, which IoU branches read; run times, which are not compared",
     ),
     "forward/nuscenes_cbgs_pp_multihead.json": (
         ["parity/test_pp_multihead.py"],
-        "pred_labels, which are 0 by the recipe; seconds of another machine",
+        "pred_labels, which are 0 by the recipe; run times, which are not compared",
     ),
     "forward/waymo_centerpoint_pillar_1x.json": (
         ["parity/test_centerpoint.py"],
-        "target_boxes_src, which IoU branches read; seconds of another machine",
+        "target_boxes_src, which IoU branches read; run times, which are not compared",
     ),
     "head_only.json": (
         ["parity/test_anchor_head.py", "parity/test_centerpoint_head.py"],
         "kitti_second_multihead, which has a recipe and no figures",
     ),
-    "kitti_eval/annos.json": (["evaluation/kitti_toys.py"], ""),
+    "kitti_eval/annos.json": (["helpers/kitti_toys.py"], ""),
     "kitti_eval/result.json": (["evaluation/test_kitti_golden.py"], "max_abs_diff_bev_iou_vs_shapely"),
     "optim.json": (
-        ["engine/test_optimizer.py", "engine/test_scheduler.py"],
+        ["engine/optim/test_optimizer.py", "engine/optim/test_lr_schedule.py"],
         "cosineanneal, which is not built; what onecycle_37 has beyond its end; of the toy runs "
         "what follows from the rest: final_group_opts, and at a constant rate all but losses and final",
     ),

@@ -1,7 +1,6 @@
 """SECOND against OpenPCDet's figures, module by module, within the reference's tolerances.
 
-Compared: every figure of forward/kitti_second.json but ``eval_seconds`` and ``train_seconds`` (times of
-another machine).
+Compared: every figure of forward/kitti_second.json but ``eval_seconds`` and ``train_seconds`` (run times).
 """
 
 from __future__ import annotations

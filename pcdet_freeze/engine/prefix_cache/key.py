@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import pcdet_freeze
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.prefix_cache.store import ABOUT
 from pcdet_freeze.freezing.digest import tensor_digest, value_digest
@@ -21,7 +22,7 @@ from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
 from pcdet_freeze.models.detectors.topology import TOPOLOGY
 
-PACKAGES = ("pcdet-freeze", "torch", "spconv", "numpy")
+PACKAGES = ("torch", "spconv", "numpy")
 """names of distributions, or what comes before a hyphen in them"""
 
 
@@ -115,4 +116,5 @@ def _precision(device: str) -> list[Any]:
 def _versions() -> dict[str, str]:
     installed = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
     wanted = [name for name in installed if name in PACKAGES or str(name).split("-")[0] in PACKAGES]
-    return {name: installed[name] for name in sorted(wanted)}
+    # not from the distribution: an editable installation keeps the metadata of the day it was made
+    return {"pcdet-freeze": pcdet_freeze.__version__} | {name: installed[name] for name in sorted(wanted)}

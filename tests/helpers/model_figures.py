@@ -1,14 +1,7 @@
-"""Figures of our own: what the models of cfgs/ compute, small enough to travel with the project.
-
-They were written by code whose every stage the tests of tests/parity had found equal to OpenPCDet's, and
-are compared where those figures are absent. Write them anew after a change that is meant to alter numbers:
-
-    PYTHONPATH=.:tests/helpers python tests/figures/make_figures.py
-"""
+"""What a model of cfgs/ computes, as a few numbers: stages, detections, loss, gradients, the first steps."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -22,24 +15,13 @@ from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.trainer import clip_norm_of
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = Path(__file__).with_name("models.json")
-NAMES = [
-    "kitti_models/pointpillar",
-    "kitti_models/second",
-    "kitti_models/second_multihead",
-    "waymo_models/centerpoint_pillar_1x",
-    "waymo_models/centerpoint_dyn_pillar_1x",
-    "waymo_models/centerpoint",
-    "nuscenes_models/cbgs_pp_multihead",
-    "nuscenes_models/cbgs_second_multihead",
-]
 STEPS = 3
 STAGES = ("voxel_features", "pillar_features", "spatial_features", "spatial_features_2d")
 SAMPLES = 16
 
 
 def model_of(name: str) -> CutModel:
-    """The model of a YAML with weights that depend on nothing but their names and shapes."""
+    """The model of a YAML with weights that depend only on their names and shapes."""
     cut = CutModel(ROOT, name)
     state = cut.model.state_dict()
     for key, value in state.items():
@@ -53,7 +35,7 @@ def model_of(name: str) -> CutModel:
 
 
 def summary(value: torch.Tensor) -> list[float]:
-    """Mean, standard deviation, and some values at places that depend on the size alone."""
+    """Mean, standard deviation and samples at flat indices that depend only on the size."""
     flat = value.detach().double().reshape(-1)
     if not len(flat):
         return []
@@ -62,7 +44,7 @@ def summary(value: torch.Tensor) -> list[float]:
 
 
 def stages_of(batch: dict[str, Any]) -> dict[str, Any]:
-    """Summaries of what the modules wrote; rows of voxels in the order of their places."""
+    """Summaries of the modules' outputs in ``batch``, voxel rows sorted by coordinates."""
     order = np.lexsort(batch["voxel_coords"].numpy().T[::-1])
     found = {"voxels": len(order)}
     for key in STAGES:
@@ -73,7 +55,7 @@ def stages_of(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_of(name: str) -> dict[str, Any]:
-    """Eval stages and detections, training loss, gradients and the first steps of a model."""
+    """Stages and detections in eval mode; stages, loss parts, gradients and the first steps in train mode."""
     cut = model_of(name)
     keys = ",".join(f"{key}{list(value.shape)}" for key, value in cut.model.state_dict().items())
     found: dict[str, Any] = {"keys": zlib.crc32(keys.encode())}
@@ -105,24 +87,9 @@ def figures_of(name: str) -> dict[str, Any]:
 
 
 def gradients_of(model: Any) -> dict[str, float]:
-    """Norm of the gradient of each child of each module."""
+    """Gradient norm per module, two levels deep."""
     squares: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         part = ".".join(name.split(".")[:2])
         squares[part] = squares.get(part, 0.0) + parameter.grad.double().square().sum().item()
     return {part: total**0.5 for part, total in squares.items()}
-
-
-def rounded(value: Any) -> Any:
-    """The same with seven digits a number."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
-
-
-if __name__ == "__main__":
-    figures = {name: rounded(figures_of(name)) for name in NAMES}
-    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in figures.items()]
-    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
