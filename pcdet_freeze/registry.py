@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.names import did_you_mean
 
 T = TypeVar("T")
 
@@ -45,11 +45,8 @@ class Registry(Generic[T]):
         """Return the item called ``name``; raises ConfigError that lists the known names."""
         if name in self._known:
             return self._known[name]
-        close = difflib.get_close_matches(str(name), self._known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"{self.kind} must be one of {', '.join(self.names()) or '(none)'}; got {name!r}.{hint}"
-        )
+        known, hint = ", ".join(self.names()) or "(none)", did_you_mean(name, self._known)
+        raise ConfigError(f"{self.kind} must be one of {known}; got {name!r}.{hint}")
 
     def names(self) -> list[str]:
         """Known names, in order of registration."""

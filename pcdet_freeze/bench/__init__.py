@@ -1,17 +1,17 @@
 """What freezing costs and saves: variants of one training step, measured side by side.
 
-``scenes`` makes a batch out of nothing, ``variants`` makes trainers that differ in what they freeze,
-``counting`` gives the exact figures of a step (FLOPs, bytes saved for backward, peak of live bytes, sizes),
-``timing`` the timed ones, and ``steps``, ``holding``, ``certifying``, ``loading``,
-``operators`` and ``scaling`` are the comparisons.
+``random_scenes`` makes a batch without a data set, ``variants`` builds trainers that differ in what they
+freeze (``other_packages``: as lightning and timm do), ``exact_figures`` counts FLOPs and bytes, ``timing``
+runs interleaved rounds and ``tables`` prints. The comparisons are ``steps`` (variants of a step),
+``freeze_overhead``, ``certificate_cost``, ``data_loading``, ``operators`` and ``scaling``.
 """
 
-from pcdet_freeze.bench.certifying import certificate_cost
-from pcdet_freeze.bench.holding import holding_cost
-from pcdet_freeze.bench.loading import loading_cost
-from pcdet_freeze.bench.operators import operator_cost
-from pcdet_freeze.bench.scaling import scaling_cost
-from pcdet_freeze.bench.scenes import RandomScenes, make_batch
+from pcdet_freeze.bench.certificate_cost import time_certificate
+from pcdet_freeze.bench.data_loading import measure_data_loading
+from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
+from pcdet_freeze.bench.operators import measure_operators
+from pcdet_freeze.bench.random_scenes import RandomScenes, make_batch
+from pcdet_freeze.bench.scaling import measure_scaling
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.bench.variants import BUILT, Contender, build_contenders
 
@@ -20,11 +20,11 @@ __all__ = [
     "Contender",
     "RandomScenes",
     "build_contenders",
-    "certificate_cost",
     "compare_steps",
-    "holding_cost",
-    "loading_cost",
     "make_batch",
-    "operator_cost",
-    "scaling_cost",
+    "measure_data_loading",
+    "measure_freeze_overhead",
+    "measure_operators",
+    "measure_scaling",
+    "time_certificate",
 ]

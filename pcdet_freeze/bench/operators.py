@@ -1,4 +1,4 @@
-"""How long the operators of targets and overlaps take, on fixed inputs and after a first call."""
+"""Time the operators for anchor targets and rotated IoU, on fixed inputs and after a first call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ FULL, WINDOW, ASSIGN = "overlaps, all anchors", "overlaps, windows", "whole assi
 SPARSE, DENSE = "BEV IoU 200x200", "BEV IoU 200x200, crowded"
 COUNT = 200
 SIDES = {SPARSE: 70.0, DENSE: 8.0}
-"""metres of the square in which the boxes lie: few pairs meet, or most do"""
+"""side in metres of the square in which the boxes lie: few pairs overlap, or most do"""
 
 
-def operator_cost(head: nn.Module, gt_boxes: Tensor, rounds: int) -> list[dict[str, Any]]:
-    """Rows for the overlaps of all anchors with boxes of their class, for those in windows, for all targets,
-    and for the rotated IoU of 200 boxes with 200.
+def measure_operators(head: nn.Module, gt_boxes: Tensor, rounds: int) -> list[dict[str, Any]]:
+    """Return rows for overlaps of all anchors, overlaps in windows, target assignment, and BEV IoU.
 
-    ``time_ratio`` is to the first; ``equal`` is whether windows give the labels and targets of all anchors.
+    ``time_ratio`` is to the first row; ``equal`` says whether windows give the labels and targets that all
+    anchors give. BEV IoU is that of 200 boxes with 200 boxes.
 
     Args:
-        head: a head with anchors.
-        gt_boxes: (B, G, 8), as in a batch.
+        head: an anchor head.
+        gt_boxes: (B, G, 8), as in a batch_dict: box in metres and radians, class.
+
+    Raises:
+        ConfigError: ``head`` has no anchors.
     """
     assigner = getattr(head, "target_assigner", None)
     if not isinstance(assigner, AxisAlignedTargetAssigner):
@@ -52,7 +55,7 @@ def operator_cost(head: nn.Module, gt_boxes: Tensor, rounds: int) -> list[dict[s
 
 
 def _without_windows(assigner: AxisAlignedTargetAssigner) -> AxisAlignedTargetAssigner:
-    """The same, looking at every anchor: windows belong to one overlap function, and this is another."""
+    """A copy that computes overlaps of every anchor: windows are used with one overlap function alone."""
     made = AxisAlignedTargetAssigner.__new__(AxisAlignedTargetAssigner)
     made.__dict__.update(assigner.__dict__)
     made.__dict__["overlap"] = lambda a, b: assigner.overlap(a, b)
@@ -60,7 +63,7 @@ def _without_windows(assigner: AxisAlignedTargetAssigner) -> AxisAlignedTargetAs
 
 
 def _overlaps(assigner: AxisAlignedTargetAssigner, anchors: tuple[Tensor, ...], gt_boxes: Tensor) -> None:
-    """The overlaps that an assignment needs, a sample and a class at a time."""
+    """Compute the overlaps that an assignment needs, for each sample and class."""
     for sample in gt_boxes:
         for anchor, label, cells in zip(assigner.classes, assigner.labels, anchors, strict=True):
             mine = sample[sample[:, -1] == label]
@@ -81,7 +84,7 @@ def _iou_rows(rounds: int, device: torch.device) -> list[dict[str, Any]]:
 
 
 def _boxes(seed: int, side: float) -> Tensor:
-    """(200, 7) boxes of a car's size, scattered over a square."""
+    """(200, 7) boxes of the size of a car, in a square of ``side`` metres."""
     draw = torch.Generator().manual_seed(seed)
     boxes = torch.rand(COUNT, 7, generator=draw) * torch.tensor([side, side, 1, 1, 1, 1, 6.28])
     return boxes + torch.tensor([0, 0, -1, 3.4, 1.2, 1.1, -3.14])

@@ -1,4 +1,4 @@
-"""What a step costs with more or less frozen, and with more or fewer points, frames and boxes."""
+"""Time of a step against the number of frozen parts, points, boxes and frames."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from pcdet_freeze.bench.against import names_of
-from pcdet_freeze.bench.scenes import BOXES, POINTS
+from pcdet_freeze.bench.other_packages import names_of
+from pcdet_freeze.bench.random_scenes import BOXES, POINTS
 from pcdet_freeze.bench.timing import interleave, timed
 from pcdet_freeze.bench.variants import BUILT, Contender, contender, settle_statistics
 from pcdet_freeze.engine.trainer import Batch
@@ -20,14 +20,13 @@ LIST = "NOT_TRAIN_IN_MULTI_TASK"
 NONE, EXACT = "none", "exact"
 
 
-def scaling_cost(cfg: Any, build: Build, batch_size: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of ``none`` and ``exact`` for each value of each axis.
+def measure_scaling(cfg: Any, build: Build, batch_size: int, rounds: int) -> list[dict[str, Any]]:
+    """Return rows of ``none`` and ``exact`` for each value of each axis.
 
-    ``axis`` is 'frozen' (the value counts the parts of the list that are frozen, in its order), 'points' and
-    'boxes' of a frame, or 'frames' of a batch; ``time_ratio`` is to ``none`` at the same value; ``trainable``
-    counts parameters.
+    ``axis`` is 'frozen' (the first ``value`` parts of the list), 'points' or 'boxes' (in a frame), or
+    'frames' (in a batch); ``time_ratio`` is to ``none`` at the same value; ``trainable`` counts parameters.
     """
-    rows = _more_and_more_frozen(cfg, *build(cfg, batch_size), rounds)
+    rows = _growing_list(cfg, *build(cfg, batch_size), rounds)
     for axis, value, own, frames in _variations(cfg, batch_size):
         model, batch = build(own, frames)
         settle_statistics(model, batch)
@@ -37,7 +36,7 @@ def scaling_cost(cfg: Any, build: Build, batch_size: int, rounds: int) -> list[d
 
 
 def _variations(cfg: Any, batch_size: int) -> Iterator[tuple[str, int, Any, int]]:
-    """Axis, its value, the config with that value, frames."""
+    """Yield (axis, value, config with that value, frames)."""
     scenes = cfg.DATA_CONFIG.get("RANDOM_SCENES") or {}
     points, boxes = int(scenes.get("POINTS", POINTS)), int(scenes.get("BOXES", BOXES))
     for axis, key, values in (
@@ -52,7 +51,7 @@ def _variations(cfg: Any, batch_size: int) -> Iterator[tuple[str, int, Any, int]
         yield "frames", frames, cfg, frames
 
 
-def _more_and_more_frozen(cfg: Any, model: nn.Module, batch: Batch, rounds: int) -> list[dict[str, Any]]:
+def _growing_list(cfg: Any, model: nn.Module, batch: Batch, rounds: int) -> list[dict[str, Any]]:
     parts = parts_of(model, cfg)
     settle_statistics(model, batch)
     made = [_contender(NONE, model, cfg, batch)]
@@ -67,7 +66,7 @@ def _more_and_more_frozen(cfg: Any, model: nn.Module, batch: Batch, rounds: int)
 
 
 def parts_of(model: nn.Module, cfg: Any) -> list[str]:
-    """What the list names, in its order, with the items of lists and sequences by themselves."""
+    """Paths that the list names, in order; of a ModuleList or Sequential, the paths of its items."""
     found: list[str] = []
     for name in names_of(model, cfg):
         module = model.get_submodule(name)
@@ -81,7 +80,7 @@ def _contender(name: str, model: nn.Module, cfg: Any, batch: Batch) -> Contender
 
 
 def _timed(contenders: list[Contender], rounds: int) -> list[dict[str, Any]]:
-    """A row each, in order; the first is what the others are compared with."""
+    """One row for each contender, in order; ratios are to the first."""
     tasks = {str(index): one.step for index, one in enumerate(contenders)}
     for step in tasks.values():
         step()

@@ -1,4 +1,4 @@
-"""A training step of each variant: exact figures first, then interleaved rounds."""
+"""Compare a training step of each variant: exact figures, then interleaved rounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pcdet_freeze.bench import counting
+from pcdet_freeze.bench import exact_figures
 from pcdet_freeze.bench.timing import Rounds, Spread, interleave, ratios, timed
 from pcdet_freeze.bench.variants import Contender
 from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
@@ -26,12 +26,12 @@ RATIOS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What a variant's step is, the same on every run."""
+    """Exact figures of a variant's step; they are equal in every run."""
 
     loss: float
     """of the first step"""
     trainable: int
-    """parameters that train"""
+    """number of trainable parameters"""
     flops: int
     saved_bytes: int
     peak_bytes: int
@@ -40,19 +40,19 @@ class Figures:
 
 
 def figures_of(contender: Contender) -> Figures:
-    """Take four steps: the first makes the optimizer's state, the others are counted."""
+    """Take four steps: the first creates the optimizer state, the others are counted."""
     set_seed(0)
     loss = contender.step()
-    with counting.uncompiled():
+    with exact_figures.uncompiled():
         return _counted(contender, loss)
 
 
 def _counted(contender: Contender, loss: float) -> Figures:
     trainer, batch = contender.trainer, contender.batch
     fixed = [*trainer.model.parameters(), *trainer.model.buffers(), *batch.values()]
-    flops = counting.count_flops(contender.step)
-    saved = counting.count_saved_bytes(contender.step, fixed)
-    # gradients of the step before are not of this one
+    flops = exact_figures.count_flops(contender.step)
+    saved = exact_figures.count_saved_bytes(contender.step, fixed)
+    # gradients of the previous step do not belong to this one
     trainer.optimizer.zero_grad(set_to_none=True)
     own = [*fixed, *optimizer_tensors(trainer.optimizer)]
     return Figures(
@@ -61,25 +61,25 @@ def _counted(contender: Contender, loss: float) -> Figures:
         flops,
         saved,
         peak_bytes(contender.step, own, trainer.device),
-        counting.checkpoint_bytes(trainer),
-        counting.optimizer_bytes(trainer.optimizer),
+        exact_figures.checkpoint_bytes(trainer),
+        exact_figures.optimizer_bytes(trainer.optimizer),
     )
 
 
 def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
-    """One row a contender, in order; ratios are to the first.
+    """Return one row for each contender, in order; ratios are to the first.
 
-    ``time_ratio`` is the median over the rounds of this variant's seconds against the first one's in the same
-    round; ``seconds`` is the median for a step. Quartiles stand beside both. ``time_ratios`` are the same
-    against ``bn_only`` and against the fastest variant in which every parameter trains.
+    ``time_ratio`` is the median over the rounds of the ratio to the first variant in the same round;
+    ``seconds`` is the median of a step. Both have quartiles. ``time_ratios`` are the ratios to ``bn_only``
+    and to the fastest variant in which every parameter is trainable.
 
-    A variant that was to run compiled, or from a cache, and in some timed step did not has ``untimed``, the
-    reason, for times.
+    A variant that should run compiled or from a cache, and did not in a timed step, has no times; its
+    ``untimed`` gives the reason.
     """
     figures = {contender.name: figures_of(contender) for contender in contenders}
     base, device = contenders[0].name, contenders[0].trainer.device
     for contender in contenders:
-        contender.step()  # once more as it is timed: what was counted ran uncompiled
+        contender.step()  # warm up: the counted steps ran uncompiled
     plain = {contender.name: contender.plain_calls() for contender in contenders}
     seconds = interleave({contender.name: contender.step for contender in contenders}, rounds, device)
     untimed = {contender.name: _untimed(contender, plain[contender.name]) for contender in contenders}
@@ -101,7 +101,7 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
 
 
 def _untimed(contender: Contender, before: int) -> str:
-    """Why the timed steps were not those of the variant, or an empty string."""
+    """Why the timed steps did not run as the variant asks; empty where they did."""
     fell_back = contender.plain_calls() - before
     asked = contender.uncompiled() or contender.uncached()
     return asked or (f"{fell_back} calls ran uncompiled" if fell_back else "")
@@ -123,5 +123,5 @@ def _ratios(own: Figures, base: Figures) -> dict[str, float]:
 
 
 def _part(value: int, base: int) -> float:
-    """1 for two equal numbers, so also where there is nothing of either (SGD without momentum)."""
+    """``value / base``; 1 where both are 0 (optimizer state of SGD without momentum)."""
     return 1.0 if value == base else value / base

@@ -1,4 +1,4 @@
-"""Results as text of at most 100 columns."""
+"""Format results as tables of at most 100 columns."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ _STEP_HEAD = (
 
 
 def step_table(rows: Sequence[Row]) -> str:
-    """The table of variants, and what the ratios are ratios to."""
+    """Table of the variants of a step, with the figures that ratios refer to."""
     base = rows[0]
     lines = [_STEP_HEAD, *(_step_line(row) for row in rows), ""]
     lines += [
-        f"Ratios to {base['variant']}; median of {base['rounds']} interleaved rounds, quartiles beside it.",
+        f"Ratios to {base['variant']}; median of {base['rounds']} interleaved rounds, with quartiles.",
         f"{base['variant']}: {base['flops'] / 1e9:.4g} GFLOP a step, {_mb(base['saved_bytes'])} saved for "
         f"backward, peak {_mb(base['peak_bytes'])},",
         f"checkpoint {_mb(base['checkpoint_bytes'])} (optimizer state {_mb(base['optimizer_bytes'])}), "
-        f"{base['trainable'] / 1e6:.3g} M parameters train.",
+        f"{base['trainable'] / 1e6:.3g} M trainable parameters.",
     ]
     losses = ", ".join(f"{row['variant']} {row['loss']:.7g}" for row in rows)
-    lines += [_against(rows, other) for other in base["time_ratios"]]
+    lines += [_relative_to(rows, other) for other in base["time_ratios"]]
     for row in rows:
         if "untimed" in row:
             lines += wrap(f"{row['variant']} has no time: {row['untimed']}", 100)
     return "\n".join([*lines, *wrap(f"Loss of the first step: {losses}", 100)])
 
 
-def _against(rows: Sequence[Row], other: str) -> str:
-    """Every variant's time against one more of them."""
-    what = f"{other}, the fastest that trains everything" if other == rows[0]["fastest_unfrozen"] else other
+def _relative_to(rows: Sequence[Row], other: str) -> str:
+    """Time of every variant relative to the variant ``other``."""
+    what = (
+        f"{other}, the fastest without frozen parameters" if other == rows[0]["fastest_unfrozen"] else other
+    )
     ratios = ", ".join(
         f"{row['variant']} {row['time_ratios'][other]:.3f}" for row in rows if row["time_ratios"]
     )
-    return "\n".join(wrap(f"Time against {what}: {ratios}", 100))
+    return "\n".join(wrap(f"Time relative to {what}: {ratios}", 100))
 
 
 def _step_line(row: Row) -> str:
@@ -50,8 +52,8 @@ def _step_line(row: Row) -> str:
     return f"{row['variant']:<14}{times}" + "".join(f"{row[f'{name}_ratio']:>7.3f}" for name in exact)
 
 
-def hold_table(rows: Sequence[Row]) -> str:
-    """Steps by hand and held, and the overhead measured by itself."""
+def overhead_table(rows: Sequence[Row]) -> str:
+    """Whole steps, by hand and frozen, and the overhead measured separately."""
     *steps, overhead = rows
     lines = [f"{'step':<10}{'seconds':>9} {'(quartiles)':<16}{'ratio':>8} {'(quartiles)':<16}"]
     lines += [
@@ -59,7 +61,7 @@ def hold_table(rows: Sequence[Row]) -> str:
         f"{row['time_ratio']:>8.4f} {_range(row['time_ratio_quartiles']):<16}"
         for row in steps
     ]
-    lines += ["", "Measured by itself, microseconds a step beyond the step by hand:"]
+    lines += ["", "Additional microseconds in a step of the frozen model, measured separately:"]
     parts = {"train_call": "model.train()", "pre_hook": "forward pre-hook", "norm_layers": "norm layers"}
     lines += [f"  {text:<18}{overhead[f'{key}_seconds'] * 1e6:>9.1f}" for key, text in parts.items()]
     lines += [f"  {'sum':<18}{overhead['seconds'] * 1e6:>9.1f} = {overhead['time_ratio'] - 1:.4%} of a step"]
@@ -67,7 +69,7 @@ def hold_table(rows: Sequence[Row]) -> str:
 
 
 def certificate_table(rows: Sequence[Row]) -> str:
-    """One line."""
+    """One line: parameters, seconds, throughput."""
     row = rows[0]
     return (
         f"certificate of {row['parameters'] / 1e6:.1f} M parameters in {row['tensors']} tensors: "
@@ -77,10 +79,10 @@ def certificate_table(rows: Sequence[Row]) -> str:
 
 
 def loading_table(rows: Sequence[Row]) -> str:
-    """What workers send, how quickly, and what it costs the main process."""
+    """What workers send, frames per second, and the main process's time."""
     *ways, late = rows
     lines = [
-        f"{'workers send':<14}{'frames/s':>9} {'(quartiles)':<16}{'ratio':>7}{'main process, ms a frame':>26}"
+        f"{'workers send':<14}{'frames/s':>9} {'(quartiles)':<16}{'ratio':>7}{'main process, ms/frame':>26}"
     ]
     lines += [
         f"{row['variant']:<14}{row['frames_per_second']:>9.1f} "
@@ -88,12 +90,12 @@ def loading_table(rows: Sequence[Row]) -> str:
         f"{row['main_seconds'] * 1e3:>26.2f}"
         for row in ways
     ]
-    text = f"{ways[0]['workers']} workers, {ways[0]['rounds']} rounds. Voxels made later, on a CPU:"
-    return "\n".join([*lines, "", f"{text} {late['late_seconds'] * 1e3:.2f} ms a frame."])
+    text = f"{ways[0]['workers']} workers, {ways[0]['rounds']} rounds. Voxelising in the main process (CPU):"
+    return "\n".join([*lines, "", f"{text} {late['late_seconds'] * 1e3:.2f} ms/frame."])
 
 
 def operator_table(rows: Sequence[Row]) -> str:
-    """Milliseconds of each operator, with ratios where there is something to compare with."""
+    """Milliseconds of each operator, and ratios where it has a counterpart."""
     lines = [f"{'operator':<26}{'ms':>8} {'(quartiles)':<16}{'ratio':>7} {'(quartiles)':<16}"]
     for row in rows:
         line = f"{row['variant']:<26}{row['seconds'] * 1e3:>8.3g} "
@@ -102,14 +104,14 @@ def operator_table(rows: Sequence[Row]) -> str:
             line += f"{row['time_ratio']:>7.3f} {_range(row['time_ratio_quartiles']):<16}"
         lines.append(line.rstrip())
     first = rows[0]
-    same = "the same labels and targets" if first["equal"] else "OTHER LABELS OR TARGETS"
+    same = "the same labels and targets" if first["equal"] else "DIFFERENT LABELS OR TARGETS"
     return "\n".join(
         [*lines, "", f"{first['anchors']} anchors; windows give {same}; {first['rounds']} rounds."]
     )
 
 
 def scaling_table(rows: Sequence[Row]) -> str:
-    """A line for each value of each axis: a step with nothing frozen, and with the list frozen."""
+    """One line for each value of each axis: seconds of ``none`` and ``exact``, and their ratio."""
     base = {(row["axis"], row["value"]): row for row in rows if row["variant"] == "none"}
     lines = [
         f"{'axis':<8}{'value':>7}{'none, s':>9}{'exact, s':>9} {'(quartiles)':<16}{'ratio':>6} (quartiles)"
@@ -124,7 +126,7 @@ def scaling_table(rows: Sequence[Row]) -> str:
             f"{_range(row['time_ratio_quartiles'])}"
         )
     parts = max((row["list"] for row in rows if "list" in row), key=len)
-    lines += ["", *wrap(f"frozen, in this order: {', '.join(parts)}", 100)]
+    lines += ["", *wrap(f"order of freezing: {', '.join(parts)}", 100)]
     return "\n".join([*lines, f"Ratios to none at the same value; {rows[0]['rounds']} interleaved rounds."])
 
 

@@ -1,4 +1,4 @@
-"""Interleaved rounds: what is compared runs in turns, so that a busy machine hits all of it alike."""
+"""Interleaved rounds: all tasks take turns, so that other load on the machine affects them equally."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of what the rounds gave."""
+    """Median and quartiles over the rounds."""
 
     median: float
     low: float
@@ -22,7 +22,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value or more."""
+        """Of one or more values."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -30,16 +30,16 @@ class Spread:
 
 
 Rounds = dict[str, list[float]]
-"""Name -> seconds, one a round."""
+"""task -> seconds of each round"""
 
 
 def interleave(
     tasks: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, repeat: int = 1
 ) -> Rounds:
-    """Seconds of each task in each round, a call; the task that begins a round changes from round to round.
+    """Time each task once a round; the task that comes first changes from round to round.
 
-    On a CPU process time counts, which stands still while other programs run; on CUDA the time until all
-    kernels are done.
+    On the CPU this is process time, which excludes other programs; on CUDA, wall time until all kernels have
+    finished. With ``repeat``, the mean of so many calls.
     """
     seconds: Rounds = {name: [] for name in tasks}
     names = list(tasks)
@@ -65,12 +65,12 @@ def seconds_of(task: Callable[[], Any], device: torch.device, repeat: int = 1) -
 
 
 def ratios(seconds: Rounds, name: str, base: str) -> Spread:
-    """``name`` against ``base``, round by round: neighbours in time are compared."""
+    """Ratios of ``name`` to ``base`` in the same round."""
     return Spread.of([a / b for a, b in zip(seconds[name], seconds[base], strict=True)])
 
 
 def timed(seconds: Rounds, name: str, base: str) -> dict[str, Any]:
-    """The timed part of a result: medians with quartiles, and the number of rounds."""
+    """Timing columns of a row: medians with quartiles, and the number of rounds."""
     own, ratio = Spread.of(seconds[name]), ratios(seconds, name, base)
     return {
         "time_ratio": ratio.median,
@@ -83,7 +83,7 @@ def timed(seconds: Rounds, name: str, base: str) -> dict[str, Any]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run torch's operators on so many threads."""
+    """Run with ``torch.set_num_threads(count)``."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Trainers that differ in what they freeze, and in nothing else."""
+"""Build trainers that differ only in what they freeze."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pcdet_freeze.bench.against import AGAINST, check_installed
+from pcdet_freeze.bench.other_packages import AGAINST, check_installed
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
@@ -27,33 +27,32 @@ from pcdet_freeze.engine.prefix_cache.cache import ENTRY
 from pcdet_freeze.engine.trainer import Batch, Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, frozen
-from pcdet_freeze.freezing.prefix import Options
 
 STEPS = 1000
-"""Length in iterations of the schedule that a benchmark pretends to be in."""
+"""length in iterations of the learning rate schedule"""
 Prepare = Callable[[nn.Module, Any], Sequence[Hook]]
 
 
 @dataclass
 class Contender:
-    """One variant, ready to take steps on the same batch again and again."""
+    """A variant that takes steps on one batch."""
 
     name: str
     trainer: Trainer
     batch: Batch
 
     def step(self) -> float:
-        """The trainer's own step; returns its loss. The batch stays as it was: the model fills a copy."""
+        """Take one step of the trainer on a shallow copy of the batch; returns the loss."""
         self.trainer.step(dict(self.batch))
         self.trainer.batch = {}
         return self.trainer.loss
 
     def plain_calls(self) -> int:
-        """How often so far something that is to run compiled ran as it is written."""
+        """Calls of compiled modules, so far, that ran eagerly."""
         return sum(hook.renewed.fast.plain_calls for hook in self._fast())
 
     def uncompiled(self) -> str:
-        """Why nothing runs compiled though that was asked for; empty where it does, or was not asked for."""
+        """Why nothing runs compiled although COMPILE is set; empty otherwise."""
         for hook in self._fast():
             if hook.renewed.options.compile and not hook.renewed.plan.compiled:
                 notes = [line for line in hook.renewed.plan.plain if "torch.compile" in line]
@@ -61,9 +60,9 @@ class Contender:
         return ""
 
     def uncached(self) -> str:
-        """Why nothing comes from a cache though that was asked for; empty where it does, or was not."""
+        """Why nothing is read from a cache although CACHE is set; empty otherwise."""
         empty = any(hook.cache is not None and hook.cache.store is None for hook in self._fast())
-        return "nothing that trains reads a frozen prefix, so there is nothing to keep" if empty else ""
+        return "no trainable module reads a frozen prefix, so there is nothing to cache" if empty else ""
 
     def _fast(self) -> list[FrozenPrefixHook]:
         return [hook for hook in self.trainer.hooks if isinstance(hook, FrozenPrefixHook)]
@@ -73,20 +72,13 @@ def _none(model: nn.Module, cfg: Any) -> Sequence[Hook]:
     return ()
 
 
-def _none_fused(model: nn.Module, cfg: Any) -> Sequence[Hook]:
-    return [FrozenPrefixHook(model, Options())]
-
-
 def _requires_grad(model: nn.Module, cfg: Any) -> Sequence[Hook]:
     freeze_parameters(model, FreezePlan.from_cfg(cfg))
     return ()
 
 
 def _frozen(**options: Any) -> Prepare:
-    """Freeze through the hook of a real training, so that what it does is what is measured.
-
-    The companions that look at the first steps only are left out, and no pretrained weights are asked for.
-    """
+    """Freeze by the hooks of a training, without those that check the first steps or pretrained weights."""
 
     def prepare(model: nn.Module, cfg: Any) -> Sequence[Hook]:
         own = copy.deepcopy(cfg)
@@ -98,7 +90,7 @@ def _frozen(**options: Any) -> Prepare:
 
 
 def _cached(model: nn.Module, cfg: Any) -> Sequence[Hook]:
-    """In a folder of its own, which goes when the hooks do."""
+    """Freeze with a cache in a temporary folder that is removed with the hooks."""
     folder = tempfile.mkdtemp(prefix="pcdet_freeze_bench_")
     hooks = _frozen(CACHE=folder)(model, cfg)
     weakref.finalize(hooks[0], shutil.rmtree, folder, ignore_errors=True)
@@ -106,7 +98,7 @@ def _cached(model: nn.Module, cfg: Any) -> Sequence[Hook]:
 
 
 class OneBatch:
-    """A loader of one batch, and a data set whose samples are those of that batch."""
+    """A loader, and data set, of one batch."""
 
     def __init__(self, batch: Batch) -> None:
         rows = int(batch.get("batch_size", 0))
@@ -117,10 +109,10 @@ class OneBatch:
         return 1
 
     def keep_variants(self, variants: int | None) -> None:
-        """The batch is the same again and again as it is."""
+        """Do nothing: the batch has no random augmentation."""
 
     def cache_key(self) -> dict[str, Any]:
-        """How many samples there are."""
+        """Number of samples and variants."""
         return {"rows": len(self.batch[ENTRY]), "variants": 1}
 
 
@@ -135,24 +127,22 @@ BUILT: dict[str, Prepare] = {
     "bf16": _frozen(**BF16, FUSE="force", CHANNELS_LAST=True),
     "cached": _cached,
     "compile": _frozen(COMPILE=True),
-    "none_fused": _none_fused,
     "none_bf16": _none,
 }
-"""Name -> what it does to a model, given the config; the hooks that it returns belong to its trainer.
+"""name -> a function that freezes a model by a config, and returns hooks for its trainer
 
-none: nothing is frozen, the arithmetic is OpenPCDet's. bn_only: norm layers are held, parameters train
-(FREEZE.PARAMETERS: False). requires_grad: parameters do not train, norm layers are live. exact: both, and
-layers computed as one, as a training does by default. channels_last, bf16_prefix, compile: what FREEZE offers
-beyond. cached: exact, and the prefix's outputs come from a FREEZE.CACHE that is full. bf16: the suffix too.
-none_fused: nothing is frozen, and the head's layers on one map are one. none_bf16: nothing is frozen, under
-autocast.
+none: nothing is frozen. bn_only: norm layers are locked in eval mode, parameters are trainable
+(FREEZE.PARAMETERS: False). requires_grad: parameters are frozen, norm layers are not locked. exact: both,
+with BN folding, as in a training by default. channels_last, bf16_prefix, compile: exact with one more FREEZE
+key. cached: exact, with the prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast
+for the rest. none_bf16: nothing is frozen, under autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
-    """``names`` with 'none' first, each once; ConfigError that lists the unknown ones."""
+    """Return ``names`` without repetition, 'none' first; raises ConfigError that lists unknown ones."""
     unknown = [name for name in names if name not in (*BUILT, *AGAINST)]
     if unknown:
         known = f"{', '.join(BUILT)}, or other packages, {', '.join(AGAINST)}"
@@ -162,16 +152,16 @@ def check_variants(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[str]) -> list[Contender]:
-    """A trainer for each of ``names``, each on its own copy of ``model``; the first is 'none'.
+    """Build a trainer for each of ``names``, each with its own copy of ``model``; the first is 'none'.
 
     Args:
         model: as built, on the device of ``batch``; it is not changed.
         cfg: the config; MODEL.NOT_TRAIN_IN_MULTI_TASK says what is frozen.
-        batch: batch_dict that every step is given.
+        batch: batch_dict of every step.
 
     Raises:
-        ConfigError: an unknown variant, or nothing named to freeze where a variant wants to.
-        FreezeError: names that do not fit the model.
+        ConfigError: an unknown variant, or an empty list where a variant freezes.
+        FreezeError: names that are not in the model.
     """
     chosen = check_variants(names)
     if len(chosen) > 1 and not FreezePlan.from_cfg(cfg):
@@ -185,7 +175,7 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
 
 
 def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:
-    """The trainer that a training with ``cfg`` would have, after ``prepare`` froze what it freezes."""
+    """Build the trainer of a training with ``cfg``, after ``prepare`` has frozen the model."""
     hooks, loader = prepare(model, cfg), OneBatch(batch)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     trainer = Trainer(
@@ -208,15 +198,15 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
 
 
 def _plan(name: str, hook: FrozenPrefixHook, trainer: Trainer, batch: Batch) -> None:
-    """In a training this belongs to the first step, here to no step."""
+    """Plan the frozen prefix now, so that no timed step does."""
     try:
         hook.prepare(trainer, dict(batch))
     except FreezeError as error:
-        raise FreezeError(f"{name}: {error} Here: leave {name} out of --variants.") from error
+        raise FreezeError(f"{name}: {error} Remove {name} from --variants.") from error
 
 
 def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
-    """``requires_grad=False`` for what ``plan`` names; no layer is held."""
+    """Set ``requires_grad=False`` on the modules of ``plan``; no norm layer is locked."""
     with frozen(model, plan) as handle:
         parameters = handle.parameters()
     for parameter in parameters:
@@ -224,9 +214,9 @@ def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
 
 
 def settle_statistics(model: nn.Module, batch: Batch) -> None:
-    """Give every BatchNorm the statistics of ``batch``, as if ``model`` had been trained on such data.
+    """Set the running statistics of every BatchNorm to those of ``batch``.
 
-    With those of a new network (0 and 1) a held layer would let the features shrink from layer to layer.
+    With the statistics of a new network (0 and 1) features would shrink from layer to layer in eval mode.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     was_training = model.training

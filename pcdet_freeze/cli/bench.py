@@ -16,8 +16,8 @@ from torch import nn
 
 from pcdet_freeze import bench
 from pcdet_freeze.bench import tables
-from pcdet_freeze.bench.against import AGAINST
-from pcdet_freeze.bench.scenes import sizes_of
+from pcdet_freeze.bench.other_packages import AGAINST
+from pcdet_freeze.bench.random_scenes import sizes_of
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.bench.variants import check_variants
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
@@ -154,23 +154,23 @@ def _step(args: argparse.Namespace) -> list[Row]:
 
 def _hold(args: argparse.Namespace) -> list[Row]:
     subject = subject_of(args)
-    return bench.holding_cost(subject.model, subject.cfg, subject.batch, args.rounds)
+    return bench.measure_freeze_overhead(subject.model, subject.cfg, subject.batch, args.rounds)
 
 
 def _certificate(args: argparse.Namespace) -> list[Row]:
-    return bench.certificate_cost(args.rounds)
+    return bench.time_certificate(args.rounds)
 
 
 def _loading(args: argparse.Namespace) -> list[Row]:
     cfg = config_of(args)
     size = args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
-    return bench.loading_cost(cfg, sizes_of(cfg.MODEL), size, args.workers, args.rounds)
+    return bench.measure_data_loading(cfg, sizes_of(cfg.MODEL), size, args.workers, args.rounds)
 
 
 def _operators(args: argparse.Namespace) -> list[Row]:
     subject = subject_of(args)
     head: Any = getattr(subject.model, "dense_head", None)
-    return bench.operator_cost(head, subject.batch["gt_boxes"], args.rounds)
+    return bench.measure_operators(head, subject.batch["gt_boxes"], args.rounds)
 
 
 def _scaling(args: argparse.Namespace) -> list[Row]:
@@ -184,12 +184,14 @@ def _scaling(args: argparse.Namespace) -> list[Row]:
         subject = build_subject(own, args.device, frames)
         return subject.model, subject.batch
 
-    return bench.scaling_cost(cfg, build, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU, args.rounds)
+    return bench.measure_scaling(
+        cfg, build, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU, args.rounds
+    )
 
 
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
     "step": (_step, tables.step_table),
-    "hold": (_hold, tables.hold_table),
+    "hold": (_hold, tables.overhead_table),
     "certificate": (_certificate, tables.certificate_table),
     "loading": (_loading, tables.loading_table),
     "operators": (_operators, tables.operator_table),

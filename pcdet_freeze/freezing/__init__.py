@@ -9,7 +9,7 @@ from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.resolve import Resolution, resolve
 from pcdet_freeze.freezing.state import is_frozen, is_fully_frozen
-from pcdet_freeze.freezing.state_diff import compare_states, verify_states
+from pcdet_freeze.freezing.state_diff import compare_states
 
 __all__ = [
     "Certificate",
@@ -29,5 +29,4 @@ __all__ = [
     "set_bn_eval",
     "set_bn_to_eval",
     "unfreeze",
-    "verify_states",
 ]

@@ -32,15 +32,6 @@ def value_digest(value: Any) -> str:
     return f"state:{digest.hexdigest()}"
 
 
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bits."""
-    if a is b:
-        return True
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return tensor_digest(a) == tensor_digest(b)
-
-
 def _hash_tensor(tensor: torch.Tensor) -> hashlib.blake2b:
     digest = hashlib.blake2b(digest_size=16)
     if tensor.device.type == "meta":

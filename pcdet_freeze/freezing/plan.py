@@ -13,8 +13,8 @@ from typing import Any
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.cache_config import CacheOptions, read_cache
-from pcdet_freeze.freezing.paths import nearest
 from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
+from pcdet_freeze.utils.names import nearest
 
 KEY = "NOT_TRAIN_IN_MULTI_TASK"
 BLOCK = "FREEZE"

@@ -10,8 +10,9 @@ import torch
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import digest
 from pcdet_freeze.freezing.certificate import bare_name, compare_digests
-from pcdet_freeze.freezing.paths import nearest, segments_match
+from pcdet_freeze.freezing.paths import segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
+from pcdet_freeze.utils.names import nearest
 from pcdet_freeze.utils.wrappers import WRAPPER_CHILDREN
 
 
@@ -35,9 +36,6 @@ def compare_states(
     keys, idle = select_keys(entries, list(dict.fromkeys([*left, *right])))
     refuse_idle(idle, [*left, *right])
     return compare_keys(left, right, keys if only is None else [key for key in keys if key in set(only)])
-
-
-verify_states = compare_states
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:

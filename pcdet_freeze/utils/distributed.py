@@ -202,9 +202,6 @@ def agree(findings: Sequence[str]) -> list[str]:
 
     Every rank of the default group must call this.
     """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if world_size() == 1:
         return list(findings)
-    gathered: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(gathered, list(findings))
-    return [f"rank {rank}: {line}" for rank, lines in enumerate(gathered) for line in lines]
+    return [f"rank {rank}: {line}" for rank, lines in enumerate(gather(list(findings))) for line in lines]

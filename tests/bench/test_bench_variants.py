@@ -10,8 +10,8 @@ import torch
 from bench_toys import small_cfg, subject, toy_contenders
 
 from pcdet_freeze.bench import BUILT, RandomScenes, build_contenders
-from pcdet_freeze.bench.certifying import certificate_cost
-from pcdet_freeze.bench.holding import holding_cost
+from pcdet_freeze.bench.certificate_cost import time_certificate
+from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.bench.timing import Spread, interleave, ratios, threads
 from pcdet_freeze.errors import ConfigError, FreezeError
@@ -46,7 +46,7 @@ def test_exact_saves_what_requires_grad_saves_and_the_weights_of_the_head_side_b
     assert rows["exact"]["saved_bytes"] < rows["none"]["saved_bytes"]
 
 
-def test_holding_norm_layers_alone_saves_no_flops(rows: dict[str, dict[str, Any]]) -> None:
+def test_norm_layers_locked_in_eval_mode_alone_save_no_flops(rows: dict[str, dict[str, Any]]) -> None:
     assert rows["bn_only"]["flops"] == rows["none"]["flops"]
     assert rows["bn_only"]["trainable"] == rows["none"]["trainable"]
 
@@ -102,7 +102,7 @@ def test_nothing_frozen_always_takes_part_and_comes_first() -> None:
     assert list(toy_contenders("exact", "bn_only", "exact")) == ["none", "exact", "bn_only"]
 
 
-def test_variants_that_do_not_exist_are_told_at_once() -> None:
+def test_unknown_variants_are_an_error_that_lists_all_of_them() -> None:
     with pytest.raises(ConfigError, match=r"got 'fast', 'faster'") as error:
         toy_contenders("fast", "cached", "faster")
     assert all(name in str(error.value) for name in BUILT)
@@ -144,18 +144,18 @@ def test_random_scenes_are_a_function_of_seed_and_index_and_lie_in_the_range() -
     assert (a["gt_boxes"][a["gt_names"] == "Car", 3:6] == [4, 2, 1]).all()
 
 
-def test_holding_is_compared_with_a_model_in_the_same_state() -> None:
+def test_the_overhead_is_measured_against_a_model_in_the_same_state() -> None:
     cfg = small_cfg()
     model, batch = subject(cfg)
-    by_hand, held, overhead = holding_cost(model, cfg, batch, rounds=1)
-    assert [by_hand["variant"], held["variant"], overhead["variant"]] == ["by hand", "held", "overhead"]
-    assert by_hand["loss"] == held["loss"]
+    by_hand, frozen, overhead = measure_freeze_overhead(model, cfg, batch, rounds=1)
+    assert [row["variant"] for row in (by_hand, frozen, overhead)] == ["by hand", "frozen", "overhead"]
+    assert by_hand["loss"] == frozen["loss"]
     parts = ("train_call_seconds", "norm_layers_seconds", "pre_hook_seconds")
     assert overhead["seconds"] == pytest.approx(sum(overhead[part] for part in parts))
 
 
 def test_the_certificate_is_timed_on_at_least_as_many_parameters_as_asked_for() -> None:
-    (row,) = certificate_cost(rounds=1, parameters=1_000_000)
+    (row,) = time_certificate(rounds=1, parameters=1_000_000)
     assert row["parameters"] >= 1_000_000 and row["seconds"] > 0
 
 
@@ -173,7 +173,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0)
 
 
-def test_the_number_of_threads_is_put_back() -> None:
+def test_the_number_of_threads_is_restored() -> None:
     before = torch.get_num_threads()
     with threads(1):
         assert torch.get_num_threads() == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_cases import batch, model_config, small_model
 
-from pcdet_freeze.freezing.prefix.output_diff import relative
+from pcdet_freeze.utils.tensors import relative_error
 
 
 def vfe_of(**options: Any) -> Any:
@@ -38,7 +38,7 @@ def features(vfe: Any, pillars: dict[str, Any], frozen: bool) -> torch.Tensor:
 )
 def test_f5_valid_points_alone_give_the_features_of_padded_pillars(filters: Any, options: Any) -> None:
     vfe, pillars = vfe_of(NUM_FILTERS=filters, **options), batch((60, 50))
-    assert relative(features(vfe, pillars, False), features(vfe, pillars, True)) < 2e-6
+    assert relative_error(features(vfe, pillars, False), features(vfe, pillars, True)) < 2e-6
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pointpillar_golden import Golden
 
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.prefix import Options, Replanner
-from pcdet_freeze.freezing.prefix.output_diff import relative
+from pcdet_freeze.utils.tensors import relative_error
 
 LIST = ["vfe", "backbone_2d.blocks"]
 
@@ -52,7 +52,7 @@ def test_f5_the_whole_trunk_is_folded_and_the_head_is_one_convolution(runs: dict
 
 @pytest.mark.parametrize("key", ["pillar_features", "spatial_features", "spatial_features_2d"])
 def test_f5_features_stay_within_2e_6(runs: dict[Any, Any], key: str) -> None:
-    assert relative(runs[None][0][key], runs[True][0][key]) <= 2e-6
+    assert relative_error(runs[None][0][key], runs[True][0][key]) <= 2e-6
     assert runs[True][3].difference <= 2e-6
 
 
@@ -61,7 +61,7 @@ def test_f5_the_loss_and_the_gradient_of_the_suffix_stay_within_1e_4(runs: dict[
     assert plain[2].keys() == fast[2].keys()
     assert float(fast[1]) == pytest.approx(float(plain[1]), rel=1e-6)
     flat = [torch.cat([gradient.flatten() for gradient in one[2].values()]) for one in (plain, fast)]
-    assert relative(*flat) <= 1e-4
+    assert relative_error(*flat) <= 1e-4
 
 
 def test_f1_without_folding_everything_is_equal_to_the_bit(runs: dict[Any, Any]) -> None:

@@ -26,7 +26,7 @@ from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import agree, unwrap
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.utils.tensors import fresh
+from pcdet_freeze.utils.tensors import clone_detached
 
 
 class OptimizerGroupsHook(Hook):
@@ -287,12 +287,12 @@ class OutputDriftHook(ConfiguredHook):
 
     def _catch(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         if model.training:
-            self._batch = fresh(args[0], "cpu")
+            self._batch = clone_detached(args[0], "cpu")
             self._catcher.remove()
 
     def _a_batch(self, trainer: Trainer) -> dict[str, Any] | None:
         if self._test_loader is None:
-            return None if self._batch is None else fresh(self._batch, trainer.device)
+            return None if self._batch is None else clone_detached(self._batch, trainer.device)
         with untouched_rng():
             set_epoch = getattr(getattr(self._test_loader, "sampler", None), "set_epoch", None)
             if set_epoch is not None:

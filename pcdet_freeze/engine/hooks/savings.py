@@ -26,7 +26,7 @@ from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.utils.tensors import fresh, leaves
+from pcdet_freeze.utils.tensors import clone_detached, tensors_with_path
 
 SHORTEST = 50
 """iterations that a run must still have before it for the measurement to be worth its eight steps"""
@@ -82,7 +82,7 @@ class SavingsHook(ConfiguredHook):
 
     def _catch(self, model: Any, args: tuple[Any, ...]) -> None:
         if model.training and self._batch is None:
-            self._batch = fresh(args[0])
+            self._batch = clone_detached(args[0])
 
     def _stop(self) -> None:
         if self._catcher is not None:
@@ -185,7 +185,7 @@ def _peak(run: Trainer, batch: Batch) -> int:
     run.batch = {}
     run.optimizer.zero_grad(set_to_none=True)  # gradients of the step before are not of this one
     own = [*run.model.parameters(), *run.model.buffers(), *optimizer_tensors(run.optimizer)]
-    own += [tensor for _, tensor in leaves(batch)]
+    own += [tensor for _, tensor in tensors_with_path(batch)]
     return peak_bytes(lambda: run.step(dict(batch)), own, run.device)
 
 

@@ -21,9 +21,9 @@ from pcdet_freeze.freezing.prefix import FastForward, Options, Replanner
 from pcdet_freeze.freezing.prefix.boundary import Boundary
 from pcdet_freeze.freezing.prefix.boundary_check import SAME_LOOSE, find_boundary, is_exact
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
-from pcdet_freeze.freezing.prefix.output_diff import relative
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import untouched_rng
+from pcdet_freeze.utils.tensors import relative_error
 
 ENTRY = "cache_entry"
 """key of a batch: (B, 2) int64, row and source of each sample (``DatasetTemplate.keep_variants``)"""
@@ -138,7 +138,7 @@ class PrefixCache:
         store.open(key)
         tell(f"  {store.filled} of {store.rows} samples are there already")
         if dtype != "float32":
-            off = max(relative(v, v.to(getattr(torch, dtype)).to(v.dtype)) for v in values.values())
+            off = max(relative_error(v, v.to(getattr(torch, dtype)).to(v.dtype)) for v in values.values())
             tell(f"  approximate: stored in {dtype} they differ by {off:.1e} (relative L2)")
         self.store = store
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pcdet_freeze.engine.prefix_cache.store import Store
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.prefix.boundary import Slot
-from pcdet_freeze.freezing.prefix.output_diff import relative
+from pcdet_freeze.freezing.prefix.validate import output_error
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class StoreStep:
 
     def _compare(self, slot: Slot, value: Tensor, kept: Tensor, limit: float) -> None:
         for number, entry in enumerate(self.entries):
-            off = relative(value[number], kept[number])
+            off = output_error([value[number]], [kept[number]])
             if not off <= limit:
                 raise FreezeError(
                     f"A cache must hold what its prefix puts out, but row {entry.row} of {slot.name} in "

@@ -16,7 +16,7 @@ from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import stages
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import unwrap
-from pcdet_freeze.utils.tensors import leaves
+from pcdet_freeze.utils.tensors import tensors_with_path
 
 
 @dataclass
@@ -55,8 +55,8 @@ def output_digests(model: nn.Module, loader: Iterable[Any], device: torch.device
             for head in heads:
                 kept = getattr(head.module, "forward_ret_dict", {})
                 raw = {"kept": kept, **{key: batch.get(key) for key in sorted(head.writes)}}
-                found.setdefault(head.name, OutputDigest()).add(leaves(raw), rows=False)
+                found.setdefault(head.name, OutputDigest()).add(tensors_with_path(raw), rows=False)
             for frame in predictions:
                 for key, value in frame.items():
-                    found.setdefault(key, OutputDigest()).add(leaves(value), rows=True)
+                    found.setdefault(key, OutputDigest()).add(tensors_with_path(value), rows=True)
     return found

@@ -35,7 +35,7 @@ from pcdet_freeze.freezing.checks.rerun_call import Call, apart, culprit, culpri
 from pcdet_freeze.freezing.digest import tensor_digest
 from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
-from pcdet_freeze.utils.tensors import fresh, leaves
+from pcdet_freeze.utils.tensors import clone_detached, tensors_with_path
 
 NOISE = 1e-4
 """relative difference between two runs with one seed that may pass for the noise of kernels"""
@@ -104,7 +104,9 @@ class FirstForward:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._depth == 0 and id(module) not in self._seen:
                 self._seen.add(id(module))
-                self.calls.append(Call(path, module, fresh(args), fresh(kwargs), requested_mode(module)))
+                self.calls.append(
+                    Call(path, module, clone_detached(args), clone_detached(kwargs), requested_mode(module))
+                )
             self._depth += 1
 
         return enter
@@ -205,4 +207,4 @@ def _remembers(call: Call, training: bool) -> Finding | None:
 
 
 def _is_half(output: Any) -> bool:
-    return any(tensor.dtype in (torch.float16, torch.bfloat16) for _, tensor in leaves(output))
+    return any(tensor.dtype in (torch.float16, torch.bfloat16) for _, tensor in tensors_with_path(output))

@@ -15,7 +15,7 @@ from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import children, join, walk
 from pcdet_freeze.utils.distributed import unwrap
-from pcdet_freeze.utils.tensors import leaves
+from pcdet_freeze.utils.tensors import tensors_with_path
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def unlabelled_heads(model: nn.Module, batch_dict: Mapping[str, Any]) -> list[st
 
 
 def _says_nothing(batch_dict: Mapping[str, Any], keys: frozenset[str]) -> bool:
-    tensors = [tensor for key in sorted(keys) for _, tensor in leaves(batch_dict.get(key))]
+    tensors = [tensor for key in sorted(keys) for _, tensor in tensors_with_path(batch_dict.get(key))]
     return bool(keys) and all(t.numel() == 0 or bool((t == t.flatten()[0]).all()) for t in tensors)
 
 

@@ -24,7 +24,7 @@ from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import Stage, stages
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
-from pcdet_freeze.utils.tensors import distance, fresh, leaves
+from pcdet_freeze.utils.tensors import clone_detached, relative_error, tensors_with_path
 
 SEED = 0
 EXCUSED = 100
@@ -115,7 +115,7 @@ def _noise(name: str, first: Outputs, others: Sequence[Outputs]) -> dict[str, fl
 def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     names = dict.fromkeys([*before, *after])
     both = {name: name in before and name in after for name in names}
-    return {n: distance(before[n], after[n]) if both[n] else math.inf for n in names}
+    return {n: relative_error(before[n], after[n]) if both[n] else math.inf for n in names}
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def outputs_of(model: nn.Module, names: tuple[str, ...], batch_dict: dict[str, A
             hooks += [stage.module.register_forward_pre_hook(note), stage.module.register_forward_hook(keep)]
     try:
         set_seed(SEED)
-        model(fresh(batch_dict))
+        model(clone_detached(batch_dict))
     finally:
         for hook in hooks:
             hook.remove()
@@ -148,7 +148,9 @@ def _recorder(stage: Stage, found: dict[str, Tensor]) -> tuple[Callable[..., Non
             for key, value in output.items()
             if (key in stage.writes if stage.declared else given.get(key) != id(value))
         }
-        found.update({path: tensor.detach().to("cpu", copy=True) for path, tensor in leaves(written)})
+        found.update(
+            {path: tensor.detach().to("cpu", copy=True) for path, tensor in tensors_with_path(written)}
+        )
 
     return note, keep
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.paths import join, walk
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
-from pcdet_freeze.utils.tensors import distance, fresh, leaves, same_bits
+from pcdet_freeze.utils.tensors import clone_detached, relative_error, same_bits, tensors_with_path
 
 
 @dataclass
@@ -43,8 +43,8 @@ def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[
     with torch.no_grad(), untouched_rng(), _same_attributes(call.module), same_buffers(call.module), mode:
         for _ in range(times):
             set_seed(seed)
-            output = call.module(*fresh(call.args), **fresh(call.kwargs))
-            outputs.append(fresh(output) if times > 1 else output)  # the next run may write into it
+            output = call.module(*clone_detached(call.args), **clone_detached(call.kwargs))
+            outputs.append(clone_detached(output) if times > 1 else output)  # the next run may write into it
     return outputs
 
 
@@ -95,14 +95,14 @@ def apart(a: Any, b: Any, common: bool = False) -> float:
     Args:
         common: compare only what both have, in one shape: a head may return more in one mode.
     """
-    left, right = dict(leaves(a)), dict(leaves(b))
+    left, right = dict(tensors_with_path(a)), dict(tensors_with_path(b))
     if common:
         names = [n for n, t in left.items() if n in right and right[n].shape == t.shape]
     elif left.keys() != right.keys():
         return float("inf")
     else:
         names = list(left)
-    return max((distance(left[name], right[name]) for name in names), default=0.0)
+    return max((relative_error(left[name], right[name]) for name in names), default=0.0)
 
 
 @dataclass
@@ -173,4 +173,4 @@ def _events(call: Call, seed: int, training: bool, times: int = 1) -> list[Event
 
 
 def _on_cpu(value: Any) -> dict[str, Tensor]:
-    return {path: tensor.detach().to("cpu", copy=True) for path, tensor in leaves(value)}
+    return {path: tensor.detach().to("cpu", copy=True) for path, tensor in tensors_with_path(value)}

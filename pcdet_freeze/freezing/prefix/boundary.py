@@ -19,8 +19,8 @@ from torch import Tensor, UntypedStorage, nn
 from torch.utils._pytree import tree_leaves
 
 from pcdet_freeze.freezing.layer_types import has_state
-from pcdet_freeze.freezing.prefix.tensor_values import storage_of, tensors_of
 from pcdet_freeze.freezing.prefix.tracer import Watch, only_views
+from pcdet_freeze.utils.tensors import storage_of, tensors_of
 
 CallName = tuple[str, int]
 """(path of a module, number of the call in a step)"""

@@ -16,10 +16,10 @@ from pcdet_freeze.freezing.prefix.boundary import Boundary, BoundaryTrace, Slot
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.freezing.prefix.output_diff import difference, relative
 from pcdet_freeze.freezing.prefix.planner import Plan
-from pcdet_freeze.freezing.prefix.tensor_values import tensors_of
 from pcdet_freeze.freezing.prefix.tracer import Trace
+from pcdet_freeze.freezing.prefix.validate import output_error
+from pcdet_freeze.utils.tensors import tensors_of
 
 SAME = 1e-4
 """relative difference (L2) between a sample among others and repeated, in float32: other kernels may run"""
@@ -80,7 +80,7 @@ def find_boundary(
         fault = f"a copy could not be run on kept outputs, or on one sample repeated ({error!r})"
         return replace(border, refused=(fault,)), {}
     limit = SAME if is_exact(root, options) else SAME_LOOSE
-    refused = [] if difference(whole, again) <= limit else ["the loss is another one when they are supplied"]
+    refused = [] if output_error(whole, again) <= limit else ["the loss differs when they are supplied"]
     for slot, value in kept.values.items():
         refused += _split_fault(slot, value[-1:], single.values.get(slot), alone["batch_size"], limit)
     return replace(border, refused=tuple(refused)), kept.values
@@ -122,7 +122,7 @@ def _split_fault(slot: Slot, row: Tensor, alone: Tensor | None, count: int, limi
     if alone is None or alone.shape != (count, *slot.shape):
         shape = None if alone is None else tuple(alone.shape)
         return [f"{slot.name} has shape {(count, *slot.shape)} in one batch and {shape} in another"]
-    off = max(relative(row, other) for other in alone.split(1))
+    off = max(output_error([row], [other]) for other in alone.split(1))
     if off <= limit:
         return []
     return [f"{slot.name} is random, or depends on the other samples of the batch (it differs by {off:.1e})"]

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.freezing.prefix.output_diff import relative
-from pcdet_freeze.freezing.prefix.tensor_values import tensors_of
+from pcdet_freeze.utils.tensors import relative_error, tensors_of
 
 _OUT_AXIS: dict[type, int] = {
     nn.Linear: 0,
@@ -136,7 +135,7 @@ class ValidationFold(Fold):
         same_memory = value.untyped_storage().data_ptr() == self._plain.untyped_storage().data_ptr()
         if same_memory and folded.stride() == self._plain.stride():
             offset = value.storage_offset() - self._plain.storage_offset() + folded.storage_offset()
-            self.off = relative(result, folded.as_strided(value.shape, value.stride(), offset))
+            self.off = relative_error(result, folded.as_strided(value.shape, value.stride(), offset))
         del self._given, self._plain
         return result
 

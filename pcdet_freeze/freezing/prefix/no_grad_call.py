@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.freezing.prefix.tensor_values import tensors_of
+from pcdet_freeze.utils.tensors import tensors_of
 
 
 class PrefixCall:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcdet_freeze.freezing.paths import unwrap, walk
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward, can_fold_now
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, ValidationFold
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.freezing.prefix.output_diff import Outputs, difference, recorded
 from pcdet_freeze.freezing.prefix.planner import Plan, make_plan
 from pcdet_freeze.freezing.prefix.tracer import Trace
 from pcdet_freeze.freezing.state import is_fully_frozen
+from pcdet_freeze.utils.tensors import relative_error, tensors_of
 
 TOLERANCE = 2e-6
 """relative difference (L2) that a layer computed otherwise may have in float32, on the same input"""
 LOOSE = 3e-2
 """the same where 16 bits or TF32 are in it: what is wrong differs by more"""
+
+
+Outputs = dict[str, list[Tensor]]
+"""path -> the tensors that its calls return, in order"""
 
 
 def plan_for(
@@ -79,7 +85,7 @@ class Validation:
             half_done = {layer for layer, _ in plan.folds}
             # a module whose child was replaced counts as frozen only from the middle of the run on
             whole = [path for path in plan.prefix if path in self.before and path not in half_done]
-            off = (difference(self.before[path], after[path]) for path in whole)
+            off = (output_error(self.before[path], after[path]) for path in whole)
             plan = replace(plan, difference=max(off, default=0.0))
         return plan
 
@@ -94,7 +100,7 @@ class Validation:
                 norm: getattr(fold, "off", 0.0)
                 for (_, norm), fold in zip(plan.folds, fast.folds, strict=True)
             }
-        off |= {path: difference(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
+        off |= {path: output_error(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
         return {path: far for path, far in off.items() if not far <= (TOLERANCE if exact else LOOSE)}
 
     def _try_compiling(self, plan: Plan) -> Plan:
@@ -111,3 +117,52 @@ class Validation:
         with torch.no_grad(), fast, recorded(self.tops) as after:
             _run(self.twin, self.given)
         return fast, after
+
+
+@contextmanager
+def recorded(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Outputs]:
+    """Copies of what each of ``modules`` puts out, as long as none of the others called it."""
+    found: Outputs = {}
+    depth: list[int] = []
+    hooks: list[Any] = []
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        depth.append(len(depth))
+        given.append({id(tensor) for tensor in tensors_of((args, kwargs))})
+
+    def leave_as(path: str) -> Any:
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            depth.pop()
+            known = given.pop()
+            if not depth:
+                # a dict that is filled on its way through the modules holds what others wrote, too
+                new = [t for t in tensors_of(output) if isinstance(output, Tensor) or id(t) not in known]
+                found.setdefault(path, []).extend(tensor.detach().clone() for tensor in new)
+
+        return leave
+
+    given: list[set[int]] = []
+    for path, module in modules:
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave_as(path), always_call=True))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def output_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Largest :func:`relative_error` of two lists of outputs; infinite where they do not match.
+
+    Integers and booleans (indices, masks) must be equal: an index that is nearly right is wrong.
+    """
+    if len(before) != len(after):
+        return float("inf")
+    return max((_error(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
+
+
+def _error(a: Tensor, b: Tensor) -> float:
+    if a.is_floating_point() or a.is_complex():
+        return relative_error(a, b)
+    return 0.0 if torch.equal(a, b) else float("inf")

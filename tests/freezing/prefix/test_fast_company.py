@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from pcdet_freeze.freezing.prefix import Replanner, plan_for
-from pcdet_freeze.freezing.prefix.output_diff import relative
+from pcdet_freeze.utils.tensors import relative_error
 
 BLOCKS = ["backbone_2d.blocks"]
 
@@ -52,7 +52,7 @@ def test_f5_convolutions_are_computed_as_one_only_where_they_run_in_the_same_way
     model = frozen_model(BLOCKS, ActsOnHead(how))
     (_, plain, _), (_, found, fast) = gradients(model, None), gradients(model, True)
     assert plain.keys() == found.keys() and fast.plan.siblings == ()
-    assert max(relative(plain[name], found[name]) for name in plain) < 1e-4
+    assert max(relative_error(plain[name], found[name]) for name in plain) < 1e-4
 
 
 def test_f5_a_norm_over_a_flattened_map_is_no_norm_of_the_convolutions_channels() -> None:
@@ -88,10 +88,10 @@ def test_f5_a_layer_that_is_parametrized_later_runs_plain() -> None:
     parametrizations.weight_norm(model.backbone_2d.blocks[0][0])
     plain = copy.deepcopy(model)(image())
     with fast.fast:
-        assert relative(plain, model(image())) < 1e-6
+        assert relative_error(plain, model(image())) < 1e-6
     fast.prepare(image())
     with fast.fast:
-        assert relative(plain, model(image())) < 1e-6
+        assert relative_error(plain, model(image())) < 1e-6
 
 
 def test_f5_another_eps_renews_the_folding() -> None:
@@ -102,7 +102,7 @@ def test_f5_another_eps_renews_the_folding() -> None:
     model.backbone_2d.blocks[0][1].eps = 0.5
     plain = model(image())
     with fast.fast:
-        assert relative(plain, model(image())) < 1e-6
+        assert relative_error(plain, model(image())) < 1e-6
 
 
 def test_h6_a_forward_that_somebody_gave_a_frozen_module_stays_its_own() -> None:
@@ -116,7 +116,7 @@ def test_h6_a_forward_that_somebody_gave_a_frozen_module_stays_its_own() -> None
     fast, plain = prepared(model), model(image())
     for _ in range(2):
         with fast.fast:
-            assert relative(plain, model(image())) < 1e-6
+            assert relative_error(plain, model(image())) < 1e-6
         assert block.forward is doubled
 
 

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.prefix import Options, Replanner
 from pcdet_freeze.freezing.prefix.fold_bn import folded_weights
-from pcdet_freeze.freezing.prefix.output_diff import recorded, relative
+from pcdet_freeze.freezing.prefix.validate import recorded
+from pcdet_freeze.utils.tensors import relative_error
 
 BLOCKS = ["backbone_2d.blocks"]
 PAIRS = (
@@ -62,7 +63,7 @@ def test_f5_weights_are_folded_for_every_kind_of_layer(
     twin = copy.deepcopy(layer)
     weight, bias = folded_weights(layer, behind)
     twin.weight, twin.bias = nn.Parameter(weight), nn.Parameter(bias)
-    assert relative(behind(layer(x)), twin(x)) < 1e-6
+    assert relative_error(behind(layer(x)), twin(x)) < 1e-6
 
 
 def test_f5_pairs_of_the_prefix_are_folded_and_features_stay_within_2e_6() -> None:
@@ -74,7 +75,7 @@ def test_f5_pairs_of_the_prefix_are_folded_and_features_stay_within_2e_6() -> No
     with recorded(blocks) as folded, fast.fast:
         model(image())
     assert fast.plan.folds == PAIRS
-    differences = [relative(plain[key][0], folded[key][0]) for key in plain]
+    differences = [relative_error(plain[key][0], folded[key][0]) for key in plain]
     assert 0 < max(differences) <= 2e-6 and fast.plan.difference == pytest.approx(max(differences))
 
 
@@ -82,7 +83,7 @@ def test_f5_suffix_gradients_stay_within_1e_4() -> None:
     model = frozen_model(BLOCKS)
     (loss, plain, _), (fast_loss, fast, _) = gradients(model, None), gradients(model, True)
     assert plain.keys() == fast.keys() and fast_loss == pytest.approx(loss, rel=1e-5)
-    assert max(relative(plain[name], fast[name]) for name in plain) <= 1e-4
+    assert max(relative_error(plain[name], fast[name]) for name in plain) <= 1e-4
 
 
 def test_f5_a_folded_norm_layer_does_nothing_in_training_and_everything_in_eval() -> None:
@@ -136,7 +137,7 @@ def test_f5_folding_is_renewed_by_itself_when_frozen_tensors_change(how: str) ->
     plain = model.backbone_2d.blocks[0](image())
     with recorded([("0", model.backbone_2d.blocks[0])]) as found, fast.fast:
         model(image())
-    assert relative(plain, found["0"][0]) < 1e-6
+    assert relative_error(plain, found["0"][0]) < 1e-6
 
 
 class Odd(Detector):
@@ -261,7 +262,7 @@ def test_f5_a_sibling_with_another_input_in_a_later_step_runs_by_itself() -> Non
     with fast.fast:
         model(image()).backward()
     assert fast.plan.siblings
-    assert relative(twin.head["box"].weight.grad, model.head["box"].weight.grad) < 1e-5
+    assert relative_error(twin.head["box"].weight.grad, model.head["box"].weight.grad) < 1e-5
 
 
 def test_a_linear_layer_before_a_norm_that_reads_its_transpose_is_folded() -> None:

@@ -18,7 +18,8 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.cache_config import CacheOptions
 from pcdet_freeze.freezing.prefix import Options, Replanner
-from pcdet_freeze.freezing.prefix.output_diff import recorded, relative
+from pcdet_freeze.freezing.prefix.validate import recorded
+from pcdet_freeze.utils.tensors import relative_error
 
 BLOCKS = ["backbone_2d.blocks"]
 
@@ -40,7 +41,7 @@ def outputs(options: Options) -> tuple[list[torch.Tensor], list[torch.Tensor], R
 def test_f6_a_bf16_prefix_puts_out_float32_and_says_how_far_off_it_is(fuse: bool) -> None:
     plain, fast, renewed = outputs(Options(fuse, dtype=torch.bfloat16))
     assert all(tensor.dtype == torch.float32 for tensor in fast)
-    off = max(map(relative, plain, fast))
+    off = max(map(relative_error, plain, fast))
     assert 1e-4 < off < 3e-2 and renewed.plan.difference == pytest.approx(off)
     assert any(f"differs by {off:.1e}" in line for line in renewed.plan.lines())
 
@@ -64,7 +65,7 @@ def test_f6_under_autocast_the_bf16_prefix_is_left_in_the_dtype_of_the_rest() ->
 def test_f6_channels_last_stays_inside_the_prefix() -> None:
     plain, fast, renewed = outputs(Options(channels_last=True))
     assert all(tensor.is_contiguous() for tensor in fast)
-    assert max(map(relative, plain, fast)) <= 2e-6
+    assert max(map(relative_error, plain, fast)) <= 2e-6
     weight = renewed.fast.folds[0].weights()[0]
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -85,13 +86,13 @@ def test_f6_an_evaluation_is_in_float32_whatever_was_asked_for() -> None:
 def test_f6_a_compiled_prefix_is_compiled_with_its_norm_layers_folded_away() -> None:
     plain, fast, renewed = outputs(Options(compile=True))
     assert renewed.plan.compiled == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
-    assert max(map(relative, plain, fast)) <= 2e-6
+    assert max(map(relative_error, plain, fast)) <= 2e-6
 
 
 NO_COMPILER = """
 from fast_toys import frozen_model, image
-from pcdet_freeze.freezing.prefix import Options, Renewed
-renewed = Renewed(frozen_model(["backbone_2d.blocks"]), Options(compile=True))
+from pcdet_freeze.freezing.prefix import Options, Replanner
+renewed = Replanner(frozen_model(["backbone_2d.blocks"]), Options(compile=True))
 renewed.prepare(image())
 print(*renewed.plan.lines(), sep="\\n")
 with renewed.fast:

@@ -1,4 +1,4 @@
-"""What holding costs a step: a freeze against a model that was brought into the same state by hand."""
+"""Overhead of a freeze in a training step, against a model that was put into the same state by hand."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pcdet_freeze.engine.trainer import Batch
 from pcdet_freeze.freezing import FreezePlan, freeze, frozen
 from pcdet_freeze.freezing.reapply_hook import reapply_pre_hook
 
-BY_HAND, HELD = "by hand", "held"
+BY_HAND, FROZEN = "by hand", "frozen"
 REPEAT = 50
 
 
-def holding_cost(model: nn.Module, cfg: Any, batch: Batch, rounds: int) -> list[dict[str, Any]]:
-    """Rows for ``by hand``, ``held`` and ``overhead``.
+def measure_freeze_overhead(model: nn.Module, cfg: Any, batch: Batch, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows ``by hand``, ``frozen`` and ``overhead``.
 
-    The first two are whole steps, with the losses of their first two. They differ by far less than two runs
-    of the same step do, so ``overhead`` times by itself all that a held step does beyond the other:
-    ``model.train()``, the forward pre-hook, and the norm layers' own calls (on single values, so that nothing
-    else counts). Its ``time_ratio`` is 1 + (sum of the differences) / (a step by hand).
+    The first two are whole steps, with the losses of the first two steps. They differ by less than two runs
+    of one step do, so ``overhead`` times separately what a step of the frozen model does in addition:
+    ``model.train()``, the forward pre-hook, and the calls of the norm layers (on single values, so that
+    nothing else counts). Its ``time_ratio`` is 1 + (sum of the differences) / (seconds of a step by hand).
     """
     start = copy.deepcopy(model)
     settle_statistics(start, batch)
     plan = FreezePlan.from_cfg(cfg)
     with frozen(start, plan) as handle:
         names = handle.norm_layers()
-    models = {BY_HAND: start, HELD: copy.deepcopy(start)}
-    prepare = {BY_HAND: _by_hand, HELD: _held}
+    models = {BY_HAND: start, FROZEN: copy.deepcopy(start)}
+    prepare = {BY_HAND: _by_hand, FROZEN: _frozen}
     both = {n: contender(n, models[n], cfg, batch, prepare[n]) for n in models}
-    device = both[HELD].trainer.device
+    device = both[FROZEN].trainer.device
     losses = {name: [one.step(), one.step()] for name, one in both.items()}
     seconds = interleave({name: one.step for name, one in both.items()}, rounds, device)
     rows = [{"variant": name, **timed(seconds, name, BY_HAND), "loss": losses[name]} for name in both]
@@ -44,7 +44,7 @@ def holding_cost(model: nn.Module, cfg: Any, batch: Batch, rounds: int) -> list[
 
 
 def _by_hand(model: nn.Module, cfg: Any) -> list[Hook]:
-    """The same parameters without gradient; the same norm layers in eval, deaf to ``train()``."""
+    """Set requires_grad=False, and norm layers to eval mode with a ``train()`` that does nothing."""
     plan = FreezePlan.from_cfg(cfg)
     with frozen(model, plan) as handle:
         names, parameters = handle.norm_layers(), handle.parameters()
@@ -56,7 +56,7 @@ def _by_hand(model: nn.Module, cfg: Any) -> list[Hook]:
     return []
 
 
-def _held(model: nn.Module, cfg: Any) -> list[Hook]:
+def _frozen(model: nn.Module, cfg: Any) -> list[Hook]:
     freeze(model, FreezePlan.from_cfg(cfg))
     return []
 
@@ -64,7 +64,7 @@ def _held(model: nn.Module, cfg: Any) -> list[Hook]:
 def _parts(
     models: dict[str, nn.Module], names: tuple[str, ...], rounds: int, device: torch.device
 ) -> dict[str, float]:
-    """Seconds that a held step needs more, by what needs them."""
+    """Additional seconds of a step of the frozen model, by cause."""
 
     def layers(model: nn.Module) -> None:
         with torch.no_grad():
@@ -74,21 +74,21 @@ def _parts(
     inputs = {id(m): [_with_input(m.get_submodule(name)) for name in names] for m in models.values()}
     train = {name: model.train for name, model in models.items()}
     norm = {name: (lambda model=model: layers(model)) for name, model in models.items()}
-    hook = {HELD: lambda: reapply_pre_hook(models[HELD], ())}
+    hook = {FROZEN: lambda: reapply_pre_hook(models[FROZEN], ())}
     return {
         "train_call_seconds": _more(interleave(train, rounds, device, REPEAT)),
         "norm_layers_seconds": _more(interleave(norm, rounds, device, REPEAT)),
-        "pre_hook_seconds": Spread.of(interleave(hook, rounds, device, REPEAT)[HELD]).median,
+        "pre_hook_seconds": Spread.of(interleave(hook, rounds, device, REPEAT)[FROZEN]).median,
     }
 
 
 def _more(seconds: Rounds) -> float:
-    differences = [held - hand for held, hand in zip(seconds[HELD], seconds[BY_HAND], strict=True)]
+    differences = [frozen - hand for frozen, hand in zip(seconds[FROZEN], seconds[BY_HAND], strict=True)]
     return Spread.of(differences).median
 
 
 def _with_input(layer: nn.Module) -> tuple[nn.Module, torch.Tensor]:
-    """A norm layer, and single values (1, C[, 1...]) of its channels."""
+    """A norm layer, and an input (1, C[, 1...]) with one value a channel."""
     spatial = {"BatchNorm2d": 2, "BatchNorm3d": 3}.get(type(layer).__name__, 0)
     some: Any = next(tensor for tensor in layer.buffers() if tensor.dim() == 1)
     return layer, some.new_zeros((1, len(some), *[1] * spatial))

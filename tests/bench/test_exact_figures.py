@@ -8,7 +8,7 @@ import pytest
 import torch
 from bench_toys import IN, MIDDLE, OUT, ROWS, toy_contenders
 
-from pcdet_freeze.bench import counting
+from pcdet_freeze.bench import exact_figures
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.utils.memory import peak_bytes
 
@@ -31,7 +31,7 @@ SAVED = {"none": 2 * MAP + 2 * MIDDLE * FLOAT, "bn_only": 2 * MAP, "requires_gra
 @pytest.mark.parametrize("name", FLOPS)
 def test_flops_of_a_toy_are_those_of_its_matrix_products(name: str) -> None:
     contender = toy_contenders(name)[name]
-    assert counting.count_flops(contender.step) == FLOPS[name]
+    assert exact_figures.count_flops(contender.step) == FLOPS[name]
 
 
 @pytest.mark.parametrize("name", SAVED)
@@ -39,7 +39,7 @@ def test_saved_bytes_of_a_toy_are_those_of_the_maps_that_its_layers_keep(name: s
     contender = toy_contenders(name)[name]
     model = contender.trainer.model
     fixed = [*model.parameters(), *model.buffers(), *contender.batch.values()]
-    assert counting.count_saved_bytes(contender.step, fixed) == SAVED[name]
+    assert exact_figures.count_saved_bytes(contender.step, fixed) == SAVED[name]
 
 
 def test_a_storage_that_several_nodes_save_counts_once() -> None:
@@ -49,7 +49,7 @@ def test_a_storage_that_several_nodes_save_counts_once() -> None:
         square = value * 2
         ((square * square).sum() + (square.view(2, 5) ** 3).sum()).backward()
 
-    assert counting.count_saved_bytes(step, [value]) == 10 * FLOAT
+    assert exact_figures.count_saved_bytes(step, [value]) == 10 * FLOAT
 
 
 def test_what_a_dead_part_of_the_graph_had_saved_does_not_count() -> None:
@@ -59,19 +59,19 @@ def test_what_a_dead_part_of_the_graph_had_saved_does_not_count() -> None:
         value.exp()
         (value.exp()).sum().backward()
 
-    assert counting.count_saved_bytes(step, [value]) == 10 * FLOAT
+    assert exact_figures.count_saved_bytes(step, [value]) == 10 * FLOAT
 
 
 def test_saving_is_counted_without_a_backward_pass_too() -> None:
     value = torch.ones(10, requires_grad=True)
     kept = []
-    assert counting.count_saved_bytes(lambda: kept.append(value.exp()), [value]) == 10 * FLOAT
+    assert exact_figures.count_saved_bytes(lambda: kept.append(value.exp()), [value]) == 10 * FLOAT
 
 
 def test_the_count_changes_no_gradient() -> None:
     plain, counted = toy_contenders("none")["none"], toy_contenders("none")["none"]
     plain.step()
-    counting.count_saved_bytes(counted.step)
+    exact_figures.count_saved_bytes(counted.step)
     for a, b in zip(plain.trainer.model.parameters(), counted.trainer.model.parameters(), strict=True):
         assert torch.equal(a, b)
 

@@ -11,7 +11,7 @@ from bench_toys import toy_contenders
 from torch import nn
 
 from pcdet_freeze.__main__ import main
-from pcdet_freeze.bench.against import AGAINST
+from pcdet_freeze.bench.other_packages import AGAINST
 from pcdet_freeze.errors import ConfigError
 
 PLACES = {"lightning": "lightning.pytorch.callbacks", "timm": "timm.utils.model"}

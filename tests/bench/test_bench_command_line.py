@@ -105,4 +105,4 @@ def test_a_cache_without_a_prefix_has_no_time_but_the_reason(tmp_path: Path) -> 
     words = ["--variants", "cached", "--freeze", "backbone_2d.blocks", "--json", str(file)]
     assert run(*words) == 0
     row = json.loads(file.read_text())[1]
-    assert row["seconds"] is None and "nothing to keep" in row["untimed"]
+    assert row["seconds"] is None and "nothing to cache" in row["untimed"]

@@ -1,4 +1,4 @@
-"""Figures of one training step that do not depend on the machine or on what else runs on it."""
+"""Figures of one training step that do not depend on the machine or its load: FLOPs and bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pcdet_freeze.utils.memory import Step, optimizer_tensors, storages
 
 
 def uncompiled() -> AbstractContextManager[Any]:
-    """Compiled functions run as they are written, where torch can do that: counters see into them then."""
+    """Run compiled functions eagerly (torch >= 2.6), so that counters see their operators."""
     stance = getattr(torch.compiler, "set_stance", None)
     return nullcontext() if stance is None else stance("force_eager")
 
 
 def count_flops(step: Step) -> int:
-    """Floating point operations of ``step``, forward and backward; a multiplication and an addition are two.
+    """Count floating point operations of ``step``, forward and backward; a multiply-add counts as two.
 
     Matrix products and convolutions count, as ``torch.utils.flop_counter`` does; element-wise work, norm
     layers, the optimizer and custom kernels (spconv) do not.
@@ -35,10 +35,10 @@ def count_flops(step: Step) -> int:
 
 
 def count_saved_bytes(step: Step, existing: Iterable[torch.Tensor] = ()) -> int:
-    """Bytes that the graph of ``step`` holds for the backward pass at the moment that it begins.
+    """Count the bytes that the autograd graph of ``step`` holds when its backward pass begins.
 
-    Each storage counts once and whole, however many nodes and views share it. Those of ``existing`` do not
-    count: parameters, buffers and the batch are there with or without a graph.
+    Each storage counts once, with its full size, however many nodes and views share it. Storages of
+    ``existing`` (parameters, buffers, batch) do not count: they exist with or without a graph.
     """
     saved = _Saved(existing)
     with saved_tensors_hooks(saved.pack, saved.unpack):
@@ -47,14 +47,14 @@ def count_saved_bytes(step: Step, existing: Iterable[torch.Tensor] = ()) -> int:
 
 
 class _Packed:
-    """What a node of the graph holds in place of a tensor; it lives as long as the node needs it."""
+    """Stands for a saved tensor in a node of the graph, and lives as long as the node needs it."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor.detach()
 
 
 class _Saved:
-    """Counts what is packed and still alive when the first tensor is unpacked."""
+    """Counts packed tensors that are alive when the first one is unpacked."""
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
         self.living: weakref.WeakSet[_Packed] = weakref.WeakSet()
@@ -71,7 +71,7 @@ class _Saved:
         return packed.tensor
 
     def finish(self) -> int:
-        """Count, the first time; the same number ever after."""
+        """Count once; later calls return the same number."""
         if self.total is None:
             held = {id(storage): storage for storage in storages(packed.tensor for packed in self.living)}
             self.total = sum(s.nbytes() for key, s in held.items() if key not in self.existing)
@@ -79,12 +79,12 @@ class _Saved:
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the optimizer's state."""
+    """Bytes of the optimizer state."""
     return sum(tensor.numel() * tensor.element_size() for tensor in optimizer_tensors(optimizer))
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:
-    """Size of the file that a checkpoint of ``trainer`` would be."""
+    """Size in bytes of a checkpoint file of ``trainer``."""
     file = io.BytesIO()
     torch.save(checkpoint_state(trainer), file)
     return file.tell()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bench_toys import small_cfg, subject
 
-from pcdet_freeze.bench import scaling_cost
+from pcdet_freeze.bench import measure_scaling
 from pcdet_freeze.bench.scaling import parts_of
 from pcdet_freeze.freezing import is_frozen
 
@@ -24,7 +24,7 @@ def found() -> tuple[list[dict[str, Any]], list[tuple[int, int, int]]]:
         built.append((len(batch["points"]) // frames, batch["gt_boxes"].shape[1], frames))
         return model, batch
 
-    return scaling_cost(small_cfg(), build, 2, rounds=1), built
+    return measure_scaling(small_cfg(), build, 2, rounds=1), built
 
 
 def test_each_axis_is_varied_by_itself(found: Any) -> None:

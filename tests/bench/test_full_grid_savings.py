@@ -6,7 +6,7 @@ import pytest
 import torch
 from bench_toys import CFG
 
-from pcdet_freeze.bench import Contender, RandomScenes, build_contenders, counting, make_batch
+from pcdet_freeze.bench import Contender, RandomScenes, build_contenders, exact_figures, make_batch
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
@@ -20,13 +20,13 @@ def figures_of(contender: Contender) -> dict[str, int]:
     fixed = [*contender.batch.values(), *trainer.model.parameters(), *trainer.model.buffers()]
 
     def step() -> None:
-        found["saved_bytes"] = counting.count_saved_bytes(contender.step, fixed)
+        found["saved_bytes"] = exact_figures.count_saved_bytes(contender.step, fixed)
 
-    found["flops"] = counting.count_flops(step)
+    found["flops"] = exact_figures.count_flops(step)
     trainer.optimizer.zero_grad(set_to_none=True)
     own = [*fixed, *optimizer_tensors(trainer.optimizer)]
     found["peak_bytes"] = peak_bytes(contender.step, own, torch.device("cpu"))
-    found["checkpoint_bytes"] = counting.checkpoint_bytes(trainer)
+    found["checkpoint_bytes"] = exact_figures.checkpoint_bytes(trainer)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from bench_toys import CFG, SMALL, subject
 
-from pcdet_freeze.bench import Contender, RandomScenes, build_contenders, counting
+from pcdet_freeze.bench import Contender, RandomScenes, build_contenders, exact_figures
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
 
 
@@ -58,7 +58,7 @@ def test_f3_segment_head_alone_trains_and_the_dense_head_does_not_run(none_and_e
 def test_f3_segment_head_alone_needs_no_backward_of_the_trunk_and_nothing_of_the_dense_head(
     none_and_exact: Any,
 ) -> None:
-    none, exact = (counting.count_flops(contender.step) for contender in none_and_exact)
+    none, exact = (exact_figures.count_flops(contender.step) for contender in none_and_exact)
     assert exact < 0.4 * none
 
 

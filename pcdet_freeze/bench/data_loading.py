@@ -1,4 +1,4 @@
-"""How many frames a second workers bring to the training loop, and what each costs the main process."""
+"""Frames per second that data workers deliver, and the main process's time for each frame."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from pcdet_freeze.bench.scenes import RandomScenes
+from pcdet_freeze.bench.random_scenes import RandomScenes
 from pcdet_freeze.bench.timing import Spread
 from pcdet_freeze.datasets.late_voxels import TensorBatches, send_points
 from pcdet_freeze.datasets.registry import Sample
 
 ARRAYS, TENSORS, POINTS = "arrays", "tensors", "points"
-KEPT = 8
-"""raw frames that are drawn once and processed again and again: drawing them is no part of loading"""
+DRAWN = 8
+"""number of raw frames; they are drawn once and processed repeatedly, so that drawing is not timed"""
 
 
 class RepeatedScenes(RandomScenes):
-    """``frames`` frames, of which the first ``KEPT`` are drawn and the others are these again."""
+    """``frames`` frames that repeat the first ``DRAWN``."""
 
     def __init__(self, *args: Any, frames: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.frames = frames
-        self._kept: list[Sample] = [super(RepeatedScenes, self).load_sample(i) for i in range(KEPT)]
+        self._drawn: list[Sample] = [super(RepeatedScenes, self).load_sample(i) for i in range(DRAWN)]
 
     def __len__(self) -> int:
         return self.frames
 
     def load_sample(self, index: int) -> Sample:
-        return copy.deepcopy(self._kept[index % KEPT])
+        return copy.deepcopy(self._drawn[index % DRAWN])
 
 
-def loading_cost(
+def measure_data_loading(
     cfg: Any, sizes: dict[str, list[float]], batch_size: int, workers: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Rows for three ways: padded voxels as arrays, the same as tensors, and points alone (the default).
+    """Return rows for workers that send padded voxels as arrays, as tensors, or points alone (the default).
 
-    ``frames_per_second`` is by the clock on the wall, so nothing else should run; ``main_seconds`` is process
-    time of the main process for a frame, voxels that it makes later not counted (``late_seconds``).
+    ``frames_per_second`` is wall time, so nothing else should run; ``main_seconds`` is process time of the
+    main process for a frame, without the voxels that it makes later (``late_seconds``, on the CPU).
     """
     found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in (ARRAYS, TENSORS, POINTS)}
     for _ in range(rounds):
@@ -63,7 +63,7 @@ def _loader(cfg: Any, sizes: dict[str, list[float]], batch_size: int, workers: i
 
 
 def _one_pass(loader: DataLoader, batch_size: int) -> tuple[float, float]:
-    """(frames a second, seconds of the main process for a frame), the first batch left out."""
+    """(frames per second, seconds of the main process for a frame), without the first batch."""
     batches = iter(loader)
     next(batches)
     begin, busy, frames = time.perf_counter(), time.process_time(), 0
@@ -86,7 +86,7 @@ def _row(kind: str, results: Sequence[tuple[float, float]], base: float, workers
 
 
 def _late(cfg: Any, sizes: dict[str, list[float]], batch_size: int) -> dict[str, Any]:
-    """What making voxels after the transfer costs the main process, on a CPU."""
+    """Row with the main process's seconds for voxelising a frame after the transfer, on the CPU."""
     loader = _loader(cfg, sizes, batch_size, 0, POINTS)
     add, batch = send_points(loader), next(iter(loader))
     if add is None:

@@ -1,4 +1,4 @@
-"""How long the certificate of a large frozen model takes."""
+"""Time the certificate of a large frozen model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ WIDTH = 2000
 
 
 def big_model(parameters: int) -> nn.Module:
-    """Linear and norm layers with at least ``parameters`` float32 parameters, in blocks of 4 M, frozen part
-    ``blocks``."""
+    """``blocks`` of Linear (4 M parameters) and BatchNorm, at least ``parameters`` in all, float32."""
     blocks: list[nn.Module] = []
     for _ in range(-(-parameters // WIDTH**2)):
         blocks += [nn.Linear(WIDTH, WIDTH, bias=False), nn.BatchNorm1d(WIDTH)]
     return nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
 
 
-def certificate_cost(rounds: int, parameters: int = 60_000_000) -> list[dict[str, Any]]:
-    """One row: seconds (median, quartiles) for the certificate of so many parameters, and bytes a second."""
+def time_certificate(rounds: int, parameters: int = 60_000_000) -> list[dict[str, Any]]:
+    """Return one row: seconds (median, quartiles) of a certificate of so many parameters, and bytes/s."""
     model = big_model(parameters)
     handle = freeze(model, ["blocks"], certify=False)
     seconds = interleave({"certificate": handle.certificate}, rounds, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Frames drawn from a seed, through the real data processor: a benchmark needs no data set."""
+"""Random frames from a seed, through the real data processor, so that a benchmark needs no data set."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pcdet_freeze.models import load_data_to_gpu
 
 POINTS, BOXES, FRAMES = 27500, 16, 64
 GROUP, REACH = 9, 0.1
-"""Points come in groups of so many, scattered by so many metres around a spot: as on surfaces, a pillar that
-holds any point holds several."""
+"""points in a group, and their standard deviation in metres: as on surfaces, a pillar that has one point has
+several"""
 NO_LINE = 255
-"""Value of a lane map's cell without a line."""
+"""value of a lane map's cell without a line"""
 USUAL_SIZE = (3.9, 1.6, 1.56)
-"""Length, width and height in metres of a class for which the config has no anchor (KITTI's mean car)."""
+"""length, width and height in metres of a class without an anchor in the config (KITTI's mean car)"""
 
 
 class RandomScenes(DatasetTemplate):
     """Random points and boxes with the range, features and processor of ``dataset_cfg``; no augmentation.
 
-    Its section ``RANDOM_SCENES`` may give POINTS and BOXES, how many a frame has, and SEED: frame i is a pure
-    function of (SEED, i). The points lie in the range, with a density that falls with the distance from the
-    sensor; boxes of random class, place and heading have the size of their class in ``sizes``. With
-    POINT_CLASSES: n, or where the config's own data set has n semantic classes, each point has a label, one
-    of n slabs of height. Where ``LANE`` says how fine lane maps are, each has one line, straight ahead.
+    The section ``RANDOM_SCENES`` sets POINTS and BOXES (in a frame) and SEED: frame i is a pure function of
+    (SEED, i). Points lie in the range, with a density that decreases with the distance from the sensor; boxes
+    have a random class, place and heading, and the size of their class in ``sizes``. With POINT_CLASSES: n,
+    or where the data set of the config has n semantic classes, points are labelled by n slabs of height. With
+    ``LANE.CELL_SIZE``, each frame has a lane map with one straight line.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RandomScenes(DatasetTemplate):
         farthest = float(np.abs(limits[[0, 1, 3, 4]]).max()) * 2**0.5
         found: list[np.ndarray] = []
         while sum(map(len, found)) < self.points:
-            # equal parts of the distance hold equally many points: density ~ 1 / distance
+            # uniform in the distance: density ~ 1 / distance
             distance, angle = rng.uniform(0, farthest, self.points), rng.uniform(-np.pi, np.pi, self.points)
             spots = np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
             spread = rng.normal(0, REACH, (len(spots), GROUP, 2))
@@ -111,7 +111,7 @@ class RandomScenes(DatasetTemplate):
 
 
 def _semantic_classes(dataset_cfg: Mapping[str, Any]) -> int:
-    """How many the config lists, or its data set has whatever the config says; else 0."""
+    """Number of semantic classes: those of the config, else those of its data set, else 0."""
     listed = (dataset_cfg.get("SEMANTIC") or {}).get("CLASSES")
     register_all()
     name = str(dataset_cfg.get("DATASET"))
@@ -120,7 +120,7 @@ def _semantic_classes(dataset_cfg: Mapping[str, Any]) -> int:
 
 
 def _lane_map_shape(dataset_cfg: Mapping[str, Any], limits: np.ndarray) -> tuple[int, int] | None:
-    """(H, W): the range by LANE.CELL_SIZE; None without one."""
+    """(H, W): the range divided by LANE.CELL_SIZE; None without one."""
     cell = (dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
     if not cell:
         return None
@@ -129,13 +129,13 @@ def _lane_map_shape(dataset_cfg: Mapping[str, Any], limits: np.ndarray) -> tuple
 
 
 def sizes_of(model_cfg: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Class -> [length, width, height] in metres of its first anchor, where the config has anchors."""
+    """class -> [length, width, height] in metres of its first anchor; empty without anchors."""
     anchors = (model_cfg.get("DENSE_HEAD") or {}).get("ANCHOR_GENERATOR_CONFIG") or []
     return {str(item["class_name"]): list(item["anchor_sizes"][0]) for item in anchors}
 
 
 def make_batch(dataset: DatasetTemplate, batch_size: int, device: torch.device) -> dict[str, Any]:
-    """The first ``batch_size`` frames of ``dataset`` as one batch_dict of tensors on ``device``."""
+    """Collate the first ``batch_size`` frames of ``dataset`` into a batch_dict on ``device``."""
     batch = dataset.collate_batch([dataset[index] for index in range(batch_size)])
     load_data_to_gpu(batch, device)
     return batch
