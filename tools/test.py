@@ -13,11 +13,12 @@ from pathlib import Path
 
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.arguments import test_parser
-from pcdet_freeze.engine.checkpoint.io import epoch_of, load_checkpoint
+from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.run_tool import run_tool
 from pcdet_freeze.engine.testing.watch_checkpoints import evaluate_all
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def test(args: argparse.Namespace) -> None:

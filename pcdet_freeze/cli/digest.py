@@ -14,11 +14,11 @@ from typing import Any
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.arguments import whole
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

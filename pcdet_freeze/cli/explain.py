@@ -19,7 +19,6 @@ from pcdet_freeze.datasets.random_frames import RandomFrames
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.arguments import whole
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.weights import compare_keys
 from pcdet_freeze.engine.explain import Explanation, Row, explain
 from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
@@ -30,6 +29,7 @@ from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.models import build_network, load_data_to_gpu
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.rng import set_seed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 WIDEST, NARROWEST = 100, 60
 HEADER = ("module", "params", "frozen by", "norm", "drop", "group", "loss")

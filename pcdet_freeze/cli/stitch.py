@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from pcdet_freeze.config import cfg_from_args, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine.arguments import idle_flags
-from pcdet_freeze.engine.checkpoint.io import cfg_digest, load_checkpoint, newest_checkpoint
+from pcdet_freeze.engine.checkpoint.io import cfg_digest, newest_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
@@ -48,6 +48,7 @@ from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def start_run(args: argparse.Namespace, kind: str) -> Run:

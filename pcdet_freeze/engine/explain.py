@@ -13,7 +13,7 @@ from torch import nn
 from pcdet_freeze.engine.optim.optimizer import build_optimizer, parameter_names
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezeHandle, freeze, is_frozen, is_fully_frozen, layer_types, unfreeze
-from pcdet_freeze.freezing.checks.loss_reachability import Reach, trace
+from pcdet_freeze.freezing.checks.loss_reachability import Reachability, trace_losses
 from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages, training_steps
@@ -95,11 +95,11 @@ def explain(
         problems.append(str(error))
     try:
         require_loss(model)
-        reach = Reach() if batch_dict is None else trace(model, batch_dict)
+        reach = Reachability() if batch_dict is None else trace_losses(model, batch_dict)
     except FreezeError as error:
-        reach = Reach()
+        reach = Reachability()
         problems.append(str(error))
-    problems += [_unreached_message(part) for part in reach.lost(model)]
+    problems += [_unreached_message(part) for part in reach.unreached(model)]
     problems += [] if batch_dict is None else _later_problems(model, spans, batch_dict)
     groups = _groups(model, optimizer)
     paths = [(path, module) for path, module in _down_to("", unwrap(model), depth) if path]
@@ -120,7 +120,7 @@ def _later_problems(model: nn.Module, spans: Sequence[Phase], batch_dict: dict[s
         twin = copy.deepcopy(unwrap(model))
         unfreeze(twin)
         freeze(twin, span.plan, certify=False)
-        for part in trace(twin, batch_dict).lost(twin):
+        for part in trace_losses(twin, batch_dict).unreached(twin):
             yield f"after EPOCH {span.begins}: {_unreached_message(part)}"
 
 
@@ -146,7 +146,9 @@ def _groups(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[s
     return {name: number for number, group in enumerate(names) for name in group}
 
 
-def _row(path: str, module: nn.Module, handle: FreezeHandle, groups: Mapping[str, int], reach: Reach) -> Row:
+def _row(
+    path: str, module: nn.Module, handle: FreezeHandle, groups: Mapping[str, int], reach: Reachability
+) -> Row:
     norms = [is_locked(part) for part in module.modules() if layer_types.is_norm(part)]
     drops = [off for part in module.modules() if (off := dropout_is_off(part)) is not None]
     inside = reach.inside(path)

@@ -16,7 +16,7 @@ from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli.explain import table
 from pcdet_freeze.engine.explain import dropout_is_off, explain
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.checks.loss_reachability import trace
+from pcdet_freeze.freezing.checks.loss_reachability import trace_losses
 
 SMALL = [
     "DATA_CONFIG.NUM_SCENES.train", "2", "DATA_CONFIG.SENSOR.BEAMS", "VLP-16", "DATA_CONFIG.MIN_CARS", "1",
@@ -100,7 +100,7 @@ def test_p6_a_frozen_head_gives_no_loss_and_the_lint_is_told() -> None:
 
 def test_p6_learned_loss_weights_are_reached_by_the_loss_that_they_weigh() -> None:
     model = task_model(config=task_config("lane") | {"LEARN_LOSS_WEIGHTS": True})
-    found = trace(model, task_batch()).found
+    found = trace_losses(model, task_batch()).found
     assert found["lane_head.loss_scale.log_variance"] == ("lane_head",)
     assert found["dense_head.loss_scale.log_variance"] == ("dense_head",)
 
@@ -147,7 +147,7 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     batch = toy_batch("label", "lane_label")
     keys = set(batch)
-    trace(model, batch)
+    trace_losses(model, batch)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model.training and not any(p.grad is not None for p in model.parameters())
     assert set(batch) == keys and all(part.calls == [] for part in model.modules() if isinstance(part, Part))

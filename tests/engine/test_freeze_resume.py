@@ -11,7 +11,7 @@ import torch
 from engine_toy import assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, phase, resumed
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
@@ -21,6 +21,7 @@ from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.schedule_config import ScheduleEntry
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from torch import nn
 from toy_parts import toy, toy_batch
 
 from pcdet_freeze.engine.build import check_sync_bn
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 SCHEDULED = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.[13]", LR_SCALE=0.1), phase(2, "vfe.0", LR_SCALE=0.5)])
 KINDS = ["adam_onecycle", "adam", "sgd"]

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from engine_toy import OPTIM, ToyModel, tensors_of, toy_trainer
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
@@ -21,6 +20,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 class Thaws(Hook):

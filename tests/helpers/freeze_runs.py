@@ -11,13 +11,14 @@ import torch
 from engine_toy import OPTIM, ToyModel, toy_trainer
 
 from pcdet_freeze.engine.build import freeze_and_resume
-from pcdet_freeze.engine.checkpoint.io import checkpoint_state, load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import checkpoint_state, save_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import Run
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 class SaveEach(Hook):

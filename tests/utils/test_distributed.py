@@ -12,11 +12,11 @@ from engine_toy import assert_same_state, files_in
 from torch import nn
 from two_processes import torchrun, worker
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.testing.evaluator import interleave
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 @pytest.fixture(scope="module")

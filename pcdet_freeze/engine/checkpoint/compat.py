@@ -1,42 +1,10 @@
-"""What OpenPCDet's checkpoints have that ours have not: numpy scalars, and sparse weights kernel first."""
+"""Sparse convolution weights of spconv 1.x, as in older checkpoints of OpenPCDet, in the layout of 2.x."""
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-
-# a number of numpy's is written as a call of this function, which moved with numpy 2
-_SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-_NUMBER_TYPES = "?bhilqBHILQefd"
-_TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
-"""whether the allow-list takes a function under another name than its own"""
-
-
-def numpy_scalars() -> AbstractContextManager[Any]:
-    """While it is open, ``torch.load(weights_only=True)`` also reads numpy's numbers; nothing else.
-
-    A torch before 2.5 knows no such list; it then refuses them, as it does everything that is not plain.
-    """
-    safe_globals = getattr(torch.serialization, "safe_globals", None)
-    return nullcontext() if safe_globals is None else safe_globals(_allowed())
-
-
-def _allowed() -> list[Any]:
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
-    dtypes = [np.dtype(code) for code in _NUMBER_TYPES]
-    return [
-        *([(scalar, name) for name in _SCALAR_NAMES] if _TAKES_NAMES else [scalar]),
-        np.dtype,
-        *dict.fromkeys(type(dtype) for dtype in dtypes),
-    ]
 
 
 def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -57,35 +25,3 @@ def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
         if value.shape != wanted and value.ndim in (4, 5) and value.movedim(-1, 0).shape == wanted:
             fitted[name] = value.movedim(-1, 0).contiguous()
     return fitted
-
-
-_OBJECT = re.compile(r"GLOBAL (\S+)")
-_ZIP, _PICKLE = b"PK", b"\x80"
-_OTHER = "Name another one with --ckpt, or remove it."
-
-
-def why_unreadable(path: Path, error: BaseException) -> str:
-    """What is wrong with the file ``path``, which gave ``error`` when it was read, and what to do."""
-    if found := _OBJECT.search(str(error)):
-        return (
-            f"it holds a Python object ({found[1]}), which could run code. Where you trust its author, add "
-            f"--trust_checkpoint. {_OTHER}"
-        )
-    try:
-        with path.open("rb") as file:
-            head = file.read(2)
-    except OSError as denied:
-        return f"{denied}. {_OTHER}"
-    if not head:
-        return f"it is empty. {_OTHER}"
-    if head == _ZIP and not zipfile.is_zipfile(path):
-        return f"its end is missing, so it was cut off. {_OTHER}"
-    if head != _ZIP and head[:1] != _PICKLE:
-        return f"torch.save did not write it. {_OTHER}"
-    return f"it was cut off or damaged ({_detail(error)}). {_OTHER}"
-
-
-def _detail(error: BaseException) -> str:
-    """The first line that says something; of torch's unpickler, what comes after its advice."""
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    return text.splitlines()[0].rstrip(". ") if text else type(error).__name__

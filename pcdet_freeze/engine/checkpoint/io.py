@@ -17,10 +17,7 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import re
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,6 @@ from typing import Any
 import torch
 
 from pcdet_freeze import __version__
-from pcdet_freeze.engine.checkpoint.compat import numpy_scalars, why_unreadable
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.optim.optimizer_state import kind_of
 from pcdet_freeze.engine.trainer import Trainer
@@ -36,20 +32,9 @@ from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import rng_state
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -108,48 +93,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
-    """Read a whole checkpoint onto the CPU, as plain data and numpy's numbers only (``weights_only=True``).
-
-    With ``trust`` the file may hold any Python object, and so run any code: --trust_checkpoint.
-
-    Raises CheckpointError where the file is missing, cut off, or no checkpoint.
-    """
-    return _read(Path(path), mmap=False, trust=trust)
-
-
-def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
-    try:
-        if not mmap:
-            _check_sums(path)
-        # files of torch before 1.6 cannot be mapped
-        mmap = mmap and zipfile.is_zipfile(path)
-        with numpy_scalars():
-            state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
-            f"{why_unreadable(path, error)}"
-        ) from error
-    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
-        raise CheckpointError(
-            f"A checkpoint must hold the key 'model_state', but {path} does not. Save a bare state_dict as "
-            "torch.save({'model_state': state_dict}, path)."
-        )
-    return state
-
-
-def _check_sums(path: Path) -> None:
-    """torch.load does not look at the checksums that torch.save writes: a flipped bit would pass."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-        if bad is not None:
-            raise ValueError(f"the checksum of its record {bad} is wrong")
-
-
 def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint in ``folder`` that is furthest in training, with its content; None where there is none.
 
@@ -180,7 +123,7 @@ def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path,
 
 def _progress(path: Path, broken: list[str]) -> tuple[int, int]:
     try:
-        state = _read(path, mmap=True)
+        state = load_checkpoint(path, mmap=True)
         return int(state.get("it") or 0), path.stat().st_mtime_ns
     except CheckpointError:
         broken.append(str(path))

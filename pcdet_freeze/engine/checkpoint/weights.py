@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pcdet_freeze.engine.checkpoint.compat import fit_layouts
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.io import epoch_of, load_checkpoint
+from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 DONE_LIST = "eval_list.txt"
 NOTHING = "Nothing was evaluated: no checkpoint_epoch_N.pth, N >= %d, in %s that %s does not list already."

@@ -1,1 +1,1 @@
-"""Checks before and during a training. They know no trainer: any loop can call them."""
+"""Checks before and during a training. They do not depend on the trainer: any loop can call them."""

@@ -1,4 +1,8 @@
-"""Which loss reaches what, found by one forward and one backward pass a head on a copy of the model."""
+"""Loss reachability (H11): which trainable parameters and live norm layers the losses depend on.
+
+:func:`trace_losses` answers it per head, with a forward and a backward on a copy of the model (``explain``);
+:class:`ReachabilityCheck` answers it for the loss of one training forward, from the autograd graph.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +23,33 @@ from pcdet_freeze.utils.tensors import tensors_with_path
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Which heads' losses reach each trainable parameter and each live norm layer."""
+class Reachability:
+    """Which heads' losses depend on each trainable parameter and each live norm layer."""
 
     heads: tuple[str, ...] = ()
     """heads that gave a loss"""
     found: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """parameter name, or path of a norm layer -> heads"""
+    """parameter name, or ``<norm layer>.running statistics`` -> heads"""
 
     def inside(self, path: str) -> dict[str, tuple[str, ...]]:
-        """What of ``found`` lies in the module at ``path``."""
+        """The items of ``found`` in the module at ``path``."""
         return {name: heads for name, heads in self.found.items() if name.startswith(f"{path}.") or not path}
 
-    def lost(self, model: nn.Module) -> list[str]:
-        """Outermost modules (or parameters) that train, or keep statistics, though no loss reaches them."""
+    def unreached(self, model: nn.Module) -> list[str]:
+        """Outermost live modules, or single parameters, that no loss depends on."""
         return outermost_unreached(model, {name: bool(heads) for name, heads in self.found.items()})
 
 
-def trace(model: nn.Module, batch_dict: dict[str, Any]) -> Reach:
+def trace_losses(model: nn.Module, batch_dict: dict[str, Any]) -> Reachability:
     """Run ``batch_dict`` through a copy of ``model`` in train mode, frozen as it is; nothing is changed.
 
-    A parameter is reached where the loss depends on it, even if the gradient of this batch is zero.
+    A parameter is reached if the loss depends on it, even if its gradient for this batch is zero.
     """
     twin = copy.deepcopy(unwrap(model)).train()
     norms = {path: m for path, m, _ in walk(twin) if layer_types.is_norm(m) and not is_locked(m)}
     tensors: dict[str, list[Tensor]] = {n: [p] for n, p in twin.named_parameters() if p.requires_grad}
     tensors |= {f"{path}.": [] for path in norms}
-    hooks = [m.register_forward_hook(_keeper(tensors[f"{path}."])) for path, m in norms.items()]
+    hooks = [m.register_forward_hook(_output_recorder(tensors[f"{path}."])) for path, m in norms.items()]
     losses = _losses(twin, dict(batch_dict))
     for hook in hooks:
         hook.remove()
@@ -54,11 +58,11 @@ def trace(model: nn.Module, batch_dict: dict[str, Any]) -> Reach:
     for name in tensors:
         key = f"{name}running statistics" if name.endswith(".") else name
         found[key] = tuple(head for head, names in reached.items() if name in names)
-    return Reach(tuple(losses), found)
+    return Reachability(tuple(losses), found)
 
 
 def _losses(model: nn.Module, batch_dict: dict[str, Any]) -> dict[str, Tensor]:
-    """Weighed loss of each head, by its name; of a detector that tells no heads, the one that it returns."""
+    """Weighted loss of each head by name; the returned loss of a detector without ``get_head_losses``."""
     result = model(batch_dict)
     by_head: Callable[[], Any] | None = getattr(model, "get_head_losses", None)
     if by_head is None:
@@ -67,10 +71,10 @@ def _losses(model: nn.Module, batch_dict: dict[str, Any]) -> dict[str, Tensor]:
     return by_head()[0] if weigh is None else weigh(by_head()[0])
 
 
-def _keeper(kept: list[Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
-    """A forward hook that keeps a norm layer's output as something that a gradient can be asked for."""
+def _output_recorder(kept: list[Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
+    """Forward hook that appends a norm layer's output, as a tensor with a gradient, to ``kept``."""
 
-    def keep(module: nn.Module, args: Any, output: Any) -> Any:
+    def record(module: nn.Module, args: Any, output: Any) -> Any:
         if not torch.is_tensor(output) or not torch.is_grad_enabled():
             return output
         if output.requires_grad:
@@ -78,9 +82,9 @@ def _keeper(kept: list[Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
             return output
         leaf = output.detach().requires_grad_()
         kept.append(leaf)
-        return leaf * 1  # what follows may work in place, which a leaf forbids
+        return leaf * 1  # in-place operations are not allowed on a leaf
 
-    return keep
+    return record
 
 
 def _reached(loss: Tensor, tensors: dict[str, list[Tensor]]) -> set[str]:
@@ -92,64 +96,65 @@ def _reached(loss: Tensor, tensors: dict[str, list[Tensor]]) -> set[str]:
 
 
 def outermost_unreached(model: nn.Module, reached: dict[str, bool]) -> list[str]:
-    """Outermost modules in which nothing of ``reached`` is reached; single names where the rest of theirs is.
+    """Outermost modules in which nothing is reached; single names in modules that are reached in part.
 
     Args:
-        reached: name of a tensor, or ``<norm layer>.running statistics`` -> whether a loss reaches it.
+        reached: parameter name, or ``<norm layer>.running statistics`` -> whether a loss depends on it.
     """
-    return _lost("", unwrap(model), reached)
+    return _unreached("", unwrap(model), reached)
 
 
-def _lost(path: str, module: nn.Module, reached: dict[str, bool]) -> list[str]:
+def _unreached(path: str, module: nn.Module, reached: dict[str, bool]) -> list[str]:
     mine = {name: hit for name, hit in reached.items() if not path or name.startswith(f"{path}.")}
     if not mine or all(mine.values()):
         return []
     if path and not any(mine.values()):
         return [path]
-    return [*_own_lost(path, module, mine), *_lost_below(path, module, mine)]
+    return [*_own_unreached(path, module, mine), *_unreached_below(path, module, mine)]
 
 
-def _own_lost(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
+def _own_unreached(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
     for name in (*module._parameters, *module._buffers, "running statistics"):
         if mine.get(join(path, name)) is False:
             yield join(path, name)
 
 
-def _lost_below(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
+def _unreached_below(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
     for child_path, child in children(path, module):
-        yield from _lost(child_path, child, mine)
+        yield from _unreached(child_path, child, mine)
 
 
 STATISTICS = "running statistics"
 _OPAQUE = "CheckpointFunction"
-"""the node of reentrant gradient checkpointing: what is behind it shows in the backward only"""
+"""node of reentrant gradient checkpointing, which hides the graph behind it until the backward"""
 
 
-class LossGraph:
-    """Watches the live norm layers of one training forward, then says what its loss does not reach."""
+class ReachabilityCheck:
+    """Checks one training forward: call ``begin`` before it, ``end`` after it, then ``unreached(loss)``."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = unwrap(model)
         self.opaque = False
+        """whether the graph of the loss hides a part of itself; set by :meth:`unreached`"""
         self._nodes: dict[str, list[Any]] = {}
         self._hooks: list[Any] = []
 
     def begin(self) -> None:
-        """Watch the norm layers that are live."""
+        """Hook the live norm layers."""
         for path, module, _ in walk(self.model):
             if layer_types.is_norm(module) and not is_locked(module):
-                self._hooks.append(module.register_forward_hook(self._keeper(path)))
+                self._hooks.append(module.register_forward_hook(self._output_recorder(path)))
 
     def end(self) -> None:
-        """Take all hooks off again."""
+        """Remove all hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
-    def lost(self, loss: Tensor) -> list[str]:
-        """Outermost live modules (or single parameters, or a norm's statistics) that ``loss`` does not reach.
+    def unreached(self, loss: Tensor) -> list[str]:
+        """Outermost live modules, parameters or running statistics that ``loss`` does not depend on.
 
-        Empty, too, where the graph hides a part of itself (``opaque``): then the backward has to tell.
+        Empty also where the graph is ``opaque``: call :func:`without_gradient` after the backward then.
         """
         nodes, leaf_ids, self.opaque = walk_graph(loss)
         found = {n: id(p) in leaf_ids for n, p in self.model.named_parameters() if p.requires_grad}
@@ -159,10 +164,10 @@ class LossGraph:
         self._nodes = {}
         return [] if self.opaque else outermost_unreached(self.model, found)
 
-    def _keeper(self, path: str) -> Callable[[nn.Module, Any, Any], Any]:
-        """A forward hook that remembers where in the graph a norm layer's output is made."""
+    def _output_recorder(self, path: str) -> Callable[[nn.Module, Any, Any], Any]:
+        """Forward hook that records the graph node of a norm layer's output."""
 
-        def keep(module: nn.Module, args: Any, output: Any) -> Any:
+        def record(module: nn.Module, args: Any, output: Any) -> Any:
             if not module.training:
                 return output
             seen = self._nodes.setdefault(path, [])
@@ -171,22 +176,22 @@ class LossGraph:
             if output.grad_fn is not None:
                 seen.append(output.grad_fn)
                 return output
-            # nothing in it or in front of it trains: a leaf shows whether the loss uses its output
+            # it has no graph: a leaf shows whether the loss depends on its output
             leaf = output.detach().requires_grad_()
             seen.append(leaf)
-            return leaf * 1  # what follows may work in place, which a leaf forbids
+            return leaf * 1  # in-place operations are not allowed on a leaf
 
-        return keep
+        return record
 
 
 def without_gradient(model: nn.Module) -> list[str]:
-    """Outermost live modules, or single parameters, that a backward left without a gradient."""
+    """Outermost live modules, or single parameters, without a gradient after a backward."""
     named = unwrap(model).named_parameters()
     return outermost_unreached(model, {name: p.grad is not None for name, p in named if p.requires_grad})
 
 
 def walk_graph(loss: Tensor) -> tuple[set[Any], set[int], bool]:
-    """(nodes, ids of the leaf tensors, whether a node hides more) of the graph that made ``loss``."""
+    """(nodes, ids of the leaf tensors, whether a node hides a part) of the autograd graph of ``loss``."""
     nodes: set[Any] = set()
     found: set[int] = set()
     opaque = False
@@ -205,30 +210,30 @@ def walk_graph(loss: Tensor) -> tuple[set[Any], set[int], bool]:
 
 
 def unlabelled_heads(model: nn.Module, batch_dict: Mapping[str, Any]) -> list[str]:
-    """Heads whose loss may be a constant for this batch, since their labels in it say nothing.
+    """Heads whose loss may be constant for this batch, because the batch has no labels for them.
 
-    The labels are the declared ``reads_train``. Zero rows pad boxes, and 255 everywhere is a map without
-    labels: so a label whose numbers are all the same says nothing.
+    The labels are the keys in ``reads_train``. Boxes are padded with zero rows, and 255 everywhere is a map
+    without labels: a label tensor whose elements are all equal counts as absent.
     """
     steps = training_steps(model)
     return [
         stage.name
         for stage in stages(model)
-        if stage.has_loss and steps[stage.name].loss and _says_nothing(batch_dict, stage.reads_train)
+        if stage.has_loss and steps[stage.name].loss and _is_unlabelled(batch_dict, stage.reads_train)
     ]
 
 
-def _says_nothing(batch_dict: Mapping[str, Any], keys: frozenset[str]) -> bool:
+def _is_unlabelled(batch_dict: Mapping[str, Any], keys: frozenset[str]) -> bool:
     tensors = [tensor for key in sorted(keys) for _, tensor in tensors_with_path(batch_dict.get(key))]
     return bool(keys) and all(t.numel() == 0 or bool((t == t.flatten()[0]).all()) for t in tensors)
 
 
 def unreached_message(part: str, model: nn.Module) -> str:
-    """What is wrong with one of :meth:`LossGraph.lost`, and what to write."""
+    """One line for an item of :meth:`ReachabilityCheck.unreached`: the item and the entry to add."""
     holder, _, own = part.rpartition(".")
     if own == STATISTICS:
         return f"{holder}: its running statistics would drift: add {holder!r}"
     if part in dict(unwrap(model).named_parameters()):
         where = f"add {holder!r}" if holder else "let a loss use it"
-        return f"{part}, a parameter: {where}, or set its requires_grad to False"
+        return f"{part} (a parameter): {where}, or set its requires_grad to False"
     return f"{part}: add {part!r}"

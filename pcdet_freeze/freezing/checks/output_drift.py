@@ -1,9 +1,8 @@
-"""The behaviour proof (P2): the model of the start and that of the end, run side by side on one batch.
+"""Output drift (P2): outputs of frozen modules at the end of a run, compared with those at its start.
 
-A certificate says that frozen tensors are the same. This says that what they compute is: both states run in
-one process, one after the other, on the same batch, device and thread count, in eval mode, in plain
-arithmetic (no autocast, no TF32, no autotuning, nothing folded). What frozen modules write is compared bit
-for bit.
+The certificate proves that frozen tensors are equal; this check proves that outputs are. Both states run in
+one process, one after the other, on the same batch, device and thread count, in eval mode, in plain float32
+(no autocast, no TF32, no autotuning, no BN folding). What frozen modules write is compared bit for bit.
 """
 
 from __future__ import annotations
@@ -27,52 +26,52 @@ from pcdet_freeze.utils.rng import set_seed, untouched_rng
 from pcdet_freeze.utils.tensors import clone_detached, relative_error, tensors_with_path
 
 SEED = 0
-EXCUSED = 100
-"""a difference up to so many times the start's own noise is noise: a rare event may not show in few runs"""
-MORE = 6
-"""further runs of the start where only its noise could excuse a difference"""
+NOISE_FACTOR = 100
+"""a difference up to so many times the noise of the start counts as noise: few runs underestimate it"""
+EXTRA_RUNS = 6
+"""further runs of the start where only noise could explain a difference"""
 Outputs = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How one frozen module behaves at the end, measured against the start."""
+class OutputDrift:
+    """Difference between the outputs of one frozen module at the end and at the start."""
 
     module: str
     feeders: tuple[str, ...]
-    """live modules that feed it: with any, it may drift"""
-    moved: dict[str, float]
-    """output -> |end - start| / |start| (L2); 0: equal to the bit; infinite: of another shape, or NaN"""
+    """trainable modules that it gets inputs from; with any, drift is expected"""
+    errors: dict[str, float]
+    """output -> relative error |end - start| / |start| (L2); 0: bitwise equal; inf: other shape, or NaN"""
     noise: dict[str, float]
-    """the same between runs of the start"""
+    """the same between two runs of the start"""
 
     @property
     def kind(self) -> str:
-        """'identical', 'drift' (its inputs train), 'noise' (the start differs from itself), or 'CHANGED'."""
-        if not any(self.moved.values()) and not any(self.noise.values()):
+        """'identical', 'drift' (its inputs train), 'noise' (as between runs of the start), or 'CHANGED'."""
+        if not any(self.errors.values()) and not any(self.noise.values()):
             return "identical"
         if self.feeders:
             return "drift"
-        within = all(value <= EXCUSED * self.noise.get(name, 0.0) for name, value in self.moved.items())
+        within = all(value <= NOISE_FACTOR * self.noise.get(name, 0.0) for name, value in self.errors.items())
         return "noise" if within else "CHANGED"
 
     def __str__(self) -> str:
-        """ "dense_head: drifted, since backbone_2d feeds it and trains: batch_cls_preds 3.1e-02"."""
-        moved = _figures(self.moved)
+        """As ``dense_head: drifted by batch_cls_preds 3.1e-02 (relative L2), since backbone_2d ...``."""
+        errors = _figures(self.errors)
         if self.kind == "identical":
-            count = f"{len(self.moved)} output{'' if len(self.moved) == 1 else 's'}"
-            names = ", ".join([*self.moved][:4]) + (" and others" if len(self.moved) > 4 else "")
+            count = f"{len(self.errors)} output{'' if len(self.errors) == 1 else 's'}"
+            names = ", ".join([*self.errors][:4]) + (" and others" if len(self.errors) > 4 else "")
             return f"{self.module}: {count} identical to the start's, bit for bit ({names})"
         noise = f"; runs of the start differ by {_figures(self.noise)}" if _figures(self.noise) else ""
         if self.kind == "drift":
             feed = "feeds" if len(self.feeders) == 1 else "feed"
             why = f"since {', '.join(self.feeders)} {feed} it and trained"
-            return f"{self.module}: drifted by {moved or 'nothing'} (relative L2), {why}{noise}"
-        return f"{self.module}: differs from the start by {moved or 'nothing'} (relative L2){noise}"
+            return f"{self.module}: drifted by {errors or 'nothing'} (relative L2), {why}{noise}"
+        return f"{self.module}: differs from the start by {errors or 'nothing'} (relative L2){noise}"
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain data, for JSON; what is infinite becomes None."""
-        figures = {name: value if math.isfinite(value) else None for name, value in self.moved.items()}
+        """Plain data, for JSON; infinite values become None."""
+        figures = {name: value if math.isfinite(value) else None for name, value in self.errors.items()}
         return {"verdict": self.kind, "fed_by": list(self.feeders), "relative_difference": figures}
 
 
@@ -80,39 +79,41 @@ def _figures(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.1e}" for name, value in values.items() if value)
 
 
-def prove(model: nn.Module, start: Mapping[str, Tensor], batch_dict: dict[str, Any]) -> list[Verdict]:
-    """Compare what each module that is frozen whole writes now with what it wrote in the state ``start``.
+def compare_outputs(
+    model: nn.Module, start: Mapping[str, Tensor], batch_dict: dict[str, Any]
+) -> list[OutputDrift]:
+    """Compare the outputs of each fully frozen module now with those in the state ``start``.
 
     Args:
-        model: as it is at the end; it is left as it is, to the bit, and so are all generators.
-        start: tensors of the start by name; those that are not in it are the same at the start and now.
-        batch_dict: one batch on the model's device; it is left as it is.
+        model: in the state of the end. It is unchanged afterwards, bit for bit, and so are all generators.
+        start: tensors of the start by name; tensors that are not in it are equal at the start and now.
+        batch_dict: one batch on the model's device; it is not changed.
     """
     root = unwrap(model)
     inputs = live_inputs(root)
     with untouched_rng(), plain_arithmetic(), eval_mode(root), same_buffers(root):
         end = outputs_of(root, tuple(inputs), batch_dict)
-        with exchanged(root, start):
+        with state_of(root, start):
             first, *others = (outputs_of(root, tuple(inputs), batch_dict) for _ in range(2))
             if any(
-                not feeders and any(_moved(first[name], end[name]).values())
+                not feeders and any(_errors(first[name], end[name]).values())
                 for name, feeders in inputs.items()
             ):
-                # atomic adds may agree by chance: no alarm before the start has had more chances to disagree
-                others += [outputs_of(root, tuple(inputs), batch_dict) for _ in range(MORE)]
+                # atomic adds may agree by chance: run the start more often before raising an alarm
+                others += [outputs_of(root, tuple(inputs), batch_dict) for _ in range(EXTRA_RUNS)]
     return [
-        Verdict(name, tuple(feeders), _moved(first[name], end[name]), _noise(name, first, others))
+        OutputDrift(name, tuple(feeders), _errors(first[name], end[name]), _noise(name, first, others))
         for name, feeders in inputs.items()
     ]
 
 
 def _noise(name: str, first: Outputs, others: Sequence[Outputs]) -> dict[str, float]:
-    """The greatest difference of each output from that of the first run."""
-    found = [_moved(first[name], other[name]) for other in others]
+    """The largest relative error of each output against the first run."""
+    found = [_errors(first[name], other[name]) for other in others]
     return {output: max(run.get(output, 0.0) for run in found) for output in dict.fromkeys(chain(*found))}
 
 
-def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+def _errors(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     names = dict.fromkeys([*before, *after])
     both = {name: name in before and name in after for name in names}
     return {n: relative_error(before[n], after[n]) if both[n] else math.inf for n in names}
@@ -120,7 +121,7 @@ def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[st
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, names: tuple[str, ...], batch_dict: dict[str, Any]) -> Outputs:
-    """What the modules ``names`` write in one forward, on the CPU, as it was when each of them ended."""
+    """Outputs of the modules ``names`` in one forward, copied to the CPU when each of them ends."""
     found: Outputs = {name: {} for name in names}
     hooks = []
     for stage in stages(model):
@@ -156,8 +157,8 @@ def _recorder(stage: Stage, found: dict[str, Tensor]) -> tuple[Callable[..., Non
 
 
 @contextmanager
-def exchanged(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[None]:
-    """The tensors of ``start`` in place of the model's own for a while; each stays the same object."""
+def state_of(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[None]:
+    """Context in which the model has the values of ``start``; tensor objects stay the same."""
     own = named_tensors(model)
     now = {name: own[name].detach().to("cpu", copy=True) for name in start}
     try:
@@ -174,14 +175,14 @@ def _write(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers (those that a state_dict leaves out, too), a shared one under its first name."""
+    """Parameters and buffers, non-persistent ones too; a shared one under its first name."""
     root = unwrap(model)
     return {**dict(root.named_parameters()), **dict(root.named_buffers())}
 
 
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
-    """float32 as it is written: no autocast, no TF32, no autotuning; deterministic convolutions."""
+    """Context with plain float32: no autocast, no TF32, no autotuning; deterministic convolutions."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     cudnn = torch.backends.cudnn.flags(

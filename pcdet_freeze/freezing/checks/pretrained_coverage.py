@@ -1,13 +1,13 @@
-"""Frozen weights that no checkpoint supplied (P4): freezing noise keeps noise.
+"""Pretrained coverage (P4): an error for frozen weights that were never loaded from a checkpoint.
 
-A tensor is supplied where a file's tensor of its name (or of an alias of it) and shape was copied into it.
-What a resumed checkpoint holds is all supplied. Exempt are
+A tensor is loaded if a tensor of a file with its name (or an alias) and shape was copied into it. A resumed
+checkpoint loads all. Exempt are
 
 * non-persistent buffers, which no file holds, ``num_batches_tracked`` and the detector's step counter;
-* constant buffers: those that another build of the same model, under another seed, has to the bit, so they
-  come from the config and not from chance or from training. Running statistics of norm layers also begin
-  alike and are none of these; nor is, to be safe, a float buffer that is all 0 or all 1, as averages begin;
-* the learned loss weight of a head that is frozen whole: it begins at 1, and the head gives no loss to weigh.
+* constant buffers: bitwise equal in a second build of the model under another seed, so they come from the
+  config, not from random numbers or training. Running statistics of norm layers start equal too and do not
+  count as constant; nor, to be safe, do float buffers that are all 0 or all 1, as averages start;
+* the learned loss weight of a fully frozen head: it starts at 1, and the head gives no loss.
 """
 
 from __future__ import annotations
@@ -27,59 +27,61 @@ from pcdet_freeze.utils.rng import set_seed, untouched_rng
 from pcdet_freeze.utils.tensors import same_bits
 
 LOSS_SCALE = "loss_scale"
-"""what heads call it (models.loss_weights.NAME; nothing of the models is imported inside an OpenPCDet)"""
+"""its name in heads (models.loss_weights.NAME; models are not imported here)"""
 COUNTERS = ("num_batches_tracked", COUNTER)
 SEED = 271828
-"""of the second build; any seed that is not the run's own will do"""
+"""of the second build; any seed other than that of the run"""
 
 
 def check_pretrained_coverage(
     handle: FreezeHandle, loaded: Collection[str], rebuild: Callable[[], nn.Module] | None = None
 ) -> None:
-    """Raise FreezeError that names what is frozen though nothing loaded it, unless FREEZE.ALLOW_RANDOM does.
+    """Raise FreezeError for frozen tensors that were not loaded, unless FREEZE.ALLOW_RANDOM allows them.
 
     Args:
-        loaded: names of the tensors of the model's ``state_dict`` that files supplied.
-        rebuild: builds the same model anew, to tell constant buffers; without it none counts as constant.
+        loaded: names in the model's ``state_dict`` that were loaded from files.
+        rebuild: builds the same model again, to find constant buffers; without it no buffer is constant.
     """
     allowed = handle.plan.allow_random
     if allowed is True or not handle.plan.parameters:
         return
-    supplied = needed(handle, loaded)
+    is_loaded = needed(handle, loaded)
     if isinstance(allowed, tuple):
         _check_names(allowed, handle)
-        supplied |= {name: True for name in supplied if any(segments_match(name, entry) for entry in allowed)}
-    names = [name for name, is_there in supplied.items() if not is_there]
+        is_loaded |= {
+            name: True for name in is_loaded if any(segments_match(name, entry) for entry in allowed)
+        }
+    names = [name for name, loaded_one in is_loaded.items() if not loaded_one]
     for name in constants(handle.model, names, rebuild):
-        del supplied[name]
+        del is_loaded[name]
         names.remove(name)
     if not names:
         return
-    groups = outermost_unreached(handle.model, {**_live(handle), **supplied})
+    groups = outermost_unreached(handle.model, {**_live(handle), **is_loaded})
     lines = [f"  {group}{_count(group, names)}" for group in groups[:12]]
     lines += [f"  and {len(groups) - 12} more"] if len(groups) > 12 else []
     raise FreezeError(
-        "What is frozen must come from a checkpoint, but no loaded file supplied these, so they would stay "
-        "as they were initialised:\n"
+        "Frozen weights must be loaded from a checkpoint, but these were never loaded and would keep their "
+        "initial values:\n"
         + "\n".join(lines)
-        + "\nGive the file that holds them as --pretrained_model, take them out of "
-        "MODEL.NOT_TRAIN_IN_MULTI_TASK, or, if you want random weights, set FREEZE.ALLOW_RANDOM: True or "
+        + "\nLoad a file that holds them with --pretrained_model, remove them from "
+        "MODEL.NOT_TRAIN_IN_MULTI_TASK, or, to freeze random weights, set FREEZE.ALLOW_RANDOM: True or "
         f"FREEZE.ALLOW_RANDOM: [{', '.join(groups[:3])}]."
     )
 
 
 def needed(handle: FreezeHandle, loaded: Collection[str]) -> dict[str, bool]:
-    """Name of each frozen tensor that a file must supply -> whether one did; constants are among them."""
+    """Name of each frozen tensor that must be loaded -> whether it was; with constants."""
     there = {id(tensor) for name, tensor in _everything(handle.model) if name in loaded}
     return {
         name: id(tensor) in there
         for name, tensor, persistent in _tensors(handle)
-        if persistent and name.rpartition(".")[2] not in COUNTERS and not _weighs_nothing(handle, name)
+        if persistent and name.rpartition(".")[2] not in COUNTERS and not _is_unused_loss_weight(handle, name)
     }
 
 
-def _weighs_nothing(handle: FreezeHandle, name: str) -> bool:
-    """Whether tensor ``name`` is the learned loss weight of a head that is frozen whole."""
+def _is_unused_loss_weight(handle: FreezeHandle, name: str) -> bool:
+    """Whether tensor ``name`` is the learned loss weight of a fully frozen head."""
     head, _, own = name.rpartition(".")[0].rpartition(".")
     found = find(unwrap(handle.model), head) if own == LOSS_SCALE else None
     return found is not None and is_fully_frozen(found[0])
@@ -110,7 +112,7 @@ def _tensors(handle: FreezeHandle) -> list[tuple[str, torch.Tensor, bool]]:
 
 
 def _live(handle: FreezeHandle) -> dict[str, bool]:
-    """What is not frozen needs no file. Among the names, it keeps what is frozen in part from being named."""
+    """Trainable tensors count as loaded, so that a module that is frozen in part is not named as a whole."""
     frozen = {id(tensor) for _, tensor, _ in _tensors(handle)}
     return {name: True for name, tensor in _everything(handle.model) if id(tensor) not in frozen}
 
@@ -125,7 +127,7 @@ def _check_names(allowed: Iterable[str], handle: FreezeHandle) -> None:
     idle = [pattern for pattern in allowed if not any(segments_match(name, pattern) for name in names)]
     if idle:
         raise FreezeError(
-            f"FREEZE.ALLOW_RANDOM must name what is frozen, but nothing frozen is in {', '.join(idle)}. "
+            f"FREEZE.ALLOW_RANDOM must name frozen modules, but nothing is frozen in {', '.join(idle)}. "
             "Write names as in MODEL.NOT_TRAIN_IN_MULTI_TASK, or True for everything."
         )
 

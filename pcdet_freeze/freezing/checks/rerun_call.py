@@ -1,4 +1,7 @@
-"""Running a call of a module again in another mode or with another seed, without a trace; and who differs."""
+"""Run a recorded call of a module again, with another seed or mode, and find the submodule that differs.
+
+A rerun leaves the module, its buffers and all random generators as they were.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,19 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     training: bool
-    """the mode that it was asked to be in (a frozen head may run as in eval)"""
+    """requested mode; a frozen head may run in eval mode"""
 
 
 def run(call: Call, seed: int, training: bool) -> Any:
-    """The output of the call's module on the call's inputs; the module and all generators stay as they were.
+    """The output of the call's module on the call's inputs.
 
-    Hooks that others put on the module see this call too.
+    Other hooks of the module run in this call too.
     """
     return run_in_a_row(call, seed, training, 1)[0]
 
 
 def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[Any]:
-    """As :func:`run`, several times, each with ``seed``; what one leaves on the module the next one finds."""
+    """As :func:`run`, several times, each with ``seed``; state is restored after the last run only."""
     mode = nullcontext() if training else eval_mode(call.module)
     outputs = []
     with torch.no_grad(), untouched_rng(), _same_attributes(call.module), same_buffers(call.module), mode:
@@ -50,7 +53,7 @@ def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[
 
 @contextmanager
 def _same_attributes(module: nn.Module) -> Iterator[None]:
-    """Put back what a forward stores on its modules (``self.forward_ret_dict``, say) for a loss to read."""
+    """Restore attributes that a forward stores for a loss to read, such as ``self.forward_ret_dict``."""
     kept = [(part, _own_attributes(part)) for part in module.modules()]
     values = [value for _, own in kept for value in own.values() if type(value) in (dict, list)]
     contents = [(value, value.copy()) for value in values]
@@ -68,7 +71,7 @@ def _same_attributes(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def same_buffers(module: nn.Module) -> Iterator[None]:
-    """Put back buffers that a forward writes to (those of FREEZE.IGNORE may change) or replaces."""
+    """Restore buffers that a forward changes or replaces (those of FREEZE.IGNORE may change)."""
     kept = [(part, dict(part._buffers)) for part in module.modules() if part._buffers]
     values = [(buffer, buffer.clone()) for _, own in kept for buffer in own.values() if buffer is not None]
     try:
@@ -82,18 +85,18 @@ def same_buffers(module: nn.Module) -> Iterator[None]:
 
 
 def _own_attributes(module: nn.Module) -> dict[str, Any]:
-    """What the module's own code keeps on it; torch's dicts and the training flag are left to torch."""
-    return {name: value for name, value in module.__dict__.items() if name not in _TORCHS}
+    """Attributes that the module's own code sets; without torch's dicts and the training flag."""
+    return {name: value for name, value in module.__dict__.items() if name not in _OF_TORCH}
 
 
-_TORCHS = frozenset(nn.Module().__dict__)
+_OF_TORCH = frozenset(nn.Module().__dict__)
 
 
-def apart(a: Any, b: Any, common: bool = False) -> float:
-    """Greatest relative distance between the tensors of two outputs.
+def largest_relative_error(a: Any, b: Any, common: bool = False) -> float:
+    """Largest relative error (L2) between the tensors of two outputs.
 
     Args:
-        common: compare only what both have, in one shape: a head may return more in one mode.
+        common: compare only tensors that both have, with equal shapes: a head may return more in one mode.
     """
     left, right = dict(tensors_with_path(a)), dict(tensors_with_path(b))
     if common:
@@ -107,37 +110,39 @@ def apart(a: Any, b: Any, common: bool = False) -> float:
 
 @dataclass
 class Event:
-    """A module inside a call begins or ends, with what it was given or gave."""
+    """A module inside a call begins, with its inputs, or ends, with its outputs."""
 
     path: str
     module: nn.Module
     parent: tuple[str, nn.Module]
-    """whose code called it"""
+    """(path, module) whose code called it"""
     begins: bool
     tensors: dict[str, Tensor]
 
 
-def culprit(call: Call, one: tuple[int, bool], other: tuple[int, bool], limit: float) -> tuple[str, str]:
+def first_difference(
+    call: Call, one: tuple[int, bool], other: tuple[int, bool], limit: float
+) -> tuple[str, str]:
     """(path, type) of the module whose own code first makes two runs differ by more than ``limit``.
 
     Args:
         one, other: (seed, training) of the two runs.
     """
-    return _first_apart(call, _events(call, *one), _events(call, *other), limit)
+    return _first_difference(call, _events(call, *one), _events(call, *other), limit)
 
 
-def culprit_in_a_row(call: Call, seed: int, training: bool, limit: float) -> tuple[str, str]:
-    """(path, type) of the module whose own code first makes two runs in a row differ so much."""
+def first_difference_in_a_row(call: Call, seed: int, training: bool, limit: float) -> tuple[str, str]:
+    """The same for two runs in a row with one seed."""
     events = _events(call, seed, training, times=2)
-    return _first_apart(call, events[: len(events) // 2], events[len(events) // 2 :], limit)
+    return _first_difference(call, events[: len(events) // 2], events[len(events) // 2 :], limit)
 
 
-def _first_apart(call: Call, one: list[Event], other: list[Event], limit: float) -> tuple[str, str]:
+def _first_difference(call: Call, one: list[Event], other: list[Event], limit: float) -> tuple[str, str]:
     whole = call.path, type(call.module).__name__
     for a, b in zip(one, other, strict=False):
         if a.path != b.path or a.begins != b.begins:
             return a.parent[0], type(a.parent[1]).__name__
-        if apart(a.tensors, b.tensors, common=True) > limit:
+        if largest_relative_error(a.tensors, b.tensors, common=True) > limit:
             path, module = a.parent if a.begins else (a.path, a.module)
             return path, type(module).__name__
     return whole

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from pcdet_freeze.engine.checkpoint.compat import numpy_scalars
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.certificate import compare
@@ -20,13 +19,14 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.schedule import phase_at
 from pcdet_freeze.integrations.openpcdet.environment import cure_of
 from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session
+from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
 
 Load = Callable[[], Any]
 
 
 def load_weights(session: Session, load: Load) -> Any:
     """``load_params_from_file``: what it fills is supplied, and the certificate is taken after it."""
-    with numpy_scalars():
+    with allow_numpy_scalars():
         result = load()
     session.weights_are_loaded()
     return result
@@ -44,7 +44,7 @@ def load_all(session: Session, filename: str, load: Load) -> Any:
         if state is not None:
             check_same_list(state, session.plan, filename)
             enter_phase(state, session)
-        with numpy_scalars():
+        with allow_numpy_scalars():
             result = load()
         check_certificate(state, session, filename)
     except PCDetFreezeError as error:
@@ -76,7 +76,7 @@ def read(filename: str) -> dict[str, Any] | None:
     """A whole checkpoint, in memory that is shared with the file; None where it cannot be read."""
     try:
         # read with torch's own default, as OpenPCDet reads it
-        with numpy_scalars():
+        with allow_numpy_scalars():
             state = torch.load(filename, map_location="cpu", mmap=zipfile.is_zipfile(filename))
     except Exception:
         # whatever is wrong with the file, OpenPCDet's own reading of it tells next

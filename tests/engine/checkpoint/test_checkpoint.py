@@ -12,14 +12,7 @@ import torch
 from engine_toy import ToyModel, assert_same_state, files_in, tensors_of, toy_trainer
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.io import (
-    cfg_digest,
-    checkpoint_state,
-    epoch_of,
-    load_checkpoint,
-    prune,
-    save_checkpoint,
-)
+from pcdet_freeze.engine.checkpoint.io import cfg_digest, checkpoint_state, epoch_of, prune, save_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.hooks.base import Hook
@@ -28,6 +21,7 @@ from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
 

@@ -11,10 +11,11 @@ from torch import nn
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli.stitch import read_take
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import compare_states, freeze
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 TRUNK = ["vfe", "backbone_2d.blocks", "dense_head"]
 SEGMENT = ["segment_head", "backbone_2d.segblocks"]

@@ -12,7 +12,7 @@ from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, resumed
 
 from pcdet_freeze.__main__ import main
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint, save_checkpoint
+from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.hooks.base import HOOKS, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
@@ -25,6 +25,7 @@ from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:

@@ -11,7 +11,6 @@ import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from proof_toys import frozen
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
@@ -22,6 +21,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.utils.rng import set_seed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def trainer_of(hooks: Any = (), fuse: bool | str = True, **more: Any) -> Trainer:

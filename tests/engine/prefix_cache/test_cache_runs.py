@@ -14,7 +14,6 @@ import torch
 from cache_runs import BLOCKS, cache_of, cfg_with, keep, run, trainer_of
 from engine_toy import assert_same_state
 
-from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
@@ -24,6 +23,7 @@ from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 class Watch(Hook):

@@ -45,7 +45,7 @@ class Scatters(nn.Linear):
 def test_p2_h3_p5_a_frozen_task_is_let_through_and_found_identical(device: str, use_amp: bool) -> None:
     trainer = trainer_on(device, use_amp, toy("DENSE_HEAD", "LANE_HEAD"))
     trainer.run()
-    found = {name: verdict["verdict"] for name, verdict in trainer.results["behaviour"].items()}
+    found = {name: verdict["verdict"] for name, verdict in trainer.results["output_drift"].items()}
     assert found == {"vfe": "identical", "dense_head": "identical"}
 
 
@@ -53,7 +53,7 @@ def test_p2_h3_p5_a_frozen_task_is_let_through_and_found_identical(device: str, 
 def test_h3_what_draws_is_found(device: str, use_amp: bool) -> None:
     model = toy("DENSE_HEAD", "LANE_HEAD")
     model.vfe.net[0] = Draws(*model.vfe.net[0].weight.shape)
-    with pytest.raises(FreezeError, match=r"vfe\.net\.0 \(Draws\) gives another output each time"):
+    with pytest.raises(FreezeError, match=r"vfe\.net\.0 \(Draws\) is not deterministic"):
         trainer_on(device, use_amp, model).run()
 
 
@@ -63,4 +63,4 @@ def test_h3_the_noise_of_kernels_is_no_draw_and_no_alarm(device: str, use_amp: b
     model.vfe.net[0] = Scatters(*model.vfe.net[0].weight.shape)
     trainer = trainer_on(device, use_amp, model)
     trainer.run()
-    assert trainer.results["behaviour"]["vfe"]["verdict"] in ("identical", "noise")
+    assert trainer.results["output_drift"]["vfe"]["verdict"] in ("identical", "noise")

@@ -20,9 +20,9 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("run", "words", "iterations"),
     [
-        ("h3", "vfe.0.1 (DrawsOnOne) gives another output each time", 0),
+        ("h3", "vfe.0.1 (DrawsOnOne) is not deterministic", 0),
         ("h11", "branch: add 'branch' (rank 1)", 0),
-        ("unlabelled", "batch has no labels for roi_head: with many processes", 0),
+        ("unlabelled", "batch has no labels for roi_head: with several processes", 0),
         ("p5", "vfe.0.weight is frozen, but has a gradient (rank 1)", 0),
         ("p2", "rank 1: dense_head: differs from the start by proposals", 2),
     ],

@@ -1,0 +1,127 @@
+"""Read checkpoints as plain data: tensors, containers, Python and numpy scalars; nothing that runs code."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import zipfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcdet_freeze.errors import CheckpointError
+
+# a numpy scalar is pickled as a call of this function, which moved with numpy 2
+_SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_NUMBER_TYPES = "?bhilqBHILQefd"
+_ALLOWS_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+"""whether the allow-list accepts a function under another name than its own"""
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def allow_numpy_scalars() -> AbstractContextManager[Any]:
+    """Context in which ``torch.load(weights_only=True)`` also accepts numpy scalars, and nothing else.
+
+    torch before 2.5 has no such allow-list; it refuses numpy scalars like everything else that is not plain.
+    """
+    safe_globals = getattr(torch.serialization, "safe_globals", None)
+    return nullcontext() if safe_globals is None else safe_globals(_allowed())
+
+
+def _allowed() -> list[Any]:
+    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
+    dtypes = [np.dtype(code) for code in _NUMBER_TYPES]
+    return [
+        *([(scalar, name) for name in _SCALAR_NAMES] if _ALLOWS_NAMES else [scalar]),
+        np.dtype,
+        *dict.fromkeys(type(dtype) for dtype in dtypes),
+    ]
+
+
+def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -> dict[str, Any]:
+    """Read a whole checkpoint onto the CPU, with ``weights_only=True``; numpy scalars are accepted too.
+
+    Args:
+        trust: the file may hold any Python object, and may so run any code (--trust_checkpoint).
+        mmap: map the tensors instead of reading them; the checksums of the file are then not checked.
+
+    Raises:
+        CheckpointError: the file is missing, cut off, damaged, or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
+    try:
+        if not mmap:
+            _check_sums(path)
+        # files of torch before 1.6 cannot be mapped
+        mmap = mmap and zipfile.is_zipfile(path)
+        with allow_numpy_scalars():
+            state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
+            f"{_why_unreadable(path, error)}"
+        ) from error
+    if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
+        raise CheckpointError(
+            f"A checkpoint must hold the key 'model_state', but {path} does not. Save a bare state_dict as "
+            "torch.save({'model_state': state_dict}, path)."
+        )
+    return state
+
+
+def _check_sums(path: Path) -> None:
+    """Check the CRC of each record: torch.save writes them, torch.load ignores them."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"the checksum of its record {bad} is wrong")
+
+
+_OBJECT = re.compile(r"GLOBAL (\S+)")
+_ZIP, _PICKLE = b"PK", b"\x80"
+_OTHER = "Name another one with --ckpt, or remove it."
+
+
+def _why_unreadable(path: Path, error: BaseException) -> str:
+    """What is wrong with the file ``path``, which raised ``error`` when it was read, and what to do."""
+    if found := _OBJECT.search(str(error)):
+        return (
+            f"it holds a Python object ({found[1]}), which could run code. If you trust its author, add "
+            f"--trust_checkpoint. {_OTHER}"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+    except OSError as denied:
+        return f"{denied}. {_OTHER}"
+    if not head:
+        return f"it is empty. {_OTHER}"
+    if head == _ZIP and not zipfile.is_zipfile(path):
+        return f"its end is missing, so it was cut off. {_OTHER}"
+    if head != _ZIP and head[:1] != _PICKLE:
+        return f"torch.save did not write it. {_OTHER}"
+    return f"it was cut off or damaged ({_detail(error)}). {_OTHER}"
+
+
+def _detail(error: BaseException) -> str:
+    """The first line of the message; of torch's unpickler, the part behind its advice."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    return text.splitlines()[0].rstrip(". ") if text else type(error).__name__
