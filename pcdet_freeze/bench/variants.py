@@ -116,6 +116,9 @@ class OneBatch:
     def __len__(self) -> int:
         return 1
 
+    def __iter__(self) -> Iterator[Batch]:
+        return iter([dict(self.batch)])
+
     def keep_variants(self, variants: int | None) -> None:
         """The batch is the same again and again as it is."""
 

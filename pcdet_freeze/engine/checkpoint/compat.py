@@ -1,7 +1,8 @@
-"""What OpenPCDet's checkpoints have that ours have not: numpy scalars, and sparse weights kernel first."""
+"""Read checkpoints of other programs: numpy scalars, kernel-first sparse weights, wrapper prefixes."""
 
 from __future__ import annotations
 
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 # a number of numpy's is written as a call of this function, which moved with numpy 2
 _SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _NUMBER_TYPES = "?bhilqBHILQefd"
+PREFIXES = ("module.", "_orig_mod.")
+AVERAGED = "n_averaged"
+"""the one key of an AveragedModel that has no prefix"""
 _TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
-"""whether the allow-list takes a function under another name than its own"""
+"""whether the allow-list accepts a function under another name"""
 
 
 def numpy_scalars() -> AbstractContextManager[Any]:
-    """While it is open, ``torch.load(weights_only=True)`` also reads numpy's numbers; nothing else.
+    """Context in which ``torch.load(weights_only=True)`` also reads numpy scalars, and nothing else.
 
-    A torch before 2.5 knows no such list; it then refuses them, as it does everything that is not plain.
+    torch before 2.5 has no such allow-list and refuses them like any other object.
     """
     safe_globals = getattr(torch.serialization, "safe_globals", None)
     return nullcontext() if safe_globals is None else safe_globals(_allowed())
@@ -40,10 +44,10 @@ def _allowed() -> list[Any]:
 
 
 def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with sparse weights of spconv 1.x, (kernel..., in, out), as (out, kernel..., in).
+    """Return ``state`` with sparse weights of spconv 1.x, (kernel..., in, out), as (out, kernel..., in).
 
-    A tensor is turned where its shape differs from the model's, is that of the model when turned, and belongs
-    to no dense convolution of torch. All others are handed on as they are.
+    A tensor is permuted if its shape differs from the model's, matches it when permuted, and is not of a
+    dense convolution of torch. All others are returned unchanged.
     """
     own = model.state_dict()
     dense = {
@@ -57,6 +61,32 @@ def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
         if value.shape != wanted and value.ndim in (4, 5) and value.movedim(-1, 0).shape == wanted:
             fitted[name] = value.movedim(-1, 0).contiguous()
     return fitted
+
+
+def without_wrapper_prefixes(
+    model: nn.Module, state: Mapping[str, Tensor], source: str | Path
+) -> dict[str, Tensor]:
+    """Return ``state`` without the prefix of a wrapper that was saved along with its model.
+
+    A prefix is removed if all keys start with it and no key of ``model`` does: ``module.`` of
+    DistributedDataParallel, DataParallel and AveragedModel (whose ``n_averaged`` is dropped), ``_orig_mod.``
+    of torch.compile. The log says so.
+    """
+    own, found, removed = model.state_dict(), dict(state), ""
+    while prefix := _shared_prefix(found):
+        if any(name.startswith(prefix) for name in own):
+            break
+        found = {name[len(prefix) :]: value for name, value in found.items() if name != AVERAGED}
+        removed += prefix
+    if removed:
+        logging.getLogger("pcdet_freeze").info("%s: removed the prefix %r from all keys", source, removed)
+    return found
+
+
+def _shared_prefix(state: Mapping[str, Tensor]) -> str:
+    names = [name for name in state if name != AVERAGED]
+    shared = [prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)]
+    return shared[0] if names and shared else ""
 
 
 _OBJECT = re.compile(r"GLOBAL (\S+)")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, FreezeError
@@ -83,6 +84,9 @@ class FreezeChecksHook(ConfiguredHook):
             self._judge(trainer, self._audit)
         self.stop_watching()
 
+    def on_exception(self, trainer: Trainer) -> None:
+        self.stop_watching()
+
     def _watch(self, trainer: Trainer) -> None:
         self.stop_watching()
         model, optimizer = trainer.model, trainer.optimizer
@@ -103,6 +107,8 @@ class FreezeChecksHook(ConfiguredHook):
         """Take everything off model and optimizer that was put there to look."""
         _remove(self._on_model)
         _remove(self._on_optimizer)
+        for part in self._parts():
+            part.end()  # of a forward that was interrupted
         self._forward, self._graph, self._audit = None, None, None
 
     def _is_step(self, model: nn.Module) -> bool:
@@ -243,11 +249,16 @@ class OutputDriftHook(ConfiguredHook):
         return ""
 
     def before_train(self, trainer: Trainer) -> None:
-        self._start, self._batch, self._began_at = {}, None, trainer.iteration
+        if not self._start:  # an interrupted run that continues is compared with its own start
+            self._batch, self._began_at = None, trainer.iteration
         if self._is_needed():
             self._keep_start()
-            if self._test_loader is None:
+            if self._test_loader is None and self._batch is None:
                 self._catcher = unwrap(trainer.model).register_forward_pre_hook(PicklableHook(self._catch))
+
+    def on_exception(self, trainer: Trainer) -> None:
+        if self._catcher is not None:
+            self._catcher.remove()
 
     def before_epoch(self, trainer: Trainer) -> None:
         if self._start:
@@ -297,8 +308,8 @@ class OutputDriftHook(ConfiguredHook):
             set_epoch = getattr(getattr(self._test_loader, "sampler", None), "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(0)
-            batch: dict[str, Any] | None = next(iter(self._test_loader), None)
-        if batch is not None and trainer.move is not None:
+            batch: dict[str, Any] = next_batch(iter(self._test_loader), 0, len(self._test_loader))
+        if trainer.move is not None:
             trainer.move(batch, trainer.device)
         return batch
 
