@@ -6,6 +6,7 @@ PCDetFreezeError            everything this package raises on purpose
 ├── FreezeError             MODEL.NOT_TRAIN_IN_MULTI_TASK, or a frozen module that cannot be held
 │   └── CertificateError    frozen state that changed
 ├── DataError               a frame, a label, an info file, a missing folder
+├── TrainingError           a training step that cannot be made; a StopIteration from user code
 ├── CheckpointError         a checkpoint that cannot be read, or belongs to another model
 └── IntegrationError        a package to work inside of (OpenPCDet) that is missing or too different
 ```
@@ -34,6 +35,10 @@ class CertificateError(FreezeError):
 
 class DataError(PCDetFreezeError, ValueError):
     """A frame, label or info file that cannot be used."""
+
+
+class TrainingError(PCDetFreezeError, RuntimeError):
+    """A training step that cannot be made: a loss without a graph, a StopIteration from user code."""
 
 
 class CheckpointError(PCDetFreezeError, RuntimeError):

@@ -108,6 +108,9 @@ class OneBatch:
     def __len__(self) -> int:
         return 1
 
+    def __iter__(self) -> Iterator[Batch]:
+        return iter([dict(self.batch)])
+
     def keep_variants(self, variants: int | None) -> None:
         """Do nothing: the batch has no random augmentation."""
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from pcdet_freeze.config import cfg_from_args
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.arguments import whole
-from pcdet_freeze.engine.checkpoint.weights import compare_keys
+from pcdet_freeze.engine.checkpoint.weights import compare_keys, fit_state
 from pcdet_freeze.engine.explain import Explanation, Row, explain
 from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.prefix_cache.cache import outlook
@@ -112,7 +113,8 @@ def one_batch(cfg: Any, batch_size: int) -> tuple[DatasetTemplate, dict[str, Any
             cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, training=True, workers=0
         )
         sampler.set_epoch(0)
-        return dataset, next(iter(loader)), f"one batch of {cfg.DATA_CONFIG.DATASET} ({batch_size} frames)"
+        batch = next_batch(iter(loader), 0, len(loader))
+        return dataset, batch, f"one batch of {cfg.DATA_CONFIG.DATASET} ({batch_size} frames)"
     except DataError as error:
         return random_batch(cfg, batch_size, f"there is no data: {str(error).splitlines()[0]}")
 
@@ -129,6 +131,7 @@ def load_weights(model: Any, ckpt: str | None) -> str:
     if ckpt is None:
         return "random weights (no --ckpt)"
     state = load_checkpoint(ckpt)["model_state"]
+    state = fit_state(model, state, ckpt)
     fit = compare_keys(model, state)
     if not fit.loaded:
         raise CheckpointError(f"{ckpt} must share tensors with the model, but none fits:\n{fit.table(4)}")

@@ -19,6 +19,7 @@ OPTIONAL_KEYS = (
     "MODEL.FREEZE.PARAMETERS", "MODEL.FREEZE.EVAL", "MODEL.FREEZE.SHARED", "MODEL.FREEZE.ALLOW_RANDOM",
     "MODEL.FREEZE.IGNORE", "MODEL.FREEZE.FUSE", "MODEL.FREEZE.PREFIX_DTYPE", "MODEL.FREEZE.CHANNELS_LAST",
     "MODEL.FREEZE.COMPILE", "MODEL.FREEZE.CACHE", "MODEL.FREEZE.SCHEDULE",
+    "OPTIMIZATION.MEASURE_SAVINGS", "OPTIMIZATION.TASK_GRADIENTS", "HOOK",
 )  # fmt: skip
 LIST_OF_NAMES = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE.EVAL", "MODEL.FREEZE.IGNORE", "CLASS_NAMES")
 
@@ -42,6 +43,10 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(v, str) and v for v in value)
 
 
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, Mapping) and _text(v.get("NAME")) for v in value)
+
+
 def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
@@ -58,7 +63,11 @@ KEY_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "DATA_CONFIG.POINT_CLOUD_RANGE": ("six numbers [x0, y0, z0, x1, y1, z1]", _numbers(6)),
     "MODEL": ("a mapping", _mapping),
     "MODEL.NAME": ("the NAME of a detector", _text),
-    "HOOK": ("left out, since OpenPCDet's hooks are not built (yet)", lambda value: not value),
+    "HOOK": (
+        "a list of hooks of your own, [{NAME: my_package.my_module.MyHook, ...}] (OpenPCDet's, such as "
+        "DisableAugmentationHook, are not built)",
+        lambda value: value is None or _named(value),
+    ),
     "OPTIMIZATION": ("a mapping", _mapping),
     "OPTIMIZATION.BATCH_SIZE_PER_GPU": ("a whole number above 0", _count),
     "OPTIMIZATION.NUM_EPOCHS": ("a whole number above 0", _count),

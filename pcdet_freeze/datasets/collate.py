@@ -22,14 +22,17 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
     ``points`` and ``voxel_coords`` get a first column with the sample's number in the batch; ``gt_boxes``
     are padded with zero rows (at least one); ``skipped_frames`` of all samples become one list.
 
-    Samples may be labelled in part: ``has_gt_boxes``, ``has_point_labels``, ``has_lane_map``, ``has_<key>``
-    of further ``labels``, (B,) bool, say which have the label. In a sample without it the batch holds no
-    boxes, points and cells of label 255, zeros of a further label, which is an array of one shape in all
-    frames; the batch lacks a label that none of its samples has.
+    Samples may be partially labelled: a label key that is absent or None means that the sample does not have
+    this label. ``has_gt_boxes``, ``has_point_labels``, ``has_lane_map`` and ``has_<key>`` of further
+    ``labels``, (B,) bool, say which samples have it. For a sample without it the batch holds no boxes, label
+    255 (ignore) for its points and cells, and zeros for a further label, which has one shape in all frames.
+    The batch has no key for a label that none of its samples has.
     """
     known = dict.fromkeys((*LABEL_KEYS, *labels))
     batch: dict[str, Any] = {f"has_{key}": _has(key, samples) for key in known}
     for key in dict.fromkeys(key for sample in samples for key in sample):
+        if key in known and not batch[f"has_{key}"].any():
+            continue
         values = _filled(key, samples) if key in known else [sample[key] for sample in samples]
         batch[key] = _join(key, values)
     batch["batch_size"] = len(samples)
@@ -70,7 +73,7 @@ def _has(key: str, samples: Sequence[Sample]) -> np.ndarray:
 
 
 def _filled(key: str, samples: Sequence[Sample]) -> list[np.ndarray]:
-    """The label of each sample; one that says nothing where it has none."""
+    """Return the label of each sample, with the ignore value in samples without it; one must have it."""
     like = np.asarray(next(sample[key] for sample in samples if sample.get(key) is not None))
     return [
         _nothing(key, like, len(sample["points"])) if sample.get(key) is None else sample[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,15 @@ def _keep(sample: Sample, keys: tuple[str, ...], which: np.ndarray) -> None:
     for key in keys:
         if sample.get(key) is not None:
             sample[key] = sample[key][which]
+
+
+def without_none_labels(sample: Sample, labels: Sequence[str] = ()) -> Sample:
+    """``sample`` without the label keys (LABEL_KEYS and ``labels``) whose value is None.
+
+    None means that the frame does not have the label, as an absent key does.
+    """
+    known = {*LABEL_KEYS, *labels}
+    return {key: value for key, value in sample.items() if value is not None or key not in known}
 
 
 def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | None) -> Sample:

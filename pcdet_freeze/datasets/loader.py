@@ -1,4 +1,4 @@
-"""From a data config to a data set, and to batches in an order that can be resumed."""
+"""Build a data set and its loader from a data config; the order of the batches can be resumed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import pkgutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from pcdet_freeze.datasets.registry import DATASETS, Config, find, require
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.utils.stop_iteration import raised_in
 
 
 def build_dataset(
@@ -112,11 +114,67 @@ def build_dataloader(
         num_workers=workers,
         collate_fn=dataset.collate_batch,
         persistent_workers=False,
-        worker_init_fn=_leave_ctrl_c,
+        worker_init_fn=_ignore_interrupt,
     )
     return dataset, loader, sampler
 
 
-def _leave_ctrl_c(worker: int) -> None:
-    """A terminal's Ctrl-C reaches the workers too; the main process answers it, and ends them."""
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C in a terminal reaches the workers too; the main process handles it and shuts them down."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Loader(Protocol):
+    """What a training or an evaluation iterates over: a DataLoader, a list of batches."""
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Start an epoch."""
+
+
+def next_batch(batches: Iterator[Any], number: int, length: int) -> Any:
+    """Return batch ``number`` (0-based) of an epoch of ``length`` batches.
+
+    A StopIteration that a data set, a collate function or a sampler raises by mistake looks like the end of
+    the epoch, in the main process and in workers. The number of batches tells the two apart.
+
+    Raises:
+        DataError: the iterator ends before ``length`` batches, or yields None; the message names the file
+            and line of the StopIteration where there is one.
+    """
+    try:
+        batch = next(batches)
+    except StopIteration as stop:
+        place = raised_in(stop, __file__)
+        cause = f" on a StopIteration raised in {place}" if place else ""
+        raise DataError(
+            f"The loader must yield {length} batches an epoch, as its len() says, but it stopped after "
+            f"{number}{cause}. Check the data set, the collate function and the sampler for a next() without "
+            "a default, or correct the loader's __len__."
+        ) from stop
+    if batch is None:
+        raise DataError(
+            f"The loader must yield a batch, but batch {number} of {length} is None. Let the collate "
+            "function return a dict, and leave unusable frames out of the data set."
+        )
+    return batch
+
+
+def each_batch(loader: Loader) -> Iterator[Any]:
+    """Yield ``len(loader)`` batches; raise DataError where the loader stops before (see `next_batch`)."""
+    batches = iter(loader)
+    for number in range(len(loader)):
+        yield next_batch(batches, number, len(loader))
+
+
+def shut_down_workers(loader: Loader, batches: Iterator[Any]) -> None:
+    """Shut down the worker processes of an epoch that may have been left early.
+
+    Without this they live as long as a traceback refers to the iterator, in a notebook until the next error.
+    Persistent workers belong to the loader and stay.
+    """
+    shut_down = getattr(batches, "_shutdown_workers", None)  # torch has no public name for it
+    if shut_down is not None and not getattr(loader, "persistent_workers", False):
+        shut_down()

@@ -41,7 +41,7 @@ from torch.utils.data import Dataset
 
 from pcdet_freeze.datasets.augmentor import DataAugmentor
 from pcdet_freeze.datasets.collate import collate
-from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels, keep_boxes
+from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
 from pcdet_freeze.datasets.registry import Config, Sample, require
@@ -149,7 +149,7 @@ class DatasetTemplate(VariantsMixin, Dataset):
         for step in range(len(self)):
             current = (index + step) % len(self)
             try:
-                raw = self.load_sample(current)
+                raw = without_none_labels(self.load_sample(current), self.labels)
                 check_labels(raw, len(self.semantic_class_names), self.lane_map_shape)
             except DataError as error:
                 if not self.training:
@@ -200,7 +200,8 @@ class DatasetTemplate(VariantsMixin, Dataset):
 
     def _names_to_classes(self, sample: Sample) -> None:
         if sample.get("gt_boxes") is None:
-            sample.pop("gt_boxes", None)
+            for key in BOX_KEYS:
+                sample.pop(key, None)
             return
         keep_boxes(sample, np.isin(np.asarray(sample["gt_names"], str), self.class_names))
         classes = [self.class_names.index(name) + 1 for name in sample.pop("gt_names")]

@@ -33,6 +33,7 @@ def train_parser() -> argparse.ArgumentParser:
         help="evaluate the checkpoints of the last N epochs; 0: none",
     )
     add("--logger_iter_interval", type=whole(1), default=50, help="iterations between two log lines")
+    add("--no_savings", action="store_true", help="do not measure what freezing saves")
     add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
     for name in WITHOUT_EFFECT:
         kind = {"type": float} if name == "max_waiting_mins" else {"action": "store_true"}

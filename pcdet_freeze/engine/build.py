@@ -28,9 +28,9 @@ from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
 from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
-from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
+from pcdet_freeze.engine.hooks.from_config import check_user_hooks, hooks_from_cfg, user_hooks
 from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook, TensorboardHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
+from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
 from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
@@ -56,6 +56,7 @@ def start_run(args: argparse.Namespace, kind: str) -> Run:
     cfg = cfg_from_args(args, SECTIONS)
     if kind == "train":
         check_optimization(cfg.OPTIMIZATION)
+        check_user_hooks(cfg)
     world = distributed.start(args.launcher, args.tcp_port, args.device)
     device = distributed.pick_device(args.device, world)
     folders = run_folders(args.cfg_file, args.extra_tag, args.output_dir)
@@ -149,6 +150,8 @@ def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None)
     if checkpoint is not None:
         log_list_changes(header, plan, run.is_over(checkpoint[1]), checkpoint[0], run.logger)
     hooks = hooks_from_cfg(run.cfg, model, header.begun, run.epochs)
+    if getattr(run.args, "no_savings", False):
+        hooks = [hook for hook in hooks if not isinstance(hook, SavingsHook)]
     for line in filter(None, (hook.describe() for hook in hooks)):
         run.logger.info("%s", line)
     if not hooks:
@@ -182,14 +185,22 @@ def build_trainer(
     optim_cfg, steps = run.cfg.OPTIMIZATION, run.args.max_iters
     length = len(train.loader)
     epochs = run.epochs or -(-steps // length)
-    optimizer = build_optimizer(model, optim_cfg, [part for hook in hooks for part in hook.apart()])
+    optimizer = build_optimizer(
+        model, optim_cfg, [part for hook in hooks for part in hook.lr_scaled_groups()]
+    )
     trainer = Trainer(
         model,
         optimizer,
         build_scheduler(optimizer, steps or epochs * length, length, optim_cfg),
         train.loader,
         epochs=epochs,
-        hooks=[*builtin_hooks(run, test), *hooks, SummaryHook(run.folders.root / "run.json")],
+        max_iters=steps,
+        hooks=[
+            *builtin_hooks(run, test),
+            *hooks,
+            *user_hooks(run.cfg),
+            SummaryHook(run.folders.root / "run.json"),
+        ],
         sampler=train.sampler,
         device=run.device,
         clip_norm=clip_norm_of(optim_cfg),
@@ -218,14 +229,14 @@ def builtin_hooks(run: Run, test: Data | None) -> list[Hook]:
     """What every training does besides training, in order."""
     args, extra = run.args, {"seed": run.seed, "cfg_digest": cfg_digest(plain(run.cfg))}
     ckpt = run.folders.ckpt
-    first: list[Hook] = [MaxItersHook(args.max_iters)] if args.max_iters else []
+    every = run.cfg.OPTIMIZATION.get("TASK_GRADIENTS", 0)
+    first: list[Hook] = [TaskGradientHook(every)] if every else []
     last: list[Hook] = []
     if test is not None:
         evaluate = Evaluation(run, test, "eval_with_train")
         last = [EvaluationHook(evaluate, ckpt, args.num_epochs_to_eval, args.start_epoch)]
     return [
         *first,
-        TaskGradientHook(args.logger_iter_interval),
         LogHook(args.logger_iter_interval),
         TensorboardHook(run.folders.tensorboard),
         ProgressHook(),

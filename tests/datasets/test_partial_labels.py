@@ -61,6 +61,21 @@ def test_a_label_that_no_frame_of_the_batch_has_is_not_there_and_its_flags_are_f
     assert "lane_map" not in batch and batch["has_lane_map"].tolist() == [False, False]
 
 
+@pytest.mark.parametrize("key", LABEL_KEYS)
+def test_a_label_that_is_none_in_every_frame_is_like_an_absent_one(key: str) -> None:
+    batch = collate([sample(1) | {key: None}, sample(2) | {key: None}])
+    absent = collate([sample(1, (key,)), sample(2, (key,))])
+    assert batch.keys() == absent.keys() and key not in batch
+    assert not batch[f"has_{key}"].any()
+
+
+@pytest.mark.parametrize("key", LABEL_KEYS)
+def test_a_label_that_is_none_in_one_frame_is_filled_like_an_absent_one(key: str) -> None:
+    batch, absent = (collate([sample(1), other]) for other in (sample(2) | {key: None}, sample(2, (key,))))
+    assert batch.keys() == absent.keys()
+    np.testing.assert_array_equal(batch[key], absent[key])
+
+
 def test_any_other_key_that_a_frame_lacks_is_an_error() -> None:
     with pytest.raises(KeyError, match="points"):
         collate([sample(1), sample(2, ("points",))])
@@ -128,6 +143,21 @@ def test_a_frame_whose_points_are_all_ignored_is_a_frame(toy: Callable[..., ToyD
     one = toy()[0]
     one["point_labels"][:] = 255
     assert collate([one])["has_point_labels"].tolist() == [True]
+
+
+class NoneLabels(ToyDataset):
+    """Frames whose labels are None in place of missing."""
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        return super().load_sample(index) | dict.fromkeys(("gt_boxes", "lane_map", "gt_names"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_data_set_may_give_none_for_a_label(toy_cfg: Any, training: bool) -> None:
+    dataset = NoneLabels(toy_cfg, ["Car"], training=training)
+    batch = dataset.collate_batch([dataset[0], dataset[1]])
+    assert not {"gt_boxes", "gt_names", "lane_map"} & batch.keys() and "point_labels" in batch
+    assert batch["has_gt_boxes"].tolist() == batch["has_lane_map"].tolist() == [False, False]
 
 
 class Heights(ToyDataset):

@@ -108,7 +108,7 @@ def test_p6_learned_loss_weights_are_reached_by_the_loss_that_they_weigh() -> No
 def test_p6_where_nothing_could_train_the_table_is_there_and_the_error_with_it() -> None:
     found = explained("vfe", "backbone_2d", "dense_head", "lane_head")
     assert len(found.rows) == 4 + 1 + 3 + 4
-    assert "Something must be left to train" in found.problems[0]
+    assert "must have a trainable parameter" in found.problems[0]
     assert "A loss must be left" in found.problems[1]
 
 

@@ -12,7 +12,6 @@ from cut_models import Batches, CutModel
 
 from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
@@ -47,11 +46,11 @@ def frozen_trainer(root: Path, name: str) -> Trainer:
     """The order of tools/train.py on a small range."""
     cut = CutModel(root, name, NOT_TRAIN_IN_MULTI_TASK=LISTS[name], FREEZE={"ALLOW_RANDOM": True})
     model, optim = cut.model, cut.cfg.OPTIMIZATION
-    hooks = [*hooks_from_cfg(cut.cfg, model), OptimizerGroupsHook(), MaxItersHook(STEPS)]
+    hooks = [*hooks_from_cfg(cut.cfg, model), OptimizerGroupsHook()]
     optimizer = build_optimizer(model, optim)
     schedule = build_scheduler(optimizer, STEPS, STEPS, optim)
     run = {"hooks": hooks, "clip_norm": clip_norm_of(optim), "move": load_data_to_gpu}
-    return Trainer(model, optimizer, schedule, Batches(cut, STEPS), epochs=1, **run)
+    return Trainer(model, optimizer, schedule, Batches(cut, STEPS), epochs=1, max_iters=STEPS, **run)
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from freeze_runs import cfg_of, frozen_trainer, phase, resumed
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, CheckpointError
@@ -27,7 +26,7 @@ from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """In the middle of the second epoch, under [vfe.0, vfe.1]."""
-    frozen_trainer([MaxItersHook(6), CheckpointHook(tmp_path)], cfg_of("vfe.0", "vfe.1")).run()
+    frozen_trainer([CheckpointHook(tmp_path)], cfg_of("vfe.0", "vfe.1"), max_iters=6).run()
     return tmp_path / "checkpoint_epoch_2.pth"
 
 
@@ -171,7 +170,7 @@ def test_r2_the_diff_of_lists_shows_what_moved_and_another_schedule() -> None:
 
 def test_r2_another_schedule_maps_state_by_name(tmp_path: Path, caplog: Any) -> None:
     then = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.1", LR_SCALE=0.1)])
-    frozen_trainer([MaxItersHook(6), CheckpointHook(tmp_path)], then, epochs=3).run()
+    frozen_trainer([CheckpointHook(tmp_path)], then, epochs=3, max_iters=6).run()
     path = tmp_path / "checkpoint_epoch_2.pth"
     again = resumed(path, cfg_of("vfe"), epochs=3)
     assert "dropped      2  vfe.1.weight, vfe.1.bias" in warnings_of(caplog)

@@ -13,7 +13,6 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.testing.evaluator import interleave
 from pcdet_freeze.engine.trainer import Trainer
@@ -41,14 +40,16 @@ class Corrupts(Hook):
                 distributed.unwrap(trainer.model).vfe[0].weight[0] += 1
 
 
-def make(out: Path, world: distributed.World, name: str, entries: list[str], hooks=(), head=True) -> Trainer:
+def make(
+    out: Path, world: distributed.World, name: str, entries: list[str], hooks=(), head=True, **more
+) -> Trainer:
     """The order of tools/train.py, with other initial weights on each rank: DDP must make them one."""
     torch.manual_seed(world.rank)
     model = ToyModel()
     model.head.requires_grad_(head)
     made = hooks_from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": entries}}, model)
     hooks = [*hooks, *made, CheckpointHook(out / name), TimedCheckpointHook(out / name, 0)]
-    trainer = toy_trainer(hooks, model=model, rank=world.rank, world=world.size)
+    trainer = toy_trainer(hooks, model=model, rank=world.rank, world=world.size, **more)
     set_seed(world.rank)
     return trainer
 
@@ -62,7 +63,7 @@ def train(trainer: Trainer) -> dict:
 
 
 def train_in_two_parts(out: Path, world: distributed.World) -> dict:
-    train(make(out, world, "parts", ["vfe"], [MaxItersHook(3)]))
+    train(make(out, world, "parts", ["vfe"], max_iters=3))
     state = load_checkpoint(out / "parts" / "checkpoint_epoch_2.pth")
     trainer = make(out, world, "parts", ["vfe"])
     load_model_state(trainer.model, state["model_state"], "parts")

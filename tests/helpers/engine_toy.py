@@ -80,7 +80,7 @@ def toy_trainer(
     seed: int = 0,
     rank: int = 0,
     world: int = 1,
-    apart: Any = (),
+    lr_scaled: Any = (),
     **more: Any,
 ) -> Trainer:
     """Four iterations an epoch, unless ``batch_size`` says otherwise."""
@@ -89,7 +89,7 @@ def toy_trainer(
     sampler = ToySampler(8, batch_size, rank, world)
     loader = DataLoader(ToyData(), batch_size=batch_size, sampler=sampler)
     cfg = {**OPTIM, "OPTIMIZER": optimizer}
-    made = build_optimizer(model, cfg, apart)
+    made = build_optimizer(model, cfg, lr_scaled)
     schedule = build_scheduler(made, epochs * len(loader), len(loader), cfg)
     return Trainer(
         model, made, schedule, loader, epochs=epochs, hooks=hooks, sampler=sampler, clip_norm=10.0, **more

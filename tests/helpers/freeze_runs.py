@@ -69,9 +69,9 @@ def frozen_trainer(
     run = Run(args, cfg, World(), torch.device("cpu"), None, logger)  # type: ignore[arg-type]
     checkpoint = None if path is None else (path, load_checkpoint(path))
     made = freeze_and_resume(run, model, checkpoint)
-    apart = [part for hook in made for part in hook.apart()]
+    groups = [part for hook in made for part in hook.lr_scaled_groups()]
     trainer = toy_trainer(
-        [*hooks, *made], model=model, epochs=epochs, optimizer=optimizer, seed=seed, apart=apart, **more
+        [*hooks, *made], model=model, epochs=epochs, optimizer=optimizer, seed=seed, lr_scaled=groups, **more
     )
     if checkpoint is not None:
         resume(trainer, checkpoint[1])

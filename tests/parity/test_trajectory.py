@@ -10,7 +10,6 @@ from easydict import EasyDict
 from pointpillar_golden import Golden, load_json
 
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
@@ -48,9 +47,9 @@ def run(reference: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     model = golden.model()
     optimizer = build_optimizer(model, cfg)
     schedule = build_scheduler(optimizer, figures["steps"], figures["steps"], cfg)
-    hooks = [records, MaxItersHook(STEPS)]
+    end = {"epochs": 1, "max_iters": STEPS}
     trainer = Trainer(
-        model, optimizer, schedule, SameBatch(golden), epochs=1, hooks=hooks, clip_norm=clip_norm_of(cfg)
+        model, optimizer, schedule, SameBatch(golden), **end, hooks=[records], clip_norm=clip_norm_of(cfg)
     )
     trainer.run()
     return figures, records.rows

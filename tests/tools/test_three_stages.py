@@ -14,7 +14,7 @@ from pcdet_freeze.__main__ import main
 CFGS = ROOT / "cfgs" / "synthetic_models"
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
 FEW = ["DATA_CONFIG.NUM_SCENES.train", "4", "DATA_CONFIG.NUM_SCENES.test", "2"]
-FEW += ["MODEL.POST_PROCESSING.SCORE_THRESH", "0.0"]
+FEW += ["MODEL.POST_PROCESSING.SCORE_THRESH", "0.0", "OPTIMIZATION.TASK_GRADIENTS", "50"]
 """untrained detectors are sure of nothing, and there must be boxes to compare"""
 
 

@@ -12,7 +12,7 @@ from tool_runs import FREEZE, LIST, RANDOM, folder, log_of, train
     ("entries", "message"),
     [
         ("[dense_head]", "A loss must be left to train with, but every head is frozen whole: dense_head"),
-        ("[vfe, backbone_2d, 'dense_head.*']", "Something must be left to train"),
+        ("[vfe, backbone_2d, 'dense_head.*']", "must have a trainable parameter"),
     ],
 )
 def test_t3_with_nothing_left_to_learn_a_training_stops_before_it_starts(

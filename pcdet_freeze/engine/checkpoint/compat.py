@@ -1,17 +1,23 @@
-"""Sparse convolution weights of spconv 1.x, as in older checkpoints of OpenPCDet, in the layout of 2.x."""
+"""Read model states of other programs: kernel-first weights of spconv 1.x, prefixes of wrappers."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
+PREFIXES = ("module.", "_orig_mod.")
+AVERAGED = "n_averaged"
+"""the one key of an AveragedModel that has no prefix"""
+
 
 def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with sparse weights of spconv 1.x, (kernel..., in, out), as (out, kernel..., in).
+    """Return ``state`` with sparse weights of spconv 1.x, (kernel..., in, out), as (out, kernel..., in).
 
-    A tensor is turned where its shape differs from the model's, is that of the model when turned, and belongs
-    to no dense convolution of torch. All others are handed on as they are.
+    A tensor is permuted if its shape differs from the model's, matches it when permuted, and is not of a
+    dense convolution of torch. All others are returned unchanged.
     """
     own = model.state_dict()
     dense = {
@@ -25,3 +31,29 @@ def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
         if value.shape != wanted and value.ndim in (4, 5) and value.movedim(-1, 0).shape == wanted:
             fitted[name] = value.movedim(-1, 0).contiguous()
     return fitted
+
+
+def without_wrapper_prefixes(
+    model: nn.Module, state: Mapping[str, Tensor], source: str | Path
+) -> dict[str, Tensor]:
+    """Return ``state`` without the prefix of a wrapper that was saved along with its model.
+
+    A prefix is removed if all keys start with it and no key of ``model`` does: ``module.`` of
+    DistributedDataParallel, DataParallel and AveragedModel (whose ``n_averaged`` is dropped), ``_orig_mod.``
+    of torch.compile. The log says so.
+    """
+    own, found, removed = model.state_dict(), dict(state), ""
+    while prefix := _shared_prefix(found):
+        if any(name.startswith(prefix) for name in own):
+            break
+        found = {name[len(prefix) :]: value for name, value in found.items() if name != AVERAGED}
+        removed += prefix
+    if removed:
+        logging.getLogger("pcdet_freeze").info("%s: removed the prefix %r from all keys", source, removed)
+    return found
+
+
+def _shared_prefix(state: Mapping[str, Tensor]) -> str:
+    names = [name for name in state if name != AVERAGED]
+    shared = [prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)]
+    return shared[0] if names and shared else ""

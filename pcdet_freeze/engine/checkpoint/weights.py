@@ -1,4 +1,4 @@
-"""Loading model states: all of it on resume, what fits from a pretrained model."""
+"""Load model states: all tensors on resume, those that fit from a pretrained model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pcdet_freeze.engine.checkpoint.compat import fit_layouts
+from pcdet_freeze.engine.checkpoint.compat import fit_layouts, without_wrapper_prefixes
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
@@ -18,7 +18,7 @@ from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a file and those of a model go together, by name and shape."""
+    """Which tensors of a file match those of a model by name and shape."""
 
     loaded: tuple[str, ...]
     """in both, of one shape"""
@@ -30,7 +30,7 @@ class Fit:
     """in both, of different shapes; each with both shapes"""
 
     def table(self, limit: int = 8) -> str:
-        """One line a kind: how many, and the first ``limit`` names."""
+        """Return one line a kind: the count and the first ``limit`` names."""
         rows = (("loaded", self.loaded), ("missing", self.missing))
         rows += (("unexpected", self.unexpected), ("mis-shaped", self.misshaped))  # type: ignore[assignment]
         return "\n".join(
@@ -39,7 +39,7 @@ class Fit:
 
 
 def compare_keys(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
-    """Say how ``state`` fits ``model``; nothing is changed."""
+    """Compare names and shapes of ``state`` and ``model``; nothing is changed."""
     own = unwrap(model).state_dict()
     both = [name for name in own if name in state]
     bad = {name for name in both if own[name].shape != state[name].shape}
@@ -53,13 +53,20 @@ def compare_keys(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Fit:
     )
 
 
+def fit_state(
+    model: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path
+) -> dict[str, torch.Tensor]:
+    """Return ``state`` with the names and layouts of ``model``: no wrapper prefixes, weights of spconv 2."""
+    return fit_layouts(unwrap(model), without_wrapper_prefixes(unwrap(model), state, source))
+
+
 def load_model_state(model: nn.Module, state: Mapping[str, torch.Tensor], source: str | Path) -> None:
-    """Load all of ``state``; CheckpointError, before anything is changed, unless every tensor fits."""
-    state = fit_layouts(unwrap(model), state)
+    """Load all of ``state``; raise CheckpointError, and change nothing, unless every tensor fits."""
+    state = fit_state(model, state, source)
     fit = compare_keys(model, state)
     if fit.missing or fit.unexpected or fit.misshaped:
         raise CheckpointError(
-            f"{source} must be a checkpoint of this very model, but it is of another one:\n{fit.table(4)}\n"
+            f"{source} must be a checkpoint of this model, but its tensors differ:\n{fit.table(4)}\n"
             "Use the config that it was trained with, or --pretrained_model to load only what fits."
         )
     unwrap(model).load_state_dict(dict(state), strict=True)
@@ -73,19 +80,18 @@ def load_pretrained(
     allow_mismatch: bool = False,
     trust: bool = False,
 ) -> Fit:
-    """Load from ``path`` what fits by name and shape, and log the table of what did and did not.
+    """Load the tensors of ``path`` that fit by name and shape, and log a table of all.
 
-    Raises CheckpointError, before anything is changed, where a shape differs (unless ``allow_mismatch``,
-    which leaves such a tensor as it is) or where no tensor fits.
+    Raises CheckpointError, and changes nothing, if a shape differs (unless ``allow_mismatch``, which skips
+    such a tensor) or if no tensor fits.
     """
-    state = fit_layouts(unwrap(model), load_checkpoint(path, trust)["model_state"])
+    state = fit_state(model, load_checkpoint(path, trust)["model_state"], path)
     fit = compare_keys(model, state)
     table = f"Pretrained model {path}:\n{fit.table()}"
     if fit.misshaped and not allow_mismatch:
         raise CheckpointError(
-            f"A pretrained tensor must have the shape of the model's, but some have not. {table}\n"
-            "Use the config that it was trained with, rename what differs, or leave it out with "
-            "--allow_mismatch."
+            f"A pretrained tensor must have the shape of the model's, but some differ. {table}\n"
+            "Use the config that it was trained with, rename the tensors, or skip them with --allow_mismatch."
         )
     if not fit.loaded:
         raise CheckpointError(f"A pretrained model must share tensors with the model, but none fits. {table}")

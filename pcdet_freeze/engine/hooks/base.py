@@ -1,21 +1,23 @@
-"""What may happen around an iteration: the Hook base, and the hooks that a config turns on."""
+"""Base classes of hooks, and the registry of those that a config turns on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.registry import Registry
+
+if TYPE_CHECKING:  # the trainer imports this module
+    from pcdet_freeze.engine.trainer import Trainer
 
 LrScaledGroups = Sequence[tuple[Collection[str], float]]
 """(names of parameters, multiple of the learning rate) for optimizer groups of their own"""
 
 
 class Hook:
-    """Something that happens at fixed places of the loop. The trainer calls its hooks in list order:
+    """Code that runs at fixed places of the training loop. The trainer calls its hooks in list order:
 
     ```
     hook.before_train(trainer)
@@ -23,22 +25,36 @@ class Hook:
         hook.before_epoch(trainer)             # again after a resume in the middle of an epoch
         for batch in loader:
             trainer.step(batch)                # model.train(), forward, backward, clip, optimizer
-            hook.after_step(trainer)           # trainer.iteration counts this one already
-        hook.after_epoch(trainer)              # whole epochs only; trainer.epoch counts this one already
-    hook.after_train(trainer)                  # also where trainer.stopped ended the run early
+            hook.after_step(trainer)           # trainer.iteration includes this one
+        hook.after_epoch(trainer)              # whole epochs only; trainer.epoch includes this one
+    hook.after_train(trainer)                  # also where trainer.stopped or max_iters ended the run early
     ```
 
-    ``hook.at_checkpoint(trainer, ours)`` is called on every rank each time that a checkpoint is about to be
-    written: it may add plain data to ``ours``, and by raising it keeps the file from being written.
+    ``hook.at_checkpoint(trainer, ours)`` is called on every rank before a checkpoint is written: it may add
+    plain data to ``ours``; if it raises, the file is not written.
 
-    A hook may replace ``trainer.model`` and ``trainer.optimizer`` (see ``Trainer.rebuild``).
+    ``hook.on_exception(trainer)`` is called where an error or Ctrl-C ends the loop; ``after_train`` is not
+    called then. ``trainer.run()`` may be called again afterwards and starts with ``before_train``.
+
+    A hook may replace ``trainer.model`` and ``trainer.optimizer`` (see ``Trainer.rebuild``), set
+    ``trainer.stopped`` to end the run after the current step, and add to ``trainer.results``.
+
+    A hook of your own is named in the YAML by its import path; the other keys are the arguments of its
+    ``__init__`` in upper case:
+
+    ```yaml
+    HOOK:
+        - {NAME: my_package.my_module.MyHook, EVERY: 10}      # MyHook(every=10)
+    ```
+
+    It runs after the hooks of this package and is filed in ``HOOKS`` under that path.
     """
 
     def before_train(self, trainer: Trainer) -> None:
-        """Model, optimizer and wrappers are complete; nothing has run."""
+        """Model, optimizer and wrappers are complete; nothing has run, or the run continues."""
 
     def before_epoch(self, trainer: Trainer) -> None:
-        """Epoch ``trainer.epoch`` (0-based) is about to begin, or to go on."""
+        """Epoch ``trainer.epoch`` (0-based) starts or continues."""
 
     def after_step(self, trainer: Trainer) -> None:
         """One iteration is done; its gradients are still there."""
@@ -47,20 +63,23 @@ class Hook:
         """One whole epoch is done."""
 
     def at_checkpoint(self, trainer: Trainer, ours: dict[str, Any]) -> None:
-        """A checkpoint is about to be written."""
+        """A checkpoint will be written."""
 
     def after_train(self, trainer: Trainer) -> None:
         """The run is over."""
 
+    def on_exception(self, trainer: Trainer) -> None:
+        """An error or Ctrl-C ended the loop: close files, remove torch hooks. No collective calls here."""
+
 
 class ConfiguredHook(Hook):
-    """A hook that a YAML key turns on. It is made before the optimizer, so it may change what trains."""
+    """A hook that a key of the config turns on, created before the optimizer: it may freeze parameters."""
 
     @classmethod
     def from_cfg(
         cls, cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
     ) -> ConfiguredHook | None:
-        """The hook for ``model``, or None where ``cfg`` does not ask for it.
+        """Return the hook for ``model``, or None where ``cfg`` does not ask for it.
 
         Args:
             begun: epochs that a resumed run has begun; 0 at the start.
@@ -73,21 +92,21 @@ class ConfiguredHook(Hook):
         return ()
 
     def check_pretrained_coverage(self, loaded: Collection[str], rebuild: Callable[[], nn.Module]) -> None:
-        """A new run has loaded the tensors ``loaded``; ``rebuild`` builds the same model anew."""
+        """A new run has loaded the tensors ``loaded``; ``rebuild`` builds the same model again."""
 
     def take_test_data(self, loader: Any) -> None:
         """The run evaluates on the batches of ``loader``."""
 
-    def apart(self) -> LrScaledGroups:
-        """What the optimizer must hold in groups of its own when the run starts or goes on."""
+    def lr_scaled_groups(self) -> LrScaledGroups:
+        """Param groups with an ``lr_scale`` that the optimizer must have when the run starts or resumes."""
         return ()
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
-        """A checkpoint's model state has been loaded; ``ours`` is what ``at_checkpoint`` put beside it."""
+        """A checkpoint's model state has been loaded; ``ours`` is what ``at_checkpoint`` stored with it."""
 
     def describe(self) -> str:
-        """One line for the log's first lines."""
+        """Lines for the head of the log; empty for none."""
         return type(self).__name__
 
 
-HOOKS: Registry[type[ConfiguredHook]] = Registry("HOOK")
+HOOKS: Registry[type[Hook]] = Registry("HOOK")

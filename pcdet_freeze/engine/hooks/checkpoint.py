@@ -31,10 +31,11 @@ class CheckpointHook(Hook):
         self, folder: Path, every: int = 1, keep: int = 30, extra: Mapping[str, Any] | None = None
     ) -> None:
         self.folder, self.every, self.keep, self.extra = folder, every, keep, extra or {}
-        self._saved_at = 0
+        self._saved_at: int | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        self._saved_at = trainer.iteration
+        if self._saved_at is None:  # an interrupted run that continues may have unsaved iterations
+            self._saved_at = trainer.iteration
 
     def after_epoch(self, trainer: Trainer) -> None:
         if trainer.epoch % self.every == 0:

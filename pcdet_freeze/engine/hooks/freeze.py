@@ -1,7 +1,7 @@
-"""MODEL.NOT_TRAIN_IN_MULTI_TASK in a training: freeze before the optimizer is made, prove it to the end.
+"""MODEL.NOT_TRAIN_IN_MULTI_TASK in a training: freeze before the optimizer is built, certify to the end.
 
-With FREEZE.SCHEDULE a run is a sequence of spans, in each of which other modules are frozen. A new span
-begins with an epoch, on every rank, since all read the same config and count the same epochs.
+With FREEZE.SCHEDULE a run is a sequence of phases, each with its own set of frozen modules. A new phase
+begins with an epoch, on all ranks, since all read the same config and count the same epochs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.optim.optimizer_state import carry_state
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, ConfigError
-from pcdet_freeze.freezing import FreezePlan, freeze
+from pcdet_freeze.freezing import FreezeHandle, FreezePlan, freeze
 from pcdet_freeze.freezing.certificate import compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, metadata_to_plain
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
@@ -32,17 +32,18 @@ from pcdet_freeze.utils.distributed import unwrap
 
 @HOOKS.register
 class MultiTaskFreezeHook(ConfiguredHook):
-    """Holds what the list names, lets parts of it train when the schedule says so, keeps the certificate.
+    """Freezes the modules of the list, releases parts of them by the schedule, checks the certificate.
 
     The certificate is taken when training starts, and checked after the first step, after each epoch (and so
-    after a validation), at every checkpoint, where it is stored, and at the end. A tensor that changed on any
-    rank stops all ranks, by name. When a part begins to train it is taken anew for what stays frozen.
+    after a validation), at every checkpoint, where it is stored, when an interrupted run continues, and at
+    the end. A tensor that changed on any rank stops all ranks, and is named. When a phase releases a part,
+    the certificate is taken again for what stays frozen.
 
     Args:
-        model: without wrappers; it is frozen here, for the epoch in which the run starts or goes on.
+        model: without wrappers; it is frozen here, for the epoch in which the run starts or resumes.
         plan: list and schedule.
-        optim_cfg: ``cfg.OPTIMIZATION``, for the optimizers of later spans.
-        begun: epochs begun by the run that goes on; 0 at its start.
+        optim_cfg: ``cfg.OPTIMIZATION``, for the optimizers of later phases.
+        begun: epochs that a resumed run has begun; 0 at the start.
         epochs: length of the run; None where it is known only when it starts.
 
     Raises:
@@ -58,13 +59,14 @@ class MultiTaskFreezeHook(ConfiguredHook):
         epochs: int | None = None,
     ) -> None:
         self.plan = plan
-        self.spans = timeline(plan, model, epochs)
-        self.span = phase_at(self.spans, begun)
+        self.phases = timeline(plan, model, epochs)
+        self.phase = phase_at(self.phases, begun)
         self.optim_cfg = optim_cfg
-        if len(self.spans) > 1 and optim_cfg is None:
-            raise ConfigError("FREEZE.SCHEDULE makes the optimizer anew and needs OPTIMIZATION; got none")
-        self.handle = freeze(model, self.span.plan, rebuilds_ddp=self.span is not self.spans[0])
+        if len(self.phases) > 1 and optim_cfg is None:
+            raise ConfigError("FREEZE.SCHEDULE rebuilds the optimizer and needs OPTIMIZATION; got none")
+        self.handle = freeze(model, self.phase.plan, rebuilds_ddp=self.phase is not self.phases[0])
         require_loss(model)
+        self._certified: FreezeHandle | None = None
         self._first_step_checked = False
         self._warned: set[str] = set()
 
@@ -76,8 +78,9 @@ class MultiTaskFreezeHook(ConfiguredHook):
         plan = FreezePlan.from_cfg(cfg)
         return cls(model, plan, cfg.get("OPTIMIZATION"), begun, epochs) if plan else None
 
-    def apart(self) -> LrScaledGroups:
-        return _apart(self.span)
+    def lr_scaled_groups(self) -> LrScaledGroups:
+        parts = self.phase.entered
+        return [(part.names, part.lr_scale) for part in parts if part.names and part.lr_scale != 1]
 
     def companions(self) -> Sequence[ConfiguredHook]:
         options = Options.of(self.plan)
@@ -93,9 +96,9 @@ class MultiTaskFreezeHook(ConfiguredHook):
         check_pretrained_coverage(self.handle, loaded, rebuild)
 
     def check_resumed(self, ours: Mapping[str, Any]) -> None:
-        """Compare the loaded state with the certificate stored beside it, as far as both freeze the same.
+        """Compare the loaded state with the certificate stored with it, for tensors that both freeze.
 
-        Raises CertificateError where it differs.
+        Raises CertificateError if it differs.
         """
         stored = FreezeMetadata.of({CHECKPOINT_KEY: ours}).certificate
         if stored is None:
@@ -105,34 +108,38 @@ class MultiTaskFreezeHook(ConfiguredHook):
         changed = compare_digests(then, {name: now[name] for name in then})
         if changed:
             raise CertificateError(
-                "The frozen state of a checkpoint must be what its own certificate says, but differs in:\n  "
+                "The frozen state of a checkpoint must match its own certificate, but differs in:\n  "
                 + "\n  ".join(changed)
-                + "\nThe file was changed after it was written: resume from another one with --ckpt."
+                + "\nThe file was changed after it was written. Resume from another one with --ckpt."
             )
 
     def describe(self) -> str:
-        phases = [line for span in self.spans for line in span.lines()]
-        return "\n".join([*self._told(), *(f"  schedule: {line}" for line in phases)])
+        schedule = [line for phase in self.phases for line in phase.lines()]
+        return "\n".join([self._summary(), *(f"  schedule: {line}" for line in schedule)])
 
-    def _told(self) -> list[str]:
-        """What is frozen now, and the notes on it."""
+    def _summary(self) -> str:
+        """What is frozen now, with notes."""
         notes = [*self.handle.notes, *explain_steps(self.handle.model)]
-        return [self.span.summary(self.handle), *(f"  note: {note}" for note in notes)]
+        return "\n".join([self.phase.summary(self.handle), *(f"  note: {note}" for note in notes)])
 
     def before_train(self, trainer: Trainer) -> None:
-        for span in self.spans:
-            if span.begins >= trainer.epochs:
+        for phase in self.phases:
+            if phase.begins >= trainer.epochs:
                 text = "Not in this run of %d epochs: %s"
-                trainer.logger.warning(text, trainer.epochs, "; ".join(span.lines()))
+                trainer.logger.warning(text, trainer.epochs, "; ".join(phase.lines()))
         self._warn_of_drift(trainer)
-        self.handle.renew()
+        if self._certified is self.handle:  # the run continues: what was frozen before must still be so
+            self._check(f"before the run continues at iteration {trainer.iteration}")
+        else:
+            self.handle.renew()
+            self._certified = self.handle
         self._first_step_checked = False
 
     def before_epoch(self, trainer: Trainer) -> None:
-        span = phase_at(self.spans, trainer.epoch + 1)
-        if span is not self.span:
+        phase = phase_at(self.phases, trainer.epoch + 1)
+        if phase is not self.phase:
             self._check(f"before epoch {trainer.epoch + 1}, when parts of it begin to train,")
-            self._enter(span, trainer)
+            self._enter(phase, trainer)
 
     def after_step(self, trainer: Trainer) -> None:
         if not self._first_step_checked:
@@ -149,50 +156,42 @@ class MultiTaskFreezeHook(ConfiguredHook):
     def after_train(self, trainer: Trainer) -> None:
         self._check("at the end")
         if self.handle.certificate().digests:  # a schedule may have freed everything
-            what = "frozen state is" if self.plan.parameters else "statistics of the held layers are"
+            what = "frozen state is" if self.plan.parameters else "statistics of the locked norm layers are"
             trainer.logger.info("Certificate intact: the %s the same as at the start, bit for bit.", what)
 
-    def _enter(self, span: Phase, trainer: Trainer) -> None:
-        """Freeze for ``span``; what it frees enters the optimizer with fresh state, the rest keep theirs."""
+    def _enter(self, phase: Phase, trainer: Trainer) -> None:
+        """Freeze for ``phase``; parameters that it releases enter the optimizer without state."""
         model, before = unwrap(trainer.model), self.handle
-        # first the new freeze, then the old one's release: what both hold is not let go in between
-        self.handle = freeze(model, span.plan, rebuilds_ddp=True)
+        # freeze first, then release the old freeze: modules that are in both stay frozen in between
+        self.handle = freeze(model, phase.plan, rebuilds_ddp=True)
         before.release(rebuilds_ddp=True)
-        self.span = span
-        optimizer = build_optimizer(model, self.optim_cfg or {}, self.apart())
-        kept, fresh = carry_state(trainer.optimizer, optimizer)
+        self.phase, self._certified = phase, self.handle
+        optimizer = build_optimizer(model, self.optim_cfg or {}, self.lr_scaled_groups())
+        kept, new = carry_state(trainer.optimizer, optimizer)
         trainer.rebuild(optimizer)
         self._first_step_checked = False
-        trainer.logger.info("Epoch %d: %s", trainer.epoch + 1, "; ".join(span.lines()))
+        trainer.logger.info("Epoch %d: %s", trainer.epoch + 1, "; ".join(phase.lines()))
         trainer.logger.info(
             "Optimizer state: %d parameters keep theirs, %d start with a fresh one. Certificate renewed.",
             kept,
-            fresh,
+            new,
         )
-        notes = [*self.handle.notes, *explain_steps(model)]
-        trainer.logger.info(
-            "%s", "\n".join([self.span.summary(self.handle), *(f"  note: {note}" for note in notes)])
-        )
+        trainer.logger.info("%s", self._summary())
         self._warn_of_drift(trainer)
 
     def _warn_of_drift(self, trainer: Trainer) -> None:
-        """Each warning once a run."""
+        """Log each warning once a run."""
         for drift in dict.fromkeys(map(str, lint(self.handle.model))):
             if drift not in self._warned:
                 self._warned.add(drift)
                 trainer.logger.warning("%s", drift)
 
     def _check(self, when: str) -> None:
-        """All ranks hear all verdicts before any raises: nobody is left waiting in a collective call."""
+        """Raise CertificateError on all ranks if frozen state changed on any; a collective call."""
         try:
             self.handle.verify()
         except CertificateError as error:
             raise CertificateError(
-                f"Frozen state must not change, but {when} it had. No checkpoint was written with it; look "
-                f"for what writes to these tensors besides the optimizer.\n{error}"
+                f"Frozen state must not change, but {when} it had. No checkpoint was written with it. Look "
+                f"for code other than the optimizer that writes to these tensors.\n{error}"
             ) from error
-
-
-def _apart(span: Phase) -> LrScaledGroups:
-    """Groups of their own for what entered with a learning rate of its own."""
-    return [(part.names, part.lr_scale) for part in span.entered if part.names and part.lr_scale != 1]

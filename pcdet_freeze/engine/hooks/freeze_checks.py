@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
@@ -61,6 +62,10 @@ class FreezeChecksHook(ConfiguredHook):
         if self._checks is not None:
             self._checks.finish()
 
+    def on_exception(self, trainer: Trainer) -> None:
+        if self._checks is not None:
+            self._checks.stop()
+
 
 class OutputDriftHook(ConfiguredHook):
     """Compares, at the end, the outputs of frozen modules with those at the start of this process (P2).
@@ -86,13 +91,18 @@ class OutputDriftHook(ConfiguredHook):
         return ""
 
     def before_train(self, trainer: Trainer) -> None:
-        self._start, self._batch, self._began_at = {}, None, trainer.iteration
+        if not self._start:  # an interrupted run that continues is compared with its own start
+            self._batch, self._began_at = None, trainer.iteration
         if self._is_needed():
             self._keep_start()
-            if self._test_loader is None:
+            if self._test_loader is None and self._batch is None:
                 self._batch_hook = unwrap(trainer.model).register_forward_pre_hook(
                     PicklableHook(self._keep_batch)
                 )
+
+    def on_exception(self, trainer: Trainer) -> None:
+        if self._batch_hook is not None:
+            self._batch_hook.remove()
 
     def before_epoch(self, trainer: Trainer) -> None:
         if self._start:
@@ -146,8 +156,8 @@ class OutputDriftHook(ConfiguredHook):
             set_epoch = getattr(getattr(self._test_loader, "sampler", None), "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(0)
-            batch: dict[str, Any] | None = next(iter(self._test_loader), None)
-        if batch is not None and trainer.move is not None:
+            batch: dict[str, Any] = next_batch(iter(self._test_loader), 0, len(self._test_loader))
+        if trainer.move is not None:
             trainer.move(batch, trainer.device)
         return batch
 

@@ -1,4 +1,4 @@
-"""A training's forwards by the plan of :mod:`pcdet_freeze.freezing.prefix` (F1, F5)."""
+"""Run the frozen prefix of training forwards without a graph, folded, or from a cache (F1, F5, F7)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pcdet_freeze.utils.rng import untouched_rng
 
 
 class FrozenPrefixHook(ConfiguredHook):
-    """Plans in the first training forward, and again where something else is frozen; then works by it.
+    """Plans the frozen prefix in the first training forward, and again when something else is frozen.
 
-    The plan is made on a copy of the model, so nothing of the training moves, its generators neither.
-    Evaluations, and forwards of anything but the trainer's own model, run as they are written. With ``cache``
-    the prefix's outputs are kept on disk (F7).
+    The plan is made on a copy of the model: the training and its random generators are not changed.
+    Evaluations and forwards of other models are not affected. With ``cache`` the outputs of the prefix are
+    kept on disk (F7).
     """
 
     def __init__(self, model: nn.Module, options: Options, cache: CacheOptions | None = None) -> None:
@@ -45,24 +45,28 @@ class FrozenPrefixHook(ConfiguredHook):
     def after_train(self, trainer: Trainer) -> None:
         self._stop()
 
+    def on_exception(self, trainer: Trainer) -> None:
+        self._end(RuntimeError)  # torch calls no forward hook after Ctrl-C in a forward
+        self._stop()
+
     def _watch(self, trainer: Trainer) -> None:
         self._stop()
         self._watched = model = trainer.model
 
         def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._end()  # of a forward that was interrupted: torch calls no hook then
+            self._end()  # torch calls no forward hook after Ctrl-C in a forward
             if module is self._watched and module.training:
                 self.prepare(trainer, *args, **kwargs)
                 self._running = self._forward(trainer, args).__enter__()
 
-        # first of all hooks, and last: what others do to the model meets it as it is
+        # before and after all other hooks: what they do to the model finds its own forwards
         self._handles = [
             model.register_forward_pre_hook(PicklableHook(begin), with_kwargs=True, prepend=True),
             model.register_forward_hook(PicklableHook(self._leave), always_call=True, prepend=True),
         ]
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Plan for a training forward with these arguments, if there is no plan yet, and log it."""
+        """Make and log a plan for a training forward with these arguments, unless there is one."""
         if not self.renewed.is_settled:
             with untouched_rng():
                 made = self.renewed.prepare(*args, **kwargs)
@@ -78,7 +82,7 @@ class FrozenPrefixHook(ConfiguredHook):
         return self.cache.forward(self.renewed, args[0])
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        # a forward that failed has no output, and its own error is the one to tell
+        # a forward that failed has no output; its own error is raised
         self._end(RuntimeError if output is None else None)
 
     def _end(self, error: type[BaseException] | None = None) -> None:

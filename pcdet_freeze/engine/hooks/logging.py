@@ -1,4 +1,4 @@
-"""What a training tells: lines on the console and in the log file, scalars for TensorBoard."""
+"""The log of a training: lines, TensorBoard scalars, a progress bar, run.json."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class LogHook(Hook):
         for name, value in {"loss": trainer.loss, **trainer.seconds}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._skipped += trainer.batch.get("skipped_frames", [])
-        last = trainer.offset == trainer.epoch_length
-        if trainer.iteration % self.every == 0 or self._count == 1 or last or trainer.stopped:
+        last = trainer.offset == trainer.epoch_length or trainer.iterations_left == 0 or trainer.stopped
+        if trainer.iteration % self.every == 0 or self._count == 1 or last:
             trainer.logger.info("%s", self._line(trainer))
 
     def after_epoch(self, trainer: Trainer) -> None:
@@ -53,7 +53,7 @@ class LogHook(Hook):
         mean = {name: total / self._count for name, total in self._sums.items()}
         now, done = trainer.seconds, trainer.iteration - self._first
         spent = time.monotonic() - self._begin
-        left = spent / done * (trainer.epochs * trainer.epoch_length - trainer.iteration)
+        left = spent / done * trainer.iterations_left
         epoch, length = trainer.epoch_number, trainer.epoch_length
         return (
             f"Train: {epoch:>4}/{trainer.epochs} ({100 * epoch // trainer.epochs:>3}%) "
@@ -90,6 +90,8 @@ class TensorboardHook(Hook):
         if self._writer is not None:
             self._writer.close()
 
+    on_exception = after_train
+
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(max(seconds, 0)), 60)
@@ -98,7 +100,7 @@ def _clock(seconds: float) -> str:
 
 
 class ProgressHook(Hook):
-    """One bar over all iterations, on rank 0, where standard error is a terminal (or ``show`` says so)."""
+    """One bar over all iterations, on rank 0, if standard error is a terminal (``show`` overrides this)."""
 
     def __init__(self, show: bool | None = None) -> None:
         self.show = sys.stderr.isatty() if show is None else show
@@ -106,9 +108,13 @@ class ProgressHook(Hook):
 
     def before_train(self, trainer: Trainer) -> None:
         if self.show and distributed.rank() == 0:
-            total = trainer.epochs * trainer.epoch_length
+            done = trainer.iteration
             self._bar = tqdm(
-                total=total, initial=trainer.iteration, desc="train", dynamic_ncols=True, leave=True
+                total=done + trainer.iterations_left,
+                initial=done,
+                desc="train",
+                dynamic_ncols=True,
+                leave=True,
             )
 
     def after_step(self, trainer: Trainer) -> None:
@@ -122,12 +128,14 @@ class ProgressHook(Hook):
         if self._bar is not None:
             self._bar.close()
 
+    on_exception = after_train
+
 
 class SummaryHook(Hook):
     """Writes ``run.json`` at the end: iterations, and the median seconds of one, of its data, its forward.
 
-    What other hooks left in ``trainer.results`` stands beside them. The first iterations warm caches up and
-    are left out where there are enough others.
+    ``trainer.results`` of other hooks is added. The first ``WARM_UP`` iterations are left out of the medians
+    where there are more.
     """
 
     WARM_UP = 5

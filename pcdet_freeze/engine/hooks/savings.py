@@ -1,4 +1,4 @@
-"""F4 in a training: measured once, after the first iteration."""
+"""Measure what freezing saves (F4): once a run, after its first iteration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pcdet_freeze.engine.hooks.base import ConfiguredHook
 from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.trainer import Batch, Trainer
 from pcdet_freeze.freezing import FreezeHandle, unfreeze
@@ -29,24 +28,25 @@ from pcdet_freeze.utils.rng import untouched_rng
 from pcdet_freeze.utils.tensors import clone_detached, tensors_with_path
 
 SHORTEST = 50
-"""iterations that a run must still have before it for the measurement to be worth its eight steps"""
+"""shortest rest of a run, in iterations, in which eight steps are worth measuring"""
 
 
-class Freezes(Protocol):
-    """Who froze the model, and what its optimizers are made from."""
+class FreezeOwner(Protocol):
+    """The hook that froze the model, and the config of its optimizers."""
 
     handle: FreezeHandle
     optim_cfg: Mapping[str, Any] | None
 
 
 class SavingsHook(ConfiguredHook):
-    """Logs what freezing saves, and leaves it for ``run.json``; the training itself is what it was.
+    """Logs what freezing saves and adds it to ``run.json``; the training itself is not changed.
 
-    Every rank measures by itself, all alike. Where a copy cannot do the steps (memory does not suffice,
-    labels of a frozen head are missing), the log says why there is no figure, and the training goes on.
+    It takes eight steps on two copies of the model; ``OPTIMIZATION.MEASURE_SAVINGS: False`` (--no_savings)
+    turns it off. Every rank measures by itself. If a copy cannot do the steps (out of memory, no labels for a
+    frozen head), the log says why and the training continues.
     """
 
-    def __init__(self, owner: Freezes, options: Options) -> None:
+    def __init__(self, owner: FreezeOwner, options: Options) -> None:
         self.owner, self.options = owner, options
         self._batch: Batch | None = None
         self._catcher: Any = None
@@ -56,7 +56,8 @@ class SavingsHook(ConfiguredHook):
 
     def before_train(self, trainer: Trainer) -> None:
         self._stop()
-        if self.owner.optim_cfg and iterations_left(trainer) >= SHORTEST:
+        wanted = self.owner.optim_cfg and self.owner.optim_cfg.get("MEASURE_SAVINGS", True)
+        if wanted and "freezing_saves" not in trainer.results and trainer.iterations_left >= SHORTEST:
             self._catcher = unwrap(trainer.model).register_forward_pre_hook(PicklableHook(self._catch))
 
     def after_step(self, trainer: Trainer) -> None:
@@ -67,7 +68,7 @@ class SavingsHook(ConfiguredHook):
         try:
             with untouched_rng():
                 saved = measure(trainer, batch, self.options, self.owner.optim_cfg)
-        except Exception as error:  # whatever a copy of the model cannot do, the training did
+        except Exception as error:  # the training itself did this step: no error of a copy may end it
             first = (str(error).strip() or repr(error)).splitlines()[0]
             trainer.logger.info("What freezing saves was not measured: %s: %s", type(error).__name__, first)
         else:
@@ -80,6 +81,8 @@ class SavingsHook(ConfiguredHook):
     def after_train(self, trainer: Trainer) -> None:
         self._stop()
 
+    on_exception = after_train
+
     def _catch(self, model: Any, args: tuple[Any, ...]) -> None:
         if model.training and self._batch is None:
             self._batch = clone_detached(args[0])
@@ -90,29 +93,23 @@ class SavingsHook(ConfiguredHook):
         self._catcher, self._batch = None, None
 
 
-def iterations_left(trainer: Trainer) -> int:
-    """How many iterations the run has before it."""
-    ends = [hook.iterations for hook in trainer.hooks if isinstance(hook, MaxItersHook)]
-    return min([trainer.epochs * trainer.epoch_length, *ends]) - trainer.iteration
-
-
 TIMED = 2
-"""timed steps of each copy, in turns"""
+"""timed steps of each copy, alternating"""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step takes."""
+    """Cost of a step."""
 
     seconds: float
-    """the quicker step by the clock on the wall: forward, loss, backward, clipping, optimizer"""
+    """wall time of the faster step: forward, loss, backward, clipping, optimizer"""
     peak_bytes: int
-    """most bytes of live tensors at one time, see :func:`pcdet_freeze.utils.memory.peak_bytes`"""
+    """peak bytes of tensors, see :func:`pcdet_freeze.utils.memory.peak_bytes`"""
 
 
 @dataclass(frozen=True)
 class Savings:
-    """Two costs, side by side."""
+    """Cost of a step with and without the freeze."""
 
     frozen: Cost
     nothing_frozen: Cost
@@ -133,16 +130,16 @@ class Savings:
 
 
 def measure(trainer: Trainer, batch: Batch, options: Options, optim_cfg: Any) -> Savings:
-    """Take steps on copies of the trainer's model; the trainer and all that it holds stay as they are.
+    """Take steps on copies of the trainer's model; the trainer and its model are not changed.
 
-    Each copy makes one step that does not count, one in which its memory is followed, and ``TIMED`` in turns
-    with the other. No collective call is made: live SyncBatchNorm layers of the copies work by themselves.
-    Generators go on: see :func:`pcdet_freeze.utils.rng.untouched_rng`.
+    Each copy takes one warm-up step, one in which its memory is measured, and ``TIMED`` timed ones. No
+    collective call is made: trainable SyncBatchNorm layers of the copies use local statistics. The random
+    generators advance: see :func:`pcdet_freeze.utils.rng.untouched_rng`.
 
     Args:
         batch: as a forward gets it.
-        options: what the training does to its prefix.
-        optim_cfg: OPTIMIZATION, for optimizers of the copies.
+        options: options of the frozen prefix.
+        optim_cfg: OPTIMIZATION, for the optimizers of the copies.
     """
     runs = [_copy(trainer, options, optim_cfg), _copy(trainer, None, optim_cfg)]
     peaks = [_peak(run, batch) for run in runs]
@@ -180,10 +177,10 @@ def _copy(trainer: Trainer, options: Options | None, optim_cfg: Any) -> Trainer:
 
 
 def _peak(run: Trainer, batch: Batch) -> int:
-    """Bytes at the peak of the second step: the first makes plans and the optimizer's state."""
+    """Peak bytes of the second step: the first one plans the prefix and creates the optimizer state."""
     run.step(dict(batch))
     run.batch = {}
-    run.optimizer.zero_grad(set_to_none=True)  # gradients of the step before are not of this one
+    run.optimizer.zero_grad(set_to_none=True)  # gradients of the warm-up step do not count
     own = [*run.model.parameters(), *run.model.buffers(), *optimizer_tensors(run.optimizer)]
     own += [tensor for _, tensor in tensors_with_path(batch)]
     return peak_bytes(lambda: run.step(dict(batch)), own, run.device)

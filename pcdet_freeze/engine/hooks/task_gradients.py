@@ -1,4 +1,4 @@
-"""The gradient norm of each task at the trunk, for TensorBoard."""
+"""Measure the gradient norm of each task at the trunk, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from pcdet_freeze.utils import distributed
 
 
 class TaskGradientHook(Hook):
-    """Asks the detector in the first and in every ``every``-th iteration for ``grad_norm_<head>``.
+    """Makes the detector report ``grad_norm_<head>`` in the first and in every ``every``-th iteration.
 
-    The figures are in ``trainer.tb_dict`` of that iteration, beside each task's loss. Measuring costs a
-    backward pass a task. A model without ``measure_gradients`` is left alone.
+    The norms are in ``trainer.tb_dict`` of that iteration, beside each task's loss. They cost a backward pass
+    a task and keep the graph in memory, so OPTIMIZATION.TASK_GRADIENTS (``every``) must ask for them. A model
+    without ``measure_gradients`` is not changed.
     """
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
 
     def before_epoch(self, trainer: Trainer) -> None:
-        self._ask(trainer, trainer.iteration == 0 or self._is_due(trainer))
+        self._set(trainer, trainer.iteration == 0 or self._is_due(trainer))
 
     def after_step(self, trainer: Trainer) -> None:
-        self._ask(trainer, self._is_due(trainer))
+        self._set(trainer, self._is_due(trainer))
 
     def after_train(self, trainer: Trainer) -> None:
-        self._ask(trainer, False)
+        self._set(trainer, False)
+
+    on_exception = after_train
 
     def _is_due(self, trainer: Trainer) -> bool:
         return (trainer.iteration + 1) % self.every == 0
 
-    def _ask(self, trainer: Trainer, wanted: bool) -> None:
+    def _set(self, trainer: Trainer, wanted: bool) -> None:
         model = distributed.unwrap(trainer.model)
         if hasattr(model, "measure_gradients"):
             model.measure_gradients = wanted  # type: ignore[assignment]

@@ -1,7 +1,7 @@
-"""OPTIMIZATION.OPTIMIZER -> a torch optimizer over what trains, and the names of what it holds.
+"""OPTIMIZATION.OPTIMIZER -> a torch optimizer over the trainable parameters, and their names by group.
 
-Every trainable parameter is in exactly one group, also those that a non-leaf module owns itself (tokens,
-``MultiheadAttention.in_proj_weight``); frozen ones are in none.
+Every trainable parameter is in exactly one group, including those of non-leaf modules (tokens,
+``MultiheadAttention.in_proj_weight``). Frozen parameters are in none.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ OPTIMIZERS: Registry[Callable[[nn.Module, Mapping[str, Any]], torch.optim.Optimi
 class DecoupledAdam(torch.optim.Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), in ``torch.optim.Adam``'s groups.
 
-    The decay ``p *= 1 - lr * decay`` is applied by hand to every group, and the groups say
-    ``weight_decay: 0``: so the state is plain Adam's, and goes both ways between this package and OpenPCDet.
+    The decay ``p *= 1 - lr * decay`` is applied to every group before Adam's step, and the groups have
+    ``weight_decay: 0``. So the state is plain Adam's: OpenPCDet can load it, and its states load here.
     """
 
     def __init__(
@@ -37,49 +37,51 @@ class DecoupledAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; what trains decays without a gradient too, as in OpenPCDet; what is frozen does not."""
+        """Take one step. Trainable parameters without a gradient decay too, as in OpenPCDet."""
         for group in self.param_groups:
-            live = [parameter for parameter in group["params"] if parameter.requires_grad]
-            if self.decay and live:
-                torch._foreach_mul_(live, 1 - self.decay * float(group["lr"]))
+            decayed = [parameter for parameter in group["params"] if parameter.requires_grad]
+            if self.decay and decayed:
+                torch._foreach_mul_(decayed, 1 - self.decay * float(group["lr"]))
         return super().step(closure)
 
 
 def build_optimizer(
-    model: nn.Module, optim_cfg: Mapping[str, Any], apart: Iterable[tuple[Collection[str], float]] = ()
+    model: nn.Module, optim_cfg: Mapping[str, Any], lr_scaled: Iterable[tuple[Collection[str], float]] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``optim_cfg.OPTIMIZER`` names, over the trainable parameters of ``model``.
+    """Build the optimizer that ``optim_cfg.OPTIMIZER`` names, over the trainable parameters of ``model``.
 
     Args:
-        apart: (names of parameters, multiple of the learning rate): these go to groups of their own, behind
-            the others and divided as they are, with that ``lr_scale``.
+        lr_scaled: (names of parameters, multiple of the learning rate): these parameters go to param groups
+            with that ``lr_scale``, appended to the others and divided by norm layers as they are.
 
-    Raises FreezeError where nothing is left to train, ConfigError for an unknown OPTIMIZER.
+    Raises:
+        FreezeError: no parameter is trainable.
+        ConfigError: an unknown OPTIMIZER.
     """
     build = OPTIMIZERS.get(optim_cfg["OPTIMIZER"])
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise FreezeError(
-            "Something must be left to train, but every parameter of the model is frozen. "
-            "Take an entry out of MODEL.NOT_TRAIN_IN_MULTI_TASK."
+            "The model must have a trainable parameter, but all of them are frozen. Remove an entry from "
+            "MODEL.NOT_TRAIN_IN_MULTI_TASK."
         )
     optimizer = build(unwrap(model), optim_cfg)
-    _set_apart(unwrap(model), optimizer, apart)
+    _add_scaled_groups(unwrap(model), optimizer, lr_scaled)
     return optimizer
 
 
-def _set_apart(
-    model: nn.Module, optimizer: torch.optim.Optimizer, apart: Iterable[tuple[Collection[str], float]]
+def _add_scaled_groups(
+    model: nn.Module, optimizer: torch.optim.Optimizer, lr_scaled: Iterable[tuple[Collection[str], float]]
 ) -> None:
     groups = list(optimizer.param_groups)
-    places = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
-    for names, scale in apart:
-        chosen = {places[name] for name in names}
+    ids = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    for names, scale in lr_scaled:
+        chosen = {ids[name] for name in names}
         for group in groups:
-            mine = [parameter for parameter in group["params"] if id(parameter) in chosen]
-            if mine:
+            moved = [parameter for parameter in group["params"] if id(parameter) in chosen]
+            if moved:
                 group["params"] = [p for p in group["params"] if id(p) not in chosen]
                 options = {key: value for key, value in group.items() if key != "params"}
-                optimizer.add_param_group({**options, "params": mine, "lr_scale": scale})
+                optimizer.add_param_group({**options, "params": moved, "lr_scale": scale})
 
 
 @OPTIMIZERS.register_as("adam_onecycle")
@@ -103,18 +105,18 @@ def _sgd(model: nn.Module, cfg: Mapping[str, Any]) -> torch.optim.Optimizer:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Trainable parameters in module order, a shared one once."""
+    """Return the trainable parameters in module order, a shared one once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def split_by_norm(
     model: nn.Module, *, everything: bool = False, leaves_only: bool = False
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of (all else, BatchNorm layers), each in module order, a shared one once.
+    """Return the trainable parameters of (other modules, BatchNorm layers), in module order, each once.
 
     Args:
-        everything: those that do not train too.
-        leaves_only: those of modules without children only.
+        everything: include frozen parameters.
+        leaves_only: only parameters of modules without children.
     """
     seen: set[int] = set()
     groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
@@ -129,6 +131,6 @@ def split_by_norm(
 
 
 def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
-    """Names of the parameters in each group, in the optimizer's order, without wrapper prefixes."""
+    """Return the names of the parameters in each group, in order, without wrapper prefixes."""
     names = {id(parameter): name for name, parameter in unwrap(model).named_parameters()}
     return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]

@@ -17,7 +17,7 @@ NEEDED = {
     "adam": (*ALWAYS, *STEPS),
     "sgd": (*ALWAYS, *STEPS, "MOMENTUM"),
 }
-OPTIONAL = ("LR_WARMUP", "WARMUP_EPOCH", "GRAD_NORM_CLIP", "USE_AMP")
+OPTIONAL = ("LR_WARMUP", "WARMUP_EPOCH", "GRAD_NORM_CLIP", "USE_AMP", "MEASURE_SAVINGS", "TASK_GRADIENTS")
 
 Rule = tuple[str, Callable[[Any], bool]]
 _ABOVE_0: Rule = ("a number above 0", lambda value: _number(value) and value > 0)
@@ -35,6 +35,8 @@ RULES: dict[str, Rule] = {
     "WARMUP_EPOCH": _FROM_0,
     "LR_WARMUP": _FLAG,
     "USE_AMP": _FLAG,
+    "MEASURE_SAVINGS": _FLAG,
+    "TASK_GRADIENTS": ("a whole number, 0 or more", lambda value: _FROM_0[1](value) and value == int(value)),
     "MOMS": ("two numbers from 0 to 1", lambda value: _list(value, 2) and all(map(_PART[1], value))),
     "DECAY_STEP_LIST": ("a list of epochs", lambda value: _list(value) and all(map(_FROM_0[1], value))),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pcdet_freeze.engine.trainer import Trainer
 
@@ -17,7 +18,8 @@ class Lookahead:
 
     def after(self, trainer: Trainer) -> Sequence[int]:
         """Indices of the samples in the batch behind the one that ``trainer`` is at; none where unknown."""
-        sampler, size = trainer.sampler, getattr(trainer.loader, "batch_size", None)
+        sampler: Any = trainer.sampler
+        size = getattr(trainer.loader, "batch_size", None)
         first = getattr(sampler, "start", None)
         if first is None or size is None:
             return ()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from pcdet_freeze.datasets.loader import each_batch
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter, score
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
@@ -91,7 +92,9 @@ def _predict(
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(0)
     hidden = distributed.rank() > 0 or not sys.stderr.isatty()
-    for batch in tqdm(loader, desc="eval", dynamic_ncols=True, leave=False, disable=hidden):
+    for batch in tqdm(
+        each_batch(loader), total=len(loader), desc="eval", dynamic_ncols=True, leave=False, disable=hidden
+    ):
         load_data_to_gpu(batch, device)
         begin = time.perf_counter()
         with torch.no_grad():

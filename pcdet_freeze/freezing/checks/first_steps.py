@@ -123,6 +123,8 @@ class FirstSteps:
         """Remove all hooks from the model and the optimizer."""
         _remove(self._model_hooks)
         _remove(self._optimizer_hooks)
+        for check in self._forward_checks():
+            check.end()  # of a forward that was interrupted
         self._determinism, self._reachability, self._audit = None, None, None
         self._watched, self._in_step, self._check_gradients = None, False, False
 

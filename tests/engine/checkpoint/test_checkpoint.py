@@ -17,7 +17,6 @@ from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
@@ -76,8 +75,8 @@ def test_r1_a_run_resumed_at_the_end_of_an_epoch_ends_as_one_without_a_break(tmp
 def test_r1_a_run_may_be_broken_off_twice(tmp_path: Path) -> None:
     whole = toy_trainer()
     whole.run()
-    toy_trainer([SaveAt(tmp_path / "a.pth", 3), MaxItersHook(3)]).run()
-    resumed(tmp_path / "a.pth", [SaveAt(tmp_path / "b.pth", 6), MaxItersHook(6)]).run()
+    toy_trainer([SaveAt(tmp_path / "a.pth", 3)], max_iters=3).run()
+    resumed(tmp_path / "a.pth", [SaveAt(tmp_path / "b.pth", 6)], max_iters=6).run()
     last = resumed(tmp_path / "b.pth")
     last.run()
     assert_same_state(last.model.state_dict(), whole.model.state_dict())
@@ -161,7 +160,7 @@ def test_the_last_state_is_always_saved(tmp_path: Path, every: int, names: list[
 
 
 def test_max_iters_writes_a_checkpoint_that_goes_on_in_mid_epoch(tmp_path: Path) -> None:
-    toy_trainer([MaxItersHook(6), CheckpointHook(tmp_path)]).run()
+    toy_trainer([CheckpointHook(tmp_path)], max_iters=6).run()
     state = load_checkpoint(tmp_path / "checkpoint_epoch_2.pth")
     assert (state["epoch"], state["it"]) == (1, 6)
     assert state[CHECKPOINT_KEY]["sampler"] == {"epoch": 1, "offset": 2, "length": 4}

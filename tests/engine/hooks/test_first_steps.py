@@ -24,7 +24,6 @@ from torch import nn
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.freeze_checks import FreezeChecksHook, OutputDriftHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_h3_a_buffer_that_may_change_changes_once_a_step() -> None:
             self.ran += 1
             return super().forward(x)
 
-    trainer = frozen(WithPart(Counts), "vfe", options={"IGNORE": ["vfe.0.1.ran"]}, hooks=[MaxItersHook(3)])
+    trainer = frozen(WithPart(Counts), "vfe", options={"IGNORE": ["vfe.0.1.ran"]}, max_iters=3)
     trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, OutputDriftHook)]
     trainer.run()
     assert trainer.model.vfe[0][1].ran == 3

@@ -16,7 +16,6 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan
@@ -106,7 +105,7 @@ def test_a_forward_that_is_broken_off_tells_its_own_error_and_leaves_no_trace(er
 
 def test_r1_a_resumed_folded_run_is_the_unbroken_one_to_the_bit(tmp_path: Path) -> None:
     whole = run(trainer_of())
-    run(trainer_of([CheckpointHook(tmp_path, 1, 9), MaxItersHook(6)]))
+    run(trainer_of([CheckpointHook(tmp_path, 1, 9)], max_iters=6))
     file = load_checkpoint(sorted(tmp_path.glob("*.pth"))[-1])
     second = trainer_of(seed=3)
     load_model_state(second.model, file["model_state"], "a")

@@ -44,6 +44,38 @@ def test_a_line_tells_epoch_iteration_loss_rate_and_times(
                      ("2", "1", "5"), ("2", "2", "6"), ("2", "4", "8")]  # fmt: skip
 
 
+TIMES = re.compile(r"Time cost: (\S+)/(\S+)  Acc_iter (\d+)")
+
+
+def test_the_estimated_time_ends_with_max_iters(logger: Any, caplog: pytest.LogCaptureFixture) -> None:
+    clock = iter(range(0, 100_000, 60))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: next(clock))
+        toy_trainer([LogHook(every=2)], epochs=9, max_iters=6, logger=logger).run()
+    found = [TIMES.search(message).groups() for message in caplog.messages]
+    assert found[0][2] == "1" and found[-1][2] == "6"
+    assert found[-1][0] == found[-1][1]  # nothing is left after the last iteration
+
+
+def test_the_last_iteration_of_max_iters_is_logged(logger: Any, caplog: pytest.LogCaptureFixture) -> None:
+    toy_trainer([LogHook(every=50)], max_iters=3, logger=logger).run()
+    assert "Acc_iter 3 " in caplog.messages[-1]
+
+
+def test_the_progress_bar_ends_with_max_iters(capsys: pytest.CaptureFixture[str]) -> None:
+    toy_trainer([ProgressHook(show=True)], max_iters=3).run()
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_what_is_done_and_how_to_train_longer(logger: Any, caplog: Any) -> None:
+    trainer = toy_trainer(logger=logger)
+    trainer.run()
+    assert caplog.messages == []
+    trainer.run()
+    (said,) = caplog.messages
+    assert "epoch 2 of 2, 8 iterations" in said and "--epochs" in said and "--extra_tag" in said
+
+
 def test_skipped_frames_are_counted_and_named(logger: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Skips(Hook):
         def after_step(self, trainer: Trainer) -> None:

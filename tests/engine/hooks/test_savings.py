@@ -18,8 +18,7 @@ from two_processes import torchrun, worker
 from pcdet_freeze.engine.checkpoint.io import checkpoint_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.logging import SummaryHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
-from pcdet_freeze.engine.hooks.savings import SHORTEST, Cost, Savings, SavingsHook, iterations_left
+from pcdet_freeze.engine.hooks.savings import SHORTEST, Cost, Savings, SavingsHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import set_seed
@@ -47,12 +46,16 @@ class WideVfe(ToyModel):
 
 
 def trainer_of(
-    model: nn.Module | None = None, hooks: Any = (), epochs: int = EPOCHS, **options: Any
+    model: nn.Module | None = None,
+    hooks: Any = (),
+    epochs: int = EPOCHS,
+    max_iters: int | None = None,
+    **options: Any,
 ) -> Trainer:
     torch.manual_seed(7)
     chosen = {"ALLOW_RANDOM": True, **options}
-    all_hooks = [*hooks, Stops()]
-    return frozen(model or WideVfe(), "vfe", hooks=all_hooks, options=chosen, epochs=epochs, logger=LOGGER)
+    run = {"hooks": [*hooks, Stops()], "epochs": epochs, "max_iters": max_iters, "logger": LOGGER}
+    return frozen(model or WideVfe(), "vfe", options=chosen, **run)
 
 
 def end_of(trainer: Trainer) -> dict[str, Any]:
@@ -102,17 +105,25 @@ def test_f4_nothing_stays_on_the_model_and_gradients_of_the_step_are_left() -> N
 
 
 def test_f4_short_runs_are_not_measured() -> None:
-    short, cut = trainer_of(epochs=SHORTEST // 4), trainer_of(hooks=[MaxItersHook(SHORTEST - 1)])
+    short, cut = trainer_of(epochs=SHORTEST // 4), trainer_of(max_iters=SHORTEST - 1)
     for trainer in (short, cut):
-        assert iterations_left(trainer) < SHORTEST
+        assert trainer.iterations_left < SHORTEST
         trainer.run()
         assert "freezing_saves" not in trainer.results
 
 
+def test_f4_measure_savings_false_measures_nothing() -> None:
+    trainer = trainer_of()
+    (hook,) = [hook for hook in trainer.hooks if isinstance(hook, SavingsHook)]
+    hook.owner.optim_cfg = {**hook.owner.optim_cfg, "MEASURE_SAVINGS": False}
+    trainer.run()
+    assert "freezing_saves" not in trainer.results
+
+
 def test_f4_a_resumed_run_counts_what_it_has_before_it() -> None:
     trainer = trainer_of()
-    trainer.iteration = 4 * EPOCHS - SHORTEST + 1
-    assert iterations_left(trainer) == SHORTEST - 1
+    trainer.epoch, trainer.offset = divmod(4 * EPOCHS - SHORTEST + 1, 4)
+    assert trainer.iterations_left == SHORTEST - 1
 
 
 class NeedsLabels(WideVfe):

@@ -103,4 +103,5 @@ def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path, capsys: 
 
 def test_hooks_of_openpcdet_are_refused(tmp_path: Path, capsys: Any) -> None:
     text = "HOOK:\n  DisableAugmentationHook: {NUM_LAST_EPOCHS: 1}\n"
-    assert "line 1: HOOK must be left out" in tool_fails_on(tmp_path / "m.yaml", text, capsys)
+    said = tool_fails_on(tmp_path / "m.yaml", text, capsys)
+    assert "line 1: HOOK must be a list" in said and "DisableAugmentationHook" in said

@@ -144,11 +144,11 @@ def test_an_unknown_optimizer_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("name", ["adam_onecycle", "adam", "sgd"])
-def test_r3_what_is_set_apart_is_in_groups_of_its_own_divided_as_the_others(name: str) -> None:
+def test_r3_lr_scaled_parameters_have_param_groups_divided_by_norm_like_the_others(name: str) -> None:
     model = ToyModel()
     cfg = {**OPTIM, "OPTIMIZER": name}
-    apart = [(["vfe.0.weight", "vfe.1.weight", "vfe.1.bias"], 0.1), (["head.bias"], 0.5)]
-    optimizer = build_optimizer(model, cfg, apart)
+    lr_scaled = [(["vfe.0.weight", "vfe.1.weight", "vfe.1.bias"], 0.1), (["head.bias"], 0.5)]
+    optimizer = build_optimizer(model, cfg, lr_scaled)
     norms = ["vfe.1.weight", "vfe.1.bias"]
     split = [["vfe.0.weight"], norms] if name == "adam_onecycle" else [["vfe.0.weight", *norms]]
     base = [["vfe.0.bias", "head.weight"], []] if name == "adam_onecycle" else [["vfe.0.bias", "head.weight"]]

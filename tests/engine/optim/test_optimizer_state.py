@@ -16,8 +16,8 @@ from pcdet_freeze.errors import CheckpointError
 KINDS = ["adam_onecycle", "adam", "sgd"]
 
 
-def made(model: nn.Module, name: str = "adam_onecycle", apart: Any = ()) -> torch.optim.Optimizer:
-    return build_optimizer(model, {**OPTIM, "OPTIMIZER": name}, apart)
+def made(model: nn.Module, name: str = "adam_onecycle", lr_scaled: Any = ()) -> torch.optim.Optimizer:
+    return build_optimizer(model, {**OPTIM, "OPTIMIZER": name}, lr_scaled)
 
 
 def stepped(model: nn.Module, name: str = "adam_onecycle") -> torch.optim.Optimizer:
@@ -80,7 +80,7 @@ def test_r2_the_diff_names_what_was_kept_dropped_and_new() -> None:
 def test_r2_another_grouping_of_the_same_parameters_keeps_every_state() -> None:
     model = ToyModel()
     old = stepped(model)
-    new = made(model, apart=[(["vfe.0.weight"], 0.1)])
+    new = made(model, lr_scaled=[(["vfe.0.weight"], 0.1)])
     found = load_optimizer_state(model, new, old.state_dict(), parameter_names(model, old))
     assert found.is_whole
     assert_same_state(state_by_name(model, new), state_by_name(model, old))
@@ -89,7 +89,7 @@ def test_r2_another_grouping_of_the_same_parameters_keeps_every_state() -> None:
 
 def test_r2_the_learning_rate_scale_is_the_configs_and_not_the_checkpoints() -> None:
     model = ToyModel()
-    old, new = (made(model, apart=[(["head.bias"], scale)]) for scale in (0.1, 0.5))
+    old, new = (made(model, lr_scaled=[(["head.bias"], scale)]) for scale in (0.1, 0.5))
     load_optimizer_state(model, new, old.state_dict(), parameter_names(model, old))
     assert new.param_groups[-1]["lr_scale"] == 0.5
 
@@ -182,6 +182,6 @@ def test_r3_state_is_carried_over_by_parameter_and_the_entering_ones_start_fresh
     model.vfe.requires_grad_(False)
     old = stepped(model)
     model.vfe.requires_grad_(True)
-    new = made(model, apart=[([n for n, _ in model.vfe.named_parameters("vfe")], 0.1)])
+    new = made(model, lr_scaled=[([n for n, _ in model.vfe.named_parameters("vfe")], 0.1)])
     assert carry_state(old, new) == (2, 4)
     assert_same_state(state_by_name(model, new), state_by_name(model, old))

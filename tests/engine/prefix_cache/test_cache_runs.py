@@ -18,7 +18,6 @@ from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.hooks.max_iters import MaxItersHook
 from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError, FreezeError
@@ -91,7 +90,7 @@ def test_f7_every_row_holds_what_the_prefix_gives_for_its_sample(tmp_path: Path)
 def test_f7_a_run_that_was_broken_off_goes_on_to_the_bit(tmp_path: Path) -> None:
     cfg = cfg_with(keep(tmp_path / "a"))
     whole = run(trainer_of(cfg_with(keep(tmp_path / "b"))))
-    first = trainer_of(cfg, [CheckpointHook(tmp_path / "ckpt"), MaxItersHook(4)])
+    first = trainer_of(cfg, [CheckpointHook(tmp_path / "ckpt")], max_iters=4)
     run(first)
     file = load_checkpoint(next((tmp_path / "ckpt").glob("*.pth")))
     second = trainer_of(cfg, seed=3)
