@@ -14,7 +14,7 @@ from pcdet_freeze.freezing import (
     unfreeze,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Certificate",

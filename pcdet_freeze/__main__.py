@@ -1,38 +1,134 @@
-"""``python -m pcdet_freeze <command> ...``: each command is one file of ``pcdet_freeze/cli``."""
+"""``pcdet-freeze <command> ...`` and ``python -m pcdet_freeze <command> ...``: a file of ``cli`` each."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
-import pkgutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from pcdet_freeze import cli
+from pcdet_freeze import __version__
 from pcdet_freeze.config import locate
 from pcdet_freeze.errors import PCDetFreezeError
 
+INTERRUPTED, USAGE = 130, 2
 
-def commands() -> list[str]:
-    """Names of the commands, without importing any."""
-    return sorted(module.name for module in pkgutil.iter_modules(cli.__path__) if module.name[0] != "_")
+
+@dataclass(frozen=True)
+class Command:
+    """One line about a command, and the words of an example."""
+
+    summary: str
+    example: str
+
+
+COMMANDS = {
+    "train": Command(
+        "train a model, with the modules of MODEL.NOT_TRAIN_IN_MULTI_TASK frozen",
+        "--cfg_file synthetic_models/pointpillar.yaml --max_iters 100",
+    ),
+    "test": Command(
+        "evaluate checkpoints",
+        "--cfg_file synthetic_models/pointpillar.yaml --ckpt checkpoint_epoch_5.pth",
+    ),
+    "three-stages": Command("train detection, then segmentation, then lanes, and compare", "--quick"),
+    "prepare": Command(
+        "write the info files of a data set",
+        "kitti --cfg_file dataset_configs/kitti_dataset.yaml --set DATA_PATH /data/kitti",
+    ),
+    "explain": Command(
+        "show what a config freezes and which loss reaches what, without training",
+        "--cfg_file synthetic_models/stage2_segment.yaml",
+    ),
+    "verify": Command("compare the frozen state of two checkpoints", "before.pth after.pth"),
+    "stitch": Command(
+        "join heads that were trained separately on one frozen trunk",
+        "--trunk det.pth --take segment_head,backbone_2d.segblocks:seg.pth --out all.pth",
+    ),
+    "digest": Command(
+        "print digests of a checkpoint's outputs over the test frames",
+        "--cfg_file synthetic_models/stage1_detect.yaml --ckpt checkpoint_epoch_5.pth",
+    ),
+    "bench": Command(
+        "measure what freezing saves in a training step", "--freeze vfe,backbone_2d.blocks --rounds 3"
+    ),
+    "recipes": Command("train the same three tasks by five recipes and compare", "--quick"),
+}
+SUCCESSORS = {
+    "baselines": "bench --what baselines",
+    "compare": "recipes",
+    "demo": "three-stages",
+}
+"""former name of a command -> what to type"""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An ArgumentParser whose help begins with an example."""
+
+    example = ""
+
+    def format_help(self) -> str:
+        return f"example: {self.example}\n\n{super().format_help()}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Import the one command that was asked for, and run it; returns its exit code."""
+    """Import and run one command; returns its exit code, 1 after an expected error, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    top = argparse.ArgumentParser(prog="python -m pcdet_freeze")
-    top.add_argument("command", choices=commands(), help="what to do; `<command> --help` tells more")
-    name = top.parse_args(words[:1]).command
-    command = importlib.import_module(f"pcdet_freeze.cli.{name}")
-    parser = argparse.ArgumentParser(prog=f"python -m pcdet_freeze {name}", description=command.__doc__)
+    module = Path(sys.argv[0]).parts[-2:] == ("pcdet_freeze", "__main__.py")
+    prog = "python -m pcdet_freeze" if module else "pcdet-freeze"
+    if not words or words[0].startswith("-"):
+        return _top_level(words, prog)
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        return _unknown(name, prog)
+    try:
+        return _run(name, words[1:], f"{prog} {name}")
+    except KeyboardInterrupt:
+        print(f"\n{prog} {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(name: str, words: Sequence[str], prog: str) -> int:
+    command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
+    parser = CommandParser(prog=prog, description=command.__doc__)
+    parser.example = f"{prog} {COMMANDS[name].example}"
     command.add_arguments(parser)
-    args = parser.parse_args(words[1:])
+    args = parser.parse_args(words)
     try:
         return command.run(args)
     except PCDetFreezeError as error:
         print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
+
+
+def _top_level(words: Sequence[str], prog: str) -> int:
+    """``--help``, ``--version``, and no words at all."""
+    lines = "\n".join(f"  {name:<14}{command.summary}" for name, command in COMMANDS.items())
+    parser = CommandParser(
+        prog=prog,
+        usage=f"{prog} <command> ...",
+        description=f"commands; `{prog} <command> --help` shows the options of one:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.example = f"{prog} train {COMMANDS['train'].example}"
+    parser.add_argument("--version", action="version", version=f"pcdet_freeze {__version__}")
+    parser.parse_args(words)
+    parser.print_help(sys.stderr)
+    return USAGE
+
+
+def _unknown(name: str, prog: str) -> int:
+    if name in SUCCESSORS:
+        print(f"{prog}: the command {name} is now `{prog} {SUCCESSORS[name]}`", file=sys.stderr)
+        return USAGE
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    known = ", ".join(COMMANDS)
+    print(f"{prog}: unknown command {name!r}{hint} (choose from {known})", file=sys.stderr)
+    return USAGE
 
 
 if __name__ == "__main__":

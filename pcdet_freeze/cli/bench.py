@@ -1,4 +1,4 @@
-"""Measure what freezing saves and costs in a training step: time, FLOPs, memory, checkpoint."""
+"""Measure what freezing saves and costs in a training step: time, FLOPs, memory, checkpoint size."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from torch import nn
 
 from pcdet_freeze import bench
 from pcdet_freeze.bench import tables
+from pcdet_freeze.bench.baselines import baselines
 from pcdet_freeze.bench.other_packages import AGAINST
 from pcdet_freeze.bench.random_scenes import sizes_of
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.bench.variants import check_variants
+from pcdet_freeze.cli.flags import CFG_HELP, add_set, whole
+from pcdet_freeze.cli.json_file import require_writable, write_json
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.evaluation import table
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
 
-DEFAULT_CFG = Path("cfgs/bench/pointpillar.yaml")
+DEFAULT_CFG = "bench/pointpillar.yaml"
+DEFAULT_CFGS = {"baselines": "synthetic_models/stage3_lane.yaml"}
+"""comparison -> packaged config, where it is not DEFAULT_CFG"""
 STDOUT = Path("-")
 Row = dict[str, Any]
 
@@ -35,11 +41,12 @@ Row = dict[str, Any]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, on which model, how often."""
     parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
-                        help="step: the variants of a training step; hold: what holding norm layers costs; "
+                        help="step: variants of a training step; hold: cost of eval-mode norm layers; "
                         "certificate: its time for 60 M parameters; loading: frames a second of "
-                        "the data workers; operators: anchors' targets and rotated IoU; scaling: more "
-                        "or less frozen, more or fewer points, boxes and frames")  # fmt: skip
-    parser.add_argument("--cfg_file", type=Path, help=f"model and grid; default: {DEFAULT_CFG}")
+                        "the loader processes; operators: anchor targets and rotated IoU; scaling: more "
+                        "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
+                        "lanes without a network")  # fmt: skip
+    parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
     parser.add_argument("--freeze", metavar="LIST", help="a,b: instead of MODEL.NOT_TRAIN_IN_MULTI_TASK")
     parser.add_argument("--variants", default=",".join(bench.BUILT), metavar="a,b",
                         help=f"which of {', '.join(bench.BUILT)}; none always takes part")  # fmt: skip
@@ -52,39 +59,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
     parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE",
                         help="the rows as data, to FILE; without one to the standard output")  # fmt: skip
-    parser.add_argument("--set", dest="set_cfgs", nargs="*", default=[], metavar="KEY VALUE",
-                        help="change config keys")  # fmt: skip
+    parser.add_argument("--scenes", type=whole(1), default=40,
+                        help="training frames that --what baselines is fitted on")  # fmt: skip
+    add_set(parser, last=False)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the table, write the JSON; returns 0. Errors come up as PCDetFreezeError."""
+    """Measure, print the table, write the JSON; returns 0. Raises PCDetFreezeError."""
     for name in ("rounds", "threads", "batch_size"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ConfigError(f"--{name} must be at least 1; got {getattr(args, name)}")
     if args.json not in (None, STDOUT):
-        _check_writable(args.json)  # before minutes of measuring
+        require_writable(args.json, "--json")  # before minutes of measuring
     if args.workers < 0:
         raise ConfigError(f"--workers must be at least 0; got {args.workers}")
-    measure, table = COMPARISONS[args.what]
-    told = sys.stderr if args.json == STDOUT else sys.stdout
-    with threads(args.threads), redirect_stdout(told):
+    measure, text_of = COMPARISONS[args.what]
+    shown = sys.stderr if args.json == STDOUT else sys.stdout
+    with threads(args.threads), redirect_stdout(shown):
         rows = measure(args)
-        print(table(rows))
+        print(text_of(rows))
     if args.json == STDOUT:
         print(json.dumps(rows, indent=2))
     elif args.json is not None:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(args.json, rows)
     return 0
-
-
-def _check_writable(file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.open("a").close()
-    except OSError as error:
-        raise ConfigError(
-            f"--json must be a file that can be written; got {file} ({error.strerror})"
-        ) from error
 
 
 @dataclass
@@ -98,7 +96,8 @@ class Subject:
 
 def config_of(args: argparse.Namespace) -> Any:
     """The config file with what the command line changes."""
-    cfg = cfg_from_yaml_file(args.cfg_file or default_cfg())
+    cfg = cfg_from_yaml_file(args.cfg_file or DEFAULT_CFGS.get(args.what, DEFAULT_CFG))
+    args.cfg = cfg
     cfg_from_list(args.set_cfgs, cfg)
     if args.freeze is not None:
         cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", args.freeze], cfg)
@@ -123,15 +122,6 @@ def build_subject(cfg: Any, device_name: str, frames: int) -> Subject:
     batch = bench.make_batch(scenes, frames, device)
     print(_headline(cfg, scenes, batch, device), flush=True)
     return Subject(cfg, model, batch)
-
-
-def default_cfg() -> Path:
-    """The committed config, below the working directory or beside the package."""
-    places = [Path.cwd() / DEFAULT_CFG, Path(__file__).resolve().parents[2] / DEFAULT_CFG]
-    for place in places:
-        if place.is_file():
-            return place
-    raise ConfigError(f"{DEFAULT_CFG} was not found in {' or '.join(map(str, places))}: give --cfg_file")
 
 
 def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], device: torch.device) -> str:
@@ -189,7 +179,16 @@ def _scaling(args: argparse.Namespace) -> list[Row]:
     )
 
 
+def _baselines(args: argparse.Namespace) -> list[Row]:
+    return [baselines(config_of(args), args.scenes)]
+
+
+def _baseline_table(rows: Sequence[Row]) -> str:
+    return table({}, rows[0])
+
+
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
+    "baselines": (_baselines, _baseline_table),
     "step": (_step, tables.step_table),
     "hold": (_hold, tables.overhead_table),
     "certificate": (_certificate, tables.certificate_table),

@@ -1,6 +1,6 @@
-"""Show, without training, what a config freezes: a table a module, and what the lint has to say.
+"""Show, without training, what a config freezes, for each module, and warn of drift.
 
-Exit 0; 1 where a training would stop with an error before its first step.
+Exit code 0; 1 where a training would stop with an error before its first step.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pcdet_freeze.config import cfg_from_args
+from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.engine.arguments import whole
 from pcdet_freeze.engine.checkpoint.weights import compare_keys, fit_state
 from pcdet_freeze.engine.explain import Explanation, Row, explain
 from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
@@ -42,37 +41,30 @@ FLEXIBLE = (0, ENTRY, 6)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The config, and how much of it to show."""
     add = parser.add_argument
-    add("--cfg_file", required=True, help="config of the run")
+    add_cfg(parser)
     add("--ckpt", help="checkpoint whose tensors are loaded where name and shape fit")
     add(
         "--depth",
         type=whole(1),
         default=2,
-        help="levels of modules; default 2: the detector's and their children",
+        help="levels of modules to show; default 2",
     )
     add(
         "--batch_size",
         type=whole(1),
         default=2,
-        help="samples in the one batch that the losses are traced with",
+        help="samples of the batch that the losses are traced with",
     )
-    add("--device", help="cpu or cuda; default: CUDA where it is there")
-    add("--json", action="store_true", help="the same as data")
-    add(
-        "--set",
-        dest="set_cfgs",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change; must come last",
-    )
+    add("--device", help="cpu or cuda; default: CUDA if available")
+    add("--json", action="store_true", help="print JSON in place of the table")
+    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table (or the data); returns the exit code."""
-    cfg = cfg_from_args(args, SECTIONS)
+    cfg = cfg_of(args, SECTIONS)
     check_optimization(cfg.OPTIMIZATION)
-    plan = FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
+    plan = FreezePlan.from_cfg(cfg)  # report its faults before any data is read
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)

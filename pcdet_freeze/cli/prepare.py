@@ -1,4 +1,4 @@
-"""``python -m pcdet_freeze prepare kitti --cfg_file F [--set KEY VALUE ...] [--out DIR]``"""
+"""Write the info files and the ground-truth database of a data set, in OpenPCDet's format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from pcdet_freeze.config import cfg_from_args
+from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
-from pcdet_freeze.engine.arguments import whole
 from pcdet_freeze.errors import ConfigError
 
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
@@ -17,18 +16,16 @@ KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.description = "Write a data set's info files and ground-truth database, in OpenPCDet's format."
     parser.add_argument("dataset", choices=["kitti"], help="which data set")
-    parser.add_argument("--cfg_file", required=True, help="a data set config, or a model config")
-    parser.add_argument("--set", dest="set_cfgs", nargs="*", default=[], metavar="KEY VALUE",
-                        help="change config keys, e.g. --set DATA_PATH /data/kitti")  # fmt: skip
+    add_cfg(parser)
+    add_set(parser, last=False)
     parser.add_argument("--out", type=Path, help="folder to write to; default: INFO_ROOT, else DATA_PATH")
-    parser.add_argument("--workers", type=whole(1), default=4, help="frames that are read at the same time")
+    parser.add_argument("--workers", type=whole(1), default=4, help="threads that read frames")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare the data set; returns 0. Errors come up as PCDetFreezeError."""
-    cfg = cfg_from_args(args)
+    """Prepare the data set; returns 0. Raises PCDetFreezeError."""
+    cfg = cfg_of(args)
     data_cfg = cfg.get("DATA_CONFIG", cfg)
     if data_cfg.get("DATASET") != "KittiDataset":
         raise ConfigError(f"`prepare kitti` needs DATASET: KittiDataset; {args.cfg_file} has "

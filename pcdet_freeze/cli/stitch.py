@@ -1,4 +1,4 @@
-"""Join heads that were trained apart on the same frozen trunk: one checkpoint that does it all."""
+"""Join heads that were trained separately on the same frozen trunk into one checkpoint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The trunk, what to take from where, and the file to write."""
-    parser.add_argument("--trunk", required=True, metavar="DET.pth", help="gives all that is not taken")
+    """The trunk, the modules to take from other files, and the file to write."""
+    parser.add_argument(
+        "--trunk", required=True, metavar="DET.pth", help="checkpoint of everything that is not taken"
+    )
     parser.add_argument("--take", required=True, action="append", metavar="NAME[,NAME...]:FILE.pth",
                         help="modules that come from FILE, e.g. segment_head,backbone_2d.segblocks:seg.pth; "
                         "may be given several times")  # fmt: skip
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the joined checkpoint and print what it is made of; returns 0."""
+    """Write the joined checkpoint and print its parts; returns 0."""
     trunk = Source.of(args.trunk, load_checkpoint(args.trunk))
     sources: dict[str, Source] = {}
     takes = []

@@ -8,7 +8,6 @@ directory, then in the config root.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 from easydict import EasyDict
 
+from pcdet_freeze.config.find import find_config
 from pcdet_freeze.config.schema import KEY_TYPES, LIST_OF_NAMES, OPTIONAL_KEYS, TOP_LEVEL_KEYS
 from pcdet_freeze.config.yaml_files import Loader, Marks, config_roots, load
 from pcdet_freeze.errors import ConfigError
@@ -27,17 +27,19 @@ def cfg_from_yaml_file(path: str | Path) -> EasyDict:
     """Read a config with its bases.
 
     Args:
-        path: a YAML file, relative to the working directory or absolute.
+        path: a YAML file, relative to the working directory or absolute, or the name of a packaged config.
     Returns:
         EasyDict; `where(cfg, "MODEL.VFE")` tells the file and line of a key.
     Raises:
         ConfigError: missing file, YAML that does not parse, a duplicate key, an unknown top-level key,
             a value of the wrong type; the message names file and line.
     """
-    data, marks = load(Path(path))
-    _find_data(data.get("DATA_CONFIG", data), Path(path))
+    path = find_config(path)
+    data, marks = load(path)
+    _find_data(data.get("DATA_CONFIG", data), path)
     cfg = EasyDict(data)
     object.__setattr__(cfg, "_marks", marks)
+    object.__setattr__(cfg, "_file", path.resolve())
     _check(cfg)
     return cfg
 
@@ -48,19 +50,6 @@ def _find_data(data_cfg: Any, path: Path) -> None:
     if isinstance(asked, str) and not Path(asked).exists():
         found = [root / asked for root in config_roots(path.resolve()) if (root / asked).exists()]
         data_cfg["DATA_PATH"] = str(found[0].resolve()) if found else asked
-
-
-def cfg_from_args(args: argparse.Namespace, needed: Sequence[str] = ()) -> EasyDict:
-    """``args.cfg_file`` under ``args.set_cfgs``; kept as ``args.cfg``, so that :func:`locate` can use it.
-
-    Raises ConfigError as the two functions below and above, and where a section of ``needed`` is missing.
-    """
-    args.cfg = cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
-    missing = [key for key in needed if key not in cfg]
-    if missing:
-        raise ConfigError(f"{args.cfg_file} must have {', '.join(needed)}; {', '.join(missing)} missing")
-    return cfg
 
 
 def cfg_from_list(items: Sequence[str], cfg: EasyDict) -> None:

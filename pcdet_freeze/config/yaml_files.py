@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from pcdet_freeze.config.find import packaged_configs
 from pcdet_freeze.errors import ConfigError
 
 BASE = "_BASE_CONFIG_"
@@ -133,7 +134,8 @@ def config_roots(path: Path) -> list[Path]:
 
 
 def _find_base(asked: str, path: Path, place: str) -> Path:
-    tried = [folder / asked for folder in [path.parent, *config_roots(path), Path.cwd()]]
+    folders = [path.parent, *config_roots(path), Path.cwd(), packaged_configs().parent]
+    tried = [folder / asked for folder in folders]
     for candidate in tried:
         if candidate.is_file():
             return candidate

@@ -21,11 +21,14 @@ FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
 
 
 class _Console(logging.StreamHandler):
-    """Marks a handler as ours: handlers that others added are left alone."""
+    """Handler of :func:`create_logger`; :func:`close_logger` removes only these."""
+
+    before: tuple[bool, int] = (True, logging.NOTSET)
+    """``propagate`` and level of the logger before"""
 
 
 class _File(logging.FileHandler):
-    """Likewise."""
+    """Handler of :func:`create_logger`."""
 
 
 def create_logger(
@@ -33,13 +36,15 @@ def create_logger(
 ) -> logging.Logger:
     """The logger ``name``, writing to the console and to ``log_file``; ranks other than 0 log errors only.
 
-    Called again, it starts anew: earlier handlers of the same name are closed.
+    Handlers of an earlier call are closed.
     """
     logger = logging.getLogger(name)
     close_logger(logger)
+    console = _Console(sys.stdout)
+    console.before = logger.propagate, logger.level
     logger.propagate = False
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    handlers: list[logging.Handler] = [_Console(sys.stdout)]
+    handlers: list[logging.Handler] = [console]
     if log_file is not None and rank == 0:
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(_File(log_file, encoding="utf-8"))
@@ -50,8 +55,11 @@ def create_logger(
 
 
 def close_logger(logger: logging.Logger) -> None:
-    """Close and remove the handlers that :func:`create_logger` gave ``logger``."""
+    """Undo :func:`create_logger`: close its handlers, restore the logger's level and propagation."""
     for handler in list(logger.handlers):
+        if isinstance(handler, _Console):
+            logger.propagate = handler.before[0]
+            logger.setLevel(handler.before[1])
         if isinstance(handler, _Console | _File):
             logger.removeHandler(handler)
             handler.close()
@@ -68,7 +76,7 @@ def log_name(kind: str) -> str:
 
 
 def log_environment(logger: logging.Logger, device: torch.device, processes: int) -> None:
-    """What this run runs on, one line each."""
+    """Log device, versions and processes, one line each."""
     logger.info("**********************Start logging**********************")
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ.get("CUDA_VISIBLE_DEVICES", "ALL"))
@@ -78,9 +86,9 @@ def log_environment(logger: logging.Logger, device: torch.device, processes: int
     logger.info("device %s%s, %d processes, %d threads each", device, gpu, processes, torch.get_num_threads())
 
 
-def log_config(logger: logging.Logger, args: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-    """Flags and config, as they are used."""
-    for key, value in args.items():
+def log_config(logger: logging.Logger, options: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
+    """Log options and config as they are used."""
+    for key, value in options.items():
         logger.info("%-26s %s", key, value)
     logger.info(
         "config:\n%s", yaml.safe_dump(plain(cfg), sort_keys=False, default_flow_style=None, width=100)

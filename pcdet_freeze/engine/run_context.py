@@ -1,11 +1,11 @@
-"""What every step of building a training needs to know, and the data that it builds."""
+"""Options, device, folders and data of one run."""
 
 from __future__ import annotations
 
-import argparse
 import logging
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,116 @@ FIXED_SEED = 666
 Checkpoint = tuple[Path, dict[str, Any]]
 
 
-@dataclass
-class Run:
-    """What every step of building needs to know."""
+LOWEST = {
+    "batch_size": 1,
+    "workers": 0,
+    "start_epoch": 0,
+    "epochs": 1,
+    "max_iters": 1,
+    "ckpt_save_interval": 1,
+    "max_ckpt_save_num": 1,
+    "num_epochs_to_eval": 0,
+    "logger_iter_interval": 1,
+}
+"""option -> its smallest value"""
 
-    args: argparse.Namespace
+
+def default_workers() -> int:
+    """Loader processes of a run by default."""
+    return min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that training and evaluation share. Each is a flag of the command of the same name."""
+
+    batch_size: int | None = None
+    """samples a step, over all processes; None: OPTIMIZATION.BATCH_SIZE_PER_GPU for each process"""
+    workers: int = field(default_factory=default_workers)
+    """loader processes of each rank"""
+    extra_tag: str = "default"
+    """name of the run's folder"""
+    output_dir: str | Path | None = None
+    """folder for all runs; None: ``output`` in the working directory"""
+    ckpt: str | Path | None = None
+    """checkpoint to resume from, or to evaluate"""
+    pretrained_model: str | Path | None = None
+    """checkpoint whose tensors are loaded where name and shape fit"""
+    allow_mismatch: bool = False
+    """skip pretrained tensors of another shape"""
+    trust_checkpoint: bool = False
+    """unpickle any object in a checkpoint, which can run code"""
+    launcher: str = "none"
+    """none, pytorch (torchrun) or slurm"""
+    tcp_port: int = 18888
+    """port of the process group, where the launcher sets none"""
+    start_epoch: int = 0
+    """first epoch whose checkpoint is evaluated"""
+    save_to_file: bool = False
+    """write the predictions as text files"""
+    device: str | None = None
+    """cpu, cuda or cuda:N; None: CUDA if available"""
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name, None) for name in LOWEST}
+        faults = [
+            f"{name} must be a whole number, {LOWEST[name]} or more; got {value!r}"
+            for name, value in given.items()
+            if value is not None and not (type(value) is int and value >= LOWEST[name])
+        ]
+        if faults:
+            raise ConfigError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """Options of a training."""
+
+    epochs: int | None = None
+    """None: OPTIMIZATION.NUM_EPOCHS"""
+    max_iters: int | None = None
+    """length of the run in iterations, for the schedule too; overrides ``epochs``"""
+    sync_bn: bool = False
+    """convert norm layers to SyncBatchNorm (CUDA)"""
+    fix_random_seed: bool = False
+    """seed 666 and deterministic cuDNN, instead of a random seed"""
+    ckpt_save_interval: int = 1
+    """epochs between two checkpoints"""
+    max_ckpt_save_num: int = 30
+    """number of ``checkpoint_epoch_N.pth`` files to keep"""
+    ckpt_save_time_interval: float = 300
+    """seconds between two ``latest_model.pth``"""
+    num_epochs_to_eval: int = 1
+    """evaluate the checkpoints of the last N epochs; 0: none"""
+    logger_iter_interval: int = 50
+    """iterations between two log lines"""
+    no_savings: bool = False
+    """do not measure what freezing saves"""
+    use_amp: bool = False
+    """mixed precision: float16 on CUDA, bfloat16 on CPU"""
+    notes: tuple[str, ...] = ()
+    """lines for the head of the log"""
+
+
+@dataclass(frozen=True)
+class EvalOptions(RunOptions):
+    """Options of an evaluation."""
+
+    eval_tag: str = "default"
+    """name of the evaluation's folder"""
+    ckpt_dir: str | Path | None = None
+    """folder of the checkpoints, where all of a run are evaluated; None: the run's own"""
+    max_waiting_mins: float = 30
+    """minutes to wait for the next checkpoint, where all of a run are evaluated"""
+    infer_time: bool = False
+    """log the time spent in the model"""
+
+
+@dataclass
+class RunContext:
+    """What every step of a run needs to know."""
+
+    options: RunOptions
     cfg: Any
     world: World
     device: torch.device
@@ -31,12 +136,12 @@ class Run:
     logger: logging.Logger
     seed: int = FIXED_SEED
     loaded: tuple[str, ...] = ()
-    """names of the tensors that --pretrained_model supplied"""
+    """names of the tensors that were loaded from ``pretrained_model``"""
 
     @property
     def batch_size(self) -> int:
         """Samples a step in this process."""
-        total = self.args.batch_size
+        total = self.options.batch_size
         if total is None:
             return self.cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU
         if total < self.world.size or total % self.world.size:
@@ -46,15 +151,23 @@ class Run:
             )
         return total // self.world.size
 
+
+@dataclass
+class TrainContext(RunContext):
+    """The same for a training."""
+
+    options: TrainOptions
+
     @property
     def epochs(self) -> int | None:
-        """Length of the run; None where ``--max_iters`` says it."""
-        return None if self.args.max_iters else self.args.epochs or self.cfg.OPTIMIZATION.NUM_EPOCHS
+        """Length of the run; None if ``max_iters`` sets it."""
+        options = self.options
+        return None if options.max_iters else options.epochs or self.cfg.OPTIMIZATION.NUM_EPOCHS
 
     def is_over(self, state: Mapping[str, Any]) -> bool:
-        """Whether nothing is left to do from the checkpoint ``state``."""
-        key = "it" if self.args.max_iters else "epoch"
-        return int(state.get(key) or 0) >= int(self.args.max_iters or self.epochs or 0)
+        """Whether the checkpoint ``state`` is the end of this run."""
+        key = "it" if self.options.max_iters else "epoch"
+        return int(state.get(key) or 0) >= int(self.options.max_iters or self.epochs or 0)
 
 
 @dataclass
@@ -65,12 +178,12 @@ class Data:
     loader: Any
     sampler: Any
     move: Callable[[dict[str, Any], torch.device], None] = load_data_to_gpu
-    """brings a batch to the device, and makes what is left to be made there"""
+    """moves a batch to the device, in place"""
 
 
 @dataclass(frozen=True)
 class RunFolders:
-    """The folders of one run; none is made before something is written to it."""
+    """Folders of one run. Each is created when the first file is written to it."""
 
     root: Path
     """logs and the copy of the config"""
@@ -91,10 +204,12 @@ class RunFolders:
         return self.root / "eval"
 
 
-def run_folders(cfg_file: str | Path, extra_tag: str, output_dir: str | Path | None = None) -> RunFolders:
-    """Folders for ``cfgs/<group>/<tag>.yaml``, under ``output_dir`` (default: ``output`` where you stand).
+def run_folders(
+    cfg_file: str | Path, extra_tag: str = "default", output_dir: str | Path | None = None
+) -> RunFolders:
+    """Folders for ``cfgs/<group>/<tag>.yaml``, below ``output_dir`` (default: ``output``).
 
-    The group is the path between the last folder called ``cfgs`` and the file; without one, its own folder.
+    The group is the path from the last folder called ``cfgs`` to the file; without one, the file's folder.
     """
     path = Path(cfg_file)
     parents = path.resolve().parts[:-1]
@@ -102,11 +217,24 @@ def run_folders(cfg_file: str | Path, extra_tag: str, output_dir: str | Path | N
     return RunFolders(Path(output_dir or "output").joinpath(*parents[last + 1 :], path.stem, extra_tag))
 
 
+def folders_of(cfg: Any, options: RunOptions) -> RunFolders:
+    """Folders of a run of ``cfg``; a config that was read from no file goes by the name of its model."""
+    if (file := file_of(cfg)) is not None:
+        return run_folders(file, options.extra_tag, options.output_dir)
+    root = Path(options.output_dir or "output")
+    return RunFolders(root / str(cfg.MODEL.NAME).lower() / options.extra_tag)
+
+
+def file_of(cfg: Any) -> Path | None:
+    """The file that ``cfg`` was read from."""
+    return getattr(cfg, "_file", None)
+
+
 Move = Callable[[dict[str, Any], torch.device], None]
 
 
 def move_with(then: Callable[[dict[str, Any]], None] | None) -> Move:
-    """Bring a batch to the device, in place, and then do ``then`` with it there."""
+    """Return a function that moves a batch to the device, in place, and then calls ``then`` on it."""
     if then is None:
         return load_data_to_gpu
 

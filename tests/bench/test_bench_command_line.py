@@ -10,6 +10,7 @@ from bench_toys import CFG, SMALL
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli import bench
+from pcdet_freeze.config import find_config
 
 KEYS = {"variant", "time_ratio", "flops_ratio", "saved_bytes_ratio", "peak_memory_ratio", "seconds"}
 
@@ -84,11 +85,10 @@ def test_what_cannot_be_measured_is_an_error_that_says_why(
     assert said in capsys.readouterr().err
 
 
-def test_the_committed_config_is_found_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_default_config_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bench.default_cfg() == CFG
+    assert find_config(bench.DEFAULT_CFG) == CFG
+    assert all(find_config(name).is_file() for name in bench.DEFAULT_CFGS.values())
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(

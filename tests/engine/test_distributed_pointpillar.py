@@ -1,4 +1,4 @@
-"""tools/train.py under torchrun: two gloo processes train PointPillar on synthetic scenes."""
+"""A training under torchrun: two gloo processes train PointPillar on synthetic scenes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def out(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
     script = worker("pointpillar_worker.py")
     flags = [*FLAGS, "--cfg_file", str(cfg), "--output_dir", str(out), "--set", *SMALL]
-    done = torchrun(script, str(root), str(out), *flags)
+    done = torchrun(script, str(out), *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pcdet_freeze.engine.build import freeze_and_resume
 from pcdet_freeze.engine.checkpoint.io import checkpoint_state, save_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.run_context import Run
+from pcdet_freeze.engine.run_context import TrainContext, TrainOptions
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
@@ -64,11 +63,11 @@ def frozen_trainer(
     cfg = {**(cfg or cfg_of("vfe")), "OPTIMIZATION": {**OPTIM, "OPTIMIZER": optimizer, "NUM_EPOCHS": epochs}}
     torch.manual_seed(7 + seed)
     model = model or ToyModel()
-    args = Namespace(sync_bn=False, pretrained_model=None, max_iters=None, epochs=epochs)
     logger = logging.getLogger("pcdet_freeze")
-    run = Run(args, cfg, World(), torch.device("cpu"), None, logger)  # type: ignore[arg-type]
+    options = TrainOptions(epochs=epochs)
+    context = TrainContext(options, cfg, World(), torch.device("cpu"), None, logger)  # type: ignore[arg-type]
     checkpoint = None if path is None else (path, load_checkpoint(path))
-    made = freeze_and_resume(run, model, checkpoint)
+    made = freeze_and_resume(context, model, checkpoint)
     groups = [part for hook in made for part in hook.lr_scaled_groups()]
     trainer = toy_trainer(
         [*hooks, *made], model=model, epochs=epochs, optimizer=optimizer, seed=seed, lr_scaled=groups, **more

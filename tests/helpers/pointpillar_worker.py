@@ -1,19 +1,21 @@
-"""tools/train.py in one of two processes; writes this rank's weights to OUT/<rank>.pt."""
+"""A training in one of two processes; writes this rank's weights to OUT/<rank>.pt."""
 
 from __future__ import annotations
 
+import argparse
 import os
-import runpy
 import sys
 from pathlib import Path
 
 import torch
 
-from pcdet_freeze.engine.arguments import train_parser
-from pcdet_freeze.utils import distributed
+from pcdet_freeze.cli.flags import options_of
+from pcdet_freeze.cli.train import add_arguments
+from pcdet_freeze.engine.run_context import TrainOptions
+from pcdet_freeze.engine.train_api import train
 
-root, out = Path(sys.argv[1]), Path(sys.argv[2])
-train = runpy.run_path(str(root / "tools" / "train.py"))["train"]
-trainer = train(train_parser().parse_args(sys.argv[3:]))
-torch.save(distributed.unwrap(trainer.model).state_dict(), out / f"{os.environ['RANK']}.pt")
-distributed.stop()
+parser = argparse.ArgumentParser()
+add_arguments(parser)
+args = parser.parse_args(sys.argv[2:])
+result = train(args.cfg_file, args.set_cfgs, **options_of(TrainOptions, args))
+torch.save(result.model.state_dict(), Path(sys.argv[1]) / f"{os.environ['RANK']}.pt")

@@ -1,10 +1,12 @@
-"""tools/train.py and tools/test.py in this process, on a handful of small synthetic scenes."""
+"""The commands train and test in this process, on a handful of small synthetic scenes."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+
+from pcdet_freeze.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 CFG = ROOT / "cfgs" / "synthetic_models" / "pointpillar.yaml"
@@ -37,7 +39,7 @@ def words(out: Path, *flags: object, sets: list[str] | None = None, cfg: Path = 
 def train(out: Path, *flags: object, sets: list[str] | None = None) -> int:
     """Two epochs of three iterations, without evaluation, unless the flags say otherwise."""
     small = ["--batch_size", "2", "--epochs", "2", "--num_epochs_to_eval", "0"]
-    return tool("train").main(words(out, *small, *flags, sets=sets))
+    return main(["train", *words(out, *small, *flags, sets=sets)])
 
 
 def folder(out: Path, tag: str = "default") -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tool_runs import SMALL, folder, tool, train, words
+from tool_runs import folder, tool, train, words
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,3 @@ def test_predictions_are_saved_as_files_where_asked_for(out: Path) -> None:
 def test_without_weights_it_says_which_flag_to_give(out: Path, capsys: Any) -> None:
     assert evaluate(out) == 1
     assert "--ckpt FILE, or --eval_all" in capsys.readouterr().out
-
-
-def test_flags_after_set_belong_to_set() -> None:
-    assert tool("test").test_parser().parse_args(["--cfg_file", "x", "--set", *SMALL]).set_cfgs == SMALL

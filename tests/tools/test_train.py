@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from tool_runs import CFG, FREEZE, LIST, RANDOM, ROOT, SMALL, folder, tool, trai
 
 from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.engine import build
-from pcdet_freeze.engine.arguments import train_parser
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.run_context import Run, RunFolders
-from pcdet_freeze.engine.run_tool import run_tool
+from pcdet_freeze.engine.run_context import RunContext, RunFolders, RunOptions
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.utils.distributed import World
 
@@ -97,7 +94,7 @@ def test_r1_ctrl_c_names_the_checkpoint_and_the_same_command_goes_on_to_the_same
 ) -> None:
     interrupt(5)
     assert train(tmp_path, *flags) == 130
-    assert f"goes on from {folder(tmp_path) / 'ckpt' / last}" in capsys.readouterr().out
+    assert f"resumes from {folder(tmp_path) / 'ckpt' / last}" in capsys.readouterr().out
     interrupt(0)
     assert train(tmp_path, *flags) == 0
     name = "ckpt/checkpoint_epoch_2.pth"
@@ -110,7 +107,7 @@ def test_r1_ctrl_c_names_the_checkpoint_and_the_same_command_goes_on_to_the_same
 def test_ctrl_c_before_any_checkpoint_says_so(tmp_path: Path, interrupt: Any, capsys: Any) -> None:
     interrupt(1)
     assert train(tmp_path) == 130
-    assert "the same command starts anew" in capsys.readouterr().out
+    assert "the same training starts from the beginning" in capsys.readouterr().out
 
 
 def test_the_number_of_loader_processes_changes_nothing(first: Path, tmp_path: Path) -> None:
@@ -231,16 +228,16 @@ def test_amp_can_be_asked_for_in_the_yaml(tmp_path: Path, monkeypatch: pytest.Mo
     text = CFG.read_text().replace("BATCH_SIZE_PER_GPU:", "USE_AMP: True\n    BATCH_SIZE_PER_GPU:")
     (tmp_path / "amp.yaml").write_text(text)
     flags = ["--max_iters", 1, "--batch_size", 2, "--num_epochs_to_eval", 0]
-    args = train_parser().parse_args(words(tmp_path, *flags, cfg=tmp_path / "amp.yaml"))
-    trainers: list[Any] = []
-    assert run_tool(lambda args: trainers.append(tool("train").train(args)), args) == 0
-    assert trainers[0].use_amp and not args.use_amp
+    kinds: list[bool] = []
+    monkeypatch.setattr(Hook, "after_train", lambda hook, trainer: kinds.append(trainer.use_amp))
+    assert command(["train", *words(tmp_path, *flags, cfg=tmp_path / "amp.yaml")]) == 0
+    assert set(kinds) == {True}
 
 
 @pytest.mark.parametrize("total", [1, 3])
 def test_a_batch_that_does_not_divide_is_an_error(total: int, tmp_path: Path) -> None:
-    args, two = Namespace(batch_size=total), World(rank=0, size=2)
-    run = Run(args, {}, two, torch.device("cpu"), RunFolders(tmp_path), logging.getLogger("t"))
+    options, two = RunOptions(batch_size=total), World(rank=0, size=2)
+    run = RunContext(options, {}, two, torch.device("cpu"), RunFolders(tmp_path), logging.getLogger("t"))
     with pytest.raises(ConfigError, match=f"multiple of the number of processes; got {total} for 2"):
         _ = run.batch_size
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine_toy import OPTIM
 
+from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.engine.arguments import train_parser
-from pcdet_freeze.engine.build import start_run
 from pcdet_freeze.engine.optim.settings import check_optimization
-from pcdet_freeze.engine.run_tool import run_tool
 from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.errors import ConfigError
 
@@ -78,8 +75,7 @@ def test_an_unknown_metric_is_told_before_the_training() -> None:
 def tool_fails_on(path: Path, text: str, capsys: Any) -> str:
     path.write_text(text)
     words = ["--cfg_file", str(path), "--output_dir", str(path.parent / "out"), "--device", "cpu"]
-    args: argparse.Namespace = train_parser().parse_args(words)
-    assert run_tool(lambda args: start_run(args, "train"), args) == 1
+    assert main(["train", *words]) == 1
     return str(capsys.readouterr().out)
 
 
@@ -96,8 +92,7 @@ def test_a_fault_that_a_room_finds_names_file_and_line(tmp_path: Path, capsys: A
 def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path, capsys: Any, root: Path) -> None:
     (tmp_path / "out").write_text("a file")
     cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
-    args = train_parser().parse_args(["--cfg_file", str(cfg), "--output_dir", str(tmp_path / "out")])
-    assert run_tool(lambda args: start_run(args, "train"), args) == 1
+    assert main(["train", "--cfg_file", str(cfg), "--output_dir", str(tmp_path / "out")]) == 1
     assert "--output_dir must be a folder to write to" in capsys.readouterr().out
 
 

@@ -1,0 +1,94 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from easydict import EasyDict
+
+from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.engine.run_context import LOWEST, RunOptions, default_workers
+from pcdet_freeze.errors import ConfigError
+
+CFG_HELP = "config: a file, or the name of a packaged one, such as synthetic_models/pointpillar.yaml"
+
+
+def add_cfg(parser: argparse.ArgumentParser) -> None:
+    """``--cfg_file``"""
+    parser.add_argument("--cfg_file", required=True, help=CFG_HELP)
+
+
+def add_set(parser: argparse.ArgumentParser, last: bool = True) -> None:
+    """``--set KEY VALUE ...``; with ``last`` it takes all words that follow, options included."""
+    parser.add_argument(
+        "--set",
+        dest="set_cfgs",
+        nargs=argparse.REMAINDER if last else "*",
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to change" + ("; must come last" if last else ""),
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Flags of both train and test: the fields of ``RunOptions``, and ``--verbose``."""
+    add = parser.add_argument
+    add_cfg(parser)
+    add_number(parser, "batch_size", "samples a step, over all processes; default BATCH_SIZE_PER_GPU each")
+    add_number(parser, "workers", "loader processes of each rank", default_workers())
+    add("--extra_tag", default="default", help="name of the run's folder")
+    add("--output_dir", help="folder for all runs; default: ./output")
+    add(
+        "--ckpt", help="checkpoint to resume from, or to evaluate; train: default the newest valid of the run"
+    )
+    add("--pretrained_model", help="checkpoint whose tensors are loaded where name and shape fit")
+    add("--allow_mismatch", action="store_true", help="skip pretrained tensors of another shape")
+    add(
+        "--trust_checkpoint",
+        action="store_true",
+        help="unpickle any object in a checkpoint, which can run code; for your own files only",
+    )
+    add("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    add("--tcp_port", type=int, default=18888, help="port of the process group, where the launcher sets none")
+    add("--local_rank", "--local-rank", type=int, help="ignored; the launcher sets LOCAL_RANK")
+    add_number(parser, "start_epoch", "first epoch whose checkpoint is evaluated", 0)
+    add("--save_to_file", action="store_true", help="write the predictions as text files too")
+    add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
+    add("--verbose", action="store_true", help="print the traceback of an error")
+
+
+def add_number(parser: argparse.ArgumentParser, name: str, text: str, default: int | None = None) -> None:
+    """A whole number with the limit that ``RunOptions`` sets."""
+    parser.add_argument(f"--{name}", type=whole(LOWEST[name]), default=default, help=text)
+
+
+def options_of(kind: type[RunOptions], args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are fields of ``kind``, by the names that ``train`` and ``evaluate`` have for them."""
+    given = {name: value for name, value in vars(args).items() if name in kind.__dataclass_fields__}
+    return {"pretrained" if name == "pretrained_model" else name: value for name, value in given.items()}
+
+
+def whole(lowest: int) -> Callable[[str], int]:
+    """Return an argparse type: a whole number, ``lowest`` or more."""
+
+    def read(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {lowest} or more; got {text!r}")
+        return int(text)
+
+    return read
+
+
+def cfg_of(args: argparse.Namespace, needed: Sequence[str] = ()) -> EasyDict:
+    """The config of ``--cfg_file`` and ``--set``; kept as ``args.cfg``, to name file and line in errors.
+
+    Raises ConfigError where the config is not valid, or a section of ``needed`` is missing.
+    """
+    args.cfg = cfg = cfg_from_yaml_file(args.cfg_file)
+    cfg_from_list(args.set_cfgs, cfg)
+    missing = [key for key in needed if key not in cfg]
+    if missing:
+        raise ConfigError(f"{args.cfg_file} must have {', '.join(needed)}; {', '.join(missing)} missing")
+    return cfg

@@ -1,0 +1,125 @@
+"""Train detection, then segmentation, then lanes on simulated scenes; earlier tasks stay frozen.
+
+Every step is a command that is printed before it runs. The table at the end shows each task after each stage,
+and whether the detector's outputs are bitwise equal. A short training without the freeze list shows that they
+change without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.evaluation.stage_table import stage_table
+
+STAGES = {"1 detection": "stage1_detect", "2 segmentation": "stage2_segment", "3 lanes": "stage3_lane"}
+DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
+QUICK = ["DATA_CONFIG.NUM_SCENES.train", "8", "DATA_CONFIG.NUM_SCENES.test", "4"]
+SETTLES_S = 10.0
+"""seconds that a command has to end by itself after Ctrl-C"""
+Figures = dict[str, Any]
+
+
+class StepError(PCDetFreezeError):
+    """A command that one of the steps needs has failed; its own message stands above."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to write, and how much to train."""
+    parser.add_argument("--output_dir", default="output/three_stages", help="emptied first")
+    parser.add_argument("--quick", action="store_true", help="few steps on few scenes: not the quality")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stages, control, verify, table; exit code 1 where the detector changed, or never could have."""
+    out, begin, few = Path(args.output_dir).resolve(), time.monotonic(), QUICK if args.quick else []
+    shutil.rmtree(out / "synthetic_models", ignore_errors=True)
+
+    done: dict[str, Figures] = {}
+    for name, cfg in STAGES.items():
+        start = list(done.values())[-1]["ckpt"] if done else None
+        options = [*(["--max_iters", "4"] if few else []), *set_words(few)]
+        done[name] = train_stage(out, cfg, "demo", start, options, few)
+    runs = list(done.values())
+    free = ["--max_iters", "4", "--num_epochs_to_eval", "0", "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[]"]
+    control = train_stage(out, "stage2_segment", "control", runs[0]["ckpt"], [*free, *few], few)
+    changed = [step("verify", a["ckpt"], b["ckpt"], check=False) for a, b in pairwise(runs)]
+    baselines = out / "baselines.json"
+    step("bench", "--what", "baselines", "--cfg_file", path(STAGES["3 lanes"]), "--json", str(baselines),
+         *set_words(few))  # fmt: skip
+
+    same = [figures["detector"] == runs[0]["detector"] for figures in (*runs[1:], control)]
+    verdict = ["", *("the same" if yes else "CHANGED" for yes in same[:2]), ""]
+    columns = {**done, "no network": json.loads(baselines.read_text())[0]}
+    print("\n" + stage_table(columns, [("the detector's outputs, bit for bit", verdict)]))
+    print(f"4 iterations of stage 2 without the list: {'THE SAME' if same[2] else 'they change'}")
+    print(f"\nthree-stages: {time.monotonic() - begin:.0f} s without installation")
+    return int(any(changed) or same != [True, True, False] or not (few or runs[0]["boxes"]))
+
+
+def step(*words: str, check: bool = True) -> int:
+    """Print a command as a user would type it, run it, and return its exit code.
+
+    Raises StepError where it failed and ``check`` is set.
+    """
+    line = " ".join(f'"{word}"' if word[:1] in "[{" else word for word in words)
+    print(f"\n$ pcdet-freeze {line}\n", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "pcdet_freeze", *words])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        _let_end(process)
+        raise
+    if code == -signal.SIGINT or code == 130:
+        raise KeyboardInterrupt
+    if code and check:
+        raise StepError(
+            f"Every step must succeed, but `pcdet-freeze {words[0]}` ended with exit code {code}."
+        )
+    return code
+
+
+def _let_end(process: subprocess.Popen[bytes]) -> None:
+    """A terminal's Ctrl-C reaches the command too; wait until it has ended, and end it where it does not."""
+    try:
+        process.wait(SETTLES_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+
+
+def path(cfg: str) -> str:
+    """Name of the packaged config."""
+    return f"synthetic_models/{cfg}.yaml"
+
+
+def set_words(keys: list[str]) -> list[str]:
+    """``--set KEY VALUE ...``, or nothing."""
+    return ["--set", *keys] if keys else []
+
+
+def train_stage(
+    out: Path, cfg: str, tag: str, start: str | None, options: list[str], few: list[str]
+) -> Figures:
+    """Train from the checkpoint ``start``; returns metrics, last checkpoint, digests of the detector."""
+    given = ["--pretrained_model", start] if start else []
+    step("train", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", tag,
+         "--fix_random_seed", "--workers", "1", "--logger_iter_interval", "25", *given, *options)  # fmt: skip
+    folder = out / "synthetic_models" / cfg / tag
+    ckpt = str(max(folder.glob("ckpt/checkpoint_epoch_*.pth"), key=lambda file: file.stat().st_mtime))
+    figures = json.loads((folder / "run.json").read_text()) | {"ckpt": ckpt}
+    for result in folder.glob("eval/**/result.json"):
+        figures |= json.loads(result.read_text())
+    file = folder / "digest.json"
+    step("digest", "--cfg_file", path(cfg), "--ckpt", ckpt, "--out", str(file), *set_words(few))
+    found = json.loads(file.read_text())
+    return figures | {"detector": [found[name] for name in DETECTION], "boxes": found["pred_boxes"]["count"]}

@@ -1,0 +1,113 @@
+"""Start a run: check the config, join the other processes, open the log, find the checkpoint, seed."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pcdet_freeze.config import plain
+from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
+from pcdet_freeze.engine.hooks.from_config import check_user_hooks
+from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
+from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
+from pcdet_freeze.engine.run_context import (
+    FIXED_SEED,
+    Checkpoint,
+    EvalOptions,
+    RunContext,
+    RunFolders,
+    RunOptions,
+    TrainContext,
+    TrainOptions,
+    file_of,
+    folders_of,
+)
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.distributed import World
+from pcdet_freeze.utils.rng import set_seed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+
+
+def start_training(cfg: Any, options: TrainOptions) -> TrainContext:
+    """Check the config, join the other processes, open the log, and copy the config to the run's folder."""
+    _require_sections(cfg)
+    check_optimization(cfg.OPTIMIZATION)
+    check_user_hooks(cfg)
+    context = TrainContext(options, cfg, *_start(cfg, options, "train"))
+    for line in options.notes:
+        context.logger.info("%s", line)
+    if context.world.is_main:
+        _copy_config(cfg, context.folders.root)
+    return context
+
+
+def start_evaluation(cfg: Any, options: EvalOptions) -> RunContext:
+    """Check the config, join the other processes, open the log."""
+    _require_sections(cfg)
+    return RunContext(options, cfg, *_start(cfg, options, "eval"))
+
+
+def _require_sections(cfg: Any) -> None:
+    missing = [key for key in SECTIONS if key not in cfg]
+    if missing:
+        raise ConfigError(
+            f"{file_of(cfg) or 'The config'} must have {', '.join(SECTIONS)}; {', '.join(missing)} missing"
+        )
+
+
+def _start(
+    cfg: Any, options: RunOptions, kind: str
+) -> tuple[World, torch.device, RunFolders, logging.Logger]:
+    world = distributed.start(options.launcher, options.tcp_port, options.device)
+    device = distributed.pick_device(options.device, world)
+    folders = folders_of(cfg, options)
+    try:
+        logger = create_logger(folders.root / log_name(kind), world.rank)
+    except OSError as error:
+        raise ConfigError(f"--output_dir must be a folder to write to; {folders.root}: {error}") from error
+    log_environment(logger, device, world.size)
+    log_config(logger, {"cfg_file": file_of(cfg), **asdict(options)}, cfg)
+    FreezePlan.from_cfg(cfg)  # report its faults before any data is read
+    return world, device, folders, logger
+
+
+def _copy_config(cfg: Any, folder: Path) -> None:
+    if (file := file_of(cfg)) is not None:
+        shutil.copy(file, folder)
+    else:
+        (folder / "config.yaml").write_text(yaml.safe_dump(plain(cfg), sort_keys=False))
+
+
+def find_checkpoint(context: TrainContext) -> Checkpoint | None:
+    """The checkpoint to resume from: ``ckpt``, else the newest valid one of this run, else None."""
+    if context.options.ckpt is not None:
+        state = load_checkpoint(context.options.ckpt, context.options.trust_checkpoint)
+        found: Checkpoint | None = (Path(context.options.ckpt), state)
+    else:
+        found = newest_checkpoint(context.folders.ckpt, context.logger)
+    if found is not None:
+        context.logger.info(
+            "Resume from %s: epoch %s, iteration %s", found[0], found[1].get("epoch"), found[1].get("it")
+        )
+    return found
+
+
+def choose_seed(context: TrainContext, checkpoint: Checkpoint | None) -> None:
+    """Seed this process; a resumed run keeps its seed, and with it the order of the data."""
+    ours = checkpoint[1].get(CHECKPOINT_KEY, {}) if checkpoint else {}
+    fresh = FIXED_SEED if context.options.fix_random_seed else random.SystemRandom().randrange(2**31)
+    context.seed = distributed.from_main(int(ours.get("seed", fresh)))
+    if context.options.fix_random_seed:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    set_seed(context.seed)
+    context.logger.info("Random seed %d", context.seed)

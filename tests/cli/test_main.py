@@ -1,0 +1,106 @@
+"""``pcdet-freeze`` and ``python -m pcdet_freeze``: names of commands, help, errors, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tool_runs import CFG, SMALL
+
+from pcdet_freeze import __version__
+from pcdet_freeze.__main__ import COMMANDS, SUCCESSORS, main
+
+FEW = [*SMALL, "DATA_CONFIG.NUM_SCENES.train", "400"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_begins_with_an_example(name: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"example: pcdet-freeze {name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_each_command_can_be_parsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = COMMANDS[name].example.split()
+    module = __import__(f"pcdet_freeze.cli.{name.replace('-', '_')}", fromlist=["run"])
+    monkeypatch.setattr(module, "run", lambda args: 7)
+    assert main([name, *words]) == 7
+
+
+def test_underscores_and_hyphens_name_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pcdet_freeze.cli import three_stages
+
+    monkeypatch.setattr(three_stages, "run", lambda args: 7)
+    assert main(["three_stages"]) == main(["three-stages"]) == 7
+
+
+def test_without_a_command_all_are_listed(capsys: Any) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("example: ") and all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+def test_the_version_is_the_packages(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"pcdet_freeze {__version__}\n"
+
+
+@pytest.mark.parametrize(("name", "successor"), SUCCESSORS.items())
+def test_a_former_command_names_its_successor(name: str, successor: str, capsys: Any) -> None:
+    assert main([name, "--cfg_file", "x.yaml"]) == 2
+    assert f"`pcdet-freeze {successor}`" in capsys.readouterr().err
+
+
+def test_an_unknown_command_names_the_nearest(capsys: Any) -> None:
+    assert main(["trian"]) == 2
+    shown = capsys.readouterr().err
+    assert "'trian'; did you mean train?" in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_is_one_line_and_exit_code_130(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(args: Any) -> int:
+        raise KeyboardInterrupt
+
+    module = __import__(f"pcdet_freeze.cli.{name.replace('-', '_')}", fromlist=["run"])
+    monkeypatch.setattr(module, "run", interrupted)
+    assert main([name, *COMMANDS[name].example.split()]) == 130
+    assert capsys.readouterr().err == f"\npcdet-freeze {name}: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "wait_for"),
+    [
+        (["explain", "--cfg_file", str(CFG), "--batch_size", "300"], None),
+        (["bench", "--rounds", "500", "--variants", "none", "--json", "OUT"], "grid"),
+    ],
+)
+def test_ctrl_c_of_a_real_process_leaves_no_file_and_no_traceback(
+    words: list[str], wait_for: str | None, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.json"
+    words = [str(out) if word == "OUT" else word for word in words]
+    sets = ["--set", *(FEW if words[0] == "explain" else SMALL[8:])]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "pcdet_freeze", *words, *sets],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if wait_for is not None:
+        assert process.stdout is not None and wait_for in process.stdout.readline()
+    else:
+        time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == f"python -m pcdet_freeze {words[0]}: interrupted"
+    assert not list(tmp_path.iterdir())
