@@ -168,8 +168,8 @@ def test_a_config_in_the_working_directory_wins(installed: Installed) -> None:
 
 @pytest.mark.slow
 def test_the_installed_explain_and_bench_find_their_configs(installed: Installed) -> None:
-    shown = installed.run("pcdet-freeze", "explain", "--cfg_file", "kitti_models/pointpillar.yaml", "--device",
-                          "cpu", "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe]")  # fmt: skip
+    shown = installed.run("pcdet-freeze", "explain", "--cfg_file", "kitti_models/pointpillar.yaml",
+                          "--device", "cpu", "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe]")  # fmt: skip
     assert "vfe" in shown
     small = ["--batch_size", "1", "--rounds", "1", "--variants", "none"]
     assert "Ratios to none" in installed.run("pcdet-freeze", "bench", *small)
