@@ -61,6 +61,10 @@ class FreezeChecksHook(ConfiguredHook):
         if self._checks is not None:
             self._checks.finish()
 
+    def on_exception(self, trainer: Trainer) -> None:
+        if self._checks is not None:
+            self._checks.stop()
+
 
 class OutputDriftHook(ConfiguredHook):
     """Compares, at the end, the outputs of frozen modules with those at the start of this process (P2).
@@ -86,10 +90,11 @@ class OutputDriftHook(ConfiguredHook):
         return ""
 
     def before_train(self, trainer: Trainer) -> None:
-        self._start, self._batch, self._began_at = {}, None, trainer.iteration
+        if not self._start:  # an interrupted run that continues is compared with its own start
+            self._batch, self._began_at = None, trainer.iteration
         if self._is_needed():
             self._keep_start()
-            if self._test_loader is None:
+            if self._test_loader is None and self._batch is None:
                 self._batch_hook = unwrap(trainer.model).register_forward_pre_hook(
                     PicklableHook(self._keep_batch)
                 )
@@ -119,6 +124,10 @@ class OutputDriftHook(ConfiguredHook):
         trainer.results["output_drift"] = {drift.module: drift.to_plain() for drift in drifts}
         self._start, self._batch = {}, None
         _raise_changed(drifts)
+
+    def on_exception(self, trainer: Trainer) -> None:
+        if self._batch_hook is not None:
+            self._batch_hook.remove()
 
     def _is_needed(self) -> bool:
         return bool(self.owner.handle.plan.parameters and live_inputs(self.owner.handle.model))
