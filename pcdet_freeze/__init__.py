@@ -1,11 +1,30 @@
-"""pcdet_freeze: train one LiDAR task without touching the others."""
+"""pcdet_freeze: train one LiDAR task without touching the others.
 
+Names from ``freezing`` and ``errors`` are imported with the package. Names from the trainer, the models and
+the configs are imported when they are first used (PEP 562): the plugin for OpenPCDet needs no trainer.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pcdet_freeze.errors import (
+    CertificateError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FreezeError,
+    IntegrationError,
+    PCDetFreezeError,
+    TrainingError,
+)
 from pcdet_freeze.freezing import (
     Certificate,
-    CertificateError,
-    FreezeError,
     FreezeHandle,
     FreezePlan,
+    compare_states,
+    copying_frozen,
     freeze,
     frozen,
     is_frozen,
@@ -14,18 +33,56 @@ from pcdet_freeze.freezing import (
     unfreeze,
 )
 
+if TYPE_CHECKING:
+    from pcdet_freeze.config import cfg_from_yaml_file
+    from pcdet_freeze.engine.train_api import TrainResult, evaluate, train
+    from pcdet_freeze.models import build_network
+
 __version__ = "0.2.0"
 
 __all__ = [
     "Certificate",
     "CertificateError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
     "FreezeError",
     "FreezeHandle",
     "FreezePlan",
+    "IntegrationError",
+    "PCDetFreezeError",
+    "TrainResult",
+    "TrainingError",
+    "build_network",
+    "cfg_from_yaml_file",
+    "compare_states",
+    "copying_frozen",
+    "evaluate",
     "freeze",
     "frozen",
     "is_frozen",
     "set_bn_eval",
     "set_bn_to_eval",
+    "train",
     "unfreeze",
 ]
+
+_LAZY = {
+    "TrainResult": "pcdet_freeze.engine.train_api",
+    "build_network": "pcdet_freeze.models",
+    "cfg_from_yaml_file": "pcdet_freeze.config",
+    "evaluate": "pcdet_freeze.engine.train_api",
+    "train": "pcdet_freeze.engine.train_api",
+}
+"""name -> module that it is imported from when it is first used"""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pcdet_freeze' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,24 +1,24 @@
-"""What can go wrong, by whose hand it can be put right.
+"""Exceptions, by what causes them.
 
 ```
-PCDetFreezeError            everything this package raises on purpose
+PCDetFreezeError            base class of every error that this package raises on purpose
 ├── ConfigError             a YAML file, a key, a flag
-├── FreezeError             MODEL.NOT_TRAIN_IN_MULTI_TASK, or a frozen module that cannot be held
+├── FreezeError             MODEL.NOT_TRAIN_IN_MULTI_TASK, or a module that cannot be frozen
 │   └── CertificateError    frozen state that changed
-├── DataError               a frame, a label, an info file, a missing folder
 ├── TrainingError           a training step that cannot be made; a StopIteration from user code
+├── DataError               a frame, a label, an info file, a missing folder
 ├── CheckpointError         a checkpoint that cannot be read, or belongs to another model
-└── IntegrationError        a package to work inside of (OpenPCDet) that is missing or too different
+└── IntegrationError        OpenPCDet is missing, or a version that the plugin does not support
 ```
 
-Every message states the rule, the value that was found and what to do about it.
+Each message states the rule, the value that was found and what to do.
 """
 
 from __future__ import annotations
 
 
 class PCDetFreezeError(Exception):
-    """Base of every error that the package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class ConfigError(PCDetFreezeError, ValueError):
@@ -26,19 +26,19 @@ class ConfigError(PCDetFreezeError, ValueError):
 
 
 class FreezeError(PCDetFreezeError, ValueError):
-    """A freeze list that cannot be applied, or a frozen module that cannot be held."""
+    """A freeze list that cannot be applied, or a module that cannot be frozen."""
 
 
 class CertificateError(FreezeError):
-    """Frozen state that is no longer what it was."""
-
-
-class DataError(PCDetFreezeError, ValueError):
-    """A frame, label or info file that cannot be used."""
+    """Frozen state that changed."""
 
 
 class TrainingError(PCDetFreezeError, RuntimeError):
     """A training step that cannot be made: a loss without a graph, a StopIteration from user code."""
+
+
+class DataError(PCDetFreezeError, ValueError):
+    """A frame, label or info file that cannot be used."""
 
 
 class CheckpointError(PCDetFreezeError, RuntimeError):
@@ -46,4 +46,4 @@ class CheckpointError(PCDetFreezeError, RuntimeError):
 
 
 class IntegrationError(PCDetFreezeError, RuntimeError):
-    """A package to work inside of that is missing, or too different to work in."""
+    """OpenPCDet is missing, or a version that the plugin does not support."""

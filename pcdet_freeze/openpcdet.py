@@ -7,8 +7,18 @@ python -m pcdet_freeze.openpcdet explain --cfg_file tools/cfgs/kitti_models/pv_r
 python -m pcdet_freeze.openpcdet verify A.pth B.pth
 ```
 
-In a script of your own, before ``pcdet`` is used: ``import pcdet_freeze.openpcdet``, then
-``pcdet_freeze.openpcdet.install()``; ``verify(model)`` in a training loop of your own.
+In a script of your own:
+
+```
+import pcdet_freeze.openpcdet as freezing
+freezing.install()                            # before build_network
+model = build_network(model_cfg=cfg.MODEL, num_class=..., dataset=...)
+...                                           # load weights, build the optimizer
+freezing.begin(model, optimizer)              # in a training loop of your own, before its first step
+freezing.verify(model)                        # at its end, and whenever you like
+```
+
+OpenPCDet's ``train_model`` needs ``install`` only.
 """
 
 from __future__ import annotations
@@ -20,43 +30,55 @@ import sys
 from collections.abc import Sequence
 
 from pcdet_freeze.errors import PCDetFreezeError
-from pcdet_freeze.integrations.openpcdet.plugin import install, uninstall, verify
+from pcdet_freeze.integrations.openpcdet.plugin import begin, install, uninstall, verify
 from pcdet_freeze.integrations.openpcdet.run_script import run_script
 
-__all__ = ["install", "uninstall", "verify"]
+__all__ = ["begin", "install", "uninstall", "verify"]
 
-USAGE = "usage: python -m pcdet_freeze.openpcdet (SCRIPT [its arguments] | explain ... | verify A.pth B.pth)"
+USAGE = "usage: python -m pcdet_freeze.openpcdet (SCRIPT [ARGUMENTS ...] | explain ... | verify A.pth B.pth)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a script of OpenPCDet with the plugin on, or one of the two commands; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    """Run a script of OpenPCDet with the plugin, or a command; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if words else 2
+        return 0 if args else 2
     try:
-        if words[0] == "verify":
-            from pcdet_freeze.__main__ import main as run_command
-
-            return run_command(words)
-        if words[0] == "explain":
-            return explain(words[1:])
-        run_script(words)
+        if args[0] == "verify":
+            return run_verify(args[1:])
+        if args[0] == "explain":
+            return run_explain(args[1:])
+        run_script(args)
     except PCDetFreezeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def explain(words: Sequence[str]) -> int:
-    """Print the table of a config; 1 where a training would be refused."""
-    # imported here: a training needs neither this package's models nor its data sets
+def run_verify(argv: Sequence[str]) -> int:
+    """Compare the frozen state of two checkpoints; 0 equal, 1 changed, 2 cannot tell."""
+    from pcdet_freeze.cli import verify as command  # a training does not need it
+
+    parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet verify")
+    command.add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        return command.run(args)
+    except PCDetFreezeError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return command.ERROR_CODE
+
+
+def run_explain(argv: Sequence[str]) -> int:
+    """Print the table of a config; 1 if a training with it would raise an error."""
+    # a training does not need it: it imports the trainer's explain
     from pcdet_freeze.cli.explain import WIDEST, print_table
     from pcdet_freeze.integrations.openpcdet import explain
 
     parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet explain")
     explain.add_arguments(parser)
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     found, source = explain.gather(args)
     if args.json:
         print(json.dumps({"cfg_file": args.cfg_file, "batch": source, **found.to_plain()}, indent=1))

@@ -1,13 +1,16 @@
-"""The house: imports go down only, no cycle, one file knows spconv, pillars never load it."""
+"""The architecture: floors, no import cycle, what the plugin loads, public names, top-level files."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+import pcdet_freeze
 
 FLOORS = [
     {"errors"},
@@ -21,6 +24,22 @@ FLOORS = [
     {"__main__"},
     {"openpcdet"},
 ]
+REQUIRED = {"pcdet_freeze", "tools", "cfgs", "tests", "docs", "pyproject.toml", "README.md", "LICENSE"}
+TOP_LEVEL = REQUIRED | {
+    "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "mkdocs.yml", "MANIFEST.in", ".ci",
+    ".github", ".gitignore", ".gitattributes", ".editorconfig", ".pre-commit-config.yaml",
+}  # fmt: skip
+PUBLIC = {
+    "Certificate", "FreezeHandle", "FreezePlan", "compare_states", "copying_frozen", "freeze", "frozen",
+    "is_frozen", "set_bn_eval", "set_bn_to_eval", "unfreeze",
+    "TrainResult", "build_network", "cfg_from_yaml_file", "evaluate", "train",
+    "CertificateError", "CheckpointError", "ConfigError", "DataError", "FreezeError", "IntegrationError",
+    "PCDetFreezeError", "TrainingError",
+}  # fmt: skip
+TRAINER = {"engine", "models", "datasets"}
+"""folders that the plugin does not load"""
+EXPLAIN = {"pcdet_freeze.cli.explain", "pcdet_freeze.integrations.openpcdet.explain"}
+"""the one exception: ``python -m pcdet_freeze.openpcdet explain`` prints the trainer's table"""
 
 
 def folder_of(module: str) -> str:
@@ -86,22 +105,100 @@ def test_only_one_file_imports_spconv(imports: dict[Path, set[str]]) -> None:
     assert users <= {"ops/sparse.py"}
 
 
-def test_there_is_no_import_cycle(imports: dict[Path, set[str]]) -> None:
+@pytest.fixture(scope="session")
+def graph(imports: dict[Path, set[str]]) -> dict[str, set[str]]:
+    """Module -> the modules of the package that it imports, also inside functions."""
     modules = {".".join(("pcdet_freeze", *p.with_suffix("").parts)).removesuffix(".__init__"): n
                for p, n in imports.items()}  # fmt: skip
-    graph = {m: {n for n in names if n in modules and n != m and not m.startswith(n + ".")}
-             for m, names in modules.items()}  # fmt: skip
+    return {m: {n for n in names if n in modules and n != m} for m, names in modules.items()}
+
+
+def test_there_is_no_import_cycle(graph: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, f"import cycle: {' -> '.join((*path, module))}"
         if module not in done:
             for target in graph[module]:
-                visit(target, (*path, module))
+                if not module.startswith(target + "."):
+                    visit(target, (*path, module))
             done.add(module)
 
     for module in graph:
         visit(module, ())
+
+
+def reachable(graph: dict[str, set[str]], module: str, without: set[str]) -> set[str]:
+    """All modules that importing and calling ``module`` may load; packages on the way are loaded too."""
+    found: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in without:
+            found.add(name)
+            waiting |= graph[name] | {".".join(name.split(".")[:n]) for n in range(1, name.count(".") + 1)}
+    return found
+
+
+def test_the_plugin_reaches_the_trainer_for_explain_only(graph: dict[str, set[str]]) -> None:
+    found = reachable(graph, "pcdet_freeze.openpcdet", without=EXPLAIN)
+    assert "pcdet_freeze.integrations.openpcdet.session" in found
+    assert {name for name in found if folder_of(name) in TRAINER} == set()
+    for name in EXPLAIN:
+        assert {folder_of(target) for target in reachable(graph, name, without=set())} & TRAINER, name
+
+
+INSTALL_PLUGIN = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("numba", "tqdm", "tensorboardX", "spconv"):
+            raise ImportError(f"{name} is not installed", name=name)
+
+sys.meta_path.insert(0, Missing())
+import pcdet_freeze.openpcdet
+pcdet_freeze.openpcdet.install()
+import pcdet_freeze.freezing.plan
+print(*(name for name in sys.modules if name.startswith("pcdet_freeze")))
+"""
+
+
+def test_the_plugin_installs_without_the_trainers_dependencies_and_loads_no_module_of_it() -> None:
+    done = subprocess.run([sys.executable, "-c", INSTALL_PLUGIN], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert "pcdet_freeze.integrations.openpcdet.plugin" in loaded
+    assert [name for name in loaded if folder_of(name) in TRAINER] == []
+
+
+def test_all_holds_the_public_names() -> None:
+    assert set(pcdet_freeze.__all__) == PUBLIC and len(pcdet_freeze.__all__) == len(PUBLIC)
+
+
+def test_every_public_name_can_be_imported_and_is_listed_by_dir() -> None:
+    names = set(PUBLIC)
+    if find_spec("pcdet_freeze.engine.train_api") is None:
+        names -= {"TrainResult", "evaluate", "train"}
+    assert all(getattr(pcdet_freeze, name) is not None for name in names)
+    assert set(dir(pcdet_freeze)) >= PUBLIC
+    with pytest.raises(AttributeError, match="no_such_name"):
+        pcdet_freeze.no_such_name  # noqa: B018
+
+
+def test_every_exception_is_public() -> None:
+    base = pcdet_freeze.PCDetFreezeError
+    classes = [value for value in vars(pcdet_freeze.errors).values() if isinstance(value, type)]
+    assert {value.__name__ for value in classes if issubclass(value, base)} <= PUBLIC
+
+
+def test_only_the_listed_files_are_at_the_top_level(root: Path) -> None:
+    command = ["git", "ls-files", "--cached", "--full-name"]
+    tracked = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    found = {name.partition("/")[0] for name in tracked}
+    assert found - TOP_LEVEL == set() and found >= REQUIRED
 
 
 def test_importing_the_package_and_a_pillar_model_does_not_import_spconv() -> None:

@@ -187,7 +187,7 @@ def test_an_openpcdet_without_build_network_is_too_different(standin: Standin) -
     openpcdet.uninstall()
     del models.build_network
     finders = sys.meta_path[:]
-    with pytest.raises(IntegrationError, match="too different"):
+    with pytest.raises(IntegrationError, match="build_network"):
         openpcdet.install()
     assert sys.meta_path == finders
 

@@ -54,7 +54,7 @@ def test_the_log_says_what_is_frozen_what_drifts_and_that_it_held(standin: Stand
     run = stage_two(standin, trained, f"{TRUNK},point_head")
     log = (run.folder / "train.log").read_text()
     assert "pcdet_freeze: frozen" in log and f"by {TRUNK.replace(',', ', ')}, point_head" in log
-    assert "point_head gives no loss; in training it runs as in eval" in log
+    assert "point_head gives no loss; in training it runs in eval mode" in log
     assert re.search(r"point_head is frozen, but .*pfe.* still train: its predictions will drift", log)
     assert "certificate intact: the frozen state is the same as at the start, bit for bit" in log
 

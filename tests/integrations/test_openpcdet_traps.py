@@ -35,27 +35,27 @@ from pcdet_freeze.integrations.openpcdet import environment
     ],
 )
 def test_a_known_trap_is_told_with_its_cure(error: Exception, cure: str) -> None:
-    assert cure in environment.cure_of(error)
+    assert cure in environment.advice_for(error)
 
 
 def test_any_other_error_is_left_alone() -> None:
-    assert environment.cure_of(ValueError("anything else")) == ""
-    assert environment.cure_of(RuntimeError("Weights only load failed: the file is cut off")) == ""
+    assert environment.advice_for(ValueError("anything else")) == ""
+    assert environment.advice_for(RuntimeError("Weights only load failed: the file is cut off")) == ""
 
 
-def test_the_probe_tells_a_process_that_dies_of_sigfpe_from_all_others() -> None:
+def test_the_probe_tells_a_process_that_is_killed_by_sigfpe_from_all_others() -> None:
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGFPE)"
-    assert environment.dies_of_sigfpe([sys.executable, "-c", kill])
-    assert not environment.dies_of_sigfpe([sys.executable, "-c", "raise SystemExit(1)"])
+    assert environment.is_killed_by_sigfpe([sys.executable, "-c", kill])
+    assert not environment.is_killed_by_sigfpe([sys.executable, "-c", "raise SystemExit(1)"])
 
 
 def test_with_a_numpy_that_works_there_is_no_warning() -> None:
     import numpy
 
     if int(numpy.__version__.partition(".")[0]) < 2:
-        assert environment.numpy_trap() == ""
+        assert environment.numpy_warning() == ""
     else:
-        assert environment.numpy_trap() == "" or "numpy<2" in environment.numpy_trap()
+        assert environment.numpy_warning() == "" or "numpy<2" in environment.numpy_warning()
 
 
 def test_the_trap_of_numpy_2_is_logged_when_a_model_is_frozen(standin: Standin, caplog: Any) -> None:
@@ -68,7 +68,7 @@ def test_the_trap_of_numpy_2_is_logged_when_a_model_is_frozen(standin: Standin, 
     openpcdet.install()
     standin.build("second", ["backbone_3d"])
     assert any(
-        "numpy 2.1.0 with cumm-cu120 0.4.11 ends a process with SIGFPE" in r.getMessage()
+        "numpy 2.1.0 with cumm-cu120 0.4.11 kills a process with SIGFPE" in r.getMessage()
         for r in caplog.records
     )
 

@@ -37,4 +37,4 @@ def test_p5_an_optimizer_that_forgets_parameters_is_an_error_without_a_freeze_li
     tmp_path: Path,
 ) -> None:
     assert train(tmp_path, sets=["OPTIMIZATION.OPTIMIZER", "forgetful_sgd"]) == 1
-    assert "are trainable but in no group" in log_of(tmp_path)
+    assert "trainable, but in no group" in log_of(tmp_path)

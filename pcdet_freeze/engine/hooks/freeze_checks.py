@@ -100,10 +100,6 @@ class OutputDriftHook(ConfiguredHook):
                     PicklableHook(self._keep_batch)
                 )
 
-    def on_exception(self, trainer: Trainer) -> None:
-        if self._batch_hook is not None:
-            self._batch_hook.remove()
-
     def before_epoch(self, trainer: Trainer) -> None:
         if self._start:
             self._keep_start()  # parameters that a schedule adds now still have the values of the start
@@ -129,6 +125,10 @@ class OutputDriftHook(ConfiguredHook):
         trainer.results["output_drift"] = {drift.module: drift.to_plain() for drift in drifts}
         self._start, self._batch = {}, None
         _raise_changed(drifts)
+
+    def on_exception(self, trainer: Trainer) -> None:
+        if self._batch_hook is not None:
+            self._batch_hook.remove()
 
     def _is_needed(self) -> bool:
         return bool(self.owner.handle.plan.parameters and live_inputs(self.owner.handle.model))

@@ -36,7 +36,7 @@ from pcdet_freeze.freezing.checks.rerun_call import (
     Call,
     first_difference,
     first_difference_in_a_row,
-    largest_relative_error,
+    max_relative_error,
     run,
     run_in_a_row,
 )
@@ -186,7 +186,7 @@ def examine(call: Call) -> Finding | None:
     if drawn_in_eval is not None and (drawn is None or drawn.path == drawn_in_eval.path):
         return replace(drawn_in_eval, fixed_by_eval=False)
     limit = HALF_ROUNDING if _is_half(first) else ROUNDING
-    if drawn is None and largest_relative_error(first, in_eval, common=True) > limit:
+    if drawn is None and max_relative_error(first, in_eval, common=True) > limit:
         path, kind = first_difference(call, (SEEDS[0], True), (SEEDS[0], False), limit)
         drawn = Finding(
             path, kind, "differs between train and eval mode: its forward() depends on self.training"
@@ -199,10 +199,8 @@ def examine(call: Call) -> Finding | None:
 def _draws(call: Call, training: bool) -> tuple[Any, Finding | None]:
     """(output with one seed, the module that makes the output with another seed differ, or None)."""
     first, second = (run(call, seed, training) for seed in SEEDS)
-    difference = largest_relative_error(first, second)
-    noise = (
-        4 * min(largest_relative_error(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
-    )
+    difference = max_relative_error(first, second)
+    noise = 4 * min(max_relative_error(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
     if difference <= noise:
         return first, None
     path, kind = first_difference(call, (SEEDS[0], training), (SEEDS[1], training), noise)
@@ -212,10 +210,8 @@ def _draws(call: Call, training: bool) -> tuple[Any, Finding | None]:
 def _remembers(call: Call, training: bool) -> Finding | None:
     """The module that makes a second run in a row differ from the first, or None."""
     first, second = run_in_a_row(call, SEEDS[0], training)
-    difference = largest_relative_error(first, second)
-    noise = (
-        4 * min(largest_relative_error(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
-    )
+    difference = max_relative_error(first, second)
+    noise = 4 * min(max_relative_error(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
     if difference <= noise:
         return None
     path, kind = first_difference_in_a_row(call, SEEDS[0], training, noise)

@@ -21,16 +21,16 @@ def check_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     named = list(unwrap(model).named_parameters())
     groups = (
         (
-            "are trainable but in no group: they would never be updated",
+            "trainable, but in no group (never updated)",
             [n for n, p in named if _is_out(p, places)],
         ),
-        ("are in the groups twice: they would be updated twice", [n for n, p in named if places[id(p)] > 1]),
+        ("in the groups twice (updated twice in each step)", [n for n, p in named if places[id(p)] > 1]),
         (
-            "are frozen but in a group: weight decay and momentum could change them",
+            "frozen, but in a group (weight decay and momentum could change it)",
             [n for n, p in named if not p.requires_grad and places[id(p)]],
         ),
     )
-    faults = [f"  {', '.join(names[:8])}{_more(names)} {what}" for what, names in groups if names]
+    faults = [f"  {what}: {', '.join(names[:8])}{_more(names)}" for what, names in groups if names]
     if faults:
         raise FreezeError(
             "Each trainable parameter must be in exactly one optimizer group, and frozen ones in none, but:\n"

@@ -92,7 +92,7 @@ def _own_attributes(module: nn.Module) -> dict[str, Any]:
 _OF_TORCH = frozenset(nn.Module().__dict__)
 
 
-def largest_relative_error(a: Any, b: Any, common: bool = False) -> float:
+def max_relative_error(a: Any, b: Any, common: bool = False) -> float:
     """Largest relative error (L2) between the tensors of two outputs.
 
     Args:
@@ -142,7 +142,7 @@ def _first_difference(call: Call, one: list[Event], other: list[Event], limit: f
     for a, b in zip(one, other, strict=False):
         if a.path != b.path or a.begins != b.begins:
             return a.parent[0], type(a.parent[1]).__name__
-        if largest_relative_error(a.tensors, b.tensors, common=True) > limit:
+        if max_relative_error(a.tensors, b.tensors, common=True) > limit:
             path, module = a.parent if a.begins else (a.path, a.module)
             return path, type(module).__name__
     return whole

@@ -1,1 +1,1 @@
-"""The same freeze inside an unmodified OpenPCDet; :mod:`pcdet_freeze.openpcdet` is its public name."""
+"""Plugin that freezes modules in an unmodified OpenPCDet; :mod:`pcdet_freeze.openpcdet` is its public API."""

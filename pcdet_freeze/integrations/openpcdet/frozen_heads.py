@@ -1,17 +1,16 @@
-"""Frozen heads inside a detector that adds its losses by hand (T1).
+"""Fully frozen heads in a detector of OpenPCDet (T1): they give no loss and run in eval mode.
 
-A detector of OpenPCDet calls ``head(batch_dict)`` and ``head.get_loss(tb_dict)`` where its own code says so.
-So the head itself is made quiet while it is frozen whole, and the detector's code stays as it is:
+A detector of OpenPCDet calls ``head(batch_dict)`` and ``head.get_loss(tb_dict)`` in its own code, which stays
+unchanged. Two methods of a fully frozen head are replaced instead:
 
-* ``get_loss`` gives an exact zero without a graph: ``x + 0.0`` is ``x``, bit for bit;
-* its training forward runs as in eval, without a graph, on a shallow copy of the batch: no targets are
-  assigned, no labels are read or changed. It is never skipped: OpenPCDet's modules do not declare the keys
-  that they read.
+* ``get_loss`` returns an exact zero without a graph: ``x + 0.0`` is ``x``, bit for bit;
+* ``forward`` runs in eval mode, without a graph, on a shallow copy of the batch: no targets are assigned, no
+  labels are read or changed. It is never skipped: OpenPCDet's modules do not declare the keys that they read.
 
-Another module with a loss of its own (an image encoder, a backbone that learns which voxels matter) loses
-that loss too, and keeps its graph: gradients flow through it to what trains before it (H9).
+Another module with a loss of its own (an image encoder, a backbone that learns the importance of voxels)
+loses that loss too, and keeps its graph: gradients flow through it to trainable modules before it (H9).
 
-All this lies on the modules as plain instance attributes, which copies and pickles take along.
+The replacements are plain instance attributes of the modules, so copies and pickles keep them.
 """
 
 from __future__ import annotations
@@ -32,32 +31,32 @@ from pcdet_freeze.freezing.eval_lock import eval_mode, requested_mode
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.state import freeze_version
 
-KEPT = "_pcdet_freeze_kept"
-"""on a module: name of a replaced method -> the instance attribute that was there before, or None"""
-GIVEN = "_pcdet_freeze_given"
-"""on a quiet head: the keys with which the batch came from the loader"""
+ORIGINALS = "_pcdet_freeze_originals"
+"""on a module: name of a replaced method -> the instance attribute of that name before, or None"""
+BATCH_KEYS = "_pcdet_freeze_batch_keys"
+"""on a patched head: the keys of the batch from the loader"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module that the detector's own code calls."""
+    """A module that the detector calls."""
 
     name: str
     module: nn.Module
-    """without wrappers"""
+    """without its wrappers"""
     gives_loss: bool
-    """it has a ``get_loss``"""
+    """whether it has a ``get_loss``"""
     is_head: bool
-    """it is a task head: named so, or with a loss and targets"""
+    """whether it is a task head: named ``...head``, or with a loss and targets"""
 
     @property
     def is_frozen(self) -> bool:
-        """Whether it is frozen whole."""
+        """Whether it is fully frozen."""
         return is_fully_frozen(self.module)
 
 
 def parts(detector: nn.Module) -> list[Part]:
-    """The children of ``detector``; of a list or dict of modules, what is in it."""
+    """The children of ``detector``; for a ModuleList or ModuleDict, the modules in it."""
     return [_part(name, unwrap(module)) for name, module in _children(detector)]
 
 
@@ -71,125 +70,128 @@ def _children(detector: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _part(name: str, module: nn.Module) -> Part:
     gives_loss = callable(getattr(module, "get_loss", None))
-    called_head = name.partition(".")[0].endswith(("head", "heads"))
-    is_head = called_head or (gives_loss and callable(getattr(module, "assign_targets", None)))
+    named_head = name.partition(".")[0].endswith(("head", "heads"))
+    is_head = named_head or (gives_loss and callable(getattr(module, "assign_targets", None)))
     return Part(name, module, gives_loss, is_head)
 
 
-_known: WeakKeyDictionary[nn.Module, tuple[object, tuple[int, ...], list[Part]]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, tuple[object, tuple[int, ...], list[Part]]] = WeakKeyDictionary()
 
 
-def quieten(detector: nn.Module) -> list[Part]:
-    """Make every head that is frozen whole quiet, and let every other one be itself; returns the quiet ones.
+def patch_frozen_heads(detector: nn.Module) -> list[Part]:
+    """Patch every fully frozen head and restore every other part; returns the patched parts.
 
-    Worked out once for each state of freezing, and looked up after that.
+    Cached until the freeze or the children of ``detector`` change.
     """
-    stamp, children, known = (
+    stamp, children, cached = (
         freeze_version(unwrap(detector)),
         tuple(id(m) for _, m in _children(detector)),
-        _known.get(detector),
+        _cache.get(detector),
     )
-    if known is None or known[0] != stamp or known[1] != children:
-        known = stamp, children, _quieten(detector)
-        _known[detector] = known
-    return known[2]
+    if cached is None or cached[0] != stamp or cached[1] != children:
+        cached = stamp, children, _patch(detector)
+        _cache[detector] = cached
+    return cached[2]
 
 
-def _quieten(detector: nn.Module) -> list[Part]:
-    quiet = []
+def _patch(detector: nn.Module) -> list[Part]:
+    patched = []
     for part in parts(detector):
         if part.is_frozen and (part.gives_loss or part.is_head):
-            quiet.append(part)
+            patched.append(part)
             if part.gives_loss:
-                put(part.module, "get_loss", partial(_no_loss, part.module))
+                replace_method(part.module, "get_loss", partial(_no_loss, part.module))
             if part.is_head:
-                put(part.module, "forward", partial(_run_in_eval_mode, part.module))
+                replace_method(part.module, "forward", partial(_run_in_eval_mode, part.module))
         else:
             restore(part.module)
-    return quiet
+    return patched
 
 
 def require_loss(detector: nn.Module) -> None:
-    """Raise FreezeError where every part of ``detector`` that may give a loss is frozen whole (T3)."""
-    able = [part for part in parts(detector) if part.gives_loss or part.is_head]
-    if able and all(part.is_frozen for part in able):
+    """Raise FreezeError if every part of ``detector`` that may give a loss is fully frozen (T3)."""
+    sources = [part for part in parts(detector) if part.gives_loss or part.is_head]
+    if sources and all(part.is_frozen for part in sources):
         raise FreezeError(
-            f"A loss must be left to train with, but in {type(unwrap(detector)).__name__} every head is "
-            f"frozen whole: {', '.join(part.name for part in able)}. Take one out of "
-            "MODEL.NOT_TRAIN_IN_MULTI_TASK, or leave a part of it live (`!dense_head.conv_cls`)."
+            f"At least one head must give a loss, but in {type(unwrap(detector)).__name__} every head is "
+            f"fully frozen: {', '.join(part.name for part in sources)}. Remove one from "
+            "MODEL.NOT_TRAIN_IN_MULTI_TASK, or exempt a part of it (`!dense_head.conv_cls`)."
         )
 
 
 def explain_heads(detector: nn.Module) -> list[str]:
-    """One line for each module whose loss does not enter."""
+    """One line for each module whose loss is removed."""
     lines = []
     for part in parts(detector):
         if not part.is_frozen or not (part.gives_loss or part.is_head):
             continue
         if part.is_head:
-            why = "it does not declare what it writes, so it may be needed"
-            lines.append(f"{part.name} gives no loss; in training it runs as in eval: {why}")
+            lines.append(
+                f"{part.name} gives no loss; in training it runs in eval mode, because other modules may use "
+                "its outputs"
+            )
         else:
             lines.append(f"{part.name} gives no loss of its own")
     return lines
 
 
-def note_given(quiet: list[Part], batch: Any) -> None:
-    """Tell quiet heads which keys came with the batch: they never replace those. None: no training now."""
-    for part in quiet:
+def set_batch_keys(patched: list[Part], batch: Any) -> None:
+    """Store the keys of the loader's batch, which patched heads never overwrite. None: no training."""
+    for part in patched:
         if batch is None:
-            part.module.__dict__.pop(GIVEN, None)
+            part.module.__dict__.pop(BATCH_KEYS, None)
         else:
-            part.module.__dict__[GIVEN] = frozenset(batch) if isinstance(batch, dict) else frozenset()
+            part.module.__dict__[BATCH_KEYS] = frozenset(batch) if isinstance(batch, dict) else frozenset()
 
 
-def put(module: nn.Module, name: str, method: Any) -> None:
-    """Let ``module.name`` be ``method`` until :func:`restore`."""
-    kept = module.__dict__.setdefault(KEPT, {})
-    if name not in kept:
-        kept[name] = module.__dict__.get(name)
+def replace_method(module: nn.Module, name: str, method: Any) -> None:
+    """Replace ``module.name`` by ``method`` until :func:`restore`."""
+    originals = module.__dict__.setdefault(ORIGINALS, {})
+    if name not in originals:
+        originals[name] = module.__dict__.get(name)
         module.__dict__[name] = method
 
 
-def plain(module: nn.Module, name: str) -> Any:
-    """The method that :func:`put` replaced."""
-    before = module.__dict__.get(KEPT, {}).get(name)
+def original(module: nn.Module, name: str) -> Any:
+    """The method that :func:`replace_method` replaced."""
+    before = module.__dict__.get(ORIGINALS, {}).get(name)
     return getattr(type(module), name).__get__(module) if before is None else before
 
 
 def restore(module: nn.Module) -> None:
-    """Take off all that was put on ``module``."""
-    for name, before in module.__dict__.pop(KEPT, {}).items():
+    """Restore all replaced methods of ``module``."""
+    for name, before in module.__dict__.pop(ORIGINALS, {}).items():
         if before is None:
             module.__dict__.pop(name, None)
         else:
             module.__dict__[name] = before
-    module.__dict__.pop(GIVEN, None)
+    module.__dict__.pop(BATCH_KEYS, None)
 
 
 def _no_loss(module: nn.Module, tb_dict: Any = None, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-    """What ``get_loss`` of a quiet module gives: a fresh zero each time: some detectors add in place."""
+    """``get_loss`` of a fully frozen module: a new zero in each call, since some detectors add in place."""
     like = next(module.parameters(), torch.zeros(()))
     return torch.zeros((), dtype=like.dtype, device=like.device), {} if tb_dict is None else tb_dict
 
 
 def _run_in_eval_mode(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The forward of a quiet head. Of what it writes, the keys that the loader gave are not taken over."""
-    forward, given = plain(module, "forward"), module.__dict__.get(GIVEN)
-    if given is None and not requested_mode(
-        module
-    ):  # a head that runs again, in eval, to be compared has it still
+    """``forward`` of a fully frozen head. Keys of the loader's batch are not overwritten."""
+    forward, loaded_keys = original(module, "forward"), module.__dict__.get(BATCH_KEYS)
+    # the determinism check runs a head again in eval mode while the keys are still set
+    if loaded_keys is None and not requested_mode(module):
         return forward(*args, **kwargs)
-    words: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-    place = next((key for key, value in words.items() if isinstance(value, dict)), None)
-    batch = {} if place is None else words[place]
-    if place is not None:
-        words[place] = copy(batch)
+    inputs: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    batch_at = next((key for key, value in inputs.items() if isinstance(value, dict)), None)
+    batch = {} if batch_at is None else inputs[batch_at]
+    if batch_at is not None:
+        inputs[batch_at] = copy(batch)
     with torch.no_grad(), eval_mode(module):
-        found = forward(*(words[index] for index in range(len(args))), **{key: words[key] for key in kwargs})
-    if place is None:
-        return found
-    written = found if isinstance(found, dict) else words[place]
-    given = frozenset(batch) if given is None else given
-    batch.update({key: value for key, value in written.items() if key not in given})
-    return batch if isinstance(found, dict) else found
+        output = forward(
+            *(inputs[index] for index in range(len(args))), **{key: inputs[key] for key in kwargs}
+        )
+    if batch_at is None:
+        return output
+    written = output if isinstance(output, dict) else inputs[batch_at]
+    loaded_keys = frozenset(batch) if loaded_keys is None else loaded_keys
+    batch.update({key: value for key, value in written.items() if key not in loaded_keys})
+    return batch if isinstance(output, dict) else output

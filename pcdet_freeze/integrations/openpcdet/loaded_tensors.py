@@ -1,4 +1,4 @@
-"""Which tensors of a model came from a file, however they were loaded (P4)."""
+"""Record which tensors of a model are loaded with ``load_state_dict`` (P4)."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from torch import Tensor, nn
 
 
-class LoadWatch:
-    """Looks on at ``nn.Module.load_state_dict``, of whole models and of parts, while one is built too."""
+class LoadRecorder:
+    """Records ``nn.Module.load_state_dict`` calls, of models and of their parts, while they are built too."""
 
     def __init__(self) -> None:
         self.listeners: list[Callable[[list[Tensor]], None]] = []
 
     def around(self, original: Any, module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        """In place of ``load_state_dict``: loads as it does, then tells which tensors it filled.
+        """Replaces ``load_state_dict``: loads, then passes the loaded tensors to the listeners.
 
-        What is handed back to the model from its own state (a state_dict that was updated in part) came from
-        no file, and does not count.
+        Tensors of the model's own state do not count as loaded: OpenPCDet updates a part of a state_dict and
+        loads all of it.
         """
         before = {name: tensor.data_ptr() for name, tensor in _state(module) if tensor.numel()}
         result = original(module, state_dict, *args, **kwargs)
-        given = state_dict if isinstance(state_dict, Mapping) else {}
-        filled = [
+        source = state_dict if isinstance(state_dict, Mapping) else {}
+        loaded = [
             tensor
             for name, tensor in _state(module)
-            if _is_from_file(given.get(name), tensor, before.get(name))
+            if _is_from_file(source.get(name), tensor, before.get(name))
         ]
         for listener in list(self.listeners):
-            listener(filled)
+            listener(loaded)
         return result
 
     @contextmanager
     def collecting(self) -> Iterator[list[Tensor]]:
-        """Collect the tensors that are filled while it is open."""
+        """Context that collects the tensors loaded inside it."""
         found: list[Tensor] = []
         self.listeners.append(found.extend)
         try:
@@ -46,7 +46,7 @@ class LoadWatch:
 
 
 def names_of(model: nn.Module, tensors: list[Tensor]) -> set[str]:
-    """Names in ``model`` of those of ``tensors`` that are its own."""
+    """Names of those ``tensors`` that belong to ``model``."""
     ids = {id(tensor) for tensor in tensors}
     return {name for name, tensor in _state(model) if id(tensor) in ids}
 

@@ -1,4 +1,4 @@
-"""install and uninstall: which functions of OpenPCDet are replaced, and when."""
+"""The plugin: which functions of OpenPCDet it replaces, and its public functions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet import replacements
 from pcdet_freeze.integrations.openpcdet.after_import import AfterImport
-from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadWatch, names_of
+from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.patches import Patches
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 
-WANTED: dict[str, dict[str, Callable[..., Any]]] = {
+REPLACED: dict[str, dict[str, Callable[..., Any]]] = {
     "pcdet.models": {"build_network": replacements.build_network},
-    "pcdet.config": {"cfg_from_list": replacements.cfg_from_list_too},
+    "pcdet.config": {"cfg_from_list": replacements.cfg_from_list},
     "train_utils.optimization": {"build_optimizer": replacements.build_optimizer},
     "train_utils.train_utils": {
         "train_model": replacements.train_model,
@@ -27,38 +27,38 @@ WANTED: dict[str, dict[str, Callable[..., Any]]] = {
         "checkpoint_state": replacements.checkpoint_state,
     },
 }
-"""module (or the end of its name) -> function -> what runs around it; only build_network must be there"""
+"""module (or the end of its name) -> function -> its replacement; only build_network is required"""
 LOADING = {
     "load_params_from_file": replacements.load_params_from_file,
     "load_params_with_optimizer": replacements.load_params_with_optimizer,
 }
-"""method of a detector -> what runs around it"""
+"""method of a detector -> its replacement"""
 
 
 class Plugin:
-    """Everything that is changed while the plugin is on."""
+    """Everything that is changed while the plugin is installed."""
 
     def __init__(self) -> None:
         self.patches = Patches()
-        self.loads = LoadWatch()
+        self.loads = LoadRecorder()
         self.has_built = False
-        """whether build_network was called at all"""
+        """whether build_network was called"""
         self.found: set[str] = set()
-        """names of the functions that were replaced"""
-        self.faults: WeakKeyDictionary[nn.Module, PCDetFreezeError] = WeakKeyDictionary()
-        """of models without a list: what their training must raise"""
+        """names of the replaced functions"""
+        self.errors: WeakKeyDictionary[nn.Module, PCDetFreezeError] = WeakKeyDictionary()
+        """model without a list -> error to raise when its training begins"""
         self._models: WeakSet[nn.Module] = WeakSet()
-        self._finder = AfterImport({name: self._patch for name in WANTED})
+        self._finder = AfterImport({name: self._patch for name in REPLACED})
 
     def install(self) -> None:
-        """Replace what is loaded already, and the rest when it is imported."""
-        self.loads.listeners.append(self._note_loaded)
+        """Replace the functions of imported modules now, the others when their module is imported."""
+        self.loads.listeners.append(self._add_loaded)
         self._finder.install()
 
     def uninstall(self) -> None:
-        """Release every frozen model, and put every attribute back.
+        """Release every frozen model and restore every function.
 
-        Raises FreezeError, before anything is put back, where a model is still in a DistributedDataParallel.
+        Raises FreezeError, before any change, if a model is still in a DistributedDataParallel.
         """
         for session in self.sessions():
             session.release()
@@ -66,39 +66,39 @@ class Plugin:
         self.patches.undo()
 
     def sessions(self) -> list[Session]:
-        """Of the frozen models that are still there."""
+        """Sessions of the frozen models that still exist."""
         found = (session_of(model) for model in list(self._models))
         return [session for session in found if session is not None]
 
     def add(self, session: Session) -> None:
-        """A model was frozen."""
+        """Register a model that was frozen."""
         self._models.add(session.model)
-        self.watch_resume(session.model)
+        self.patch_loading(session.model)
 
-    def watch_loads(self) -> None:
-        """Look on at every ``load_state_dict`` from here on."""
+    def record_loads(self) -> None:
+        """Record every ``load_state_dict`` from now on."""
         self.patches.wrap(nn.Module, "load_state_dict", self.loads.around)
 
-    def watch_resume(self, model: nn.Module) -> None:
-        """Be asked when ``model``, or another one of its class, loads a checkpoint in OpenPCDet's way."""
+    def patch_loading(self, model: nn.Module) -> None:
+        """Replace the methods of the class of ``model`` that load a checkpoint."""
         for name, around in LOADING.items():
             owner = next((cls for cls in type(model).__mro__ if name in vars(cls)), None)
             if owner is not None:
                 self.patches.wrap(owner, name, partial(around, self))
 
-    def _note_loaded(self, filled: list[Tensor]) -> None:
+    def _add_loaded(self, loaded: list[Tensor]) -> None:
         for session in self.sessions():
-            session.loaded |= names_of(session.model, filled)
+            session.loaded |= names_of(session.model, loaded)
 
     def _patch(self, module: ModuleType) -> None:
-        end = next(end for end in WANTED if module.__name__ == end or module.__name__.endswith("." + end))
+        end = next(end for end in REPLACED if module.__name__ == end or module.__name__.endswith("." + end))
         if end == "pcdet.models" and not callable(vars(module).get("build_network")):
             raise IntegrationError(
-                "The plugin works in an OpenPCDet, or a fork of it, whose pcdet.models has build_network("
-                f"model_cfg, num_class, dataset); {getattr(module, '__file__', module)} has none: it is too "
-                "different"
+                "The plugin needs an OpenPCDet, or a fork, whose pcdet.models has build_network(model_cfg, "
+                f"num_class, dataset), but {getattr(module, '__file__', module)} has none. In "
+                "this one, call pcdet_freeze.freeze(model, names) instead."
             )
-        for name, around in WANTED[end].items():
+        for name, around in REPLACED[end].items():
             if callable(vars(module).get(name)):
                 self.patches.wrap(module, name, partial(around, self))
                 self.found.add(name)
@@ -108,11 +108,11 @@ _plugin: Plugin | None = None
 
 
 def install() -> None:
-    """Freeze, from here on, what ``MODEL.NOT_TRAIN_IN_MULTI_TASK`` names in each model that OpenPCDet builds.
+    """Freeze the modules that ``MODEL.NOT_TRAIN_IN_MULTI_TASK`` names in each model that OpenPCDet builds.
 
-    Nothing of OpenPCDet is imported. A second call does nothing.
+    Call it before ``build_network``. OpenPCDet is not imported. A second call does nothing.
 
-    Raises IntegrationError, and changes nothing, where an OpenPCDet that is loaded already is too different.
+    Raises IntegrationError, without any change, if the imported OpenPCDet has no ``build_network``.
     """
     global _plugin
     if _plugin is not None:
@@ -127,9 +127,9 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undo :func:`install`: every function is OpenPCDet's own again, every model as it was built.
+    """Undo :func:`install`: restore every function of OpenPCDet, and release every frozen model.
 
-    Raises FreezeError, and undoes nothing, while a frozen model is in a live DistributedDataParallel.
+    Raises FreezeError, without any change, while a frozen model is in a live DistributedDataParallel.
     """
     global _plugin
     if _plugin is not None:
@@ -137,20 +137,47 @@ def uninstall() -> None:
         _plugin = None
 
 
+def begin(model: nn.Module, optimizer: Any) -> None:
+    """Run the checks that precede a training, in a training loop of your own, before its first step.
+
+    Frozen parameters are removed from ``optimizer``; frozen weights must have been loaded from a checkpoint;
+    the certificate is taken; the first forward and the first 20 steps are checked. OpenPCDet's
+    ``train_model`` does this by itself. Call :func:`verify` from time to time and at the end.
+
+    Args:
+        model: built by OpenPCDet's ``build_network`` after :func:`install`; in its wrappers, as the loop
+            calls it.
+        optimizer: a torch optimizer, or OpenPCDet's OptimWrapper.
+
+    Raises:
+        FreezeError: the plugin did not freeze this model, its list has a schedule, frozen weights were never
+            loaded, or a trainable parameter is in no param group.
+    """
+    _session("begin", model).begin_own_loop(model, optimizer)
+
+
 def verify(model: nn.Module) -> None:
     """Raise CertificateError, on all ranks, if frozen state of ``model`` changed since its training began.
 
-    For a training loop of one's own: OpenPCDet's is looked on at by itself. Raises FreezeError for a model
-    that this plugin did not freeze.
+    For a training loop of your own; OpenPCDet's ``train_model`` does this by itself. Collective: every rank
+    must call it.
+
+    Raises:
+        FreezeError: the plugin did not freeze this model.
     """
+    _session("verify", model).check("since its training began")
+
+
+def _session(function: str, model: nn.Module) -> Session:
     session = session_of(model)
     if session is None:
         raise FreezeError(
-            "verify needs a model that the plugin froze; this one has no list, or was built without it"
+            f"{function} needs a model that the plugin froze, but this one has no "
+            "MODEL.NOT_TRAIN_IN_MULTI_TASK, or was built before install()."
         )
-    session.check("since its training began")
+    return session
 
 
 def installed() -> Plugin | None:
-    """The plugin, while it is on."""
+    """The plugin, while it is installed."""
     return _plugin

@@ -1,7 +1,8 @@
-"""Loading into a frozen model of OpenPCDet: what its own loop would hide is kept, and raised where it shows.
+"""Load checkpoints into a frozen model of OpenPCDet.
 
-OpenPCDet looks for a checkpoint to go on from in a ``try`` whose bare ``except`` takes the next older file,
-and in the end starts at epoch 0 without a word. An error that must not be lost is kept in ``Session.fault``.
+OpenPCDet resumes inside a ``try`` whose bare ``except`` falls back to the next older file, and in the end
+starts silently at epoch 0. Errors that must not be lost are kept in ``Session.pending_error``, which the
+beginning of the training raises.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.certificate import compare
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.schedule import phase_at
-from pcdet_freeze.integrations.openpcdet.environment import cure_of
+from pcdet_freeze.integrations.openpcdet.environment import advice_for
 from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session
 from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
 
@@ -25,19 +26,19 @@ Load = Callable[[], Any]
 
 
 def load_weights(session: Session, load: Load) -> Any:
-    """``load_params_from_file``: what it fills is supplied, and the certificate is taken after it."""
+    """``load_params_from_file``: the tensors count as loaded, and the certificate is taken again."""
     with allow_numpy_scalars():
         result = load()
-    session.weights_are_loaded()
+    session.renew_certificate()
     return result
 
 
 def load_all(session: Session, filename: str, load: Load) -> Any:
-    """``load_params_with_optimizer``: only under the list that the checkpoint was written with.
+    """``load_params_with_optimizer``: under the list that the checkpoint was written with only.
 
     Raises:
-        CheckpointError: another list; it is raised again when the training begins.
-        CertificateError: the state is not what its own certificate says; likewise.
+        CheckpointError: another list. It is raised again when the training begins.
+        CertificateError: the state does not match its certificate. Likewise.
     """
     state = read(filename)
     try:
@@ -48,87 +49,86 @@ def load_all(session: Session, filename: str, load: Load) -> Any:
             result = load()
         check_certificate(state, session, filename)
     except PCDetFreezeError as error:
-        if not session.fault_is_final:  # of the newest file: OpenPCDet goes on to older ones
-            session.fault, session.fault_is_final = error, True
+        if not session.pending_error_is_final:  # of the newest file: OpenPCDet then tries older ones
+            session.pending_error, session.pending_error_is_final = error, True
         raise
     except Exception as error:
-        if not session.fault_is_final:
-            session.fault = cannot_resume(filename, error)
+        if not session.pending_error_is_final:
+            session.pending_error = resume_error(filename, error)
         raise
-    if session.fault is not None and not session.fault_is_final:
-        session.logger.warning("pcdet_freeze: %s Going on from %s instead.", session.fault, filename)
-        session.fault = None
-    session.weights_are_loaded()
+    if session.pending_error is not None and not session.pending_error_is_final:
+        session.logger.warning("pcdet_freeze: %s Resuming from %s instead.", session.pending_error, filename)
+        session.pending_error = None
+    session.renew_certificate()
     return result
 
 
-def unfrozen_fault(filename: str, error: Exception) -> CheckpointError | None:
-    """What must not be hidden where a model without a list could not load a checkpoint with one."""
+def error_without_list(filename: str, error: Exception) -> CheckpointError | None:
+    """The error if a model without a list failed to load a checkpoint with one; else None."""
     try:
         check_same_list(read(filename), FreezePlan(), filename)
-    except CheckpointError as fault:
-        fault.__cause__ = error
-        return fault
+    except CheckpointError as refusal:
+        refusal.__cause__ = error
+        return refusal
     return None
 
 
 def read(filename: str) -> dict[str, Any] | None:
-    """A whole checkpoint, in memory that is shared with the file; None where it cannot be read."""
+    """A whole checkpoint, memory-mapped; None if it cannot be read."""
     try:
-        # read with torch's own default, as OpenPCDet reads it
+        # with torch's default of weights_only, like OpenPCDet
         with allow_numpy_scalars():
             state = torch.load(filename, map_location="cpu", mmap=zipfile.is_zipfile(filename))
     except Exception:
-        # whatever is wrong with the file, OpenPCDet's own reading of it tells next
+        # any error of the file: OpenPCDet reads it next and raises the same
         return None
     return state if isinstance(state, dict) else None
 
 
 def check_same_list(state: Mapping[str, Any] | None, plan: FreezePlan, filename: str) -> None:
-    """CheckpointError unless the checkpoint was written under the list and schedule of ``plan``."""
+    """Raise CheckpointError unless the checkpoint was written with the list and schedule of ``plan``."""
     changes = FreezeMetadata.of(state).changes(plan)
     if changes:
         raise CheckpointError(
-            "A run must go on with the list MODEL.NOT_TRAIN_IN_MULTI_TASK that its checkpoint was written "
-            f"with, and its FREEZE.SCHEDULE, but {filename} differs (- then, + now):\n  "
+            "A run can only be resumed with the MODEL.NOT_TRAIN_IN_MULTI_TASK and FREEZE.SCHEDULE of its "
+            f"checkpoint, but {filename} was written with others (- then, + now):\n  "
             + "\n  ".join(changes)
-            + "\nTo start a new stage from these weights, give the file as --pretrained_model and choose "
-            "another --extra_tag. (OpenPCDet alone would start at epoch 0 here.)"
+            + "\nTo start a new stage from these weights, pass the file as --pretrained_model and choose "
+            "another --extra_tag. (OpenPCDet alone would restart at epoch 0.)"
         )
 
 
 def enter_phase(state: Mapping[str, Any], session: Session) -> None:
-    """Let train what trained when the checkpoint was written: its optimizer state is of that."""
+    """Enter the phase of the schedule in which the checkpoint was written, as its optimizer state needs."""
     begun = int(((state.get(CHECKPOINT_KEY) or {}).get("freeze") or {}).get(BEGUN, 0))
-    if phase_at(session.spans, begun) is not session.span:
-        session.enter(begun)
+    if phase_at(session.phases, begun) is not session.phase:
+        session.enter_phase(begun)
 
 
 def check_certificate(state: Mapping[str, Any] | None, session: Session, filename: str) -> None:
-    """CertificateError where the loaded frozen state is not what the file's own certificate says."""
+    """Raise CertificateError if the loaded frozen state does not match the certificate in the file."""
     stored = FreezeMetadata.of(state).certificate
     if stored is None:
         return
     changed = compare(stored, session.handle.certificate())
     if changed:
         raise CertificateError(
-            f"The frozen state of a checkpoint must be what its own certificate says, but {filename} differs "
-            "in:\n  "
+            f"The frozen state of a checkpoint must match its certificate, but {filename} differs in:\n  "
             + "\n  ".join(changed)
             + "\nThe file was changed after it was written: resume from another."
         )
 
 
-def cannot_resume(filename: str, error: Exception) -> CheckpointError:
-    """What to raise when the training begins although ``filename`` could not be loaded."""
-    cure = cure_of(error) or (
-        "Remove the file, or choose another --extra_tag to start anew on purpose. (OpenPCDet alone would "
-        "start at epoch 0 here.)"
+def resume_error(filename: str, error: Exception) -> CheckpointError:
+    """The error to raise when the training begins although ``filename`` could not be loaded."""
+    advice = advice_for(error) or (
+        "Remove the file, or choose another --extra_tag to start from the beginning. (OpenPCDet alone would "
+        "restart at epoch 0.)"
     )
-    told = str(error).strip().splitlines()
-    fault = CheckpointError(
-        f"A run must go on from its checkpoint, but {filename} could not be loaded: {type(error).__name__}: "
-        f"{told[0] if told else 'no message'} {cure}"
+    lines = str(error).strip().splitlines()
+    refusal = CheckpointError(
+        f"A run must resume from its checkpoint, but {filename} could not be loaded: {type(error).__name__}: "
+        f"{lines[0] if lines else 'no message'} {advice}"
     )
-    fault.__cause__ = error
-    return fault
+    refusal.__cause__ = error
+    return refusal

@@ -1,4 +1,4 @@
-"""FREEZE.SCHEDULE inside OpenPCDet's loop, which keeps model, optimizer and scheduler to itself."""
+"""FREEZE.SCHEDULE inside OpenPCDet's loop, whose model, optimizer and scheduler cannot be replaced."""
 
 from __future__ import annotations
 
@@ -7,56 +7,65 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from pcdet_freeze.freezing.schedule import AddedParameters
 from pcdet_freeze.integrations.openpcdet.optimizer import group_for
 
 
-class Rates:
-    """Learning-rate scales of parameters that entered later, in an optimizer whose groups must not change.
+class LrScales:
+    """Learning-rate scales of parameters that a phase adds to param groups with one learning rate for all.
 
-    OpenPCDet's schedulers set one rate for all groups. A rate of ``scale * lr`` moves a parameter ``scale``
-    times as far, by gradient and by weight decay: so each step is cut to that part of it.
+    OpenPCDet's schedulers set one learning rate for all groups. With the rate ``scale * lr`` a step, by
+    gradient and by weight decay, is ``scale`` times as long: so each step is shortened by that factor.
     """
 
     def __init__(self) -> None:
-        self._slow: list[tuple[nn.Parameter, float, Tensor]] = []
+        self._scaled: list[tuple[nn.Parameter, float, Tensor]] = []
 
     def add(self, parameters: Iterable[nn.Parameter], scale: float) -> None:
-        """Scale the steps of ``parameters`` from here on."""
+        """Scale the steps of ``parameters`` from now on."""
         if scale != 1:
-            self._slow += [(parameter, scale, parameter.detach().clone()) for parameter in parameters]
+            self._scaled += [(parameter, scale, parameter.detach().clone()) for parameter in parameters]
 
     def refresh(self) -> None:
-        """Weights were loaded: the next step begins from them."""
-        self._slow = [(parameter, scale, parameter.detach().clone()) for parameter, scale, _ in self._slow]
+        """Weights were loaded: the next step starts from them."""
+        self._scaled = [
+            (parameter, scale, parameter.detach().clone()) for parameter, scale, _ in self._scaled
+        ]
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """The optimizer made a whole step."""
-        for parameter, scale, before in self._slow:
+        """Shorten the step that the optimizer has just made."""
+        for parameter, scale, before in self._scaled:
             parameter.copy_(torch.lerp(before, parameter, scale))
             before.copy_(parameter)
 
 
-def take_in(
-    model: nn.Module, optimizer: torch.optim.Optimizer, entered: AddedParameters
+def add_to_groups(
+    model: nn.Module, optimizer: Optimizer | None, added: AddedParameters
 ) -> list[nn.Parameter]:
-    """Put what enters into the groups of its kind, behind what is there, with fresh state; returns it."""
+    """Append added parameters to the param groups of their kind, without optimizer state; returns them.
+
+    Args:
+        optimizer: None if it is not built yet: it then includes them.
+    """
     named = dict(model.named_parameters())
+    parameters = [named[name] for name in added.names]
+    if optimizer is None:
+        return parameters
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    parameters = [named[name] for name in entered.names]
     for parameter in parameters:
         if id(parameter) not in known:
             group_for(model, optimizer, parameter)["params"].append(parameter)
     return parameters
 
 
-def wrapped_anew(model: nn.Module) -> nn.Module:
-    """A new DistributedDataParallel in the place of ``model``, for what trains now; else ``model`` itself.
+def rewrap_ddp(model: nn.Module) -> nn.Module:
+    """A new DistributedDataParallel around ``model.module``, for the parameters that train now.
 
-    The old one may live on in OpenPCDet's loop. Its reducer answers to backward passes of its own forwards
-    only, and it gets none any more.
+    The old one may stay referenced in OpenPCDet's loop: its reducer reacts only to the backward of its own
+    forward, which is not called again. A model without DDP is returned as it is.
     """
     if not isinstance(model, DistributedDataParallel):
         return model

@@ -1,4 +1,4 @@
-"""What stops a training under a freeze list in its first step: frozen code that is no fixed function (H3)."""
+"""H3: a frozen module that is not deterministic stops a training in its first step."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from pcdet_freeze.engine.hooks.freeze_checks import FreezeChecksHook, OutputDrif
         (TracksStatistics, "changes vfe.0.1.mean, vfe.0.1.var in its training forward"),
     ],
 )
-def test_h3_code_that_asks_for_the_training_flag_is_named_with_its_cure(kind: Any, why: str) -> None:
+def test_h3_a_module_that_depends_on_the_training_flag_is_named_with_the_fix(kind: Any, why: str) -> None:
     message = refusal(frozen(WithPart(kind), "vfe"))
     assert f"vfe.0.1 ({kind.__name__})" in message and why in message
     assert "FREEZE.EVAL: [vfe.0.1]" in message and "No optimizer step was made" in message
 
 
 @pytest.mark.parametrize("kind", [Draws, BatchStatistics, TracksStatistics])
-def test_h3_the_cure_works(kind: Any) -> None:
+def test_h3_the_fix_works(kind: Any) -> None:
     trainer = frozen(WithPart(kind), "vfe", options={"EVAL": ["vfe.0.1"]}, epochs=1)
     before = tensors_of(trainer.model.vfe)
     trainer.run()
     assert_same_state(tensors_of(trainer.model.vfe), before)
 
 
-def test_h3_the_parent_is_named_where_its_own_code_draws() -> None:
+def test_h3_the_parent_is_named_if_its_own_forward_draws() -> None:
     class Parent(nn.Module):
         def __init__(self, inputs: int, outputs: int) -> None:
             super().__init__()
@@ -60,7 +60,7 @@ def test_h3_the_parent_is_named_where_its_own_code_draws() -> None:
     assert "vfe.0.1 (Parent) is not deterministic" in refusal(frozen(WithPart(Parent), "vfe"))
 
 
-def test_h3_holds_with_parameters_false_too() -> None:
+def test_h3_applies_with_parameters_false_too() -> None:
     message = refusal(frozen(WithPart(TracksStatistics), "vfe", options={"PARAMETERS": False}))
     assert "FREEZE.EVAL: [vfe.0.1]" in message
 
@@ -70,12 +70,12 @@ class DrawsInEvalToo(nn.Linear):
         return super().forward(nn.functional.dropout(x, 0.5))
 
 
-def test_h3_what_draws_in_eval_too_has_no_cure_and_is_a_warning(caplog: Any) -> None:
+def test_h3_a_module_that_draws_in_eval_mode_too_is_a_warning(caplog: Any) -> None:
     frozen(WithPart(DrawsInEvalToo), "vfe", epochs=1, logger=logging.getLogger("h3")).run()
     assert "vfe.0.1 (DrawsInEvalToo)" in caplog.text and "in eval mode too" in caplog.text
 
 
-def test_h3_it_does_not_hide_another_module_that_can_be_cured() -> None:
+def test_h3_that_warning_does_not_hide_an_error_of_another_module() -> None:
     class Both(nn.Sequential):
         def __init__(self, inputs: int, outputs: int) -> None:
             super().__init__(Draws(inputs, inputs), DrawsInEvalToo(inputs, outputs))
@@ -97,33 +97,33 @@ class AlwaysWarmsUp(WarmsUp):
     always = True
 
 
-def test_h3_code_that_counts_its_calls_is_named_with_its_cure() -> None:
+def test_h3_a_module_that_counts_its_calls_is_named_with_the_fix() -> None:
     message = refusal(frozen(WithPart(WarmsUp), "vfe"))
     assert "vfe.0.1 (WarmsUp)" in message and "FREEZE.EVAL: [vfe.0.1]" in message
     frozen(WithPart(WarmsUp), "vfe", options={"EVAL": ["vfe.0.1"]}, epochs=1).run()
 
 
-def test_h3_code_that_counts_in_eval_too_is_a_warning(caplog: Any) -> None:
+def test_h3_a_module_that_counts_in_eval_mode_too_is_a_warning(caplog: Any) -> None:
     frozen(WithPart(AlwaysWarmsUp), "vfe", epochs=1, logger=logging.getLogger("h3")).run()
     assert (
         "vfe.0.1 (AlwaysWarmsUp) is not deterministic: its forward() depends on earlier calls" in caplog.text
     )
 
 
-def test_h3_a_head_that_still_gives_its_loss_may_sample_for_it() -> None:
+def test_h3_a_head_that_gives_a_loss_may_sample_for_it() -> None:
     class Samples(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x[torch.randperm(len(x))] if self.training else x)
 
         def get_loss(self) -> None:
-            """What makes it a head."""
+            """Makes it a head."""
 
     model = ToyModel()
     model.head = Samples(8, 1)
     frozen(model, "vfe", "head", options={"PARAMETERS": False}, epochs=1).run()
 
 
-def test_h3_a_buffer_that_may_change_changes_once_a_step() -> None:
+def test_h3_an_ignored_buffer_changes_once_a_step() -> None:
     class Counts(nn.Linear):
         def __init__(self, inputs: int, outputs: int) -> None:
             super().__init__(inputs, outputs)
@@ -139,33 +139,33 @@ def test_h3_a_buffer_that_may_change_changes_once_a_step() -> None:
     assert trainer.model.vfe[0][1].ran == 3
 
 
-def test_h3_a_module_that_is_not_frozen_may_draw() -> None:
+def test_h3_a_trainable_module_may_draw() -> None:
     frozen(WithPart(Draws), "vfe.1", epochs=1).run()
 
 
-def test_h3_replays_leave_no_trace() -> None:
-    """The same run, to the bit, as with the replays taken out; what a module keeps for a loss is kept."""
+def test_h3_reruns_change_nothing() -> None:
+    """A run is bit-identical with and without the checks; attributes that a module stores for a loss stay."""
 
-    class Looks(Hook):
+    class ReadsAttributes(Hook):
         def after_step(self, trainer: Any) -> None:
             part = trainer.model.vfe[0][1]
             self.seen = getattr(self, "seen", (part.ran, part.kept["x"].shape))
 
     runs = []
-    for replayed in (True, False):
+    for checked in (True, False):
         torch.manual_seed(3)
-        looks = Looks()
-        trainer = frozen(WithPart(Remembers), "vfe", hooks=[looks])
-        if not replayed:
+        reader = ReadsAttributes()
+        trainer = frozen(WithPart(Remembers), "vfe", hooks=[reader])
+        if not checked:
             trainer.hooks = [hook for hook in trainer.hooks if not isinstance(hook, FreezeChecksHook)]
         trainer.run()
-        runs.append((tensors_of(trainer.model), torch.get_rng_state(), looks.seen))
+        runs.append((tensors_of(trainer.model), torch.get_rng_state(), reader.seen))
         assert not any(m._forward_hooks for m in trainer.model.modules())
     assert_same_state(runs[0], runs[1])
     assert runs[0][2] == (1, torch.Size([2, 4]))
 
 
-def test_h5_between_steps_the_whole_model_can_be_saved_and_copied() -> None:
+def test_h5_the_whole_model_can_be_saved_and_copied_between_steps() -> None:
     class Saves(Hook):
         def after_step(self, trainer: Any) -> None:
             file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""H11: what trains, and is reached by no loss, stops a training before its first step."""
+"""H11: a trainable parameter that no loss depends on stops the training before its first step."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.errors import FreezeError
 
 
-def test_h11_what_no_loss_reaches_is_named_by_the_smallest_module_that_covers_it() -> None:
+def test_h11_the_error_names_the_outermost_module_that_no_loss_reaches() -> None:
     message = refusal(frozen(TwoBranches(), "vfe"))
     assert "branch: add 'branch'" in message and "head" not in message
 
 
-def test_h11_the_named_entry_is_the_cure() -> None:
+def test_h11_adding_the_named_entry_fixes_it() -> None:
     trainer = frozen(TwoBranches(), "vfe", "branch", epochs=1)
     trainer.run()
     assert trainer.iteration == 4
 
 
-def test_h11_without_a_list_nothing_is_checked() -> None:
+def test_h11_is_not_checked_without_a_list() -> None:
     trainer = toy_trainer([OptimizerGroupsHook()], model=TwoBranches(), epochs=1)
     trainer.run()
     assert trainer.iteration == 4
 
 
-def test_h11_a_live_norm_layer_without_weights_is_found_and_one_that_is_used_is_not() -> None:
+def test_h11_an_unused_live_norm_layer_without_weights_is_an_error() -> None:
     class Norms(ToyModel):
         used = False
 
@@ -57,7 +57,7 @@ def test_h11_a_live_norm_layer_without_weights_is_found_and_one_that_is_used_is_
     frozen(Norms(), "vfe", epochs=1).run()
 
 
-def test_h11_a_gradient_of_zero_is_no_fault() -> None:
+def test_h11_a_zero_gradient_is_no_error() -> None:
     class NoPositives(ToyModel):
         def forward(self, batch: dict[str, Any]) -> Any:
             result, tb_dict, disp_dict = super().forward(batch)
@@ -66,7 +66,7 @@ def test_h11_a_gradient_of_zero_is_no_fault() -> None:
     frozen(NoPositives(), "vfe", epochs=1).run()
 
 
-def test_h11_a_first_batch_without_labels_is_passed_over_and_the_next_one_tells(caplog: Any) -> None:
+def test_h11_a_first_batch_without_labels_defers_the_check_to_the_next_batch(caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     batches = [toy_batch("label"), toy_batch("label", seed=1)]
     batches[0]["label"].zero_()
@@ -91,7 +91,7 @@ def _constant_without_labels(head: Any, found: Any) -> Any:
     return found if head.kept["target"].any() else (torch.tensor(0.0), found[1])
 
 
-def test_h11_branches_of_a_task_that_is_gone_are_named() -> None:
+def test_h11_branches_of_a_frozen_task_are_named() -> None:
     trainer = detector_trainer(
         toy("DENSE_HEAD", "LANE_HEAD"), [toy_batch("lane_label")], ["vfe", "dense_head"]
     )
@@ -99,7 +99,7 @@ def test_h11_branches_of_a_task_that_is_gone_are_named() -> None:
         trainer.run()
 
 
-def test_h11_a_phase_that_frees_what_no_loss_reaches_is_stopped_before_its_first_step() -> None:
+def test_h11_is_checked_again_when_a_phase_of_the_schedule_begins() -> None:
     freed = {"SCHEDULE": [{"EPOCH": 1, "TRAIN": ["branch"]}]}
     trainer = frozen(TwoBranches(), "vfe", "branch", options=freed)
     with pytest.raises(FreezeError, match="branch: add 'branch'"):
@@ -108,7 +108,7 @@ def test_h11_a_phase_that_frees_what_no_loss_reaches_is_stopped_before_its_first
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_h11_behind_reentrant_checkpointing_the_backward_tells(used: bool) -> None:
+def test_h11_with_reentrant_checkpointing_is_checked_after_the_backward(used: bool) -> None:
     class Checkpointed(TwoBranches):
         def forward(self, batch: dict[str, Any]) -> Any:
             x = batch["x"].clone().requires_grad_()

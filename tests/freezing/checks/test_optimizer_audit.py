@@ -1,4 +1,4 @@
-"""P5: each parameter that trains is in one group, and gets gradients in the first steps."""
+"""P5: each trainable parameter is in one param group and gets gradients in the first steps."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, check_groups
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda groups: groups[0]["params"].pop(), "head.bias train but are in no group"),
+        (lambda groups: groups[0]["params"].pop(), "in no group .*: head.bias"),
         (
             lambda groups: groups[1]["params"].append(groups[0]["params"][0]),
-            "head.weight are in a group twice",
+            "twice .*: head.weight",
         ),
     ],
 )
@@ -40,11 +40,11 @@ def test_p5_a_parameter_must_be_in_exactly_one_group(spoil: Any, message: str, e
         trainer.run()
 
 
-def test_p5_what_does_not_train_must_be_in_no_group() -> None:
+def test_p5_a_frozen_parameter_must_be_in_no_group() -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model.bias.requires_grad_(False)
-    with pytest.raises(FreezeError, match="bias do not train but are in a group"):
+    with pytest.raises(FreezeError, match=r"frozen, but in a group .*: bias"):
         check_groups(model, optimizer)
 
 
@@ -53,7 +53,7 @@ def many_steps(model: nn.Module, **more: Any) -> Any:
 
 
 class Spare(ToyModel):
-    """Has one more weight, whose gradient a hook decides about."""
+    """Has one more weight, whose gradient a hook controls."""
 
     def __init__(self, gradient: Any = None) -> None:
         super().__init__()
@@ -65,29 +65,29 @@ class Spare(ToyModel):
         return super().forward(batch)
 
 
-class TakesGradients(Hook):
+class RemovesGradients(Hook):
     """Sets the gradient of the spare weight to None before each step for which ``when`` is true."""
 
     def __init__(self, when: Any) -> None:
         self.when = when
 
     def before_train(self, trainer: Any) -> None:
-        def take(*_: Any) -> None:
+        def remove(*_: Any) -> None:
             if self.when(trainer.iteration):
                 trainer.model.spare.weight.grad = None
 
-        trainer.optimizer.register_step_pre_hook(take)
+        trainer.optimizer.register_step_pre_hook(remove)
 
 
 def test_p5_no_gradient_in_twenty_steps_is_an_error() -> None:
-    trainer = many_steps(Spare(), hooks=[TakesGradients(lambda step: True)])
-    with pytest.raises(FreezeError, match=r"spare\.weight trains, but had no gradient in any of 20 steps"):
+    trainer = many_steps(Spare(), hooks=[RemovesGradients(lambda step: True)])
+    with pytest.raises(FreezeError, match=r"spare\.weight .* no gradient in any of 20 steps"):
         trainer.run()
     assert trainer.iteration == STEPS - 1
 
 
-def test_p5_a_run_that_is_shorter_is_judged_at_its_end() -> None:
-    hooks = [TakesGradients(lambda step: True)]
+def test_p5_a_shorter_run_is_audited_at_its_end() -> None:
+    hooks = [RemovesGradients(lambda step: True)]
     with pytest.raises(FreezeError, match="in any of 3 steps"):
         many_steps(Spare(), hooks=hooks, max_iters=3).run()
 
@@ -97,12 +97,12 @@ def test_p5_gradients_that_are_zero_or_sometimes_missing_are_notes(caplog: Any) 
     logger = logging.getLogger("audited")
     many_steps(Spare(), logger=logger).run()
     assert "the gradient of spare.weight was zero in all of 20 steps" in caplog.text
-    many_steps(Spare(), hooks=[TakesGradients(lambda step: step == 2)], logger=logger).run()
+    many_steps(Spare(), hooks=[RemovesGradients(lambda step: step == 2)], logger=logger).run()
     assert "spare.weight had no gradient in 1 of 20 steps" in caplog.text
 
 
 def test_p5_a_frozen_parameter_with_a_gradient_is_an_error() -> None:
-    class GivesGradient(TakesGradients):
+    class GivesGradient(RemovesGradients):
         def before_train(self, trainer: Any) -> None:
             weight = trainer.model.vfe[0].weight
 
@@ -116,7 +116,7 @@ def test_p5_a_frozen_parameter_with_a_gradient_is_an_error() -> None:
 
 
 def test_p5_steps_that_amp_skips_do_not_count() -> None:
-    """Five steps overflow; the verdict comes after twenty others."""
+    """Five steps overflow; the error comes after twenty others."""
 
     class Overflows(Hook):
         def before_train(self, trainer: Any) -> None:
@@ -126,18 +126,18 @@ def test_p5_steps_that_amp_skips_do_not_count() -> None:
             weight.register_hook(lambda grad: grad * (float("inf") if trainer.iteration < 5 else 1))
 
     trainer = frozen(
-        Spare(), "vfe", epochs=7, hooks=[Overflows(), TakesGradients(lambda step: True)], optimizer="sgd"
+        Spare(), "vfe", epochs=7, hooks=[Overflows(), RemovesGradients(lambda step: True)], optimizer="sgd"
     )
     with pytest.raises(FreezeError, match="in any of 20 steps"):
         trainer.run()
     assert trainer.iteration == 5 + STEPS - 1
 
 
-def test_p5_another_optimizer_is_audited_anew() -> None:
-    class Thaws(Hook):
+def test_p5_a_new_optimizer_is_audited_again() -> None:
+    class Rebuilds(Hook):
         def before_epoch(self, trainer: Any) -> None:
             if trainer.epoch == 1:
                 trainer.rebuild(torch.optim.SGD([trainer.model.head.weight], lr=0.1))
 
-    with pytest.raises(FreezeError, match=r"head\.bias train but are in no group"):
-        frozen(ToyModel(), "vfe", hooks=[Thaws()]).run()
+    with pytest.raises(FreezeError, match=r"in no group .*: head\.bias"):
+        frozen(ToyModel(), "vfe", hooks=[Rebuilds()]).run()

@@ -1,4 +1,4 @@
-"""P4: what is frozen comes from a checkpoint."""
+"""P4: frozen weights are loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pcdet_freeze.models.loss_weights import NAME, LossScale
 
 
 class Constants(ToyModel):
-    """With buffers that the config decides, that chance decides, or that look like a young average."""
+    """With constant buffers, random buffers and buffers that look like the start of an average."""
 
     def __init__(self, width: float = 0.4) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ def test_p4_without_a_checkpoint_the_module_is_named_once() -> None:
     assert "--pretrained_model" in message and "FREEZE.ALLOW_RANDOM: [vfe]" in message
 
 
-def test_p4_what_a_file_supplied_is_fine() -> None:
+def test_p4_loaded_weights_pass() -> None:
     model = ToyModel()
     check_pretrained_coverage(freeze(model, ["vfe"]), all_but(model, "num_batches_tracked", "head.weight"))
 
 
-def test_p4_the_frozen_part_of_a_module_is_named_and_not_the_module() -> None:
+def test_p4_the_frozen_part_of_a_module_is_named_not_the_module() -> None:
     with pytest.raises(FreezeError, match=r"\n  vfe\.0 \(2 tensors\)\n[\s\S]*ALLOW_RANDOM: \[vfe\.0\]"):
         check_pretrained_coverage(freeze(ToyModel(), ["vfe.0"]), ())
 
@@ -61,7 +61,7 @@ def test_p4_a_single_tensor_is_named_by_itself(missing: str) -> None:
     assert f"  {missing}\n" in message
 
 
-def test_p4_constant_buffers_are_exempt_and_statistics_that_begin_alike_are_not() -> None:
+def test_p4_constant_buffers_are_exempt_but_running_statistics_are_not() -> None:
     model = Constants()
     buffers = ("offsets", "grid", "drawn", "average", "running_var")
     message = refusal(model, all_but(model, *buffers), Constants)
@@ -73,7 +73,7 @@ def test_p4_non_persistent_buffers_are_exempt() -> None:
     check_pretrained_coverage(freeze(model, ["vfe"]), list(model.state_dict()))
 
 
-def test_p4_the_learned_loss_weight_of_a_head_without_a_loss_needs_no_file() -> None:
+def test_p4_the_learned_loss_weight_of_a_frozen_head_is_exempt() -> None:
     assert NAME == LOSS_SCALE
     model = ToyModel()
     model.vfe.add_module(NAME, LossScale())
@@ -84,19 +84,19 @@ def test_p4_the_learned_loss_weight_of_a_head_without_a_loss_needs_no_file() -> 
         check_pretrained_coverage(freeze(part, ["vfe.loss_scale"]), ())
 
 
-def test_p4_a_buffer_counts_as_constant_only_where_another_build_shows_it() -> None:
+def test_p4_a_buffer_is_constant_only_if_a_second_build_has_equal_values() -> None:
     model = Constants()
     assert "vfe.offsets" in refusal(model, all_but(model, "offsets"))
     assert "vfe.offsets" in refusal(model, all_but(model, "offsets"), lambda: Constants(0.5))
 
 
-def test_p4_looking_for_constants_draws_no_random_number() -> None:
+def test_p4_the_second_build_leaves_the_random_generators_unchanged() -> None:
     model, rng = Constants(), torch.get_rng_state()
     check_pretrained_coverage(freeze(model, ["vfe"]), all_but(model, "offsets"), Constants)
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_p4_a_tied_tensor_is_supplied_under_either_name() -> None:
+def test_p4_a_tied_tensor_is_loaded_under_either_name() -> None:
     model = ToyModel()
     model.head = nn.Linear(4, 8)
     model.head.weight = model.vfe[0].weight
@@ -105,18 +105,18 @@ def test_p4_a_tied_tensor_is_supplied_under_either_name() -> None:
 
 
 @pytest.mark.parametrize("allowed", [True, ("vfe",), ("vfe.*",)])
-def test_p4_allow_random_allows_it(allowed: Any) -> None:
+def test_p4_allow_random_accepts_random_weights(allowed: Any) -> None:
     check_pretrained_coverage(freeze(ToyModel(), FreezePlan(("vfe",), allow_random=allowed)), ())
 
 
-def test_p4_allow_random_for_a_part_leaves_the_rest() -> None:
+def test_p4_allow_random_for_a_part_still_requires_the_rest() -> None:
     message = refusal(ToyModel(), (), allow_random=("vfe.1",))
     assert "  vfe.0 (2 tensors)\n" in message and "vfe.1" not in message
 
 
-def test_p4_allow_random_of_what_is_not_frozen_is_an_error() -> None:
-    assert "nothing frozen is in head" in refusal(ToyModel(), (), allow_random=("head",))
+def test_p4_allow_random_must_name_frozen_modules() -> None:
+    assert "nothing is frozen in head" in refusal(ToyModel(), (), allow_random=("head",))
 
 
-def test_p4_says_nothing_with_parameters_false() -> None:
+def test_p4_does_not_apply_with_parameters_false() -> None:
     check_pretrained_coverage(freeze(ToyModel(), FreezePlan(("vfe",), parameters=False)), ())

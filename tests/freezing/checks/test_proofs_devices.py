@@ -1,4 +1,4 @@
-"""H3, P2 and P5 on the CPU and, where there is one, on a GPU, with and without autocast."""
+"""H3, P2 and P5 on the CPU and, if available, on a GPU, with and without autocast."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scatters(nn.Linear):
 
 
 @pytest.mark.parametrize(("device", "use_amp"), PLACES)
-def test_p2_h3_p5_a_frozen_task_is_let_through_and_found_identical(device: str, use_amp: bool) -> None:
+def test_p2_h3_p5_a_frozen_task_passes_and_its_outputs_are_identical(device: str, use_amp: bool) -> None:
     trainer = trainer_on(device, use_amp, toy("DENSE_HEAD", "LANE_HEAD"))
     trainer.run()
     found = {name: verdict["verdict"] for name, verdict in trainer.results["output_drift"].items()}
@@ -50,7 +50,7 @@ def test_p2_h3_p5_a_frozen_task_is_let_through_and_found_identical(device: str, 
 
 
 @pytest.mark.parametrize(("device", "use_amp"), PLACES)
-def test_h3_what_draws_is_found(device: str, use_amp: bool) -> None:
+def test_h3_a_module_that_draws_random_numbers_is_an_error(device: str, use_amp: bool) -> None:
     model = toy("DENSE_HEAD", "LANE_HEAD")
     model.vfe.net[0] = Draws(*model.vfe.net[0].weight.shape)
     with pytest.raises(FreezeError, match=r"vfe\.net\.0 \(Draws\) is not deterministic"):
@@ -58,7 +58,7 @@ def test_h3_what_draws_is_found(device: str, use_amp: bool) -> None:
 
 
 @pytest.mark.parametrize(("device", "use_amp"), PLACES)
-def test_h3_the_noise_of_kernels_is_no_draw_and_no_alarm(device: str, use_amp: bool) -> None:
+def test_h3_kernel_noise_is_no_error(device: str, use_amp: bool) -> None:
     model = toy("DENSE_HEAD", "LANE_HEAD")
     model.vfe.net[0] = Scatters(*model.vfe.net[0].weight.shape)
     trainer = trainer_on(device, use_amp, model)

@@ -1,4 +1,4 @@
-"""Two real gloo processes: what one rank alone finds stops both, with one message."""
+"""Two gloo processes: an error that only one rank finds stops both, with one message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("p2", "rank 1: dense_head: differs from the start by proposals", 2),
     ],
 )
-def test_h3_h11_p2_p5_what_rank_1_alone_finds_stops_both(
+def test_h3_h11_p2_p5_an_error_on_rank_1_alone_stops_both_ranks(
     two_ranks: Any, run: str, words: str, iterations: int
 ) -> None:
     first, second = (found[run] for found in two_ranks)
@@ -35,5 +35,5 @@ def test_h3_h11_p2_p5_what_rank_1_alone_finds_stops_both(
     assert words in first[1] and first[0] == iterations
 
 
-def test_p2_h11_p5_a_run_in_which_all_hold_is_let_through(two_ranks: Any) -> None:
+def test_p2_h11_p5_a_correct_run_passes(two_ranks: Any) -> None:
     assert [found["fine"] for found in two_ranks] == [(2, "no error")] * 2
