@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pcdet_freeze.datasets.registry import Sample
-from pcdet_freeze.ops.batches import as_tensors
+from pcdet_freeze.ops.batch_tensors import as_tensors
 from pcdet_freeze.ops.voxels import Voxelizer
 
 

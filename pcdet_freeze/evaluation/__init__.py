@@ -1,9 +1,9 @@
-"""Metrics: truth and predictions in, a flat dict of figures out. Imports neither datasets nor models.
+"""Metrics: ground truth and predictions -> a flat dict of values. Imports neither datasets nor models.
 
-* boxes: ``EVALUATORS.get(name)(gt_annos, dt_annos, class_names) -> (text, dict)``, chosen by the config;
-* other tasks: a class in ``TASK_METRICS`` (see ``tasks``), which runs wherever a model predicts the task.
+* detection: ``EVALUATORS.get(name)(gt_annos, dt_annos, class_names) -> (text, dict)``, set in the config;
+* other tasks: a class in ``TASK_METRICS`` (see ``tasks``), used for every model that predicts the task.
 
-Another metric is one more function or class, registered under one more name.
+To add a metric, register a function or a class under a new name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# importing the modules registers their metrics
+# importing these modules registers their metrics
 from pcdet_freeze.evaluation import lanes, segmentation
 from pcdet_freeze.evaluation.summary import table
 from pcdet_freeze.evaluation.tasks import TASK_METRICS, MetricContext, TaskMetric
@@ -29,7 +29,7 @@ def evaluate_kitti(
     gt_annos: Annotations, dt_annos: Annotations, class_names: Sequence[str]
 ) -> tuple[str, dict[str, float]]:
     """KITTI's average precision; see ``evaluation.kitti.get_official_eval_result``."""
-    # imported when first used: its kernels need numba, which the rest of the package can do without
+    # imported on first use, because only its kernels require numba
     from pcdet_freeze.evaluation.kitti import get_official_eval_result
 
     return get_official_eval_result(gt_annos, dt_annos, class_names)

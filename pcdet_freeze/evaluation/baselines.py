@@ -1,6 +1,6 @@
-"""What can be had without a network: how high a point lies, and how bright a cell is.
+"""Baselines without a network: the height of a point, and the brightness of a cell.
 
-A learned head should do clearly better than these on the same frames.
+A trained head should be clearly better than these baselines on the same frames.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import numpy as np
 
 from pcdet_freeze.evaluation.lanes import compare_cells, f1
 from pcdet_freeze.evaluation.tasks import add_up, ratio
-from pcdet_freeze.ops.cells import IGNORE
+from pcdet_freeze.ops.bev_cells import IGNORE
 from pcdet_freeze.ops.lanes import NO_LANE
 
 
 class HeightClasses:
     """The most frequent class at each height: points (N, 3+) -> labels (N,) int64 by z alone.
 
-    Heights are counted in bins of ``step`` metres over all frames together; a height that was never seen
-    takes the class of the nearest one that was.
+    Heights are counted over all frames in bins of ``step`` metres; an empty bin takes the class of the
+    nearest non-empty one.
     """
 
     def __init__(self, classes: int, step: float = 0.1) -> None:
@@ -28,8 +28,8 @@ class HeightClasses:
         self._best = np.zeros(1, np.int64)
 
     def fit(self, frames: Iterable[tuple[np.ndarray, np.ndarray]]) -> HeightClasses:
-        """Learn from (points (N, 3+) metres, labels (N,)), 255 left out."""
-        bins, labels = (np.concatenate(parts) for parts in zip(*map(self._known, frames), strict=True))
+        """Fit to frames of points (N, 3+) in metres and labels (N,); label 255 is ignored."""
+        bins, labels = (np.concatenate(parts) for parts in zip(*map(self._labelled, frames), strict=True))
         self._first = int(bins.min())
         table = np.zeros((int(bins.max()) - self._first + 1, self.classes), np.int64)
         np.add.at(table, (bins - self._first, labels), 1)
@@ -38,10 +38,10 @@ class HeightClasses:
         self._best = table.argmax(axis=1)[seen[near]]
         return self
 
-    def _known(self, frame: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def _labelled(self, frame: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         points, labels = frame
-        known = labels != IGNORE
-        return self._bins(points[known]), labels[known]
+        valid = labels != IGNORE
+        return self._bins(points[valid]), labels[valid]
 
     def _bins(self, points: np.ndarray) -> np.ndarray:
         return np.floor(points[:, 2].astype(np.float64) / self.step).astype(np.int64)
@@ -52,9 +52,9 @@ class HeightClasses:
 
 
 class BrightCells:
-    """Cells with a point of at least ``threshold`` intensity, no higher than ``ceiling``: lane, number 0.
+    """Predicts lane 0 in cells with a point of intensity >= ``threshold`` and z <= ``ceiling`` (metres).
 
-    Intensity is column 3 of the points. ``fit`` takes the pair with the best class-agnostic F1.
+    Intensity is column 3 of the points. ``fit`` selects the pair with the best class-agnostic F1.
     """
 
     def __init__(self, limits: Sequence[float], shape: tuple[int, int]) -> None:
@@ -64,7 +64,7 @@ class BrightCells:
         self.threshold, self.ceiling = 1.0, np.inf
 
     def fit(self, frames: Sequence[tuple[np.ndarray, np.ndarray]], steps: int = 24) -> BrightCells:
-        """Learn from (points (N, 4+), lane_map (H, W)): all quantiles of intensity by a few ceilings."""
+        """Fit to frames of points (N, 4+) and lane_map (H, W), over quantiles of intensity and height."""
         cloud = np.concatenate([points[:, 2:4] for points, _ in frames])
         heights = [np.inf, *np.unique(np.quantile(cloud[:, 0], [0.25, 0.5, 0.75]))]
         bright = np.unique(np.quantile(cloud[:, 1], 1 - np.geomspace(0.5, 0.001, steps)))
@@ -76,7 +76,7 @@ class BrightCells:
         self, frames: Sequence[tuple[np.ndarray, np.ndarray]], threshold: float, ceiling: float
     ) -> float:
         total = add_up([compare_cells(true, self._cells(p, threshold, ceiling)) for p, true in frames])
-        return f1(ratio(total["right"], total["said"]), ratio(total["found"], total["true"]))
+        return f1(ratio(total["correct"], total["predicted"]), ratio(total["found"], total["true"]))
 
     def predict(self, points: np.ndarray) -> np.ndarray:
         """(H, W) uint8: 0 in bright cells, 255 elsewhere."""

@@ -1,4 +1,4 @@
-"""One table of the stages of a multi-task training: a column a stage, and baselines beside them."""
+"""Table of the stages of a multi-task training, with one column per stage, and baselines."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROWS = (
 
 
 def stage_table(columns: Mapping[str, Mapping[str, Any]], last: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Text; figures that a column lacks are a dash.
+    """Format the results of all stages as text; missing values are shown as a dash.
 
     Args:
-        columns: head of the column -> figures by the keys of ``result.json`` and ``run.json``.
-        last: further rows, name and cells.
+        columns: title of the column -> values with the keys of ``result.json`` and ``run.json``.
+        last: additional rows, name and cells.
     """
     filled = [_with_worst(figures) for figures in columns.values()]
     rows = [("", list(columns))]
@@ -30,8 +30,8 @@ def stage_table(columns: Mapping[str, Mapping[str, Any]], last: Sequence[tuple[s
     times = [column.get("seconds_per_iteration", {}).get("batch") for column in filled]
     rows += [("seconds an iteration (median)", ["-" if t is None else f"{t:.3f}" for t in times])]
     rows += [(name, list(cells)) for name, cells in last]
-    wide = max(len(cell) for _, cells in rows for cell in cells) + 2
-    return "\n".join(f"{name:<37}" + "".join(f"{cell:>{wide}}" for cell in cells) for name, cells in rows)
+    width = max(len(cell) for _, cells in rows for cell in cells) + 2
+    return "\n".join(f"{name:<37}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows)
 
 
 def _with_worst(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One table of what a model does: a line a figure, tasks one after the other."""
+"""Table of the metrics of a model, one row per value, grouped by task."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ SHOWN = "_3d/moderate_R40"
 
 
 def table(boxes: Mapping[str, float], tasks: Mapping[str, float]) -> str:
-    """Text with the columns task, metric, value.
+    """Format the metrics as text with the columns task, metric, value.
 
     Args:
-        boxes: what an evaluator of boxes gave; of KITTI's many figures only AP 3D R40 moderate is shown.
-        tasks: ``{"task/metric": value}``, shown whole.
+        boxes: values of a detection evaluator; of KITTI's values only AP 3D R40 moderate is shown.
+        tasks: ``{"task/metric": value}``, all of which are shown.
     """
     chosen = {key: value for key, value in boxes.items() if key.endswith(SHOWN)} or boxes
     rows = [(DETECTION, key, value) for key, value in chosen.items()]

@@ -1,8 +1,8 @@
-"""Metrics of the tasks besides boxes: counts of one frame, summed up over all of them.
+"""Metrics of tasks other than detection: counts per frame, summed over all frames.
 
-A task's metric is one class here, registered in ``TASK_METRICS``. It runs by itself wherever a model
-predicts what it reads, for the frames that have its label. Counts are small and a frame's own, so memory
-does not grow with the clouds, and frames can be counted in any order, by any rank.
+The metric of a task is one class, registered in ``TASK_METRICS``. It is used if the model predicts the key
+that it reads, for the frames that have its label. Counts have a fixed size, so memory does not grow with the
+number of points, and frames can be counted in any order and on any rank.
 """
 
 from __future__ import annotations
@@ -16,51 +16,52 @@ import numpy as np
 from pcdet_freeze.registry import Registry
 
 Counts = dict[str, Any]
-"""What one frame adds: numbers or arrays of a fixed shape; frames are added key by key."""
+"""Counts of one frame: numbers or arrays of a fixed shape; frames are added key by key."""
 
 
 @dataclass(frozen=True)
 class MetricContext:
-    """What a metric may know of the data set."""
+    """Information about the data set for metrics."""
 
     semantic_class_names: tuple[str, ...] = ()
-    """name of semantic class 0, 1, ..."""
+    """names of the semantic classes 0, 1, ..."""
     point_cloud_range: tuple[float, ...] = ()
-    """[x_min, y_min, z_min, x_max, y_max, z_max] in metres, which a lane map covers"""
+    """[x_min, y_min, z_min, x_max, y_max, z_max] in metres, the extent of a lane map"""
 
 
 class TaskMetric:
-    """Base of what ``TASK_METRICS`` holds."""
+    """Base class of the metrics in ``TASK_METRICS``."""
 
     prediction: ClassVar[str]
-    """key of a prediction dict without which the task is not predicted"""
+    """key of a prediction dict that the task requires"""
     label: ClassVar[str]
-    """key of the batch with the truth"""
+    """key of the batch with the ground truth"""
     per_point: ClassVar[bool]
-    """True: the truth is (N,), a row a point of the batch; False: (B, ...), a row a frame"""
-    beside: ClassVar[tuple[str, ...]] = ()
-    """further keys of the batch with a row a point, which ``count`` finds beside the prediction"""
+    """True: the ground truth is (N,), one row per point of the batch; False: (B, ...), one row per frame"""
+    extra_keys: ClassVar[tuple[str, ...]] = ()
+    """keys of the batch with one row per point, which are added to the prediction for ``count``"""
 
     def __init__(self, context: MetricContext) -> None:
         self.context = context
 
     def count(self, truth: np.ndarray, prediction: Mapping[str, Any]) -> Counts:
-        """Compare one frame's truth with its prediction (numpy), and what it asks for in ``beside``.
+        """Compare the ground truth of one frame with its prediction (numpy arrays).
 
-        DataError where they do not fit.
+        Raises:
+            DataError: their shapes or values do not match.
         """
-        raise NotImplementedError(f"{type(self).__name__} must count what a frame shows")
+        raise NotImplementedError(f"{type(self).__name__} must implement count")
 
     def summarise(self, total: Counts) -> dict[str, float]:
-        """``{"task/metric": value}`` from the added counts; what cannot be told is left out."""
-        raise NotImplementedError(f"{type(self).__name__} must say what the counts mean")
+        """``{"task/metric": value}`` from the summed counts; undefined values are omitted."""
+        raise NotImplementedError(f"{type(self).__name__} must implement summarise")
 
 
 TASK_METRICS: Registry[type[TaskMetric]] = Registry("TASK_METRIC")
 
 
 def add_up(frames: Sequence[Counts]) -> Counts:
-    """Key-wise sum; a key that a frame lacks adds nothing."""
+    """Sum by key; missing keys count as zero."""
     total: Counts = {}
     for frame in frames:
         for key, value in frame.items():
@@ -69,5 +70,5 @@ def add_up(frames: Sequence[Counts]) -> Counts:
 
 
 def ratio(part: float, whole: float) -> float:
-    """``part / whole``, 0 where there is nothing."""
+    """``part / whole``, or 0 if ``whole`` is 0."""
     return float(part) / float(whole) if whole else 0.0

@@ -1,4 +1,4 @@
-"""Models: a config section -> a network with OpenPCDet's names, keys and numbers.
+"""Models with the names, ``state_dict`` keys and outputs of OpenPCDet, built from a config.
 
 >>> from pcdet_freeze.models import build_network
 >>> model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)  # doctest: +SKIP
@@ -13,7 +13,7 @@ from torch import nn
 
 from pcdet_freeze.errors import ConfigError
 
-# importing the rooms registers their classes
+# importing these packages registers their classes
 from pcdet_freeze.models import (
     backbones_2d,
     backbones_3d,
@@ -23,7 +23,7 @@ from pcdet_freeze.models import (
     task_heads,
     vfe,
 )
-from pcdet_freeze.models.families import PLUGIN
+from pcdet_freeze.models.batch_to_device import load_data_to_gpu
 from pcdet_freeze.models.registry import (
     BACKBONES_2D,
     BACKBONES_3D,
@@ -31,10 +31,10 @@ from pcdet_freeze.models.registry import (
     DETECTORS,
     MAP_TO_BEVS,
     PFES,
+    PLUGIN_HINT,
     TASK_HEADS,
     VFES,
 )
-from pcdet_freeze.models.transfer import load_data_to_gpu
 
 __all__ = [
     "BACKBONES_2D",
@@ -63,16 +63,17 @@ def build_network(model_cfg: Mapping[str, Any], num_class: int, dataset: Any) ->
     Args:
         model_cfg: ``cfg.MODEL``.
         num_class: number of detection classes.
-        dataset: anything with the attributes that Detector3DTemplate lists.
+        dataset: an object with the attributes listed in Detector3DTemplate.
 
     Raises:
-        ConfigError: a key that is missing, unknown, of the wrong type, or not built; modules that do not fit.
+        ConfigError: keys that are missing, unknown, of the wrong type or not implemented; modules whose
+            shapes do not match.
     """
     if not isinstance(model_cfg, Mapping) or not isinstance(model_cfg.get("NAME"), str):
         raise ConfigError(f"MODEL must be a section with a NAME (a string); got {model_cfg!r}")
     if model_cfg["NAME"] not in DETECTORS:
         raise ConfigError(
             f"MODEL.NAME must be one of {', '.join(DETECTORS.names())}; got {model_cfg['NAME']!r}, "
-            f"whose family is not built (yet). {PLUGIN}"
+            f"which is not implemented. {PLUGIN_HINT}"
         )
     return DETECTORS.get(model_cfg["NAME"])(model_cfg, num_class, dataset)

@@ -1,14 +1,14 @@
-"""The registries of the model room: NAME in a config section -> class.
+"""Registries of model classes: NAME in a section of the config -> class.
 
 A registered module class is built as ``cls(settings, context)``:
 
-* ``settings``: an instance of ``cls.Settings`` (a dataclass, read and checked by ``models/settings.py``) or,
-  where the class has no ``Settings``, the section of the config as it stands;
-* ``context``: a :class:`~pcdet_freeze.models.context.BuildContext`, with what the data set offers and what
-  the modules before it write.
+* ``settings``: an instance of ``cls.Settings`` (a dataclass, read and validated by ``models/settings.py``);
+  if the class has no ``Settings``, the section of the config itself;
+* ``context``: a :class:`~pcdet_freeze.models.context.BuildContext` with the geometry of the data set and the
+  features that earlier modules write.
 
-It declares ``reads``, ``writes`` and ``reads_train``: keys of ``batch_dict``. A task head is one such class
-plus one line, ``@TASK_HEADS.register``; any section called ``X_HEAD`` then becomes the attribute ``x_head``.
+The class declares ``reads``, ``writes`` and ``reads_train``: keys of ``batch_dict``. A task head is one such
+class, registered with ``@TASK_HEADS.register``; a section named ``X_HEAD`` becomes the attribute ``x_head``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from __future__ import annotations
 from torch import nn
 
 from pcdet_freeze.registry import Registry
+
+PLUGIN_HINT = (
+    "docs/openpcdet.md lists the implemented models. Models of OpenPCDet can be frozen inside OpenPCDet: "
+    "python -m pcdet_freeze.openpcdet"
+)
+"""advice of errors about a NAME of OpenPCDet that is not implemented here"""
 
 VFES: Registry[type[nn.Module]] = Registry("VFE")
 BACKBONES_3D: Registry[type[nn.Module]] = Registry("BACKBONE_3D")

@@ -1,14 +1,18 @@
-"""Geometry and grids: boxes, rotated IoU, NMS, voxels. No compiled extension.
+"""Operators on boxes, grids and sparse tensors, without a compiled extension.
 
-Every operator gives the same answer on both kinds of machine: numba compiles the CPU path on first use
-(and caches it on disk), plain torch is the CUDA path. Frame: LiDAR, x forward, y left, z up, metres;
-heading in radians, counter-clockwise from x. A box is [x, y, z, dx, dy, dz, heading], centre and full sizes.
+Every operator gives the same result on CPU and CUDA. The CPU path is compiled by numba on first use and
+cached on disk; the CUDA path is plain torch. LiDAR frame: x forward, y left, z up, metres; heading in
+radians, counter-clockwise from x. A box is [x, y, z, dx, dy, dz, heading]: centre and full sizes.
 
-| module      | holds                                                                 |
-| ----------- | --------------------------------------------------------------------- |
-| `boxes.py`  | corners, periods, range masks, points in boxes, nearest axis-aligned IoU |
-| `iou.py`    | rotated BEV, 3D and aligned 3D IoU                                    |
-| `nms.py`    | greedy non-maximum suppression, rotated and axis-aligned              |
-| `voxels.py` | point cloud -> voxels, in first-seen order                            |
-| `cells.py`  | points -> cells of a map, a cell's label from those of its points      |
+| module | content |
+| --- | --- |
+| `boxes.py` | corners, periods, range masks, points in boxes, nearest axis-aligned IoU |
+| `iou.py` | rotated BEV, 3D and aligned 3D IoU (`_rotated_overlap*.py`: the area of the intersection) |
+| `nms.py` | greedy non-maximum suppression, rotated and axis-aligned |
+| `voxels.py` | point cloud -> voxels, in order of their first point |
+| `sparse.py` | sparse 3D convolutions; the only file that imports spconv |
+| `norm.py` | batch norm for very small sparse batches |
+| `bev_cells.py` | points -> cells of a BEV map, majority label of a cell |
+| `lanes.py` | lane maps <-> polylines |
+| `batch_tensors.py` | arrays of a batch -> tensors |
 """

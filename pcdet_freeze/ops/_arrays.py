@@ -1,4 +1,4 @@
-"""What the operators share: shape checks, numpy <-> torch, and the numba decorator."""
+"""Helpers of the operators: shape checks, numpy <-> torch, and the numba decorator."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """``numba.njit`` with a cache on disk, strict IEEE arithmetic and no GIL.
+    """``numba.njit`` with a cache on disk, strict IEEE arithmetic and without the GIL.
 
-    The cache lies beside the module, or in the user's cache folder where the package is read-only.
-    Where neither can be written, numba refuses to cache; then the function is compiled once a process.
+    The cache is next to the module, or in the user's cache folder if the package is read-only. If neither is
+    writable, numba refuses to cache, and the function is compiled once per process.
     """
     try:
         return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
@@ -34,7 +34,7 @@ def check_columns(name: str, array: Any, columns: int, exact: bool = False) -> N
     if not fits:
         wanted = f"(N, {columns})" if exact else f"(N, {columns}) or wider"
         raise DataError(
-            f"{name} must have shape {wanted}, with N = 0 too; got {tuple(array.shape)}: reshape or slice it"
+            f"{name} must have shape {wanted}, N may be 0; got {tuple(array.shape)}. Reshape or slice it."
         )
 
 
@@ -42,11 +42,11 @@ def check_same_kind(name_a: str, a: Any, name_b: str, b: Any) -> None:
     """Raise DataError unless both are numpy arrays, or both tensors on one device."""
     if isinstance(a, torch.Tensor) != isinstance(b, torch.Tensor):
         raise DataError(
-            f"{name_a} and {name_b} must be both numpy or both torch; got {type(a).__name__} and "
-            f"{type(b).__name__}: convert one of them"
+            f"{name_a} and {name_b} must both be numpy arrays or both torch tensors; got "
+            f"{type(a).__name__} and {type(b).__name__}. Convert one of them."
         )
     if isinstance(a, torch.Tensor) and a.device != b.device:
-        raise DataError(f"{name_a} and {name_b} must be on one device; got {a.device} and {b.device}")
+        raise DataError(f"{name_a} and {name_b} must be on the same device; got {a.device} and {b.device}")
 
 
 def to_float64(array: np.ndarray | torch.Tensor, columns: int | None = None) -> np.ndarray:
@@ -57,7 +57,7 @@ def to_float64(array: np.ndarray | torch.Tensor, columns: int | None = None) -> 
 
 
 def to_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """A tensor without gradient; numpy arrays are copied where torch could not share them."""
+    """A detached tensor; numpy arrays are copied only if torch cannot share their memory."""
     if isinstance(array, torch.Tensor):
         return array.detach()
     array = np.ascontiguousarray(array)
@@ -65,7 +65,7 @@ def to_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 
 def floating_like(result: np.ndarray | torch.Tensor, like: Array) -> Array:
-    """``result`` as the kind, device and floating dtype of ``like`` (float64 where that is an integer)."""
+    """``result`` with the type, device and floating dtype of ``like`` (float64 if that is an integer)."""
     if isinstance(like, torch.Tensor):
         dtype = like.dtype if like.dtype.is_floating_point else torch.float64
         return to_tensor(result).to(device=like.device, dtype=dtype)

@@ -2,7 +2,7 @@
 
 A box is [x, y, z, dx, dy, dz, heading]: centre and full sizes in metres, heading in radians. Columns after
 the seventh (velocity, class) are ignored. Functions take numpy arrays or torch tensors and return the same
-kind; gradients flow through limit_period alone. A wrong shape is a DataError.
+type. Only limit_period is differentiable. Wrong shapes raise a DataError.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CORNER_SIGNS = (
     (1, 1, -1), (1, -1, -1), (-1, -1, -1), (-1, 1, -1),
     (1, 1, 1), (1, -1, 1), (-1, -1, 1), (-1, 1, 1),
 )  # fmt: skip
-_CHUNK = 1 << 23  # point-box pairs that the torch path holds at once
+_CHUNK = 1 << 23  # number of point-box pairs that the torch path processes at once
 
 
 def limit_period(val: Any, offset: float = 0.5, period: float = math.pi) -> Any:
@@ -37,7 +37,7 @@ def limit_period(val: Any, offset: float = 0.5, period: float = math.pi) -> Any:
 
     Args:
         val: scalar, array or tensor of any shape, radians.
-        offset: where the interval begins: 0.5 is symmetric about 0, 0 begins at 0.
+        offset: start of the interval: 0.5 is symmetric about 0, 0 starts at 0.
         period: length of the interval, radians.
     """
     floor = torch.floor if isinstance(val, torch.Tensor) else np.floor
@@ -48,11 +48,11 @@ def rotate_points_along_z(points: Array, angle: Array) -> Array:
     """Rotate point sets about the z axis, counter-clockwise seen from above.
 
     Args:
-        points: (B, N, 3 + C); columns after the third are kept as they are.
+        points: (B, N, 3 + C); columns after the third are unchanged.
         angle: (B,) radians.
 
     Returns:
-        (B, N, 3 + C) of the kind and dtype of ``points``.
+        (B, N, 3 + C) with the type and dtype of ``points``.
     """
     if points.ndim != 3 or points.shape[-1] < 3 or angle.shape != points.shape[:1]:
         raise DataError(
@@ -70,8 +70,8 @@ def rotate_points_along_z(points: Array, angle: Array) -> Array:
 def boxes_to_corners_3d(boxes: Array) -> Array:
     """Corners of boxes (N, 7) -> (N, 8, 3), metres.
 
-    The lower four come first; each face runs front-left, front-right, rear-right, rear-left, so clockwise
-    seen from above; corner i + 4 lies above corner i.
+    The lower four come first. The order of each face is front-left, front-right, rear-right, rear-left
+    (clockwise seen from above); corner i + 4 is above corner i.
     """
     check_columns("boxes", boxes, 7)
     box = to_tensor(boxes)
@@ -94,7 +94,7 @@ def nearest_bev_boxes(boxes: Array) -> Array:
 def boxes3d_nearest_bev_iou(boxes_a: Array, boxes_b: Array) -> Array:
     """IoU of the nearest axis-aligned BEV boxes: (N, 7), (M, 7) -> (N, M), in the dtype of ``boxes_a``.
 
-    This is what anchors are assigned by (SECOND, Sensors 2018): cheap, and blind to small headings.
+    Used for anchor assignment (SECOND, Sensors 2018): fast, but insensitive to small changes of heading.
     """
     check_same_kind("boxes_a", boxes_a, "boxes_b", boxes_b)
     a, b = to_tensor(nearest_bev_boxes(boxes_a)), to_tensor(nearest_bev_boxes(boxes_b))
@@ -113,13 +113,13 @@ def mask_boxes_outside_range(
     min_num_corners: int = 1,
     use_center: bool = False,
 ) -> np.ndarray:
-    """Mask (N,) bool that is True for the boxes to keep.
+    """Mask (N,) bool of the boxes inside the range.
 
     Args:
         boxes: (N, 7) numpy.
         limit_range: [x1, y1, z1, x2, y2, z2] metres, both bounds inclusive.
-        min_num_corners: a box is kept when at least so many of its 8 corners lie inside in x and y.
-        use_center: judge by the centre instead, in x, y and z.
+        min_num_corners: minimum number of the 8 corners that must be inside in x and y.
+        use_center: test the centre in x, y and z instead.
     """
     check_columns("boxes", boxes, 7)
     limit = np.asarray(limit_range)
@@ -132,10 +132,10 @@ def mask_boxes_outside_range(
 
 
 def points_in_boxes(points: Array, boxes: Array, margin: float = 1e-5) -> Array:
-    """For each point the index of the first box that holds it: (N, 3+), (M, 7) -> (N,) int64, -1 for none.
+    """Index of the first box that contains each point: (N, 3+), (M, 7) -> (N,) int64, -1 for none.
 
-    ``margin`` (metres) widens the boxes in x and y; z is inclusive without margin. A point or box with NaN
-    is in nothing, holds nothing.
+    ``margin`` (metres) enlarges the boxes in x and y; bounds in z are inclusive, without margin. Points and
+    boxes with NaN never match.
     """
     _check_points_and_boxes(points, boxes)
     if isinstance(points, torch.Tensor) and points.is_cuda:
@@ -145,7 +145,7 @@ def points_in_boxes(points: Array, boxes: Array, margin: float = 1e-5) -> Array:
 
 
 def points_in_boxes_mask(points: Array, boxes: Array, margin: float = 1e-2) -> Array:
-    """Which points each box holds: (N, 3+), (M, 7) -> (M, N) bool. ``margin`` as in points_in_boxes."""
+    """Points inside each box: (N, 3+), (M, 7) -> (M, N) bool. ``margin`` as in points_in_boxes."""
     _check_points_and_boxes(points, boxes)
     if isinstance(points, torch.Tensor) and points.is_cuda:
         return _inside_torch(points.double(), boxes.double(), margin)
@@ -181,7 +181,7 @@ def _inside_all(points, boxes, margin):  # type: ignore[no-untyped-def]
 @jit
 def _first_box(points, boxes, margin):  # type: ignore[no-untyped-def]
     first = np.full(len(points), -1, dtype=np.int64)
-    for m in range(len(boxes) - 1, -1, -1):  # the first box writes last
+    for m in range(len(boxes) - 1, -1, -1):  # reverse order, so that the first box wins
         cos, sin = math.cos(boxes[m, 6]), math.sin(boxes[m, 6])
         for n in range(len(points)):
             if _inside(points[n, 0], points[n, 1], points[n, 2], boxes[m], cos, sin, margin):
@@ -204,7 +204,7 @@ def _first_box_torch(points: torch.Tensor, boxes: torch.Tensor, margin: float) -
     count = len(boxes)
     if count == 0 or len(points) == 0:
         return torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
-    rank = torch.arange(count, 0, -1, device=points.device)  # the first box ranks highest
+    rank = torch.arange(count, 0, -1, device=points.device)  # the first box has the highest rank
     found = []
     for chunk in points.split(max(1, _CHUNK // count)):
         inside = _inside_torch(chunk.double(), boxes.double(), margin)

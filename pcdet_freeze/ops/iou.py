@@ -1,11 +1,11 @@
-"""Intersection over union of rotated boxes, from above and in space.
+"""Intersection over union of rotated boxes, in BEV and in 3D.
 
 Boxes are [x, y, z, dx, dy, dz, heading] in the LiDAR frame (metres, radians, counter-clockwise). All
-arithmetic is float64 whatever comes in; the answer has the kind, device and floating dtype of the first
-argument. CPU arrays and tensors go through numba, CUDA tensors through torch; both follow one formula
-(`_overlap.py`). IoU has no gradient here.
+arithmetic is in float64; the result has the type, device and floating dtype of the first argument. CPU arrays
+and tensors use numba, CUDA tensors use torch; both implement the formula of `_rotated_overlap.py`. The IoU is
+not differentiable.
 
-A box that is no box (NaN, infinite, a size of zero or less) has IoU 0 with everything, itself included.
+An invalid box (NaN, infinity, a size that is not positive) has IoU 0 with every box, including itself.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import torch
 
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops._arrays import Array, check_columns, check_same_kind, floating_like, to_float64
-from pcdet_freeze.ops._overlap import overlap_matrix, overlap_pairs, prepare
-from pcdet_freeze.ops._overlap_torch import overlap_matrix_torch, pair_overlap_torch, prepare_torch
+from pcdet_freeze.ops._rotated_overlap import overlap_matrix, overlap_pairs, prepare
+from pcdet_freeze.ops._rotated_overlap_torch import overlap_matrix_torch, pair_overlap_torch, prepare_torch
 
 BEV_COLUMNS = [0, 1, 3, 4, 6]
 
 
 def rotated_intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Shared areas of rectangles (N, 5), (M, 5) [x, y, dx, dy, angle] -> (N, M) float64, numpy only."""
+    """Intersection areas of rectangles (N, 5), (M, 5) [x, y, dx, dy, angle] -> (N, M) float64, numpy only."""
     check_columns("a", a, 5)
     check_columns("b", b, 5)
     return np.asarray(overlap_matrix(prepare(to_float64(a, 5)), prepare(to_float64(b, 5))))
 
 
 def boxes_iou_bev(boxes_a: Array, boxes_b: Array) -> Array:
-    """IoU seen from above: (N, 7), (M, 7) -> (N, M)."""
+    """BEV IoU of rotated boxes: (N, 7), (M, 7) -> (N, M)."""
     _check(boxes_a, boxes_b)
     inter, a, b = _bev_overlap(boxes_a, boxes_b)
     return floating_like(_ratio(inter, _area(a)[:, None], _area(b)[None]), boxes_a)
 
 
 def boxes_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
-    """IoU of volumes: (N, 7), (M, 7) -> (N, M)."""
+    """3D IoU of rotated boxes: (N, 7), (M, 7) -> (N, M)."""
     _check(boxes_a, boxes_b)
     inter, a, b = _bev_overlap(boxes_a, boxes_b)
     height = _shared_height(a[:, None], b[None])
@@ -47,12 +47,12 @@ def boxes_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
 
 
 def boxes_aligned_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
-    """IoU of volumes, row by row: (N, 7), (N, 7) -> (N,)."""
+    """3D IoU of pairs of rotated boxes: (N, 7), (N, 7) -> (N,)."""
     _check(boxes_a, boxes_b)
     if len(boxes_a) != len(boxes_b):
         raise DataError(
-            f"aligned IoU needs as many boxes on both sides; got {len(boxes_a)} and {len(boxes_b)}: "
-            "use boxes_iou3d for all pairs"
+            f"aligned IoU needs two equally long lists of boxes; got {len(boxes_a)} and {len(boxes_b)}. "
+            "Use boxes_iou3d for all pairs."
         )
     if isinstance(boxes_a, torch.Tensor) and boxes_a.is_cuda:
         a, b = boxes_a.detach()[:, :7].double(), boxes_b.detach()[:, :7].double()
@@ -72,7 +72,7 @@ def _check(boxes_a: Any, boxes_b: Any) -> None:
 
 
 def _bev_overlap(boxes_a: Array, boxes_b: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Shared areas (N, M), and both boxes as float64 tensors on one device."""
+    """Intersection areas (N, M), and both boxes as float64 tensors on one device."""
     if isinstance(boxes_a, torch.Tensor) and boxes_a.is_cuda:
         a, b = boxes_a.detach()[:, :7].double(), boxes_b.detach()[:, :7].double()
         flat_a, flat_b = prepare_torch(a[:, BEV_COLUMNS]), prepare_torch(b[:, BEV_COLUMNS])
@@ -93,5 +93,5 @@ def _shared_height(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _ratio(inter: torch.Tensor, size_a: torch.Tensor, size_b: torch.Tensor) -> torch.Tensor:
-    """inter / union; 0 where they share nothing, or where a number is not one."""
+    """inter / union; 0 for disjoint or invalid boxes."""
     return torch.where(inter > 0, inter / (size_a + size_b - inter), 0.0).nan_to_num_(0.0, 0.0, 0.0)

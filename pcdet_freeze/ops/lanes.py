@@ -1,4 +1,4 @@
-"""Lane lines as cells of a BEV raster: rows are y upwards, columns x, over the point cloud range."""
+"""Lane lines as cells of a BEV raster over the point cloud range: rows follow y, columns follow x."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 NO_LANE = 255
-"""Value of a cell that no line runs through; other values are the line's number, 0 the leftmost."""
+"""Value of cells without a line; other values are the number of the line, 0 is the leftmost."""
 
 
 def line_points(lane_map: np.ndarray, limits: Sequence[float] | np.ndarray) -> list[np.ndarray]:
-    """Points x, y on the middle of each line, metres: a list of (M, 2), one for each number in the map.
+    """Points on the centre of each line: a list of (M, 2) x, y in metres, one array per number in the map.
 
     lane_map: (H, W) integer; limits: (6,) or longer is [x_min, y_min, z_min, x_max, y_max, z_max].
-    Each cell of a line gives one point: the middle of the shorter of the two runs of such cells, along x and
-    along y, that go through it. So a line may be several cells wide, and run in any direction.
+    Each cell of a line gives one point: the middle of the shorter of its two runs of line cells, along x and
+    along y. A line may therefore be several cells wide and have any direction.
     """
     low, high = np.array(limits[:2], np.float64), np.array(limits[3:5], np.float64)
     cell = (high - low) / np.array(lane_map.shape[::-1])
@@ -27,7 +27,7 @@ def line_points(lane_map: np.ndarray, limits: Sequence[float] | np.ndarray) -> l
 
 
 def _middles(cells: np.ndarray) -> np.ndarray:
-    """(M, 2) column and row, as fractions, of the middle of the line at each True cell of (H, W)."""
+    """(M, 2) fractional column and row of the middle of the line at each True cell of (H, W)."""
     (row, tall), (column, wide) = _runs(cells), [part.T for part in _runs(cells.T)]
     rows, columns = np.nonzero(cells)
     upright = (tall < wide)[cells]  # the shorter run crosses the line
@@ -35,7 +35,7 @@ def _middles(cells: np.ndarray) -> np.ndarray:
 
 
 def _runs(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Middle and length of the run along axis 0 that each True cell belongs to."""
+    """Middle and length of the run along axis 0 that contains each True cell."""
     index = np.arange(len(cells))[:, None]
     first = np.maximum.accumulate(np.where(cells, 0, index + 1), axis=0)
     last = np.minimum.accumulate(np.where(cells, len(cells) - 1, index - 1)[::-1], axis=0)[::-1]
@@ -43,7 +43,7 @@ def _runs(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def along(polyline: np.ndarray, step: float) -> np.ndarray:
-    """(M, 2) points of a polyline (n, 2), at most ``step`` metres apart, ends included."""
+    """Sample a polyline (n, 2) at points (M, 2), at most ``step`` metres from each other, ends included."""
     corners = np.asarray(polyline, np.float64)[:, :2]
     if len(corners) < 2:
         return corners
@@ -60,9 +60,11 @@ def draw_lines(
 ) -> np.ndarray:
     """Lane map (H, W) uint8 of ``polylines``, each (n, 2+) x, y in metres; line k gets the number k.
 
-    A cell belongs to a line that passes its centre at no more than half of ``width`` metres, or of a cell's
-    edge where that is wider; of two lines, to the later one. limits as in :func:`line_points`.
-    Raises ValueError for more than 255 lines.
+    A cell belongs to a line if the distance of its centre is at most half of ``width`` metres, or half of a
+    cell's edge if that is larger. The last of several lines wins. limits as in :func:`line_points`.
+
+    Raises:
+        ValueError: more than 255 lines.
     """
     if len(polylines) > NO_LANE:
         raise ValueError(f"a lane map holds at most {NO_LANE} lines; got {len(polylines)}")

@@ -1,4 +1,4 @@
-"""Batch norm on however few rows a sparse batch leaves."""
+"""Batch norm for sparse batches with very few rows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch.nn import functional as F
 
 
 def batch_norm(norm: nn.Module, features: Tensor) -> Tensor:
-    """``norm(features)``, also in train mode on fewer than two values a channel.
+    """``norm(features)``, also in train mode with fewer than two values per channel.
 
-    They have no variance: the running statistics then stand in, unchanged. A norm that is shared between
-    processes is called all the same, since the others wait for it.
+    Fewer than two values have no variance. In this case the running statistics are used and not updated. A
+    SyncBatchNorm is always called, because other ranks wait for it.
 
     Args:
         norm: a batch norm with running statistics.

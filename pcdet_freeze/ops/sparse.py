@@ -1,14 +1,14 @@
-"""Sparse 3D convolution. The only file that imports spconv, and only when a sparse layer is made.
+"""Sparse 3D convolution. This is the only file that imports spconv, and only when a sparse layer is built.
 
-What a caller need not know about spconv 2.3:
+The layers hide the following properties of spconv 2.3:
 
-* its CPU path has one algorithm (Native), the fast one of its CUDA path is implicit GEMM; the layers here
-  choose by the device of their input, so that a model may move;
-* on the CPU, a bias is refused in eval mode and indices that are not contiguous give wrong numbers in
-  silence; the layers add their bias themselves, ``sparse_tensor`` makes indices contiguous;
-* bfloat16 it does not know: under autocast to it, sparse convolutions stay in float32;
-* its CUDA path builds no graph in eval mode, so that a frozen layer held in eval mode would cut the gradient
-  of the layers before it; here the graph follows ``torch.is_grad_enabled()``, as everywhere in torch.
+* The CPU path supports one algorithm (Native); the fast one of the CUDA path is implicit GEMM. The layers
+  select it by the device of their input, so that a model can be moved.
+* On the CPU, a bias is refused in eval mode, and non-contiguous indices silently give wrong results. The
+  layers add the bias themselves, and ``sparse_tensor`` makes indices contiguous.
+* bfloat16 is not supported: under autocast to bfloat16, sparse convolutions run in float32.
+* The CUDA path builds no graph in eval mode, so a frozen layer in eval mode would block the gradient of the
+  layers before it. Here the graph follows ``torch.is_grad_enabled()``, as everywhere in torch.
 
 Convolutions are those of SECOND (Sensors 2018, 18(10), 3337, section 3.1.2) and of Graham et al.
 (arXiv:1711.10275). Weights are stored as (out, z, y, x, in).
@@ -36,32 +36,32 @@ SparseTensor = Any
 [z, y, x], ``batch_size``."""
 
 Triple = tuple[int, int, int]
-"""Along z, y, x."""
+"""values along z, y, x"""
 
 LAYERS = ("SubMConv3d", "SparseConv3d")
-"""Layers made here; each has the name of its base in spconv."""
+"""names of the layers, which are those of their base classes in spconv"""
 
 
 class _Portable:
-    """Forward of a sparse convolution that works on every device and in every mode; mixed into spconv's."""
+    """Mixin for spconv's layers: a forward that works on every device and in train and eval mode."""
 
     takes_sparse = True
 
     def forward(self: Any, x: SparseTensor, add_input: SparseTensor | None = None) -> SparseTensor:
-        """Convolve; ``add_input`` (same active sites as the result) is added."""
+        """Convolve, and add ``add_input`` (same active sites as the output)."""
         if len(x.features) == 0:
-            return self.convolve_nothing(x)
+            return self.convolve_empty(x)
         on_gpu, needs_graph = x.features.is_cuda, torch.is_grad_enabled()
         self.algo = _algorithms().MaskImplicitGemm if on_gpu else _algorithms().Native
-        # neighbours found without a graph lack what a gradient needs: layers with and without share none
+        # neighbour indices computed without a graph lack the data for the gradient, so they are not shared
         self.indice_key = self.shared_key if needs_graph else f"{self.shared_key} (no gradient)"
         with _precision(x.features):
             x = x.replace_feature(x.features.float()) if x.features.dtype == torch.bfloat16 else x
             out = self._conv_forward(needs_graph, x, self.weight, None, add_input)
         return out if self.bias is None else out.replace_feature(out.features + self.bias)
 
-    def convolve_nothing(self: Any, x: SparseTensor) -> SparseTensor:
-        """No active site, which spconv's CPU path refuses: none comes out, and gradients are zero."""
+    def convolve_empty(self: Any, x: SparseTensor) -> SparseTensor:
+        """Output for an input without active sites, which the CPU path refuses; gradients are zero."""
         shape = x.spatial_shape
         if not self.subm:
             shape = conv_output_shape(tuple(shape), self.kernel_size, self.stride, self.padding)
@@ -71,7 +71,7 @@ class _Portable:
 
 
 def _precision(features: Tensor) -> AbstractContextManager[Any]:
-    """Autocast stays on where spconv has kernels for its type, which is float16 on a GPU."""
+    """Disable autocast, except for float16 on a GPU, the only autocast dtype of spconv's kernels."""
     if features.is_cuda and _autocast_dtype() == torch.float16:
         return nullcontext()
     return torch.autocast(features.device.type, enabled=False)
@@ -87,14 +87,14 @@ def _autocast_dtype() -> torch.dtype:
 def _spconv() -> ModuleType:
     try:
         with warnings.catch_warnings():
-            # spconv 2.3 decorates its functions with names that torch has moved
+            # spconv 2.3 uses decorators that torch has deprecated
             warnings.simplefilter("ignore", FutureWarning)
             return importlib.import_module("spconv.pytorch")
     except ImportError as error:
         raise ConfigError(
-            f"sparse convolutions need spconv, which cannot be imported here ({error}): install "
+            f"sparse convolutions require spconv, which cannot be imported ({error}). Install "
             "spconv-cu120 or another build of spconv 2.3 (the CUDA builds run on a CPU too), "
-            "or use a pillar model"
+            "or use a pillar model."
         ) from error
 
 
@@ -104,7 +104,7 @@ def _algorithms() -> Any:
 
 @functools.cache
 def _layer(name: str) -> type[nn.Module]:
-    """The layer class ``name``, made on first use, since its base needs spconv."""
+    """The layer class ``name``, created on first use, because its base class requires spconv."""
     base = getattr(_spconv(), name)
     return type(
         name, (_Portable, base), {"__module__": __name__, "__doc__": f"spconv's {name}, on any device."}
@@ -112,7 +112,7 @@ def _layer(name: str) -> type[nn.Module]:
 
 
 def __getattr__(name: str) -> Any:
-    # copies and pickles of a model look its layers up by name
+    # copying and unpickling a model look up its layer classes by name
     if name in LAYERS:
         return _layer(name)
     raise AttributeError(f"module {__name__} has no attribute {name}")
@@ -121,9 +121,10 @@ def __getattr__(name: str) -> Any:
 def submanifold_conv(
     channels_in: int, channels_out: int, kernel: int, key: str, bias: bool = False
 ) -> nn.Module:
-    """Convolution whose output has the active sites of its input.
+    """Submanifold convolution: its output has the active sites of its input.
 
-    Layers on the same sites with the same kernel share ``key``: neighbours are then found once a forward.
+    Layers on the same sites with the same kernel size use the same ``key``, so that neighbours are computed
+    once per forward.
     """
     layer = _layer("SubMConv3d")(channels_in, channels_out, kernel, padding=kernel // 2, bias=bias)
     return _share(layer, key)
@@ -132,9 +133,9 @@ def submanifold_conv(
 def strided_conv(
     channels_in: int, channels_out: int, kernel: Triple, stride: Triple, padding: Triple, key: str
 ) -> nn.Module:
-    """Convolution whose output is active wherever its kernel meets an active site. No bias.
+    """Strided sparse convolution without bias: its output is active where the kernel covers an active site.
 
-    ``key`` must be a key of its own within the model.
+    ``key`` must be unique within the model.
     """
     layer = _layer("SparseConv3d")(
         channels_in, channels_out, list(kernel), stride=list(stride), padding=list(padding), bias=False
@@ -148,7 +149,7 @@ def _share(layer: Any, key: str) -> nn.Module:
 
 
 class SparseSequential(nn.Sequential):
-    """Layers in a row; one that does not take a sparse tensor (batch norm, ReLU) sees the features only."""
+    """Sequential for sparse tensors; dense layers (batch norm, ReLU) are applied to the features."""
 
     takes_sparse = True
 
@@ -170,19 +171,19 @@ def on_features(x: SparseTensor, layer: Callable[[Tensor], Tensor]) -> SparseTen
 
 
 def sparse_tensor(features: Tensor, coords: Tensor, shape: Sequence[int], batch_size: int) -> SparseTensor:
-    """Features (N, C) at coords (N, 4) [sample, z, y, x] of a grid of ``shape`` [z, y, x] cells."""
+    """Sparse tensor of features (N, C) at coords (N, 4) [sample, z, y, x] in a grid ``shape`` [z, y, x]."""
     indices = coords.to(torch.int32).contiguous()
     return _spconv().SparseConvTensor(features.contiguous(), indices, list(shape), batch_size)
 
 
 def conv_output_shape(shape: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
-    """Cells [z, y, x] after a strided convolution of a grid of ``shape`` cells."""
+    """Grid size [z, y, x] after a strided convolution of a grid of size ``shape``."""
     z, y, x = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape, kernel, stride, padding, strict=True))
     return z, y, x
 
 
 def dense(x: SparseTensor) -> Tensor:
-    """(B, C, Z, Y, X) with zeros where no site is active."""
+    """Dense tensor (B, C, Z, Y, X), zero at inactive sites."""
     shape = (x.batch_size, *x.spatial_shape)
     place = x.indices[:, 0].long()
     for axis, cells in enumerate(x.spatial_shape, start=1):

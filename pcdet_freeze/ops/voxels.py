@@ -1,11 +1,11 @@
-"""Point cloud -> voxels, bitwise as spconv's generator makes them.
+"""Point cloud -> voxels, bitwise equal to spconv's generator.
 
-Voxels come in the order in which their first point comes. A voxel takes its first ``max_points`` points.
-After ``max_voxels`` voxels no new one is opened, but points of the open ones are still added.
+Voxels are in the order of their first point. A voxel stores its first ``max_points`` points. After
+``max_voxels`` voxels no new voxel is created, but points are still added to existing ones.
 
-A point's cell is ``floor((p - lower) / size)`` in float32, with range and size rounded to float32 first:
-one subtraction and one true division, each rounded. Any other arithmetic (float64, or times a reciprocal)
-moves points that lie on a cell's border.
+The cell of a point is ``floor((p - lower) / size)`` in float32, with range and size rounded to float32 first:
+one subtraction and one division, each rounded. Other arithmetic (float64, or multiplication by a reciprocal)
+assigns points on the border of a cell differently.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pcdet_freeze.ops._arrays import Array, check_columns, jit
 
 Numbers = Sequence[float] | np.ndarray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hashing, TAOCP 6.4
-_DIRECT = 1 << 19  # cells up to which a table of the whole grid is the faster one
+_DIRECT = 1 << 19  # number of cells up to which a table of the whole grid is faster
 
 
 class Voxelizer:
-    """Groups points (N, C) into voxels; stateless between calls, so threads may share one.
+    """Groups points (N, C) into voxels. Calls have no state, so threads may share one object.
 
     Args:
         voxel_size: [x, y, z] metres.
         point_cloud_range: [x1, y1, z1, x2, y2, z2] metres; the upper bound is exclusive.
-        max_points: points that a voxel takes.
-        max_voxels: voxels that a cloud opens.
-        num_point_features: C, columns of a point, x, y, z first.
+        max_points: maximum number of points per voxel.
+        max_voxels: maximum number of voxels per point cloud.
+        num_point_features: C, the columns of a point, starting with x, y, z.
 
     Raises:
-        ConfigError: a size, range or limit that makes no grid.
+        ConfigError: invalid size, range or limit.
 
     Attributes:
         grid_size: (3,) int64, cells along x, y, z.
@@ -58,7 +58,7 @@ class Voxelizer:
             ("num_point_features", num_point_features, 3),
         ):
             if int(value) != value or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+                raise ConfigError(f"{name} must be an integer of at least {least}; got {value!r}")
         self.max_points, self.max_voxels = int(max_points), int(max_voxels)
         self.num_point_features = int(num_point_features)
         self.grid_size = np.round((bounds[3:] - bounds[:3]) / size).astype(np.int64)
@@ -70,17 +70,17 @@ class Voxelizer:
         self._size, self._lower = size.astype(np.float32), bounds[:3].astype(np.float32)
 
     def __call__(self, points: Array) -> tuple[Array, Array, Array]:
-        """Points (N, C), taken as float32 -> voxels, coords, num_points, of the kind of ``points``.
+        """Points (N, C), converted to float32 -> voxels, coords, num_points with the type of ``points``.
 
         Returns:
-            voxels: (M, max_points, C) float32, zero where a voxel has fewer points.
+            voxels: (M, max_points, C) float32, padded with zeros.
             coords: (M, 3) int32 [z, y, x].
             num_points: (M,) int32, 1..max_points.
 
-        Points outside the range, or with a coordinate that is not finite, are left out.
+        Points outside the range and points with non-finite coordinates are dropped.
 
         Raises:
-            DataError: points that are not (N, num_point_features).
+            DataError: points whose shape is not (N, num_point_features).
         """
         check_columns("points", points, self.num_point_features, exact=True)
         if isinstance(points, torch.Tensor):
@@ -89,17 +89,17 @@ class Voxelizer:
         return _voxelize(dense, self._lower, self._size, self.grid_size, self.max_points, self.max_voxels)
 
     def _voxelize_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The same answer by sorting, on any device, without a loop over points."""
+        """Equal result by sorting, on any device, without a loop over points."""
         points, cells = self._cells_torch(points)
         grid = self.grid_size.tolist()
-        # a stable sort keeps each cell's points in order, its first point first
+        # a stable sort preserves the order of the points of each cell
         key, order = ((cells[:, 2] * grid[1] + cells[:, 1]) * grid[0] + cells[:, 0]).sort(stable=True)
         begins = torch.ones_like(key, dtype=torch.bool)
         begins[1:] = key[1:] != key[:-1]
         start = begins.nonzero()[:, 0]
         group = begins.cumsum(0) - 1
         place = torch.arange(len(key), device=key.device) - start[group]
-        opened = order[start].argsort()  # groups by their first point
+        opened = order[start].argsort()  # voxels in the order of their first point
         voxel_of = torch.empty_like(opened)
         voxel_of[opened] = torch.arange(len(opened), device=key.device)
         opened = opened[: self.max_voxels]
@@ -114,7 +114,7 @@ class Voxelizer:
 
     def _cells_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Points inside the range and their cells (N, 3) int64 [x, y, z]."""
-        # divide by a tensor: torch turns division by a Python number into a multiplication on CUDA
+        # divide by a tensor: on CUDA, torch turns division by a Python number into a multiplication
         size, lower = (torch.from_numpy(a).to(points.device) for a in (self._size, self._lower))
         grid = torch.from_numpy(self.grid_size).to(points.device)
         cell = torch.floor((points[:, :3] - lower) / size)
@@ -134,10 +134,10 @@ def _numbers(name: str, values: Numbers, count: int) -> np.ndarray:
 
 @jit
 def _number_voxels(points, lower, size, grid, max_voxels):  # type: ignore[no-untyped-def]
-    """Voxel of every point (-1: none), coords (M, 3) [z, y, x].
+    """Voxel of each point (-1: none), coords (M, 3) [z, y, x].
 
-    A small grid has one slot a cell; else the slots are an open-addressing hash table over cell numbers,
-    no larger than the cloud needs.
+    A small grid uses one slot per cell. Otherwise the slots are an open-addressing hash table of cell
+    numbers, sized for the point cloud.
     """
     limit = min(len(points), max_voxels)
     cells = grid[0] * grid[1] * grid[2]
@@ -156,7 +156,7 @@ def _number_voxels(points, lower, size, grid, max_voxels):  # type: ignore[no-un
         y = (points[n, 1] - lower[1]) / size[1]
         z = (points[n, 2] - lower[2]) / size[2]
         if not (0 <= x < grid[0] and 0 <= y < grid[1] and 0 <= z < grid[2]):
-            continue  # written so that NaN is outside
+            continue  # this form also rejects NaN
         cx, cy, cz = np.int64(x), np.int64(y), np.int64(z)
         key = (cz * grid[1] + cy) * grid[0] + cx
         slot = np.uint64(key) if direct else (np.uint64(key) * _GOLDEN) >> shift
@@ -174,7 +174,7 @@ def _number_voxels(points, lower, size, grid, max_voxels):  # type: ignore[no-un
 
 @jit
 def _voxelize(points, lower, size, grid, max_points, max_voxels):  # type: ignore[no-untyped-def]
-    """Two passes: number the voxels, then copy the points into arrays of just the right size."""
+    """Two passes: number the voxels, then copy the points into arrays of the exact size."""
     owner, coords = _number_voxels(points, lower, size, grid, max_voxels)
     voxels = np.zeros((len(coords), max_points, points.shape[1]), dtype=np.float32)
     num_points = np.zeros(len(coords), dtype=np.int32)

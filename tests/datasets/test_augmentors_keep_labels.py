@@ -101,7 +101,7 @@ def assert_the_same(back: dict[str, Any]) -> None:
     np.testing.assert_allclose(back["points"], before["points"], atol=1e-4)
     np.testing.assert_array_equal(back["point_labels"], before["point_labels"])
     counts = compare_cells(before["lane_map"], back["lane_map"])
-    assert counts["class_right"] == counts["said"] > 0 and counts["class_found"] == counts["true"]
+    assert counts["class_correct"] == counts["predicted"] > 0 and counts["class_found"] == counts["true"]
 
 
 @given(angle=st.floats(-3.1415, 3.1415))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from toy_dataset import ToyDataset
 
 from pcdet_freeze.datasets.late_voxels import LateVoxels, send_points
-from pcdet_freeze.ops.batches import as_tensors
+from pcdet_freeze.ops.batch_tensors import as_tensors
 
 VOXELS = ("voxels", "voxel_coords", "voxel_num_points")
 

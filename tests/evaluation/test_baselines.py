@@ -48,10 +48,10 @@ def test_threshold_and_ceiling_are_those_that_score_best() -> None:
     points, lane_map = painted(2)
     assert fitted.ceiling < 0 and fitted.threshold > 0.3
     counts = compare_cells(lane_map, fitted.predict(points))
-    assert counts["right"] == counts["said"] > 0 and counts["found"] == counts["true"] == 10
+    assert counts["correct"] == counts["predicted"] > 0 and counts["found"] == counts["true"] == 10
 
 
 def test_bright_points_outside_the_map_mark_no_cell() -> None:
     outside = np.array([[-0.1, 0, 0, 1], [10, 0, 0, 1], [5, 5, 0, 1], [5, -5.1, 0, 1]], np.float32)
     cells = BrightCells(LIMITS, (10, 10)).predict(outside)
-    assert compare_cells(cells, cells)["said"] == 0
+    assert compare_cells(cells, cells)["predicted"] == 0

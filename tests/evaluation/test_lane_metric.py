@@ -9,7 +9,7 @@ import pytest
 
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import MetricContext
-from pcdet_freeze.evaluation.lanes import FAR, LaneMetric, nearest, widened
+from pcdet_freeze.evaluation.lanes import MAX_DISTANCE, LaneMetric, dilate, nearest
 from pcdet_freeze.evaluation.tasks import add_up
 from pcdet_freeze.ops.lanes import along, line_points
 
@@ -82,9 +82,9 @@ def test_the_chamfer_distance_is_in_metres() -> None:
 
 
 def test_a_line_that_is_missed_or_made_up_is_far_away_not_infinitely() -> None:
-    assert score((lines(a=10), lines()), pred_lanes=[])["lane/chamfer_m"] == FAR
+    assert score((lines(a=10), lines()), pred_lanes=[])["lane/chamfer_m"] == MAX_DISTANCE
     made_up = score((lines(), lines()), pred_lanes=[np.array([[1.0, 1.0], [2.0, 1.0]])])
-    assert made_up["lane/chamfer_m"] == FAR
+    assert made_up["lane/chamfer_m"] == MAX_DISTANCE
     assert "lane/chamfer_m" not in score((lines(), lines()), pred_lanes=[])
 
 
@@ -110,7 +110,7 @@ def test_a_polyline_is_sampled_with_its_ends() -> None:
 def test_nearest_is_the_least_of_all_distances() -> None:
     rng = np.random.RandomState(0)
     a, b = rng.uniform(0, 9, (50, 2)), rng.uniform(0, 9, (30, 2))
-    plain = np.minimum(np.linalg.norm(a[:, None] - b, axis=2).min(axis=1), FAR)
+    plain = np.minimum(np.linalg.norm(a[:, None] - b, axis=2).min(axis=1), MAX_DISTANCE)
     np.testing.assert_array_equal(nearest(a, b, chunk=7), nearest(a, b))
     np.testing.assert_allclose(nearest(a, b), plain)
 
@@ -118,6 +118,6 @@ def test_nearest_is_the_least_of_all_distances() -> None:
 def test_widening_reaches_all_eight_neighbours_and_stops_at_the_edge() -> None:
     cells = np.zeros((4, 5), bool)
     cells[0, 0] = cells[3, 4] = True
-    assert np.argwhere(widened(cells)).tolist() == [
+    assert np.argwhere(dilate(cells)).tolist() == [
         [0, 0], [0, 1], [1, 0], [1, 1], [2, 3], [2, 4], [3, 3], [3, 4],
     ]  # fmt: skip

@@ -121,7 +121,7 @@ def test_the_iou_of_cells_is_counted_like_that_of_points() -> None:
     [
         ([0, 3, 0, 0, 0, 0], [[0, 0], [0, 0]], r"point_labels must be 0\.\.2 for 3 semantic classes; got 3"),
         ([0] * 6, [[7, 0], [0, 0]], r"pred_bev_labels must be 0\.\.2 .* got 7"),
-        ([0] * 6, [0, 0], r"must be \(H, W\), a class a cell; got shape \(2,\)"),
+        ([0] * 6, [0, 0], r"must be \(H, W\),.* got shape \(2,\)"),
     ],
 )
 def test_cells_that_do_not_fit_are_an_error(labels: list[int], said: object, told: str) -> None:

@@ -53,18 +53,18 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "an unknown module": (
         lambda c: c["VFE"].update(NAME="ImageVFE"),
-        r"MODEL.VFE.NAME: .*PillarVFE.*'ImageVFE'.*not built",
+        r"MODEL.VFE.NAME: .*PillarVFE.*'ImageVFE'.*not implemented",
     ),
-    "a family that is not built": (
+    "a family that is not implemented": (
         lambda c: c.update(BACKBONE_3D={"NAME": "PointNet2MSG"}),
-        r"MODEL.BACKBONE_3D.NAME: .*'PointNet2MSG'.*not built",
+        r"MODEL.BACKBONE_3D.NAME: .*'PointNet2MSG'.*not implemented",
     ),
     "a section that is not a section": (lambda c: c.update(VFE="PillarVFE"), "MODEL.VFE must be a section"),
-    "a model key that is not built": (
+    "a model key that is not implemented": (
         lambda c: c.update(IMAGE_BACKBONE={}),
         "MODEL.IMAGE_BACKBONE is not a key",
     ),
-    "a module key that is not built": (
+    "a module key that is not implemented": (
         lambda c: c["DENSE_HEAD"].update(SEPARATE_MULTIHEAD=True),
         "MODEL.DENSE_HEAD.SEPARATE_MULTIHEAD is not a key",
     ),

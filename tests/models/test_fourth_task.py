@@ -10,7 +10,7 @@ from task_cases import STAGE_3, bare, task_batch, task_config, task_model
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.models.labelled import labelled_frames
+from pcdet_freeze.models.partial_labels import labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pcdet_freeze.models.dense_heads.losses import (
     direction_bins,
-    only_wanted,
+    replace_nan_targets,
     sigmoid_focal_loss,
     sine_difference,
     smooth_l1,
@@ -59,7 +59,7 @@ def test_a_target_of_nan_asks_for_nothing() -> None:
     predicted = torch.randn(2, 9, requires_grad=True)
     target = torch.zeros(2, 9)
     target[:, 7:] = torch.nan
-    sine_difference(predicted, only_wanted(predicted, target)).square().sum().backward()
+    sine_difference(predicted, replace_nan_targets(predicted, target)).square().sum().backward()
     assert torch.isfinite(predicted.grad).all()
     assert not predicted.grad[:, 7:].any()
 

@@ -12,8 +12,8 @@ from task_cases import LANES, bare, task_batch, task_config, task_model, unlabel
 
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models import build_network
-from pcdet_freeze.models.task_heads.lane_losses import lane_class_loss, soft_dice_loss
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
+from pcdet_freeze.models.task_heads.losses import lane_class_loss, soft_dice_loss
 
 LIMITS = (0.0, -8.0, -3.0, 16.0, 8.0, 1.0)
 

@@ -13,9 +13,9 @@ from task_cases import SEMANTIC, bare, task_batch, task_config, task_model, unla
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.evaluation import MetricContext
 from pcdet_freeze.evaluation.segmentation import BevSegmentationMetric
-from pcdet_freeze.models.task_heads.lovasz import lovasz_softmax
+from pcdet_freeze.models.task_heads.losses import lovasz_softmax
 from pcdet_freeze.models.task_heads.segment_head import cell_means
-from pcdet_freeze.ops.cells import cell_majority, cells_of
+from pcdet_freeze.ops.bev_cells import cell_majority, cells_of
 
 
 def head_config(**settings: Any) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def test_a_wrong_box_shape_is_named(bad: Any) -> None:
 
 
 def test_numpy_and_torch_do_not_mix() -> None:
-    with pytest.raises(DataError, match="both numpy or both torch"):
+    with pytest.raises(DataError, match="both be numpy arrays or both torch tensors; got"):
         B.points_in_boxes(np.zeros((1, 3)), torch.zeros(1, 7))
 
 

@@ -147,7 +147,7 @@ def test_strides_half_precision_and_gradients_make_no_difference(
         ((np.zeros((3, 5)), np.zeros(3), 0.1), r"boxes must have shape \(N, 7\)"),
         ((np.zeros((3, 7)), np.zeros(2), 0.1), r"scores must have shape \(N,\).*got \(2,\) for 3 boxes"),
         ((np.zeros((3, 7)), np.zeros((3, 1)), 0.1), "scores must have shape"),
-        ((np.zeros((3, 7)), torch.zeros(3), 0.1), "both numpy or both torch"),
+        ((np.zeros((3, 7)), torch.zeros(3), 0.1), "both be numpy arrays or both torch tensors; got"),
         ((np.zeros((3, 7)), np.zeros(3), np.nan), "thresh must be at least 0; got nan"),
         ((np.zeros((3, 7)), np.zeros(3), 0.1, -1), "pre_maxsize must be None or at least 0"),
     ],

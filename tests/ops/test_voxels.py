@@ -146,8 +146,8 @@ def test_a_wrong_number_of_columns_is_named() -> None:
         ({"voxel_size": [0.1, 0, 1]}, "voxel_size must be positive"),
         ({"voxel_size": "abc"}, "voxel_size must be 3 numbers"),
         ({"point_cloud_range": [0, 0, 0, -1, 1, 1]}, "must span at least one voxel"),
-        ({"max_points": 0}, "max_points must be a whole number of at least 1"),
-        ({"max_voxels": 2.5}, "max_voxels must be a whole number"),
+        ({"max_points": 0}, "max_points must be an integer of at least 1"),
+        ({"max_voxels": 2.5}, "max_voxels must be an integer"),
         ({"num_point_features": 2}, "num_point_features must be .* at least 3"),
     ],
 )

@@ -1,9 +1,9 @@
-"""The embedded data set: street scenes, ray-cast with a spinning multi-beam LiDAR.
+"""The synthetic data set: simulated street scenes, ray-cast with a spinning multi-beam LiDAR.
 
 ```
-scene.draw_scene(seed, index)   a street, houses, cars, people, clutter, plants  (road, things, occupancy)
-render.render(scene, sensor)    rays -> first hits (raycast) -> echoes with noise (echo) -> Frame
-dataset.SyntheticDataset        frames -> samples and annotations                (settings, cache, annos)
+scene.draw_scene(seed, index)   a street, houses, cars, people, clutter, plants  (road, objects, occupancy)
+render.render(scene, sensor)    rays -> first hits (raycast) -> noisy returns (lidar_returns) -> Frame
+dataset.SyntheticDataset        frames -> samples and annotations                (settings, cache)
 ```
 """
 

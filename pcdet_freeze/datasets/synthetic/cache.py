@@ -1,4 +1,4 @@
-"""Where rendered frames may wait for the next epoch: nowhere, in this process's memory, or in a folder."""
+"""Cache of rendered frames: none, in the memory of the process, or in a folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import numpy as np
 from pcdet_freeze.datasets.synthetic.render import Frame
 from pcdet_freeze.datasets.synthetic.settings import IN_MEMORY, Settings
 
-BYTES_A_POINT = 19  # 4 float32, label, owner
+BYTES_PER_POINT = 19  # 4 float32, label, owner
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class FrameCache:
-    """Frames by index; ``render(index)`` makes a missing one.
+    """Frames by index. A frame that is not cached is computed by ``render(index)``.
 
-    In memory a frame takes about 19 bytes a point, and every loader worker has a cache of its own, which ends
-    with the worker: use it without workers. A folder serves all processes and later runs.
+    In memory a frame takes about 19 bytes per point. Each loader worker has its own cache, which is discarded
+    with the worker, so use it without workers. A folder is shared by all processes and by later runs.
     """
 
     def __init__(self, settings: Settings, render: Callable[[int], Frame], logger: Logger) -> None:
@@ -37,10 +37,10 @@ class FrameCache:
             self._folder.mkdir(parents=True, exist_ok=True)
         if settings.cache is not None:
             rays = len(settings.sensor.elevations) * 360 / settings.sensor.azimuth_step
-            most = settings.num_scenes * rays * BYTES_A_POINT / 2**20
+            most = settings.num_scenes * rays * BYTES_PER_POINT / 2**20
             where = self._folder or "the memory of each process"
             scenes = settings.num_scenes
-            logger.info("synthetic scenes are kept in %s: %d scenes, at most %.0f MiB", where, scenes, most)
+            logger.info("caching synthetic scenes in %s: %d scenes, at most %.0f MiB", where, scenes, most)
 
     def get(self, index: int) -> Frame:
         """Frame ``index``; its arrays are read-only."""
@@ -59,7 +59,7 @@ class FrameCache:
         except FileNotFoundError:
             pass
         except UNREADABLE as error:
-            self._logger.warning("cached scene %s cannot be read (%s): rendered again", path, error)
+            self._logger.warning("cannot read the cached scene %s (%s): rendering it again", path, error)
         frame = self._render(index)
         part = path.with_suffix(f".{os.getpid()}.part")
         part.write_bytes(pack(frame))
@@ -68,7 +68,7 @@ class FrameCache:
 
 
 def digest(settings: Settings) -> str:
-    """Name of all that a frame depends on: settings, this package's source, numba's version."""
+    """Digest of everything that a frame depends on: settings, the source of this package, numba's version."""
     seen = {key: value for key, value in asdict(settings).items() if key not in ("num_scenes", "cache")}
     text = repr(sorted(seen.items())) + numba.__version__
     parts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
@@ -76,7 +76,7 @@ def digest(settings: Settings) -> str:
 
 
 def pack(frame: Frame) -> bytes:
-    """A frame as the bytes of an npz file (with its checksums)."""
+    """Serialize a frame to the bytes of an npz file, which contains checksums."""
     arrays = {one.name: getattr(frame, one.name) for one in fields(frame) if one.name != "polylines"}
     lines = frame.polylines
     arrays["lines"] = np.concatenate([*lines, np.zeros((0, 3))])
@@ -87,7 +87,7 @@ def pack(frame: Frame) -> bytes:
 
 
 def unpack(data: bytes) -> Frame:
-    """The frame of :func:`pack`; raises one of UNREADABLE for damaged bytes."""
+    """Deserialize a frame from the bytes of :func:`pack`; raises one of UNREADABLE for corrupt bytes."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     lines, lengths = arrays.pop("lines"), arrays.pop("line_lengths")

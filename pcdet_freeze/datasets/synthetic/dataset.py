@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pcdet_freeze.datasets.frames import LABEL_KEYS
-from pcdet_freeze.datasets.lidar_annos import in_range, predicted_annos
+from pcdet_freeze.datasets.lidar_annos import Anno, add_levels, boxes_to_anno, in_range, predicted_annos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
-from pcdet_freeze.datasets.synthetic.annos import ground_truth_anno
 from pcdet_freeze.datasets.synthetic.cache import FrameCache
-from pcdet_freeze.datasets.synthetic.labels import CLASSES
+from pcdet_freeze.datasets.synthetic.labels import CLASSES, occlusion_level
 from pcdet_freeze.datasets.synthetic.render import Frame, render
 from pcdet_freeze.datasets.synthetic.scene import draw_scene
 from pcdet_freeze.datasets.synthetic.settings import read_settings
@@ -26,21 +26,21 @@ MAX_ATTEMPTS = 16
 
 @DATASETS.register
 class SyntheticDataset(DatasetTemplate):
-    """Scenes that are a pure function of (seed, index) and of the settings; nothing is read from disk.
+    """Scenes that are a pure function of (seed, index) and the settings; no data files are needed.
 
-    Keys of DATA_CONFIG besides the template's (defaults in brackets):
+    Keys of DATA_CONFIG in addition to those of the template (defaults in brackets):
 
-    * ``SEED`` {train, test}: must differ; ``NUM_SCENES`` {train, test}
+    * ``SEED`` {train, test}: two different seeds; ``NUM_SCENES`` {train, test}
     * ``SENSOR``: ``BEAMS`` [HDL-64E], HDL-32E, VLP-32C, VLP-16 or elevations in degrees; ``AZIMUTH_STEP``
-      degrees [0.36]; ``RANGE_NOISE`` m [0.02]; ``DROPOUT`` scale [1]; ``SPURIOUS`` share of stray points
+      degrees [0.36]; ``RANGE_NOISE`` m [0.02]; ``DROPOUT`` scale [1]; ``SPURIOUS`` fraction of stray points
       [0.0002]; ``MAX_RANGE`` m [40]; ``HEIGHT`` m above the ground [1.73]
-    * ``LANE``: ``CELL_SIZE`` m of the lane map [0.32], drawn ``WIDTH`` of a line m [0.3]
-    * ``MIN_POINTS`` [5]: objects with fewer points get no training box, and do not count in the evaluation
-    * ``MIN_CARS`` [5]: every scene has at least so many cars with MIN_POINTS points and centre in range
-    * ``CACHE`` [null]: ``memory`` or a folder keeps rendered scenes (see ``cache.FrameCache``)
+    * ``LANE``: ``CELL_SIZE`` m of the lane map [0.32], ``WIDTH`` m of the lines drawn in it [0.3]
+    * ``MIN_POINTS`` [5]: objects with fewer points get no training box and do not count in the evaluation
+    * ``MIN_CARS`` [5]: minimum number of cars per scene with MIN_POINTS points and their centre in range
+    * ``CACHE`` [null]: ``memory`` or a folder for rendered scenes (see ``cache.FrameCache``)
 
-    A sample has points (x, y, z, intensity; the sensor at the origin, ground near z = -HEIGHT), gt_boxes,
-    gt_names, point_labels (``labels.CLASSES``) and lane_map.
+    A sample has points (x, y, z, intensity; LiDAR frame with the sensor at the origin, ground near
+    z = -HEIGHT), gt_boxes, gt_names, point_labels (``labels.CLASSES``) and lane_map.
     """
 
     labels = LABEL_KEYS
@@ -67,35 +67,42 @@ class SyntheticDataset(DatasetTemplate):
         return f"{self.settings.seed}_{index:06d}"
 
     def render(self, index: int) -> Frame:
-        """Scene ``index``, drawn and cast anew; layouts with too few visible cars are drawn again.
+        """Draw and ray-cast scene ``index``; layouts with too few visible cars are drawn again.
 
-        Raises DataError where the settings cannot show MIN_CARS cars (a tiny range, a few beams).
+        Raises:
+            DataError: no layout has MIN_CARS visible cars (a range that is too small, too few beams).
         """
-        want = self.settings
+        settings = self.settings
         for attempt in range(MAX_ATTEMPTS):
             scene = draw_scene(
-                want.seed, index, sensor_height=want.sensor.height, reach=want.reach, attempt=attempt
+                settings.seed,
+                index,
+                sensor_height=settings.sensor.height,
+                reach=settings.reach,
+                attempt=attempt,
             )
-            frame = render(scene, want.sensor, want.range, want.grid, want.lane_width, attempt)
-            if self.visible_cars(frame) >= want.min_cars:
+            frame = render(
+                scene, settings.sensor, settings.range, settings.grid, settings.lane_width, attempt
+            )
+            if self.visible_cars(frame) >= settings.min_cars:
                 return frame
         raise DataError(
-            f"synthetic scene {self.frame_name(index)}: MIN_CARS asks for {want.min_cars} cars with "
-            f"{want.min_points} points in POINT_CLOUD_RANGE, but {MAX_ATTEMPTS} layouts showed fewer; lower "
-            "MIN_CARS, or give the sensor more beams or a wider range"
+            f"synthetic scene {self.frame_name(index)}: MIN_CARS requires {settings.min_cars} cars with "
+            f"{settings.min_points} points in POINT_CLOUD_RANGE, but {MAX_ATTEMPTS} layouts have fewer. "
+            "Lower MIN_CARS, or use a sensor with more beams or a larger range."
         )
 
     def visible_cars(self, frame: Frame) -> int:
-        """Cars with at least MIN_POINTS points whose centre is in range."""
+        """Number of cars with at least MIN_POINTS points whose centre is in range."""
         seen = (frame.names == "Car") & (frame.num_points >= self.settings.min_points)
         return int((seen & in_range(frame.boxes, self.settings.range)).sum())
 
     def frame(self, index: int) -> Frame:
-        """All that is known of scene ``index``: owners, occlusion and lane polylines too."""
+        """Frame ``index`` with all annotations, including owners, occlusion and lane polylines."""
         return self._cache.get(index)
 
     def load_sample(self, index: int) -> Sample:
-        """Raw scene ``index``; boxes are those of objects with at least MIN_POINTS points in range."""
+        """Raw sample ``index``; gt_boxes are the objects with at least MIN_POINTS points in range."""
         frame = self.frame(index)
         labelled = frame.num_points >= self.settings.min_points
         return {
@@ -109,9 +116,9 @@ class SyntheticDataset(DatasetTemplate):
 
     def ground_truth_annos(self) -> list[dict[str, Any] | None]:
         """KITTI annotation dicts of all scenes (see ``lidar_annos``)."""
-        want = self.settings
+        settings = self.settings
         return [
-            ground_truth_anno(self.frame(index), self.frame_name(index), want.range, want.min_points)
+            ground_truth_anno(self.frame(index), self.frame_name(index), settings.range, settings.min_points)
             for index in range(len(self))
         ]
 
@@ -122,8 +129,23 @@ class SyntheticDataset(DatasetTemplate):
         class_names: Sequence[str],
         output_path: str | Path | None = None,
     ) -> list[dict[str, Any]]:
-        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels.
+        """Predictions with the keys and the coordinate frame of ``ground_truth_annos``, and score,
+        pred_labels.
 
-        With ``output_path``, each frame is also written there as a KITTI label file.
+        If ``output_path`` is given, each frame is also written there as a KITTI label file.
         """
         return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
+
+
+def ground_truth_anno(frame: Frame, frame_id: str, limits: NDArray[np.float32], min_points: int) -> Anno:
+    """The objects of a frame as a KITTI annotation dict; ``occluded`` as in :func:`occlusion_level`.
+
+    Objects whose centre is outside ``limits`` in x or y also get level 3, which the metric ignores.
+    """
+    anno = boxes_to_anno(frame.boxes, frame.names, frame_id)
+    counted = in_range(frame.boxes, limits)
+    levels = [
+        occlusion_level(occlusion, number, min_points) if inside else 3
+        for occlusion, number, inside in zip(frame.occlusion, frame.num_points, counted, strict=True)
+    ]
+    return add_levels(anno, levels, frame.num_points)

@@ -1,17 +1,17 @@
-"""What the labels mean: semantic classes of points, lane lines as polylines and as a raster.
+"""Labels of a scene: semantic classes of points, lane lines as polylines and as a raster.
 
-| label | class | what is in it |
+| label | class | content |
 | --- | --- | --- |
-| 0 | road | asphalt without paint, side roads and parking bays too |
-| 1 | sidewalk | pavement and kerb faces |
+| 0 | road | asphalt without paint, including side roads and parking bays |
+| 1 | sidewalk | pavement and kerb |
 | 2 | terrain | all other ground |
 | 3 | building | |
-| 4 | pole | lamp posts, sign posts with their signs |
+| 4 | pole | lamp posts, traffic signs |
 | 5 | vegetation | crowns, trunks, bushes, hedges |
-| 6 | car | every part of a car |
+| 6 | car | all parts of a car |
 | 7 | pedestrian | |
 | 8 | cyclist | rider and bicycle |
-| 9 | clutter | containers, bins, walls, pillars, trailers: as large as a car or a person |
+| 9 | clutter | containers, bins, walls, pillars, trailers; similar in size to a car or a person |
 | 10 | lane_marking | painted lane lines |
 | 255 | (ignore) | stray points |
 """
@@ -36,10 +36,10 @@ LABEL = {name: number for number, name in enumerate(CLASSES)}
 
 @dataclass(frozen=True)
 class LaneLine:
-    """A painted line at lateral ``offset`` m from the road's centre line (positive left).
+    """A painted line at a lateral ``offset`` in metres from the centre line of the road (positive: left).
 
-    ``period`` and ``dash`` in metres along x (equal: solid), ``phase`` where a dash begins; ``wear`` in
-    [0, 1): threshold of the noise below which the paint is gone.
+    ``period`` and ``dash`` are lengths in metres along x (equal: a solid line), ``phase`` is the start of a
+    dash. ``wear`` in [0, 1) is the noise threshold below which the paint is worn off.
     """
 
     offset: float
@@ -51,12 +51,12 @@ class LaneLine:
     phase: float
 
     def row(self) -> tuple[float, ...]:
-        """The line as a row of the table that the kernels read (``echo.LINE_OFFSET`` ...)."""
+        """The line as a row of the table of the kernels (columns ``lidar_returns.LINE_OFFSET`` ...)."""
         painted = (self.reflectivity, self.wear, self.period, self.dash, self.phase)
         return (self.offset, self.width, *painted)
 
     def y(self, ground: Ground, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """y of the line at every ``x``, metres."""
+        """y of the line at each ``x``, metres."""
         slope = ground.y1 + x * (ground.y2 + x * ground.y3 / 2)
         centre = ground.y0 + x * (ground.y1 + x * (ground.y2 / 2 + x * ground.y3 / 6))
         return centre + self.offset * np.sqrt(1 + slope * slope)
@@ -64,7 +64,7 @@ class LaneLine:
 
 @dataclass(frozen=True)
 class LaneGrid:
-    """Raster over x_min, y_min, x_max, y_max (m): rows are y upwards, columns x; square cells."""
+    """BEV raster over x_min, y_min, x_max, y_max (m): rows follow increasing y, columns x; square cells."""
 
     x_min: float
     y_min: float
@@ -87,7 +87,7 @@ class LaneGrid:
 
 
 def lines_in_grid(lines: list[LaneLine], ground: Ground, grid: LaneGrid) -> list[LaneLine]:
-    """The lines that run inside the grid for at least a metre, from left to right: line k has index k."""
+    """The lines that run inside the grid for at least 1 m, from left to right: line k has index k."""
     xs, _ = grid.centres()
     inside = [((y := line.y(ground, xs)) >= grid.y_min) & (y < grid.y_max) for line in lines]
     kept = [line for line, cells in zip(lines, inside, strict=True) if cells.sum() * grid.cell >= 1.0]
@@ -97,9 +97,9 @@ def lines_in_grid(lines: list[LaneLine], ground: Ground, grid: LaneGrid) -> list
 def lane_polylines(
     lines: list[LaneLine], ground: Ground, grid: LaneGrid, step: float = 0.5
 ) -> list[NDArray[np.float64]]:
-    """Each line of the grid as (P, 3) points x, y, z in metres, x rising by ``step``; index = lane index.
+    """Each line of the grid as (P, 3) points x, y, z in metres, with x increasing by ``step``.
 
-    Dashes are not cut out: a line is one polyline, as lane benchmarks label it.
+    The position in the list is the lane index. A dashed line is one polyline, as in lane benchmarks.
     """
     x = np.arange(grid.x_min + grid.cell / 2, grid.x_max, step)
     polylines = []
@@ -112,25 +112,25 @@ def lane_polylines(
 
 
 def lane_raster(lines: list[LaneLine], ground: Ground, grid: LaneGrid, width: float) -> NDArray[np.uint8]:
-    """(H, W) uint8: index of the line (left to right, as in :func:`lines_in_grid`), NO_LANE elsewhere.
+    """Lane map (H, W) uint8: index of the line (left to right, as in :func:`lines_in_grid`), else NO_LANE.
 
-    A cell belongs to a line whose distance from the cell's centre is at most ``max(width, cell) / 2``.
+    A cell belongs to a line if its centre is at most ``max(width, cell) / 2`` from the line.
     """
     xs, ys = grid.centres()
     raster = np.full(grid.shape, NO_LANE, np.uint8)
     slope = ground.y1 + xs * (ground.y2 + xs * ground.y3 / 2)
     reach = 0.5 * max(width, grid.cell) * np.sqrt(1 + slope * slope)
     for number, line in enumerate(lines_in_grid(lines, ground, grid)):
-        away = np.abs(ys[:, None] - line.y(ground, xs)[None, :])
-        raster[away <= reach[None, :]] = number
+        distance = np.abs(ys[:, None] - line.y(ground, xs)[None, :])
+        raster[distance <= reach[None, :]] = number
     return raster
 
 
 def occlusion_level(occlusion: float, num_points: int, min_points: int) -> int:
-    """KITTI's ``occluded`` of an object: 0 below a quarter hidden, 1 below three quarters, 2 above.
+    """KITTI's ``occluded`` level: 0 below 25 % occlusion, 1 below 75 %, 2 otherwise.
 
-    3 with fewer than ``min_points`` points: no difficulty of the KITTI metric counts such an object, and
-    none punishes a detection of it.
+    Objects with fewer than ``min_points`` points get level 3, which the KITTI metric ignores at every
+    difficulty: neither the object nor a detection of it counts.
     """
     if num_points < min_points:
         return 3

@@ -1,4 +1,4 @@
-"""Which ground is taken: rectangles, tested by separating axes."""
+"""Occupied ground as rotated rectangles; overlaps are tested with the separating-axis theorem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @njit(cache=True)
-def _apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+def _separated(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     """True if an axis of ``a`` separates the rectangles (x, y, cos, sin, half length, half width)."""
     dx, dy = b[0] - a[0], b[1] - a[1]
     cos, sin = abs(a[2] * b[2] + a[3] * b[3]), abs(a[2] * b[3] - a[3] * b[2])
@@ -21,20 +21,20 @@ def _apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 @njit(cache=True)
 def _is_free(taken: NDArray[np.float64], count: int, new: NDArray[np.float64]) -> bool:
     for k in range(count):  # noqa: SIM110 (numba compiles no generator)
-        if not (_apart(taken[k], new) or _apart(new, taken[k])):
+        if not (_separated(taken[k], new) or _separated(new, taken[k])):
             return False
     return True
 
 
 class Occupancy:
-    """Rectangles on the ground that nothing else may touch."""
+    """Occupied rectangles on the ground."""
 
     def __init__(self, capacity: int = 512) -> None:
         self._taken = np.zeros((capacity, 6))
         self._count = 0
 
     def take(self, x: float, y: float, yaw: float, length: float, width: float, margin: float = 0.3) -> bool:
-        """Take a rectangle, grown by ``margin`` m on every side, if it is free; returns whether it was."""
+        """Occupy a rectangle, enlarged by ``margin`` m on each side; return False if it is not free."""
         new = np.array(
             [x, y, math.cos(yaw), math.sin(yaw), length / 2 + margin, width / 2 + margin], dtype=np.float64
         )

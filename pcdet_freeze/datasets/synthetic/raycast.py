@@ -1,7 +1,7 @@
-"""Geometry of one revolution: which surface each ray meets first.
+"""Ray casting of one revolution: the first surface that each ray hits.
 
-Every solid gets the window of azimuth columns and elevations that it can fill; a ray tests only the
-solids of its column, nearest first, and stops when the next one starts behind the best hit.
+Each solid has a window of azimuth columns and elevations. A ray is tested against the solids of its column
+only, nearest first, and stops when the next solid begins behind the closest hit.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pcdet_freeze.datasets.synthetic.noise import stream, uniform
+from pcdet_freeze.datasets.synthetic.counter_rng import stream, uniform
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import CYLINDER, ELLIPSOID, Ground
 
 MISS = 1e9
-"""Range of a ray that meets nothing."""
+"""Range of a ray that hits nothing."""
 
 
 class Hits(NamedTuple):
-    """What rays meet: ``ray`` (K,) int64 index, ``range`` (K,) metres, ``what`` (K,) int64: number of the
-    solid, or -1 - c for ground of class c; ``facing`` (K,) cosine of the incidence angle, ``lateral`` (K,)
-    offset from the road's centre line (ground hits only)."""
+    """Hits of K rays: ``ray`` (K,) int64 index; ``range`` (K,) metres; ``what`` (K,) int64 index of the
+    solid, or -1 - c for ground of class c; ``facing`` (K,) cosine of the incidence angle; ``lateral`` (K,)
+    offset from the centre line of the road in metres (ground hits only)."""
 
     ray: NDArray[np.int64]
     range: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Hits(NamedTuple):
 
 @njit(cache=True)
 def _clip(span: tuple, dn: float, room: float, length: float) -> tuple:
-    """Cut the span (enter, leave, facing) of a ray by one half space: ``t * dn <= room``."""
+    """Clip the span (enter, leave, facing) of a ray to the half space ``t * dn <= room``."""
     enter, leave, facing = span
     if dn > 0:
         return enter, min(leave, room / dn), facing
@@ -63,7 +63,7 @@ def _cross_hexahedron(s: Any, ox: float, oy: float, oz: float, dx: float, dy: fl
 
 @njit(cache=True)
 def _cross_round(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
-    """Ellipsoid, or upright elliptic cylinder."""
+    """Span of a ray through an ellipsoid or an upright elliptic cylinder."""
     px, py, qx, qy = ox / s.hx, oy / s.hy, dx / s.hx, dy / s.hy
     upright = 0.0 if s.kind == CYLINDER else 1.0
     pz, qz = upright * oz / s.hz, upright * dz / s.hz
@@ -84,7 +84,7 @@ def _cross_round(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, 
 
 @njit(cache=True)
 def _cross(s: Any, dx: float, dy: float, dz: float) -> tuple:
-    """(enter, leave, facing) of a ray from the sensor through one solid; enter > leave: it misses."""
+    """(enter, leave, facing) of a ray from the sensor through one solid; enter > leave means a miss."""
     ox, oy = -(s.cx * s.cos + s.cy * s.sin), s.cx * s.sin - s.cy * s.cos
     lx, ly = dx * s.cos + dy * s.sin, dy * s.cos - dx * s.sin
     if s.kind == CYLINDER or s.kind == ELLIPSOID:
@@ -94,8 +94,8 @@ def _cross(s: Any, dx: float, dy: float, dz: float) -> tuple:
 
 @njit(cache=True)
 def _meet(s: Any, number: int, dx: float, dy: float, dz: float, key: np.uint64) -> tuple:
-    """(range, facing) where a ray meets a solid, MISS if it passes. A porous one is met at a free path
-    drawn from the exponential law of its density, and turns a random side to the ray."""
+    """(range, facing) of the hit of a ray on a solid, or MISS. In a porous solid the free path is drawn from
+    the exponential distribution of its density, and the incidence angle is random."""
     enter, leave, facing = _cross(s, dx, dy, dz)
     if enter > leave or enter < 0.5:
         return MISS, 0.0
@@ -109,7 +109,7 @@ def _meet(s: Any, number: int, dx: float, dy: float, dz: float, key: np.uint64) 
 
 @njit(cache=True)
 def _descend(g: Ground, rise: float, dx: float, dy: float, dz: float) -> float:
-    """Range at which a ray meets the bent plane raised by ``rise``."""
+    """Range at which a ray hits the curved ground raised by ``rise`` metres."""
     bend = -(g.bend_xx * dx * dx + g.bend_xy * dx * dy + g.bend_yy * dy * dy)
     fall = dz - g.slope_x * dx - g.slope_y * dy
     room = g.sensor_height - rise
@@ -136,7 +136,7 @@ def _asphalt(g: Ground, x: float, y: float, d: float) -> bool:
 
 @njit(cache=True)
 def _meet_ground(g: Ground, dx: float, dy: float, dz: float, limit: float) -> tuple:
-    """(range, class, facing, lateral) on the ground: asphalt, kerb face, pavement or terrain."""
+    """(range, class, facing, lateral) of the ground hit: asphalt, kerb, pavement or terrain."""
     low = _descend(g, 0.0, dx, dy, dz)
     wave = 0.0
     for _ in range(2):
@@ -153,7 +153,7 @@ def _meet_ground(g: Ground, dx: float, dy: float, dz: float, limit: float) -> tu
     d = _lateral(g, low * dx, low * dy)
     if _asphalt(g, low * dx, low * dy, d):
         return low, 0, facing, d
-    for _ in range(8):  # between the two heights the ray left the asphalt: it met the kerb's face
+    for _ in range(8):  # the ray leaves the asphalt between the two heights, so it hits the kerb
         middle = 0.5 * (low + high)
         if _asphalt(g, middle * dx, middle * dy, _lateral(g, middle * dx, middle * dy)):
             high = middle
@@ -164,9 +164,11 @@ def _meet_ground(g: Ground, dx: float, dy: float, dz: float, limit: float) -> tu
 
 @njit(cache=True)
 def windows(solids: NDArray, rays: Rays) -> tuple:
-    """The part of the revolution that each solid can fill.
+    """Azimuth and elevation window of each solid.
 
-    Returns (first column (S,), columns (S,), near (S,) metres, low (S,), high (S,) tan of elevation).
+    Returns:
+        first column (S,), number of columns (S,), distance (S,) in metres, tangent of the lowest (S,) and of
+        the highest (S,) elevation.
     """
     count, total = len(solids), len(rays.cos_az)
     first, columns = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -191,7 +193,7 @@ def windows(solids: NDArray, rays: Rays) -> tuple:
 
 @njit(cache=True)
 def _by_column(first: NDArray, columns: NDArray, order: NDArray, total: int) -> tuple:
-    """Solids of every column, in the given order: (start (total + 1,), solid (sum,))."""
+    """Solids of each column, in the given order: (start (total + 1,), solid (sum,))."""
     start = np.zeros(total + 1, np.int64)
     for i in order:
         for c in range(columns[i]):
@@ -215,7 +217,7 @@ def _direction(rays: Rays, column: int, beam: int) -> tuple:
 
 @njit(cache=True)
 def nearest_hits(solids: NDArray, ground: Ground, rays: Rays, limit: float, key: np.uint64) -> Hits:
-    """First surface of every ray within ``limit`` metres; rays that meet nothing are left out."""
+    """First hit of each ray within ``limit`` metres; rays without a hit are omitted."""
     first, columns, near, low, high = windows(solids, rays)
     total, beams = len(rays.cos_az), len(rays.cos_el)
     start, listed = _by_column(first, columns, np.argsort(near, kind="mergesort"), total)
@@ -246,9 +248,9 @@ def nearest_hits(solids: NDArray, ground: Ground, rays: Rays, limit: float, key:
 def hits_alone(
     solids: NDArray, hull: NDArray, offsets: NDArray, rays: Rays, limit: float, key: np.uint64
 ) -> Hits:
-    """Hits of each object cast alone, without ground and other solids.
+    """Hits of each object by itself, without ground and other solids.
 
-    ``hull`` (G,) SOLID: a box round each object; its solids are ``offsets[g] ... offsets[g + 1]``.
+    ``hull`` (G,) SOLID: a bounding box of each object; its solids are ``offsets[g] ... offsets[g + 1]``.
     """
     first, columns, near, low, high = windows(hull, rays)
     begin, span, nearest, bottom, top = windows(solids, rays)

@@ -1,4 +1,4 @@
-"""Scene -> frame: cast the rays, read the echoes, count what every object got."""
+"""Scene -> frame: cast the rays, simulate the returns, count the points of each object."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pcdet_freeze.datasets.synthetic.echo import Emission, count_alone, echoes
 from pcdet_freeze.datasets.synthetic.labels import LaneGrid, lane_polylines, lane_raster
+from pcdet_freeze.datasets.synthetic.lidar_returns import Emission, count_alone, lidar_returns
 from pcdet_freeze.datasets.synthetic.raycast import hits_alone, nearest_hits
 from pcdet_freeze.datasets.synthetic.scene import Scene
 from pcdet_freeze.datasets.synthetic.sensor import Sensor, rays
@@ -16,13 +16,13 @@ from pcdet_freeze.datasets.synthetic.sensor import Sensor, rays
 
 @dataclass(frozen=True)
 class Frame:
-    """What the sensor saw, and what was there. LiDAR frame, metres.
+    """Points of one revolution and their annotations. LiDAR frame, metres.
 
     ``points`` (N, 4) float32 x, y, z, intensity; ``labels`` (N,) uint8 (labels.CLASSES); ``owner`` (N,) int16
-    object of each point or -1; ``boxes`` (G, 7) float64; ``names`` (G,) str; ``num_points``
-    (G,) own points inside the range; ``alone`` (G,) points that the object would get if nothing else stood
-    there; ``occlusion`` (G,) = 1 - own points / alone (1 where it would get none); ``lane_map`` (H, W) uint8;
-    ``polylines``: one (P, 3) array a lane line, left to right; ``attempt``: how many layouts were rejected.
+    index of the object of each point, or -1; ``boxes`` (G, 7) float64; ``names`` (G,) str; ``num_points``
+    (G,) points of each object inside the range; ``alone`` (G,) points of each object without occlusion;
+    ``occlusion`` (G,) = 1 - points / alone (1 if alone is 0); ``lane_map`` (H, W) uint8; ``polylines``: one
+    (P, 3) array per lane line, left to right; ``attempt``: number of rejected layouts.
     """
 
     points: NDArray[np.float32]
@@ -46,13 +46,13 @@ def render(
     lane_width: float,
     attempt: int = 0,
 ) -> Frame:
-    """One revolution over ``scene``; ``limits`` (6,): the point cloud range in which own points count."""
+    """Render one revolution of ``scene``; ``limits`` (6,) is the range in which points of objects count."""
     revolution, key, count = rays(sensor, scene.start), np.uint64(scene.key), len(scene.boxes)
     emission = Emission(sensor.max_range, sensor.range_noise, sensor.dropout, sensor.spurious)
     ground, lines = scene.street.ground, scene.street.lines
     table = np.array([line.row() for line in lines], np.float64).reshape(-1, 7)
     hits = nearest_hits(scene.solids, ground, revolution, sensor.max_range, key)
-    seen = echoes(hits, scene.solids, ground, table, revolution, emission, key)
+    seen = lidar_returns(hits, scene.solids, ground, table, revolution, emission, key)
     solo = hits_alone(scene.solids, scene.hull, scene.offsets, revolution, sensor.max_range, key)
     alone = count_alone(solo, scene.solids, sensor.dropout, count, key)
     own = np.bincount(seen.owner[seen.owner >= 0], minlength=count)

@@ -1,4 +1,4 @@
-"""Draws the ground, the road on it and its painted lines."""
+"""Random ground, the road on it and its painted lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pcdet_freeze.datasets.synthetic.labels import LaneLine
 from pcdet_freeze.datasets.synthetic.shapes import Ground
 
 DASHES = ((12.0, 3.0), (9.0, 3.0), (6.0, 3.0), (12.0, 6.0), (4.5, 1.5), (18.0, 6.0))
-"""Usual (period, dash) of broken lines, metres."""
+"""Common (period, dash) lengths of broken lines, metres."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane to drive in: offset of its middle from the centre line, +1 along x or -1 against it."""
+    """A driving lane: offset of its middle from the centre line in metres, +1 along x or -1 against it."""
 
     offset: float
     direction: int
@@ -24,7 +24,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Bay:
-    """Room to park beside the lanes: offset of its middle, and whether cars stand across."""
+    """Parking spaces next to the lanes: offset of the middle in metres, and whether cars park across."""
 
     offset: float
     across: bool
@@ -32,7 +32,7 @@ class Bay:
 
 @dataclass(frozen=True)
 class Street:
-    """The ground with all that is on it: ``ground``, lanes left to right, parking bays, painted lines."""
+    """A street: ``ground``, lanes from left to right, parking bays, painted lines."""
 
     ground: Ground
     lanes: list[Lane]
@@ -41,7 +41,7 @@ class Street:
 
 
 def draw_street(rng: RandomState, sensor_height: float, busy: bool) -> Street:
-    """A street with 2 to 4 lanes; the sensor drives in one of them. ``busy``: bays on both sides."""
+    """Draw a street with 2 to 4 lanes; the sensor is in one of them. ``busy``: bays on both sides."""
     count, width = int(rng.choice((2, 2, 2, 3, 3, 4))), rng.uniform(3.0, 3.6)
     edge = count * width / 2
     one_way = rng.uniform() < 0.2
@@ -55,7 +55,7 @@ def draw_street(rng: RandomState, sensor_height: float, busy: bool) -> Street:
 
 
 def _side(rng: RandomState, edge: float, sign: int, busy: bool) -> tuple[float, Bay | None]:
-    """Offset of the kerb on one side, and the bay in front of it."""
+    """Offset of the kerb on one side, and the parking bay in front of it, if any."""
     edge += rng.uniform(0.2, 0.6)
     if not busy and rng.uniform() < 0.3:
         return sign * edge, None
@@ -120,7 +120,7 @@ def _with_junction(rng: RandomState, ground: Ground) -> Ground:
 
 
 def _draw_lines(rng: RandomState, lanes: int, width: float, one_way: bool, asphalt: float) -> list[LaneLine]:
-    """Lines between and beside the lanes; edge lines are missing now and then, each line has its wear."""
+    """Lines between and beside the lanes; some edge lines are missing, each line has its own wear."""
     broken, lines = DASHES[rng.randint(len(DASHES))], []
     for i in range(lanes + 1):
         edge, middle = i in (0, lanes), i == lanes // 2 and not one_way

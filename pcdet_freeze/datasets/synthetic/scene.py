@@ -1,6 +1,7 @@
-"""Lays out a street scene: a pure function of (seed, index, attempt) and of the settings.
+"""Layout of a street scene: a pure function of (seed, index, attempt) and the settings.
 
-Order: the street, houses, driving and parked cars, people, clutter, posts, plants. Nothing overlaps.
+Objects are placed in this order without overlap: street, houses, driving and parked cars, people, clutter,
+posts, plants.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from pcdet_freeze.datasets.synthetic import things
+from pcdet_freeze.datasets.synthetic import objects
 from pcdet_freeze.datasets.synthetic.labels import LABEL, wrap
+from pcdet_freeze.datasets.synthetic.objects import Assembly, Size
 from pcdet_freeze.datasets.synthetic.occupancy import Occupancy
 from pcdet_freeze.datasets.synthetic.road import Street, draw_street
 from pcdet_freeze.datasets.synthetic.shapes import HEXAHEDRON, Ground, Solid, solid, solid_table
-from pcdet_freeze.datasets.synthetic.things import Assembly, Size
 
 SCENE_TAG = 0x5CE7E
-"""First word of every scene's seed, so that its numbers are not those of another generator."""
+"""First word of each seed, which separates these random numbers from those of other generators."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene, ready for the rays.
+    """A scene for the ray caster.
 
-    ``solids`` (S,) SOLID, those of object g are ``offsets[g] ... offsets[g + 1]``; ``hull`` (G,) SOLID: the
-    boxes as solids; ``boxes`` (G, 7) float64 x, y, z (centre), dx, dy, dz, heading; ``names`` (G,) of
-    Car, Pedestrian, Cyclist; ``start`` azimuth at which the revolution begins; ``key`` of its noise.
+    ``solids`` (S,) SOLID, those of object g are ``offsets[g] ... offsets[g + 1]``; ``hull`` (G,) SOLID:
+    enlarged boxes of the objects; ``boxes`` (G, 7) float64 x, y, z (centre), dx, dy, dz, heading in the LiDAR
+    frame, metres and radians; ``names`` (G,) Car, Pedestrian or Cyclist; ``start`` azimuth of the first
+    column, radians; ``key`` of the noise.
     """
 
     street: Street
@@ -57,24 +59,24 @@ class _Site:
     def start(
         self, label: str, x: float, y: float, yaw: float, size: Size, margin: float = 0.3
     ) -> Assembly | None:
-        """An empty assembly at (x, y) on the ground, or None where something stands already."""
+        """An empty assembly at (x, y) on the ground, or None if the place is occupied."""
         if not self.free.take(x, y, yaw, size[0], size[1], margin):
             return None
         return Assembly((x, y, self.street.ground.height(x, y)), wrap(yaw), LABEL[label], size)
 
-    def label(self, name: str, thing: Assembly) -> None:
-        thing.owner = len(self.labelled)
-        self.labelled.append((name, thing))
+    def label(self, name: str, assembly: Assembly) -> None:
+        assembly.owner = len(self.labelled)
+        self.labelled.append((name, assembly))
 
     def add_car(self, x: float, y: float, yaw: float, margin: float = 0.3) -> None:
-        size, bonnet, boot = things.car_size(self.rng)
+        size, bonnet, boot = objects.car_size(self.rng)
         car = self.start("car", x, y, yaw, size, margin)
         if car is not None:
             self.label("Car", car)
-            things.build_car(self.rng, car, bonnet, boot)
+            objects.build_car(self.rng, car, bonnet, boot)
 
     def clear_of_road(self, x: float, y: float, yaw: float, size: Size) -> bool:
-        """True if neither the middle nor a corner of the rectangle is on asphalt."""
+        """True if neither the centre nor the outline of the rectangle is on asphalt."""
         ground, cos, sin = self.street.ground, math.cos(yaw), math.sin(yaw)
         for a, b in ((0, 0), (1, 1), (1, -1), (-1, 1), (-1, -1), (1, 0), (-1, 0)):
             along, across = a * size[0] / 2, b * size[1] / 2
@@ -83,20 +85,20 @@ class _Site:
         return True
 
     def beside(self, near: float, far: float) -> tuple[float, float, float]:
-        """A random point ``near`` ... ``far`` m behind a kerb: x, y, heading of the road there."""
+        """A random point ``near`` to ``far`` m behind a kerb: x, y, heading of the road there."""
         ground, away = self.street.ground, self.rng.uniform(near, far)
         offset = ground.left + away if self.rng.uniform() < 0.5 else ground.right - away
         return ground.at(self.rng.uniform(-self.reach, self.reach), offset)
 
 
 def draw_scene(seed: int, index: int, *, sensor_height: float, reach: float, attempt: int = 0) -> Scene:
-    """The scene of (seed, index); objects stand within about ``reach`` m.
+    """Draw the scene of (seed, index); objects are placed within about ``reach`` m.
 
-    A higher ``attempt`` draws another scene with more parked cars and less that hides them.
+    A higher ``attempt`` draws another scene with more parked cars and fewer occluding objects.
     """
     rng = RandomState([SCENE_TAG, seed & 0xFFFFFFFF, index, attempt])
     site = _Site(rng, draw_street(rng, sensor_height, busy=attempt > 0), reach)
-    site.free.take(0.0, 0.0, 0.0, 5.0, 2.2, 0.5)  # the car that carries the sensor
+    site.free.take(0.0, 0.0, 0.0, 5.0, 2.2, 0.5)  # the ego vehicle
     _houses(site)
     _traffic(site)
     _parked(site, 0.5 + 0.08 * min(attempt, 5))
@@ -120,7 +122,7 @@ def _houses(site: _Site) -> None:
             if rng.uniform() < 0.8 and site.clear_of_road(px, py, heading, size):
                 house = site.start("building", px, py, heading, size, 0.1)
                 if house is not None:
-                    things.build_block(rng, house)
+                    objects.build_block(rng, house)
                     site.rest.append(house)
             x += long + (rng.uniform(0.0, 1.0) if rng.uniform() < 0.4 else rng.uniform(2.0, 12.0))
 
@@ -156,21 +158,21 @@ def _parked(site: _Site, filled: float) -> None:
         x = -site.reach + rng.uniform(0.0, pitch)
         while x < site.reach:
             px, py, heading = ground.at(x, bay.offset + rng.uniform(-0.2, 0.2))
-            if not _in_mouth(ground, px, py, bay.offset) and rng.uniform() < share:
+            if not _blocks_junction(ground, px, py, bay.offset) and rng.uniform() < share:
                 turn = math.pi / 2 + slant if bay.across else 0.0
                 flip = math.pi if rng.uniform() < 0.35 else 0.0
                 site.add_car(px, py, heading + turn + flip + rng.normal(0.0, 0.03), 0.12)
             x += pitch
 
 
-def _in_mouth(ground: Ground, x: float, y: float, offset: float) -> bool:
-    """True where a parked car would block the side road."""
+def _blocks_junction(ground: Ground, x: float, y: float, offset: float) -> bool:
+    """True if a car parked there would block the side road."""
     across = (x - ground.junction_x) * ground.junction_ux + (y - ground.junction_y) * ground.junction_uy
     return ground.junction_side * offset > 0 and abs(across) < ground.junction_half + 3.0
 
 
 def _stray_cars(site: _Site) -> None:
-    """Cars in drives and yards, at any heading."""
+    """Cars in driveways and yards, at any heading."""
     for _ in range(site.rng.randint(0, 6)):
         x, y, heading = site.beside(3.0, 13.0)
         yaw = heading + math.pi / 2 * site.rng.randint(4) + site.rng.normal(0.0, 0.4)
@@ -184,78 +186,78 @@ def _people(site: _Site) -> None:
         x, y, heading = site.beside(0.4, 4.0) if rng.uniform() < 0.8 else site.beside(-6.0, -0.5)
         along = math.pi * rng.randint(2) + rng.normal(0.0, 0.3)
         yaw = heading + along if rng.uniform() < 0.7 else rng.uniform(-math.pi, math.pi)
-        person = site.start("pedestrian", x, y, yaw, things.person_size(rng), 0.1)
+        person = site.start("pedestrian", x, y, yaw, objects.person_size(rng), 0.1)
         if person is not None:
             site.label("Pedestrian", person)
-            things.build_person(rng, person)
+            objects.build_person(rng, person)
     for _ in range(rng.randint(1, 9)):
         x, y, heading = site.beside(-2.5, 2.0)
         yaw = heading + math.pi * rng.randint(2) + rng.normal(0.0, 0.15)
-        rider = site.start("cyclist", x, y, yaw, things.rider_size(rng), 0.15)
+        rider = site.start("cyclist", x, y, yaw, objects.rider_size(rng), 0.15)
         if rider is not None:
             site.label("Cyclist", rider)
-            things.build_rider(rng, rider)
+            objects.build_rider(rng, rider)
 
 
 def _clutter(site: _Site, most: int) -> None:
     rng = site.rng
     for _ in range(rng.randint(most // 3, most + 1)):
-        kind, size = things.clutter_size(rng)
+        kind, size = objects.clutter_size(rng)
         roadside = kind in ("container", "trailer") and rng.uniform() < 0.5
         x, y, heading = site.beside(-1.6, -1.2) if roadside else site.beside(0.6, 10.0)
         yaw = heading + (0.0 if roadside else math.pi / 2 * rng.randint(2)) + rng.normal(0.0, 0.08)
         if not roadside and not site.clear_of_road(x, y, yaw, size):
             continue
-        thing = site.start("clutter", x, y, yaw, size)
-        if thing is not None:
-            things.build_clutter(rng, kind, thing)
-            site.rest.append(thing)
+        assembly = site.start("clutter", x, y, yaw, size)
+        if assembly is not None:
+            objects.build_clutter(rng, kind, assembly)
+            site.rest.append(assembly)
 
 
 def _posts(site: _Site) -> None:
     for _ in range(site.rng.randint(3, 12)):
         high, thick = float(site.rng.choice((2.6, 3.2, 6.0, 8.0))), site.rng.uniform(0.08, 0.24)
-        _stand(site, "pole", (thick, thick, high), (0.4, 1.0), things.build_post)
+        _place(site, "pole", (thick, thick, high), (0.4, 1.0), objects.build_post)
 
 
 def _plants(site: _Site, most: int) -> None:
     for _ in range(site.rng.randint(2, most + 1)):
         if site.rng.uniform() < 0.6:
-            _stand(site, "vegetation", (0.5, 0.5, 5.0), (0.8, 12.0), things.build_tree)
+            _place(site, "vegetation", (0.5, 0.5, 5.0), (0.8, 12.0), objects.build_tree)
         else:
             size = (site.rng.uniform(1.0, 8.0), site.rng.uniform(0.7, 1.8), site.rng.uniform(0.7, 2.0))
-            _stand(site, "vegetation", size, (1.5, 12.0), things.build_bush)
+            _place(site, "vegetation", size, (1.5, 12.0), objects.build_bush)
 
 
-def _stand(
+def _place(
     site: _Site,
     label: str,
     size: Size,
     away: tuple[float, float],
     build: Callable[[RandomState, Assembly], None],
 ) -> None:
-    """Put something beside the road, along it, where there is room."""
+    """Place an object beside the road, aligned with it, if the place is free."""
     x, y, heading = site.beside(*away)
     if site.clear_of_road(x, y, heading, size):
-        thing = site.start(label, x, y, heading, size, 0.1)
-        if thing is not None:
-            build(site.rng, thing)
-            site.rest.append(thing)
+        assembly = site.start(label, x, y, heading, size, 0.1)
+        if assembly is not None:
+            build(site.rng, assembly)
+            site.rest.append(assembly)
 
 
 def _finish(site: _Site) -> Scene:
     rows: list[Solid] = []
     hull: list[Solid] = []
     offsets, boxes = [0], []
-    for _, thing in site.labelled:
-        rows += thing.solids
+    for _, assembly in site.labelled:
+        rows += assembly.solids
         offsets.append(len(rows))
-        (x, y, z), (length, width, height) = thing.foot, thing.size
-        boxes.append((x, y, z + height / 2, length, width, height, thing.yaw))
-        grown = (length / 2 + 0.3, width / 2 + 0.3, height / 2 + 0.3)
-        hull.append(solid(HEXAHEDRON, boxes[-1][:3], grown, thing.yaw, label=0, reflectivity=0.0))
-    for thing in site.rest:
-        rows += thing.solids
+        (x, y, z), (length, width, height) = assembly.foot, assembly.size
+        boxes.append((x, y, z + height / 2, length, width, height, assembly.yaw))
+        enlarged = (length / 2 + 0.3, width / 2 + 0.3, height / 2 + 0.3)
+        hull.append(solid(HEXAHEDRON, boxes[-1][:3], enlarged, assembly.yaw, label=0, reflectivity=0.0))
+    for assembly in site.rest:
+        rows += assembly.solids
     start, key = site.rng.uniform(-math.pi, math.pi), site.rng.randint(0, 2**32, size=2, dtype=np.uint64)
     return Scene(
         site.street,

@@ -1,6 +1,6 @@
-"""The spinning LiDAR: beam tables, and the rays of one revolution.
+"""Spinning LiDAR: beam tables and the rays of one revolution.
 
-Elevations in degrees, from the makers' manuals: Velodyne HDL-64E S2 (upper block +2 ... -8.33 in steps
+Elevations in degrees, from the manufacturers' manuals: Velodyne HDL-64E S2 (upper block +2 ... -8.33 in steps
 of 1/3, lower block -8.83 ... -24.33 in steps of 1/2), HDL-32E (+10.67 ... -30.67 in steps of 4/3),
 VLP-32C (uneven) and VLP-16 (+15 ... -15 in steps of 2).
 """
@@ -25,17 +25,16 @@ BEAMS: dict[str, tuple[float, ...]] = {
 }
 
 BEAM_STAGGER = (-4.2, -1.4, 1.4, 4.2)
-"""Azimuth offsets in degrees of neighbouring beams: the lasers of a head do not sit in one column."""
+"""Azimuth offsets in degrees of adjacent beams, whose lasers are not in one column."""
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """A spinning sensor.
+    """Parameters of a spinning LiDAR.
 
-    Attributes: ``elevations`` in degrees; ``azimuth_step`` in degrees; ``range_noise`` standard
-    deviation in metres; ``dropout`` scales the probability of a lost echo (0: none is lost by chance);
-    ``spurious`` share of rays that return a stray point; ``max_range`` in metres; ``height`` above
-    the ground in metres.
+    ``elevations`` and ``azimuth_step`` in degrees; ``range_noise`` standard deviation in metres; ``dropout``
+    scale of the probability of a lost return (0: none is lost randomly); ``spurious`` fraction of rays that
+    return a stray point; ``max_range`` in metres; ``height`` above the ground in metres.
     """
 
     elevations: tuple[float, ...] = BEAMS["HDL-64E"]
@@ -51,7 +50,7 @@ class Rays(NamedTuple):
     """One revolution: ray (column c, beam b) has index ``c * B + b``; all arrays float64.
 
     ``cos_az, sin_az`` (A,) of the columns; ``cos_el, sin_el, tan_el, cos_off, sin_off`` (B,) of the
-    beams; column c points at ``start + c * step`` rad; ``pad``: columns by which a window must grow.
+    beams; column c has the azimuth ``start + c * step`` rad; ``pad``: columns by which windows are enlarged.
     """
 
     cos_az: NDArray[np.float64]
@@ -67,7 +66,7 @@ class Rays(NamedTuple):
 
 
 def rays(sensor: Sensor, start: float) -> Rays:
-    """The rays of one revolution that begins at azimuth ``start`` (rad)."""
+    """The rays of one revolution that starts at azimuth ``start`` (rad)."""
     columns = max(round(360.0 / sensor.azimuth_step), 1)
     step = 2 * np.pi / columns
     azimuth = start + step * np.arange(columns)

@@ -1,7 +1,7 @@
-"""What a scene is made of for the ray caster: a table of solids, and the ground with its road.
+"""Geometry of a scene for the ray caster: a table of solids, and the ground with its road.
 
-Frame: sensor at the origin, x forward, y left, z up, metres, yaw counter-clockwise from x.
-This file holds types only; the kernels are in raycast.py (geometry) and echo.py (light).
+LiDAR frame: sensor at the origin, x forward, y left, z up, metres, yaw counter-clockwise from x. This file
+defines types only; the kernels are in raycast.py (geometry) and lidar_returns.py (intensity, noise).
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 HEXAHEDRON, CYLINDER, ELLIPSOID = 0, 1, 2
-"""Kinds of solid. A hexahedron's four upright faces may lean in towards the top (hood, windscreen)."""
+"""Kinds of solid. The four side faces of a hexahedron may be inclined inwards (hood, windscreen)."""
 
 SOLID = np.dtype(
     [
         ("kind", np.int64),
-        ("owner", np.int64),  # index of the labelled object that it belongs to, -1: none
+        ("owner", np.int64),  # index of the labelled object, -1: none
         ("label", np.int64),  # semantic class of its points
         ("cx", np.float64),
         ("cy", np.float64),
         ("cz", np.float64),
         ("cos", np.float64),
         ("sin", np.float64),
-        ("hx", np.float64),  # half extents in its own frame
+        ("hx", np.float64),  # half extents in the frame of the solid
         ("hy", np.float64),
         ("hz", np.float64),
-        ("front", np.float64),  # how far the +x face leans in from bottom to top
+        ("front", np.float64),  # inward inclination of the +x face, metres from bottom to top
         ("back", np.float64),
         ("side", np.float64),
         ("reflectivity", np.float64),
         ("density", np.float64),  # mean hits per metre inside a porous solid; 0: opaque
-        ("glass", np.float64),  # probability that a hit gives no echo
+        ("glass", np.float64),  # probability that a hit gives no return
     ],
     align=True,
 )
@@ -65,7 +65,7 @@ def solid_table(rows: list[Solid]) -> NDArray[np.void]:
 
 
 class Ground(NamedTuple):
-    """A gently bent surface with one road on it; every field is a float, so that kernels can read it.
+    """A slightly curved surface with one road; all fields are floats, so that kernels can read them.
 
     Height: ``-sensor_height + slope . p + p' bend p + amplitude sin(wave . p + phase)``, raised by
     ``kerb`` off the road. Road: centre line ``y(x) = y0 + y1 x + y2 x^2 / 2 + y3 x^3 / 6``; lateral
@@ -101,7 +101,7 @@ class Ground(NamedTuple):
     asphalt: float  # reflectivities
     pavement: float
     terrain: float
-    patchiness: float  # strength of the asphalt's texture
+    patchiness: float  # contrast of the asphalt texture
 
     def centre(self, x: float) -> float:
         """y of the centre line at ``x``."""
@@ -116,7 +116,7 @@ class Ground(NamedTuple):
         return (y - self.centre(x)) / math.sqrt(1 + self.slope(x) ** 2)
 
     def at(self, x: float, d: float) -> tuple[float, float, float]:
-        """(x, y, road heading) of the point whose station is about ``x`` and whose offset is ``d``."""
+        """(x, y, heading of the road) of the point at about ``x`` with lateral offset ``d``."""
         heading = math.atan(self.slope(x))
         return x - d * math.sin(heading), self.centre(x) + d * math.cos(heading), heading
 
@@ -129,7 +129,7 @@ class Ground(NamedTuple):
         return self.junction_side * d > 0 and abs(across) <= self.junction_half
 
     def height(self, x: float, y: float) -> float:
-        """z of the surface at (x, y), kerb included."""
+        """z of the surface at (x, y), including the kerb."""
         bend = self.bend_xx * x * x + self.bend_xy * x * y + self.bend_yy * y * y
         wave = self.amplitude * math.sin(self.wave_x * x + self.wave_y * y + self.phase)
         base = -self.sensor_height + self.slope_x * x + self.slope_y * y + bend + wave

@@ -58,7 +58,7 @@ class TaskCounter:
             counts[task] = None
             if truth is not None:
                 plain = {key: _plain(value) for key, value in found.items()}
-                plain |= {key: _rows(batch, key, index) for key in kind.beside}
+                plain |= {key: _rows(batch, key, index) for key in kind.extra_keys}
                 counts[task] = self.metric(task).count(truth, plain)
         return counts
 

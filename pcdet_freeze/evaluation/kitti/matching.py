@@ -1,9 +1,9 @@
-"""Who is matched with whom. Compiled: a benchmark asks this some two thousand times of every label.
+"""Matching of labels and detections, compiled because it runs about two thousand times per label.
 
-A label's candidates are the detections that overlap it enough, ``candidate[first[i]:first[i + 1]]``. Since a
-detection is a candidate only within its own frame, labels are visited one after another without regard to
-frames. Labels and detections that take no part are left out by the caller; those ``ignored`` may be matched,
-but then neither count nor miss.
+The candidates of label i are the detections with sufficient overlap, ``candidate[first[i]:first[i + 1]]``.
+They are always in the same frame, so the loop over labels does not have to distinguish frames. The caller
+removes labels and detections that do not take part. ``ignored`` ones can be matched, but count neither as
+true positive nor as miss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile at the first call; to callers it keeps its own signature."""
+    """Compile on the first call; type checkers see the original signature."""
     return cast(F, numba.njit(function))
 
 
@@ -30,7 +30,7 @@ def compiled(function: F) -> F:
 def true_positive_scores(
     first: Ints, candidate: Ints, label_ignored: Flags, ignored: Flags, score: Floats
 ) -> Floats:
-    """(T,) scores of matched pairs that count, when each label takes its best-scored free candidate."""
+    """(T,) scores of true positives if each label takes its unmatched candidate of highest score."""
     taken = np.zeros(len(score), np.bool_)
     found = np.empty(len(label_ignored))
     count = 0
@@ -51,11 +51,11 @@ def true_positive_scores(
 
 @compiled
 def recall_thresholds(scores: Floats, num_labels: int) -> Floats:
-    """(at most 41,) scores at which recall comes nearest to 0, 1/40, 2/40, ...
+    """(at most 41,) scores at which recall is closest to 0, 1/40, 2/40, ...
 
     Args:
-        scores: (T,) of true positives, falling.
-        num_labels: how many labels must be found.
+        scores: (T,) scores of true positives, descending.
+        num_labels: number of labels that count.
     """
     kept = np.empty(len(scores))
     count = 0
@@ -63,7 +63,7 @@ def recall_thresholds(scores: Floats, num_labels: int) -> Floats:
     for i in range(len(scores)):
         recall, next_recall = (i + 1) / num_labels, (i + 2) / num_labels
         if i < len(scores) - 1 and next_recall - wanted < wanted - recall:
-            continue  # the next score comes nearer; the last has no next
+            continue  # the next score is closer; the last one has no next
         kept[count] = scores[i]
         count += 1
         wanted += 1 / (RECALL_POINTS - 1)
@@ -74,7 +74,7 @@ def recall_thresholds(scores: Floats, num_labels: int) -> Floats:
 def _closest(
     candidates: Ints, overlap: Floats, ignored: Flags, score: Floats, taken: Flags, threshold: float
 ) -> int:
-    """The free candidate that overlaps most, or the first ignored one where no other is left; -1: none."""
+    """The unmatched candidate with the largest overlap, else the first ignored one; -1 if there is none."""
     best, best_overlap = -1, 0.0
     for pair in range(len(candidates)):
         detection = candidates[pair]
@@ -104,13 +104,13 @@ def count_at(
     """True positives, false positives and summed orientation similarity at each of T score thresholds.
 
     Args:
-        thresholds: (T,) detections with a lower score do not exist.
-        first, candidate, overlap: (L + 1,), (P,), (P,) the labels' candidates, as the module says.
+        thresholds: (T,) detections with a lower score are discarded.
+        first, candidate, overlap: (L + 1,), (P,), (P,) candidates of the labels, see above.
         label_ignored, label_alpha: (L,); ignored, score, alpha: (D,).
-        excused: (D,) where an unmatched detection is no false positive: it lies on a DontCare region.
+        excused: (D,) detections in a DontCare region, which are no false positives if unmatched.
 
     Returns:
-        three (T,); similarity is (1 + cos(difference of alpha)) / 2 for each true positive.
+        Three arrays (T,); similarity is (1 + cos(difference of alpha)) / 2 for each true positive.
     """
     true = np.zeros(len(thresholds))
     false = np.zeros(len(thresholds))

@@ -1,4 +1,4 @@
-"""Intersection over union in the image, from above and in 3D, between the objects of each frame."""
+"""Intersection over union in the image, in BEV and in 3D between the objects of each frame."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pcdet_freeze.evaluation.kitti.tables import Detections, Floats, Ints, Label
 from pcdet_freeze.ops.iou import rotated_intersection
 
 LEAST_OVERLAP = 0.25
-"""No class asks for less, so pairs below are never kept."""
+"""Minimum over all classes; pairs with less overlap are discarded."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs (label, detection) of one frame each, by rising label, then rising detection."""
+    """P pairs (label, detection) of the same frame, sorted by label, then by detection."""
 
     label: Ints
     detection: Ints
@@ -24,7 +24,7 @@ class Pairs:
 
 
 def image_intersection(a: Floats, b: Floats) -> Floats:
-    """(N, M) pixels^2 that boxes (N, 4) and (M, 4) [left, top, right, bottom] share."""
+    """(N, M) intersection in pixels^2 of boxes (N, 4) and (M, 4) [left, top, right, bottom]."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     return np.prod(np.clip(high - low, 0, None), axis=2)
@@ -36,7 +36,7 @@ def image_overlap(a: Floats, b: Floats) -> Floats:
 
 
 def box_overlaps(a: Objects, b: Objects, rows_a: Ints | slice, rows_b: Ints | slice) -> tuple[Floats, Floats]:
-    """(N, M) from above and (N, M) in 3D: intersection over union of N objects of ``a`` and M of ``b``."""
+    """IoU in BEV (N, M) and in 3D (N, M) of N objects of ``a`` and M objects of ``b``."""
     size_a, size_b = a.dimensions[rows_a], b.dimensions[rows_b]
     ground = rotated_intersection(_footprints(a, rows_a), _footprints(b, rows_b))
     area_a, area_b = size_a[:, 0] * size_a[:, 2], size_b[:, 0] * size_b[:, 2]
@@ -52,7 +52,7 @@ def box_overlaps(a: Objects, b: Objects, rows_a: Ints | slice, rows_b: Ints | sl
 
 
 def find_pairs(labels: Labels, detections: Detections) -> Pairs:
-    """Every label and detection of the same frame that overlap by any metric; DontCare regions apart."""
+    """Overlapping label-detection pairs of each frame, in any metric; DontCare regions are excluded."""
     label, detection = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     values = [np.zeros((3, 0))]
     cared_for = ~labels.dont_care
@@ -72,7 +72,7 @@ def find_pairs(labels: Labels, detections: Detections) -> Pairs:
 
 
 def dont_care_cover(labels: Labels, detections: Detections) -> Floats:
-    """(detections,) the greatest part of each detection's image box that one DontCare region covers."""
+    """(detections,) largest fraction of the image box of each detection covered by one DontCare region."""
     cover = np.zeros(len(detections.name))
     regions = labels.dont_care
     for frame in range(len(labels.first) - 1):
@@ -86,9 +86,9 @@ def dont_care_cover(labels: Labels, detections: Detections) -> Floats:
 
 
 def _footprints(objects: Objects, rows: Ints | slice) -> Floats:
-    """(N, 5) on the ground plane: x, z, length, width, angle.
+    """(N, 5) rectangles on the ground plane: x, z, length, width, angle.
 
-    rotation_y turns about the axis that points down, which seen with x right and z up is clockwise.
+    rotation_y is about the downward axis, which is clockwise in the plane with x right and z up.
     """
     location, size = objects.location[rows], objects.dimensions[rows]
     return np.stack(
@@ -101,12 +101,12 @@ def _image_area(boxes: Floats) -> Floats:
     return area
 
 
-def _over_union(shared: Floats, of_a: Floats, of_b: Floats) -> Floats:
-    return _ratio(shared, of_a[:, None] + of_b[None] - shared)
+def _over_union(intersection: Floats, of_a: Floats, of_b: Floats) -> Floats:
+    return _ratio(intersection, of_a[:, None] + of_b[None] - intersection)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    """part / whole, and 0 where there is no whole (boxes without extent)."""
+    """part / whole, or 0 if whole is 0 (boxes without extent)."""
     whole = np.broadcast_to(whole, part.shape)
     ratio: Floats = np.divide(part, whole, out=np.zeros_like(part), where=(part > 0) & (whole > 0))
     return ratio

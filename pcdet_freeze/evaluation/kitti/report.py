@@ -1,17 +1,17 @@
-"""The scores in the words and under the keys that OpenPCDet's users know."""
+"""The scores as text and as a dict, in the format of OpenPCDet."""
 
 from __future__ import annotations
 
 from pcdet_freeze.evaluation.kitti.rules import DIFFICULTIES
 from pcdet_freeze.evaluation.kitti.scoring import OVERLAP_SETS, KittiScores
 
-# metric -> its line's head in the text, and its decimals
+# metric -> label of its line in the text, number of decimals
 LINES = {"image": ("bbox AP", 4), "bev": ("bev  AP", 4), "3d": ("3d   AP", 4), "aos": ("aos  AP", 2)}
 RECALL_NAMES = {11: "AP", 40: "AP_R40"}
 
 
 def as_text(scores: KittiScores) -> str:
-    """A block for each class, overlap set and number of recall points: easy, moderate, hard by metric."""
+    """A block for each class, overlap set and number of recall points: easy, moderate, hard per metric."""
     blocks = []
     for c in range(len(scores.classes)):
         for overlap_set in range(OVERLAP_SETS):
@@ -32,7 +32,7 @@ def _block(scores: KittiScores, c: int, overlap_set: int, recall_points: int) ->
 
 
 def as_dict(scores: KittiScores) -> dict[str, float]:
-    """Percent by key: ``Car_3d/moderate_R40`` at the strict overlap, ``Car_3d_0.50/moderate_R40`` at each."""
+    """Percent: ``Car_3d/moderate_R40`` at the strict overlap, ``Car_3d_0.50/moderate_R40`` at each."""
     values: dict[str, float] = {}
     for metric in scores.curves:
         for recall_points in RECALL_NAMES:

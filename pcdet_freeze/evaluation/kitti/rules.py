@@ -1,4 +1,4 @@
-"""The benchmark's figures: classes, difficulties, overlaps, and whom each of them counts."""
+"""Classes, difficulties and minimum overlaps of the benchmark, and which objects count."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.evaluation.kitti.tables import Detections, Labels
 
 COUNTED, IGNORED, OTHER = 0, 1, -1
-"""An object's state: it counts; it may be matched without effect; it takes no part."""
+"""State of an object: counted; can be matched without effect; not considered."""
 
 States = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
 class KittiClass:
-    """A class, the class whose labels it is forgiven for finding, and the least overlaps of a match."""
+    """A class, the similar class whose labels are ignored, and the minimum overlaps of a match."""
 
     name: str
     neighbour: str | None
@@ -35,16 +35,16 @@ class KittiClass:
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Which labels are asked for; harder ones are ignored."""
+    """Limits of the labels that count; harder ones are ignored."""
 
     name: str
     min_height: float
-    """Pixels; a label must be taller, a detection no smaller."""
+    """Pixels; labels must be taller, detections at least as tall."""
     max_occlusion: int
     max_truncation: float
 
 
-# numbers are positions: 0 is Car
+# the number of a class is its position: 0 is Car
 CLASSES = (
     KittiClass("Car", "Van", (0.7, 0.7), (0.7, 0.5)),
     KittiClass("Pedestrian", "Person_sitting", (0.5, 0.5), (0.5, 0.25)),
@@ -62,7 +62,7 @@ DIFFICULTIES = (
 
 
 def find_classes(current_classes: str | int | Sequence[str | int]) -> list[KittiClass]:
-    """Classes by name or number, one or many; raises ConfigError for one that KITTI does not know."""
+    """Classes by name or number, one or several; raises ConfigError for an unknown class."""
     if isinstance(current_classes, (str, int, np.integer)):
         current_classes = [current_classes]
     if len(current_classes) == 0:
@@ -76,13 +76,13 @@ def _find_class(wanted: str | int) -> KittiClass:
             return known
     names = ", ".join(f"{known.name} ({number})" for number, known in enumerate(CLASSES))
     raise ConfigError(
-        f"KITTI evaluation knows the classes {names}; got {wanted!r}. "
-        f"Rename your class to one of these in both lists of annotations, or leave it out."
+        f"KITTI evaluation has the classes {names}; got {wanted!r}. "
+        f"Rename the class to one of these in both lists of annotations, or remove it."
     )
 
 
 def label_states(labels: Labels, wanted: KittiClass, difficulty: Difficulty) -> States:
-    """(K,) COUNTED where a label must be found; IGNORED where it is too hard, or the neighbour's."""
+    """(K,) COUNTED if a label must be found; IGNORED if it is too hard or of the neighbour class."""
     same = labels.name == wanted.name.lower()
     neighbour = (labels.name == wanted.neighbour.lower()) if wanted.neighbour else np.zeros_like(same)
     hard = (
@@ -94,7 +94,7 @@ def label_states(labels: Labels, wanted: KittiClass, difficulty: Difficulty) -> 
 
 
 def detection_states(detections: Detections, wanted: KittiClass, difficulty: Difficulty) -> States:
-    """(K,) IGNORED where a detection is too small, of whatever class; COUNTED where it is of this class."""
+    """(K,) IGNORED if a detection is too small, for any class; COUNTED if it is of this class."""
     small = detections.height < difficulty.min_height
     same = detections.name == wanted.name.lower()
     return np.select([small, same], [IGNORED, COUNTED], OTHER).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Precision over 41 recall points, and its mean: for every class, difficulty, metric and overlap."""
+"""Precision at 41 recall points and its mean, for each class, difficulty, metric and overlap."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from pcdet_freeze.evaluation.kitti.rules import (
 from pcdet_freeze.evaluation.kitti.tables import Detections, Floats, Labels, read_detections, read_labels
 
 OVERLAP_SETS = 2
-"""Strict and loose."""
+"""Strict and loose minimum overlap."""
 
 
 @dataclass(frozen=True)
 class KittiScores:
-    """What the benchmark says, in full."""
+    """All results of the benchmark."""
 
     classes: list[KittiClass]
     curves: dict[str, Floats]
-    """metric (image, bev, 3d and, where angles are known, aos) ->
-    (classes, difficulties, strict and loose overlap, 41): precision in [0, 1], by rising recall."""
+    """metric (image, bev, 3d and, if angles are available, aos) -> precision in [0, 1] with shape (classes,
+    difficulties, strict and loose overlap, 41), by increasing recall."""
 
     def average(self, metric: str, recall_points: int) -> Floats:
-        """(classes, difficulties, overlaps) average precision in percent; ``recall_points`` is 11 or 40."""
+        """Average precision (classes, difficulties, overlaps) in percent; ``recall_points`` is 11 or 40."""
         curve = self.curves[metric]
         sampled = curve[..., ::4] if recall_points == 11 else curve[..., 1:]
         return sampled.mean(axis=-1) * 100
@@ -50,27 +50,28 @@ class KittiScores:
 
 @dataclass(frozen=True)
 class Scene:
-    """All frames, and which of their objects overlap."""
+    """The objects of all frames and their overlaps."""
 
     labels: Labels
     detections: Detections
     pairs: Pairs
     cover: Floats
-    """(detections,) part of the image box that a DontCare region covers."""
+    """(detections,) fraction of the image box covered by a DontCare region."""
 
     def knows_angles(self) -> bool:
-        """Whether orientation can be scored: detections have angles, and labels do where there are any."""
+        """True if detections have angles, and labels have angles if there are any labels."""
         return self.detections.has_alpha() and (self.labels.has_alpha() or bool(self.labels.dont_care.all()))
 
 
 def score(
     gt_annos: Sequence[Mapping[str, Any]], dt_annos: Sequence[Mapping[str, Any]], classes: list[KittiClass]
 ) -> KittiScores:
-    """Score ``dt_annos`` against ``gt_annos``, frame by frame; raises DataError for lists that do not fit."""
+    """Evaluate ``dt_annos`` against ``gt_annos``; raises DataError for lists of different lengths."""
     if len(gt_annos) != len(dt_annos):
         raise DataError(
-            f"every labelled frame needs one dict of detections, in the same order; got {len(gt_annos)} in "
-            f"gt_annos and {len(dt_annos)} in dt_annos. Give a dict of empty arrays where nothing was found."
+            f"each labelled frame needs one dict of detections, in the same order; got {len(gt_annos)} in "
+            f"gt_annos and {len(dt_annos)} in dt_annos. Use a dict of empty arrays for frames without "
+            "detections."
         )
     labels, detections = read_labels(gt_annos), read_detections(dt_annos)
     scene = Scene(labels, detections, find_pairs(labels, detections), dont_care_cover(labels, detections))
@@ -107,7 +108,7 @@ def _curves(
 def precision_curves(
     scene: Scene, metric: str, least_overlap: float, label_state: States, detection_state: States
 ) -> tuple[Floats, Floats]:
-    """(41,) precision and (41,) orientation similarity by rising recall; zero where recall is not reached."""
+    """(41,) precision and (41,) orientation similarity by increasing recall, zero above the highest."""
     label, detection = np.flatnonzero(label_state != OTHER), np.flatnonzero(detection_state != OTHER)
     first, candidate, overlap = _candidates(scene.pairs, metric, least_overlap, label_state, detection_state)
     label_ignored = label_state[label] == IGNORED
@@ -115,7 +116,7 @@ def precision_curves(
     scores = scene.detections.score[detection]
     hits = true_positive_scores(first, candidate, label_ignored, ignored, scores)
     thresholds = recall_thresholds(np.sort(hits)[::-1].copy(), max(int((label_state == COUNTED).sum()), 1))
-    # DontCare regions are drawn in the image only
+    # DontCare regions exist in the image only
     excused = (scene.cover[detection] > least_overlap) & (metric == "image")
     true, false, similarity = count_at(
         thresholds,
@@ -129,14 +130,14 @@ def precision_curves(
         scene.labels.alpha[label],
         scene.detections.alpha[detection],
     )
-    answers = np.maximum(true + false, 1)  # at a threshold without answers both numerators are 0
-    return _envelope(true / answers), _envelope(similarity / answers)
+    total = np.maximum(true + false, 1)  # without detections above a threshold both numerators are 0
+    return _envelope(true / total), _envelope(similarity / total)
 
 
 def _candidates(
     pairs: Pairs, metric: str, least_overlap: float, label_state: States, detection_state: States
 ) -> tuple[np.ndarray, np.ndarray, Floats]:
-    """``first, candidate, overlap`` for matching, numbered over the labels and detections that take part."""
+    """``first, candidate, overlap`` for matching, numbered over the labels and detections considered."""
     takes_part = (label_state[pairs.label] != OTHER) & (detection_state[pairs.detection] != OTHER)
     kept = takes_part & (pairs.overlap[metric] > least_overlap)
     label_number = np.cumsum(label_state != OTHER) - 1
@@ -147,7 +148,7 @@ def _candidates(
 
 
 def _envelope(precision: Floats) -> Floats:
-    """(41,) at each recall the best precision at that recall or a higher one; zero beyond the last."""
+    """(41,) maximum precision at each recall or a higher one; zero after the last."""
     curve = np.zeros(RECALL_POINTS)
     curve[: len(precision)] = precision
     return np.maximum.accumulate(curve[::-1])[::-1]

@@ -1,4 +1,4 @@
-"""Annotation dicts, one a frame -> columns over all frames, checked once."""
+"""Annotation dicts, one per frame -> validated columns over all frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Objects:
     bbox: Floats
     """(K, 4) pixels: left, top, right, bottom."""
     location: Floats
-    """(K, 3) the centre of the box's bottom."""
+    """(K, 3) centre of the bottom face."""
     dimensions: Floats
     """(K, 3) length, height, width."""
     rotation_y: Floats
@@ -42,32 +42,32 @@ class Objects:
         return np.abs(self.bbox[:, 3] - self.bbox[:, 1])
 
     def has_alpha(self) -> bool:
-        """Whether any object carries an observation angle."""
+        """True if any object has an observation angle."""
         return bool(np.any(self.alpha != NO_ALPHA))
 
 
 @dataclass(frozen=True)
 class Labels(Objects):
-    """Ground truth; regions marked DontCare are rows like any other."""
+    """Ground truth; DontCare regions are rows like other labels."""
 
     truncated: Floats
     occluded: Floats
 
     @property
     def dont_care(self) -> Flags:
-        """(K,) which rows are DontCare regions."""
+        """(K,) rows that are DontCare regions."""
         return self.name == DONT_CARE
 
 
 @dataclass(frozen=True)
 class Detections(Objects):
-    """What a detector found."""
+    """Detections and their scores."""
 
     score: Floats
 
 
 def read_labels(annos: Sequence[Mapping[str, Any]]) -> Labels:
-    """Columns of the ground truth; raises DataError that names the frame."""
+    """Read the columns of the ground truth; raises a DataError that names the frame."""
     reader = _Reader(annos, "gt_annos")
     return Labels(
         **reader.objects(), truncated=reader.column("truncated"), occluded=reader.column("occluded")
@@ -75,7 +75,7 @@ def read_labels(annos: Sequence[Mapping[str, Any]]) -> Labels:
 
 
 def read_detections(annos: Sequence[Mapping[str, Any]]) -> Detections:
-    """Columns of the detections; raises DataError that names the frame."""
+    """Read the columns of the detections; raises a DataError that names the frame."""
     reader = _Reader(annos, "dt_annos")
     return Detections(**reader.objects(), score=reader.column("score"))
 
@@ -86,7 +86,7 @@ class _Reader:
         self.names = [np.asarray(self._value(i, "name")).reshape(-1) for i in range(len(annos))]
 
     def objects(self) -> dict[str, Any]:
-        """The columns that labels and detections share."""
+        """Columns of both labels and detections."""
         counts = [len(names) for names in self.names]
         return {
             "first": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -99,7 +99,7 @@ class _Reader:
         }
 
     def column(self, key: str, width: int | None = None, default: float | None = None) -> Floats:
-        """(K,), or (K, width), float64. ``default`` fills in for frames that lack the key."""
+        """(K,) or (K, width) float64; ``default`` is used for frames without the key."""
         parts = [self._part(i, key, width, default) for i in range(len(self.annos))]
         return np.concatenate([np.zeros(_shape(0, width)), *parts])
 
@@ -114,12 +114,12 @@ class _Reader:
         if value.shape != wanted or value.dtype.kind not in "fiu":
             raise DataError(
                 f"{self._where(index)}: {key!r} must hold numbers of shape {wanted}, one row for each name; "
-                f"got {value.dtype} of shape {value.shape}. Filter every column with the same mask."
+                f"got {value.dtype} of shape {value.shape}. Filter all columns with the same mask."
             )
         if not np.isfinite(value).all():
             raise DataError(
                 f"{self._where(index)}: {key!r} must be finite; got {value[~np.isfinite(value)][0]}. "
-                f"A detector that answers so has diverged, or its label file is damaged."
+                f"The detector has diverged, or the label file is damaged."
             )
         return value.astype(np.float64)
 
@@ -129,7 +129,7 @@ class _Reader:
         except KeyError:
             raise DataError(
                 f"{self._where(index)}: an annotation must have the key {key!r}; "
-                f"got {sorted(self.annos[index])}. Give an empty array where the frame holds nothing."
+                f"got {sorted(self.annos[index])}. Use an empty array for a frame without objects."
             ) from None
 
     def _where(self, index: int) -> str:

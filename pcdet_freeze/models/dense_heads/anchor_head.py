@@ -16,12 +16,12 @@ from pcdet_freeze.models.dense_heads.anchor_head_settings import REG_LOSSES, Anc
 from pcdet_freeze.models.dense_heads.box_coder import BOX_CODERS
 from pcdet_freeze.models.dense_heads.losses import (
     direction_bins,
-    only_wanted,
+    replace_nan_targets,
     sigmoid_focal_loss,
     sine_difference,
 )
 from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
-from pcdet_freeze.models.labelled import boxes_to_learn
+from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.ops.boxes import limit_period
 
 State = dict[str, Any]
@@ -170,7 +170,7 @@ class AnchorHead(nn.Module):
         share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / self._samples()
         targets = state["box_reg_targets"][sample, index]
         predicted = self.rows(state["box_preds"])[sample, index].float()
-        wanted = only_wanted(predicted, targets)
+        wanted = replace_nan_targets(predicted, targets)
         plain = self.box_coder.encode_angle_by_sincos
         difference = predicted - wanted if plain else sine_difference(predicted, wanted)
         difference = difference * targets.new_tensor(weights.code_weights)

@@ -12,9 +12,9 @@ from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.dense_heads.center_decoder import detect
 from pcdet_freeze.models.dense_heads.center_head_settings import BranchSettings, CenterHeadSettings
-from pcdet_freeze.models.dense_heads.center_losses import box_loss, heatmap_loss
 from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner, CenterTargets, MapGeometry
-from pcdet_freeze.models.labelled import boxes_to_learn
+from pcdet_freeze.models.dense_heads.losses import center_box_loss, heatmap_loss
+from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.models.registry import DENSE_HEADS
 
 WHERE = "MODEL.DENSE_HEAD (CenterHead)"
@@ -141,7 +141,7 @@ class CenterHead(nn.Module):
         heads = zip(self.forward_ret_dict["pred_dicts"], self.forward_ret_dict["targets"], strict=True)
         for number, (maps, targets) in enumerate(heads):
             codes = torch.cat([maps[name] for name in self.settings.separate_head_cfg.head_order], dim=1)
-            per_column = box_loss(codes, targets)
+            per_column = center_box_loss(codes, targets)
             located = (per_column * per_column.new_tensor(weights.code_weights)).sum()
             parts[f"hm_loss_head_{number}"] = heatmap_loss(maps["hm"], targets.heatmaps) * weights.cls_weight
             parts[f"loc_loss_head_{number}"] = located * weights.loc_weight

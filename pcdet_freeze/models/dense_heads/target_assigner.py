@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass
+from pcdet_freeze.models.dense_heads.anchor_windows import grid_of
 from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
-from pcdet_freeze.models.dense_heads.near_anchors import grid_of
 from pcdet_freeze.ops.boxes import boxes3d_nearest_bev_iou
 from pcdet_freeze.ops.iou import boxes_iou3d
 

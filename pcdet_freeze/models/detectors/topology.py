@@ -1,4 +1,4 @@
-"""Which sections of the model config become which modules, in which order."""
+"""Mapping from sections of the model config to modules, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import nn
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import registry
-from pcdet_freeze.models.families import PLUGIN
 from pcdet_freeze.models.settings import read_settings
 from pcdet_freeze.registry import Registry
 
@@ -26,10 +25,10 @@ OTHER_KEYS = (
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in a detector."""
+    """The position of a module in a detector."""
 
     attribute: str
-    """name of the module in the detector, so the prefix of its state_dict keys"""
+    """name of the module in the detector, which is the prefix of its state_dict keys"""
     section: str
     """key in MODEL"""
     registry: Registry[type[nn.Module]]
@@ -52,7 +51,7 @@ SECTIONS = tuple(slot.section for slot in TOPOLOGY)
 
 @dataclass(frozen=True)
 class Part:
-    """A module that the config asks for: where it goes, its class and its settings."""
+    """A module of the config: its position, class and settings."""
 
     slot: Slot
     cls: type[nn.Module]
@@ -60,21 +59,20 @@ class Part:
 
 
 def slots_of(model_cfg: Mapping[str, Any]) -> list[Slot]:
-    """Slots that ``model_cfg`` fills, in order; a ``*_HEAD`` that TOPOLOGY does not know comes last."""
+    """Slots used by ``model_cfg``, in order; ``*_HEAD`` sections that are not in TOPOLOGY come last."""
     known = [slot for slot in TOPOLOGY if model_cfg.get(slot.section) is not None]
     further = [key for key in model_cfg if key.endswith("_HEAD") and key not in SECTIONS]
     return known + [Slot(key.lower(), key, registry.TASK_HEADS) for key in further]
 
 
 def read_parts(model_cfg: Mapping[str, Any], faults: list[str]) -> list[Part]:
-    """Classes and settings of all modules; what is wrong with any of them is appended to ``faults``."""
+    """Classes and settings of all modules; errors are appended to ``faults``."""
     slots = slots_of(model_cfg)
     known = [*SECTIONS, *OTHER_KEYS]
     for key in model_cfg:
         if key not in known and not key.endswith("_HEAD"):
             faults.append(
-                f"MODEL.{key} is not a key of the model, or is not built (yet); known keys: "
-                f"{', '.join(known)}, and any *_HEAD"
+                f"MODEL.{key} is unknown or not implemented; known keys: {', '.join(known)}, and any *_HEAD"
             )
     parts = [_read_part(slot, model_cfg[slot.section], faults) for slot in slots]
     return [part for part in parts if part is not None]
@@ -88,7 +86,8 @@ def _read_part(slot: Slot, section: object, faults: list[str]) -> Part | None:
     try:
         cls = slot.registry.get(section["NAME"])
     except ConfigError as error:
-        faults.append(f"{where}.NAME: {error} The family of {section['NAME']} is not built (yet). {PLUGIN}")
+        hint = f"{section['NAME']} is not implemented. {registry.PLUGIN_HINT}"
+        faults.append(f"{where}.NAME: {error} {hint}")
         return None
     settings_class = getattr(cls, "Settings", None)
     if settings_class is None:

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
 from pcdet_freeze.models.context import BuildContext
-from pcdet_freeze.models.labelled import frame_names, labelled_frames
+from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
-from pcdet_freeze.models.task_heads.lane_losses import lane_class_loss, soft_dice_loss
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
+from pcdet_freeze.models.task_heads.losses import lane_class_loss, soft_dice_loss
 from pcdet_freeze.ops.lanes import NO_LANE
 
 WHERE = "MODEL.LANE_HEAD (LaneHead)"

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.context import BuildContext
-from pcdet_freeze.models.labelled import frame_names, labelled_frames
+from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
-from pcdet_freeze.models.task_heads.lovasz import lovasz_softmax
+from pcdet_freeze.models.task_heads.losses import lovasz_softmax
 from pcdet_freeze.models.task_heads.segment_settings import SegmentHeadSettings
-from pcdet_freeze.ops.cells import IGNORE, cell_majority, cells_of, in_cells
+from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of, in_cells
 
 WHERE = "MODEL.SEGMENT_HEAD (SegmentHead)"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pcdet_freeze.ops.batches import NAMES, is_numeric, number_tensor
+from pcdet_freeze.ops.batch_tensors import NAMES, is_numeric, number_tensor
 
 
 def load_data_to_gpu(batch_dict: dict[str, Any], device: torch.device | str | None = None) -> None:

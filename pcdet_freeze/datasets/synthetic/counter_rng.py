@@ -1,8 +1,9 @@
-"""Counter-based random numbers for the kernels: a number is a function of its key alone.
+"""Counter-based random numbers for the kernels: each number is a function of its key only.
 
-So the noise of a ray does not depend on which rays were cast before it. Mixing function: splitmix64
-(Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"). Numba's disk cache watches only
-the file of the kernel that Python calls: after a change here, touch ``raycast.py`` and ``echo.py`` too.
+The noise of a ray therefore does not depend on the rays cast before it. Mixing function: splitmix64 (Steele,
+Lea, Flood 2014, "Fast splittable pseudorandom number generators"). The disk cache of numba only checks the
+file of the
+kernel that Python calls: after a change here, also touch ``raycast.py`` and ``lidar_returns.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 @njit(cache=True)
 def mix(key: np.uint64) -> np.uint64:
-    """Scramble 64 bits."""
+    """Hash 64 bits."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return key ^ (key >> np.uint64(31))
@@ -35,7 +36,7 @@ def uniform(key: np.uint64, number: int) -> float:
 
 @njit(cache=True)
 def bell(key: np.uint64, number: int) -> float:
-    """Nearly normal, mean 0, deviation 1, never beyond 3.47: the sum of four 16-bit uniforms."""
+    """Approximately standard normal, bounded by 3.47: the scaled sum of four 16-bit uniforms."""
     word = stream(key, number)
     total = 0.0
     for _ in range(4):
@@ -46,7 +47,7 @@ def bell(key: np.uint64, number: int) -> float:
 
 @njit(cache=True)
 def blotch(key: np.uint64, x: float, y: float) -> float:
-    """Smooth noise in [0, 1] over the plane, lattice of 1: bilinear between random corners."""
+    """Value noise in [0, 1] on the plane: bilinear interpolation of a random lattice with spacing 1."""
     column, row = np.floor(x), np.floor(y)
     u, v = x - column, y - row
     base = (int(column) + 32768) * 65536 + int(row) + 32768

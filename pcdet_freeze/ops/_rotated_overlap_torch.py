@@ -1,4 +1,4 @@
-"""The formula of `_overlap.py` on tensors, operation by operation, for any device."""
+"""The formula of `_rotated_overlap.py` on tensors with the same operations, for any device."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 
 import torch
 
-from pcdet_freeze.ops._overlap import EPSILON
+from pcdet_freeze.ops._rotated_overlap import EPSILON
 
-_CHUNK = 1 << 21  # pairs that are held at once
+_CHUNK = 1 << 21  # number of pairs processed at once
 
 
 def prepare_torch(rectangles: torch.Tensor) -> torch.Tensor:
@@ -24,14 +24,14 @@ def prepare_torch(rectangles: torch.Tensor) -> torch.Tensor:
 
 
 def near_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Prepared (N, 8), (M, 8) -> (N, M) bool: the circumscribed circles meet."""
+    """Prepared (N, 8), (M, 8) -> (N, M) bool: the circumscribed circles overlap."""
     dx, dy = a[:, None, 0] - b[None, :, 0], a[:, None, 1] - b[None, :, 1]
     reach = a[:, None, 6] + b[None, :, 6]
     return (reach > 0) & (dx * dx + dy * dy < reach * reach)
 
 
 def overlap_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``overlap`` of prepared pairs (P, 8), (P, 8) whose circles meet -> (P,)."""
+    """``overlap`` of prepared pairs (P, 8), (P, 8) whose circles overlap -> (P,)."""
     swap = (a[:, 7] > b[:, 7])[:, None]
     a, b = torch.where(swap, b, a), torch.where(swap, a, b)
     ax, ay, ahx, ahy, acos, asin, _, smaller = a.unbind(1)
@@ -72,16 +72,16 @@ def _edge_torch(
 
 
 def pair_overlap_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Prepared rectangles (P, 8), (P, 8) -> shared areas (P,)."""
+    """Prepared rectangles (P, 8), (P, 8) -> intersection areas (P,)."""
     dx, dy, reach = a[:, 0] - b[:, 0], a[:, 1] - b[:, 1], a[:, 6] + b[:, 6]
-    near = (reach > 0) & (dx * dx + dy * dy < reach * reach)  # else the formula meets 0 / 0
+    near = (reach > 0) & (dx * dx + dy * dy < reach * reach)  # avoids 0 / 0 in the formula
     inter = torch.zeros_like(dx)
     inter[near] = overlap_torch(a[near], b[near])
     return inter
 
 
 def overlap_matrix_torch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Prepared rectangles (N, 8), (M, 8) -> shared areas (N, M), a block of rows at a time."""
+    """Prepared rectangles (N, 8), (M, 8) -> intersection areas (N, M), in blocks of rows."""
     out = a.new_zeros((len(a), len(b)))
     rows = max(1, _CHUNK // max(1, len(b)))
     for begin in range(0, len(a), rows):

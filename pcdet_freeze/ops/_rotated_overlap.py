@@ -1,22 +1,24 @@
-"""Area that two rotated rectangles share: one formula without special cases, in float64.
+"""Intersection area of two rotated rectangles: one formula without special cases, in float64.
 
-Let A be the smaller rectangle, B the larger, in whose frame (half sizes hx, hy) we work. Green's theorem
+Let A be the smaller rectangle and B the larger one, whose frame (half sizes hx, hy) is used. Green's theorem
 with P(x, y) = clamp(x, -hx, hx) * [|y| <= hy], whose x-derivative is 1 inside B and 0 outside, turns the area
 into an integral over A's four edges alone:
 
     area(A and B) = sum over the edges of A of the integral of clamp(x, -hx, hx) dy, y within [-hy, hy]
 
-On an edge x is linear in y, so each integral is a clamped linear function's mean times a height. Nothing is
-intersected, sorted or compared: shared sides, touching corners and equal boxes are no special cases, and the
-area moves continuously with the boxes. A constant added to x integrates to zero around A; subtracting the
-clamped centre of A keeps the summands, and so the rounding error, as small as the area asked for.
+On an edge x is linear in y, so each integral is the mean of a clamped linear function times a height. No
+edges are intersected, sorted or compared. Shared sides, touching corners and equal boxes need no special
+cases, and the area is a continuous function of the boxes. A constant added to x integrates to zero around A;
+subtracting the clamped centre of A keeps the summands, and therefore the rounding error, as small as the
+area.
 
-Rounding leaves about 1e-15 of the smaller area; what is below EPSILON of it counts as touching: exactly 0.
-A rectangle with a value that is not finite, or a size that is not positive, shares nothing with anyone.
+The rounding error is about 1e-15 of the smaller area. Areas below EPSILON times the smaller area are set to
+exactly 0. A rectangle with a non-finite value or a non-positive size has no intersection with any rectangle.
 
-A rectangle is a row [x, y, dx, dy, angle] of a float64 array. `_overlap_torch.py` is the same on tensors.
-The numba half of NMS stands here too: numba's cache on disk asks only whether a function's own file is newer,
-so compiled functions that call each other share a file.
+A rectangle is a row [x, y, dx, dy, angle] of a float64 array. `_rotated_overlap_torch.py` implements the same
+formula on tensors. The numba part of NMS is in this file as well, because the disk cache of numba only checks
+whether the
+file of the called function has changed: compiled functions that call each other must share a file.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import numpy as np
 from pcdet_freeze.ops._arrays import jit
 
 EPSILON = 1e-9
-_CELLS = 128  # the grid of NMS has at most so many cells a side
+_CELLS = 128  # maximum number of cells per side of the grid of NMS
 
 
 @jit
@@ -39,7 +41,7 @@ def prepare(rectangles):  # type: ignore[no-untyped-def]
         x, y, dx, dy, angle = rectangles[n]
         area = dx * dy
         if not (dx > 0 and dy > 0 and np.isfinite(x + y + area + angle)):
-            out[n, 6] = -np.inf  # no circle touches this one
+            out[n, 6] = -np.inf  # touches no circle
             continue
         out[n, 0], out[n, 1], out[n, 2], out[n, 3] = x, y, dx / 2, dy / 2
         out[n, 4], out[n, 5] = math.cos(angle), math.sin(angle)
@@ -53,21 +55,21 @@ def _edge(x1, y1, x2, y2, hx, hy, x0):  # type: ignore[no-untyped-def]
     ya, yb = min(max(y1, -hy), hy), min(max(y2, -hy), hy)
     if ya == yb:
         return 0.0
-    # as fractions of the edge, both within [0, 1] however flat it lies
+    # as fractions of the edge, both within [0, 1] even if it is nearly horizontal
     xa = x1 + (ya - y1) / (y2 - y1) * (x2 - x1)
     xb = x1 + (yb - y1) / (y2 - y1) * (x2 - x1)
     ca, cb = min(max(xa, -hx), hx), min(max(xb, -hx), hx)
     if xa == xb:
         mean = ca - x0
     else:
-        # the part before the clamp lets go, the part between, the part after it holds again
+        # the clamped part, the linear part, the clamped part
         mean = ((ca - xa) * (ca - x0) + (cb - ca) * ((ca + cb) / 2 - x0) + (xb - cb) * (cb - x0)) / (xb - xa)
     return (yb - ya) * mean
 
 
 @jit
 def row(rows, n):  # type: ignore[no-untyped-def]
-    """One prepared rectangle as a tuple of numbers: a view of the array would cost more than the area."""
+    """One prepared rectangle as a tuple of numbers; a view of the array would be slower than the area."""
     return (
         rows[n, 0], rows[n, 1], rows[n, 2], rows[n, 3],
         rows[n, 4], rows[n, 5], rows[n, 6], rows[n, 7],
@@ -76,7 +78,7 @@ def row(rows, n):  # type: ignore[no-untyped-def]
 
 @jit
 def overlap(a, b):  # type: ignore[no-untyped-def]
-    """Area that two prepared rectangles, given as ``row`` gives them, share; square metres."""
+    """Intersection area of two prepared rectangles (tuples of ``row``), square metres."""
     if a[7] > b[7]:
         a, b = b, a
     ax, ay, ahx, ahy, acos, asin, aradius, smaller = a
@@ -88,8 +90,8 @@ def overlap(a, b):  # type: ignore[no-untyped-def]
     cos, sin = acos * bcos + asin * bsin, asin * bcos - acos * bsin
     ux, uy, vx, vy = ahx * cos, ahx * sin, -ahy * sin, ahy * cos
     x0 = min(max(x, -hx), hx)
-    p, q = ux + vx, uy + vy  # towards a's front-left corner
-    r, s = vx - ux, vy - uy  # towards its rear-left corner
+    p, q = ux + vx, uy + vy  # to the front-left corner of a
+    r, s = vx - ux, vy - uy  # to the rear-left corner of a
     area = (
         _edge(x + p, y + q, x + r, y + s, hx, hy, x0)
         + _edge(x + r, y + s, x - p, y - q, hx, hy, x0)
@@ -121,11 +123,11 @@ def overlap_pairs(a, b):  # type: ignore[no-untyped-def]
 
 @jit
 def _above(a, b, thresh):  # type: ignore[no-untyped-def]
-    """IoU of two prepared rectangles > thresh; the area is computed only where it can matter."""
+    """True if the IoU of two prepared rectangles is > thresh; cheap bounds avoid most areas."""
     dx, dy, reach = a[0] - b[0], a[1] - b[1], a[6] + b[6]
     if not (reach > 0 and dx * dx + dy * dy < reach * reach):
         return False
-    # inter / (both - inter) > thresh needs inter > needed; a little less, to leave room for rounding
+    # inter / (both - inter) > thresh requires inter > needed, which is reduced to allow for rounding
     both = a[7] + b[7]
     needed = thresh / (1 + thresh) * both * (1 - 1e-9)
     if min(a[7], b[7]) < needed or _bound(a, b, dx, dy) < needed or _bound(b, a, dx, dy) < needed:
@@ -136,7 +138,7 @@ def _above(a, b, thresh):  # type: ignore[no-untyped-def]
 
 @jit
 def _bound(a, b, dx, dy):  # type: ignore[no-untyped-def]
-    """Area that b shares with a's bounding rectangle along b's own sides: no less than overlap(a, b)."""
+    """Upper bound of overlap(a, b): the intersection of b with the bounding rectangle of a in b's frame."""
     cos, sin = abs(a[4] * b[4] + a[5] * b[5]), abs(a[5] * b[4] - a[4] * b[5])
     width, length = a[2] * cos + a[3] * sin, a[2] * sin + a[3] * cos
     x, y = abs(dx * b[4] + dy * b[5]), abs(dy * b[4] - dx * b[5])
@@ -147,7 +149,7 @@ def _bound(a, b, dx, dy):  # type: ignore[no-untyped-def]
 
 @jit
 def _grid(rows):  # type: ignore[no-untyped-def]
-    """Lower corner, cell size and cells a side; nine boxes of ten reach no further than a neighbour cell."""
+    """Lower corner, cell size and cells per side; 90 % of the boxes reach into adjacent cells at most."""
     radius = rows[:, 6].copy()
     radius.sort()
     radius = radius[np.searchsorted(radius, 0.0, side="right") :]
@@ -165,24 +167,24 @@ def _grid(rows):  # type: ignore[no-untyped-def]
 
 @jit
 def greedy(rows, thresh):  # type: ignore[no-untyped-def]
-    """Prepared rectangles by falling score -> positions of those that stay."""
+    """Prepared rectangles in descending order of score -> indices of the kept ones."""
     x1, y1, cell, side = _grid(rows)
-    large = side * side  # the list of those that are larger than a cell
-    head = np.full(large + 1, -1, dtype=np.int64)  # newest kept box of each list
-    older = np.full(len(rows), -1, dtype=np.int64)  # the one kept before it in that list
+    large = side * side  # list of the boxes that are larger than a cell
+    head = np.full(large + 1, -1, dtype=np.int64)  # last kept box of each list
+    older = np.full(len(rows), -1, dtype=np.int64)  # previous kept box of the same list
     kept = np.empty(len(rows), dtype=np.int64)
     count = 0
     for n in range(len(rows)):
         if rows[n, 6] > 0:
             i = min(int((rows[n, 0] - x1) / cell), side - 1)
             j = min(int((rows[n, 1] - y1) / cell), side - 1)
-            if 2 * rows[n, 6] > cell:  # may reach anyone
-                rival = _beaten_by_any(rows, n, kept, count, thresh)
+            if 2 * rows[n, 6] > cell:  # may overlap any box
+                suppressed = _suppressed_by_any(rows, n, kept, count, thresh)
                 place = large
             else:
-                rival = _beaten_nearby(rows, n, head, older, side, i, j, thresh)
+                suppressed = _suppressed_nearby(rows, n, head, older, side, i, j, thresh)
                 place = i * side + j
-            if rival:
+            if suppressed:
                 continue
             older[n], head[place] = head[place], n
         kept[count] = n
@@ -191,7 +193,7 @@ def greedy(rows, thresh):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _beaten_by_any(rows, n, kept, count, thresh):  # type: ignore[no-untyped-def]
+def _suppressed_by_any(rows, n, kept, count, thresh):  # type: ignore[no-untyped-def]
     box = row(rows, n)
     for k in range(count):  # noqa: SIM110 (numba compiles no any(...))
         if _above(box, row(rows, kept[k]), thresh):
@@ -200,18 +202,18 @@ def _beaten_by_any(rows, n, kept, count, thresh):  # type: ignore[no-untyped-def
 
 
 @jit
-def _beaten_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignore[no-untyped-def]
+def _suppressed_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignore[no-untyped-def]
     box = row(rows, n)
     for near in range(10):
         p, q = i - 1 + near // 3, j - 1 + near % 3
         if near == 9:
-            other = head[side * side]  # the large ones
+            other = head[side * side]  # boxes larger than a cell
         elif 0 <= p < side and 0 <= q < side:
             other = head[p * side + q]
         else:
             continue
         while other >= 0:
-            # asked here once more: most answers are no, and come without loading the other numbers
+            # checked here as well: most pairs are rejected without loading the other columns
             dx, dy = box[0] - rows[other, 0], box[1] - rows[other, 1]
             reach = box[6] + rows[other, 6]
             if dx * dx + dy * dy < reach * reach and _above(box, row(rows, other), thresh):
@@ -222,9 +224,9 @@ def _beaten_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignore[no
 
 @jit
 def walk(count, later, earlier):  # type: ignore[no-untyped-def]
-    """Greedy choice from the overlapping pairs, sorted by ``later``: whoever meets a kept one goes."""
-    stays = np.ones(count, dtype=np.bool_)
+    """Greedy NMS from overlapping pairs, sorted by ``later``: a box that overlaps a kept one is removed."""
+    kept = np.ones(count, dtype=np.bool_)
     for pair in range(len(later)):
-        if stays[earlier[pair]]:
-            stays[later[pair]] = False
-    return stays
+        if kept[earlier[pair]]:
+            kept[later[pair]] = False
+    return kept

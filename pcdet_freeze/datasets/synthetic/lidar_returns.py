@@ -1,8 +1,9 @@
-"""Light of one revolution: which hits give an echo, at which range and how bright; and what they are.
+"""LiDAR returns of one revolution: which hits return a point, and its range, intensity and label.
 
-Signal of a hit: ``reflectivity * (0.15 + 0.85 facing) * (30 m / range)^2``; the echo is lost with probability
-``dropout * (0.01 + 0.99 exp(-40 signal))``: far, dark and grazed surfaces fade first. Intensity is what a
-sensor that corrects for range reports: reflectivity, weakened at grazing incidence, with speckle.
+The signal of a hit is ``reflectivity * (0.15 + 0.85 facing) * (30 m / range)^2``, where ``facing`` is the
+cosine of the incidence angle. A return is lost with probability ``dropout * (0.01 + 0.99 exp(-40 signal))``,
+so distant, dark and grazed surfaces are lost first. Intensity is range-corrected: the reflectivity,
+attenuated at grazing incidence, with speckle noise.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pcdet_freeze.datasets.synthetic.noise import bell, blotch, stream, uniform
+from pcdet_freeze.datasets.synthetic.counter_rng import bell, blotch, stream, uniform
 from pcdet_freeze.datasets.synthetic.raycast import Hits
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import Ground
 
-CAR, LANE, IGNORE = 6, 10, 255  # rows of labels.CLASSES that the kernels must know
+CAR, LANE, IGNORE = 6, 10, 255  # indices into labels.CLASSES that the kernels use
 ROAD, TERRAIN = 0, 2
 
 LINE_OFFSET, LINE_WIDTH, LINE_REFLECTIVITY, LINE_WEAR, LINE_PERIOD, LINE_DASH, LINE_PHASE = range(7)
-"""Columns of the (K, 7) float64 table of painted lines: lateral offset, width, reflectivity, worn share,
-period, dash length (= period: solid) and phase along x; metres."""
+"""Columns of the (K, 7) float64 table of painted lines: lateral offset, width, reflectivity, wear, period,
+dash length (equal to the period: solid) and phase along x. Lengths in metres, wear in [0, 1)."""
 
 
 class Emission(NamedTuple):
-    """How the sensor sees: ``limit`` metres, ``noise`` metres, ``dropout`` scale, ``spurious`` share."""
+    """Sensor model: maximum range ``limit`` and range ``noise`` in metres, ``dropout`` scale of the loss
+    probability, ``spurious`` fraction of stray points."""
 
     limit: float
     noise: float
@@ -36,9 +38,9 @@ class Emission(NamedTuple):
     spurious: float
 
 
-class Echoes(NamedTuple):
-    """Points of a revolution: ``points`` (N, 4) float32 x, y, z, intensity in [0, 1]; ``labels`` (N,) uint8;
-    ``owner`` (N,) int16 object or -1; ``ray`` (N,) int32."""
+class Returns(NamedTuple):
+    """Points of a revolution: ``points`` (N, 4) float32 x, y, z in metres and intensity in [0, 1]; ``labels``
+    (N,) uint8 semantic class; ``owner`` (N,) int16 index of the object, or -1; ``ray`` (N,) int32."""
 
     points: NDArray[np.float32]
     labels: NDArray[np.uint8]
@@ -53,8 +55,10 @@ def _lost(key: np.uint64, reflectivity: float, facing: float, t: float, dropout:
 
 
 @njit(cache=True)
-def _solid_echo(solids: NDArray, what: int, facing: float, t: float, key: np.uint64, dropout: float) -> tuple:
-    """(seen, reflectivity) of a hit on a solid. Cars carry plates and lamps that glare now and then."""
+def _solid_return(
+    solids: NDArray, what: int, facing: float, t: float, key: np.uint64, dropout: float
+) -> tuple:
+    """(returned, reflectivity) of a hit on a solid. License plates and lamps of cars are bright."""
     s = solids[what]
     bright = s.reflectivity * (1.0 + 0.15 * bell(key, 2))
     if s.label == CAR and uniform(key, 3) < 0.02:
@@ -67,7 +71,7 @@ def _solid_echo(solids: NDArray, what: int, facing: float, t: float, key: np.uin
 
 @njit(cache=True)
 def _paint(lines: NDArray, x: float, y: float, lateral: float, key: np.uint64) -> float:
-    """Reflectivity of the paint at a point of the road, 0 where there is none or where it is worn off."""
+    """Reflectivity of the paint at a point of the road; 0 if there is none or if it is worn off."""
     for k in range(len(lines)):
         line = lines[k]
         if abs(lateral - line[LINE_OFFSET]) > 0.5 * line[LINE_WIDTH]:
@@ -80,7 +84,7 @@ def _paint(lines: NDArray, x: float, y: float, lateral: float, key: np.uint64) -
 
 
 @njit(cache=True)
-def _ground_echo(
+def _ground_return(
     g: Ground,
     lines: NDArray,
     surface: int,
@@ -104,10 +108,10 @@ def _ground_echo(
 
 
 @njit(cache=True)
-def echoes(
+def lidar_returns(
     hits: Hits, solids: NDArray, g: Ground, lines: NDArray, rays: Rays, emission: Emission, key: np.uint64
-) -> Echoes:
-    """Turn hits into points."""
+) -> Returns:
+    """Points of the hits that are not lost, with range noise, intensity, label and owner."""
     count, beams = len(hits.ray), len(rays.cos_el)
     points, labels = np.empty((count, 4), np.float32), np.empty(count, np.uint8)
     owner, source = np.empty(count, np.int16), np.empty(count, np.int32)
@@ -121,35 +125,35 @@ def echoes(
         ray = stream(key, number)
         noise = emission.noise
         if what >= 0:
-            seen, bright = _solid_echo(solids, what, facing, t, ray, emission.dropout)
-            label, held = solids[what].label, solids[what].owner
+            seen, bright = _solid_return(solids, what, facing, t, ray, emission.dropout)
+            label, owned_by = solids[what].label, solids[what].owner
         else:
-            label, bright = _ground_echo(g, lines, -1 - what, t * dx, t * dy, hits.lateral[k], key, ray)
+            label, bright = _ground_return(g, lines, -1 - what, t * dx, t * dy, hits.lateral[k], key, ray)
             bright = min(max(bright, 0.01), 1.0)
-            seen, held = not _lost(ray, bright, facing, t, emission.dropout), -1
+            seen, owned_by = not _lost(ray, bright, facing, t, emission.dropout), -1
             noise = 3 * noise if label == TERRAIN else noise
         if not seen:
             continue
         if uniform(ray, 5) < emission.spurious:
-            t, label, held = 1.5 + (t - 1.5) * uniform(ray, 6), IGNORE, -1
+            t, label, owned_by = 1.5 + (t - 1.5) * uniform(ray, 6), IGNORE, -1
         t += noise * bell(ray, 7)
         shade = bright * (0.85 + 0.15 * facing) * (1.0 + 0.12 * bell(ray, 8))
         points[n, 0], points[n, 1], points[n, 2] = t * dx, t * dy, t * dz
         points[n, 3] = round(100 * min(max(shade, 0.0), 1.0)) / 100
-        labels[n], owner[n], source[n] = label, held, number
+        labels[n], owner[n], source[n] = label, owned_by, number
         n += 1
-    return Echoes(points[:n].copy(), labels[:n].copy(), owner[:n].copy(), source[:n].copy())
+    return Returns(points[:n].copy(), labels[:n].copy(), owner[:n].copy(), source[:n].copy())
 
 
 @njit(cache=True)
 def count_alone(
     hits: Hits, solids: NDArray, dropout: float, objects: int, key: np.uint64
 ) -> NDArray[np.int64]:
-    """Echoes (G,) that each object would give if it stood alone; ``hits`` from ``hits_alone``."""
+    """(G,) number of returns of each object without occlusion; ``hits`` come from ``hits_alone``."""
     out = np.zeros(objects, np.int64)
     for k in range(len(hits.ray)):
         what, ray = hits.what[k], stream(key, hits.ray[k])
-        seen, _ = _solid_echo(solids, what, hits.facing[k], hits.range[k], ray, dropout)
+        seen, _ = _solid_return(solids, what, hits.facing[k], hits.range[k], ray, dropout)
         if seen:
             out[solids[what].owner] += 1
     return out

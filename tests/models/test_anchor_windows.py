@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_cases import RANGE, anchor
 
-from pcdet_freeze.models.dense_heads import near_anchors
+from pcdet_freeze.models.dense_heads import anchor_windows
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass, AnchorGenerator
 from pcdet_freeze.models.dense_heads.box_coder import ResidualCoder
 from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
@@ -83,7 +83,7 @@ def test_labels_are_those_of_the_full_matrix_in_scenes_of_every_kind(seed: int) 
 
 def test_every_anchor_that_overlaps_a_box_is_near_and_most_others_are_not() -> None:
     cells = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))[0]
-    grid = near_anchors.AnchorGrid.of(cells)
+    grid = anchor_windows.AnchorGrid.of(cells)
     assert grid is not None
     box = boxes_of(0)[0, :1, :7]
     overlaps = boxes3d_nearest_bev_iou(cells.flatten(0, 1), box)[:, 0] > 0
@@ -95,6 +95,6 @@ def test_every_anchor_that_overlaps_a_box_is_near_and_most_others_are_not() -> N
 
 def test_anchors_that_lie_on_no_grid_are_all_looked_at() -> None:
     cells = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))[0].clone()
-    assert near_anchors.AnchorGrid.of(cells.flatten(0, 1).unsqueeze(0)) is None
+    assert anchor_windows.AnchorGrid.of(cells.flatten(0, 1).unsqueeze(0)) is None
     cells[5, 0, 0] += 0.1
-    assert near_anchors.AnchorGrid.of(cells) is None
+    assert anchor_windows.AnchorGrid.of(cells) is None

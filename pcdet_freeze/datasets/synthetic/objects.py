@@ -1,7 +1,7 @@
-"""Objects as small assemblies of solids: cars, people, and what looks like them.
+"""Objects as assemblies of solids: cars, people, and distractors of similar shape.
 
-Every builder draws sizes from ``rng``, puts its solids round a foot point on the ground, and returns the
-assembly; ``size`` = (length, width, height) of the box that holds it, heading along its x.
+Each builder draws its parameters from ``rng`` and adds solids around a foot point on the ground. ``size`` is
+(length, width, height) of the bounding box in metres; the heading is its x axis.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Size = tuple[float, float, float]
 Span = tuple[float, float]
 CAR_SHARES = (0.30, 0.28, 0.17, 0.17, 0.08)
 CAR_KINDS: tuple[tuple[Span, Span, Span, float, float], ...] = (
-    # length, width, height; bonnet and boot as shares of the length
+    # ranges of length, width, height in metres; bonnet and boot relative to the length
     ((3.55, 4.20), (1.60, 1.78), (1.44, 1.60), 0.24, 0.03),
     ((4.35, 5.00), (1.74, 1.92), (1.38, 1.50), 0.27, 0.17),
     ((4.25, 4.85), (1.74, 1.88), (1.42, 1.55), 0.26, 0.02),
@@ -30,7 +30,7 @@ CAR_KINDS: tuple[tuple[Span, Span, Span, float, float], ...] = (
 
 @dataclass
 class Assembly:
-    """Solids that stand together: foot point (x, y, z), yaw, semantic label, owner, size of the box."""
+    """Solids of one object: foot point (x, y, z), yaw, semantic label, owner, size of the bounding box."""
 
     foot: tuple[float, float, float]
     yaw: float
@@ -51,7 +51,7 @@ class Assembly:
         density: float = 0.0,
         glass: float = 0.0,
     ) -> None:
-        """Add a solid whose centre is ``at`` (forward, left, above the foot), in the assembly's frame."""
+        """Add a solid with its centre ``at`` (forward, left, up from the foot) in the assembly's frame."""
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         x, y, z = self.foot
         centre = (x + at[0] * cos - at[1] * sin, y + at[0] * sin + at[1] * cos, z + at[2])
@@ -69,14 +69,14 @@ class Assembly:
 
 
 def car_size(rng: RandomState) -> tuple[Size, float, float]:
-    """(length, width, height), bonnet and boot in metres of a random car."""
+    """(length, width, height), bonnet length and boot length of a random car, metres."""
     length, width, height, bonnet, boot = CAR_KINDS[rng.choice(len(CAR_KINDS), p=CAR_SHARES)]
     size = (rng.uniform(*length), rng.uniform(*width), rng.uniform(*height))
     return size, bonnet * size[0], boot * size[0]
 
 
 def build_car(rng: RandomState, car: Assembly, bonnet: float, boot: float) -> None:
-    """Body, cabin with windows, roof and wheels."""
+    """Add body, cabin with windows, roof and wheels."""
     length, width, height = car.size
     paint = float(rng.choice((rng.uniform(0.05, 0.15), rng.uniform(0.2, 0.4), rng.uniform(0.45, 0.8))))
     floor, belt = rng.uniform(0.17, 0.27), height * rng.uniform(0.54, 0.62)
@@ -98,13 +98,13 @@ def build_car(rng: RandomState, car: Assembly, bonnet: float, boot: float) -> No
 
 
 def person_size(rng: RandomState) -> Size:
-    """Size of someone on foot; one in eight is a child."""
+    """Size of a pedestrian; one in eight is a child."""
     height = rng.uniform(1.1, 1.45) if rng.uniform() < 0.125 else rng.uniform(1.55, 1.92)
     return height * rng.uniform(0.3, 0.52), height * rng.uniform(0.3, 0.4), height
 
 
 def build_person(rng: RandomState, person: Assembly) -> None:
-    """Two legs in a stride, trunk, arms, head."""
+    """Add two legs, torso, arms and head."""
     length, width, height = person.size
     trousers, jacket = rng.uniform(0.08, 0.5), rng.uniform(0.08, 0.7)
     stride = length / 2 - 0.12
@@ -123,7 +123,7 @@ def rider_size(rng: RandomState) -> Size:
 
 
 def build_rider(rng: RandomState, rider: Assembly) -> None:
-    """Wheels and frame that one can see through, handlebar, and a rider who leans forward."""
+    """Add porous wheels and frame, a handlebar and a rider."""
     length, width, height = rider.size
     jacket, steel = rng.uniform(0.08, 0.7), rng.uniform(0.1, 0.5)
     for end in (length / 2 - 0.34, 0.34 - length / 2):
@@ -138,7 +138,7 @@ def build_rider(rng: RandomState, rider: Assembly) -> None:
 
 
 def build_bush(rng: RandomState, bush: Assembly) -> None:
-    """Two or three leafy clumps that fill the box."""
+    """Add two or three porous clumps that fill the box."""
     length, width, height = bush.size
     leaf, dense = rng.uniform(0.2, 0.5), rng.uniform(2.5, 7.0)
     for _ in range(rng.randint(2, 4)):
@@ -150,7 +150,7 @@ def build_bush(rng: RandomState, bush: Assembly) -> None:
 
 
 def build_tree(rng: RandomState, tree: Assembly) -> None:
-    """A trunk and a crown of porous clumps."""
+    """Add a trunk and a crown of porous clumps."""
     trunk, spread = rng.uniform(1.8, 3.2), rng.uniform(0.9, 2.2)
     thick = rng.uniform(0.1, 0.25)
     tree.add(CYLINDER, (0, 0, trunk / 2 + 0.4), (thick, thick, trunk / 2 + 0.5), rng.uniform(0.15, 0.3))
@@ -163,7 +163,7 @@ def build_tree(rng: RandomState, tree: Assembly) -> None:
 
 
 def build_block(rng: RandomState, block: Assembly, *, round_: bool = False, lean: float = 0.0) -> None:
-    """A plain box (or upright cylinder) that fills the size: containers, bins, walls, houses, pillars."""
+    """Add one box or upright cylinder of the given size: container, bin, wall, house or pillar."""
     length, width, height = block.size
     half = (length / 2, width / 2, height / 2)
     kind = CYLINDER if round_ else HEXAHEDRON
@@ -171,7 +171,7 @@ def build_block(rng: RandomState, block: Assembly, *, round_: bool = False, lean
 
 
 def build_trailer(rng: RandomState, trailer: Assembly) -> None:
-    """A box on wheels, about as long as a car: the floor is high and the walls are upright."""
+    """Add a box with a high floor on wheels, about as long as a car."""
     length, width, height = trailer.size
     paint = rng.uniform(0.1, 0.8)
     trailer.add(HEXAHEDRON, (0, 0, height / 2 + 0.28), (length / 2, width / 2, height / 2 - 0.28), paint)
@@ -181,7 +181,7 @@ def build_trailer(rng: RandomState, trailer: Assembly) -> None:
 
 
 def build_post(rng: RandomState, post: Assembly) -> None:
-    """A lamp post, or a post with a sign."""
+    """Add a lamp post, or a post with a traffic sign."""
     height, thick = post.size[2], post.size[0] / 2
     post.add(CYLINDER, (0, 0, height / 2), (thick, thick, height / 2), rng.uniform(0.2, 0.5))
     if height < 4.0:
@@ -202,18 +202,18 @@ CLUTTER: tuple[tuple[str, tuple[float, float], tuple[float, float], tuple[float,
 
 
 def clutter_size(rng: RandomState) -> tuple[str, Size]:
-    """Kind and size of something that is not labelled."""
+    """Kind and size of a random object without a box label."""
     kind, length, width, height = CLUTTER[rng.randint(len(CLUTTER))]
     size = (rng.uniform(*length), rng.uniform(*width), rng.uniform(*height))
     return kind, ((size[0], size[0], size[2]) if kind in ("pillar", "bollard") else size)
 
 
-def build_clutter(rng: RandomState, kind: str, thing: Assembly) -> None:
-    """Build what :func:`clutter_size` drew."""
+def build_clutter(rng: RandomState, kind: str, assembly: Assembly) -> None:
+    """Add the solids of a kind drawn by :func:`clutter_size`."""
     if kind == "bush":
-        thing.label = LABEL["vegetation"]
-        build_bush(rng, thing)
+        assembly.label = LABEL["vegetation"]
+        build_bush(rng, assembly)
     elif kind == "trailer":
-        build_trailer(rng, thing)
+        build_trailer(rng, assembly)
     else:
-        build_block(rng, thing, round_=kind in ("pillar", "bollard"), lean=-0.05 if kind == "bin" else 0.0)
+        build_block(rng, assembly, round_=kind in ("pillar", "bollard"), lean=-0.05 if kind == "bin" else 0.0)

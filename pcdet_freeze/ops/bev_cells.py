@@ -1,4 +1,4 @@
-"""Points in the cells of a map: rows along y, columns along x, over the point cloud range."""
+"""Cells of a BEV map over the point cloud range: rows along y, columns along x."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
-"""Label of a point, and of a cell, that does not count."""
+"""Label of points and cells that are ignored."""
 
 
 def in_cells(points: Tensor, limits: Sequence[float], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """x and y of each point, (N,) each, in cells from the corner of the map; a cell is [k, k + 1).
+    """x and y of each point, (N,) each, in cells from the lower corner of the map; cell k is [k, k + 1).
 
     Args:
         points: (N, 3+) [sample, x, y, ...], metres.
-        limits: x, y, z minimum, then maximum, metres.
-        shape: rows (H) and columns (W) of the map.
+        limits: [x_min, y_min, z_min, x_max, y_max, z_max], metres.
+        shape: rows (H, along y) and columns (W, along x) of the map.
     """
     sizes = [(limits[3 + axis] - limits[axis]) / shape[1 - axis] for axis in (0, 1)]
     x, y = ((points[:, 1 + axis] - limits[axis]) / sizes[axis] for axis in (0, 1))
@@ -25,9 +25,9 @@ def in_cells(points: Tensor, limits: Sequence[float], shape: Sequence[int]) -> t
 
 
 def cells_of(points: Tensor, limits: Sequence[float], shape: Sequence[int]) -> Tensor:
-    """(N,) int64: the cell, of the maps of all samples in a row, of each point; the nearest outside.
+    """(N,) int64: flat index (sample, row, column) of the cell of each point, clamped to the map.
 
-    Arguments as for ``in_cells``.
+    Arguments as in ``in_cells``.
     """
     rows, columns = shape
     x, y = in_cells(points, limits, shape)
@@ -37,14 +37,14 @@ def cells_of(points: Tensor, limits: Sequence[float], shape: Sequence[int]) -> T
 
 @torch.no_grad()
 def cell_majority(cells: Tensor, labels: Tensor, classes: int, count: int) -> Tensor:
-    """(count,) int64: the label that most counted points of a cell have, 255 where none counts.
+    """(count,) int64: majority label of the points of each cell; 255 if it has no labelled point.
 
-    Where several labels have as many points, it is one of them.
+    Ties are resolved to one of the labels with the maximum count.
 
     Args:
-        cells: (N,) int64 in 0..count - 1, each point's cell.
-        labels: (N,) int64 in 0..classes - 1, or 255: does not count.
-        count: how many cells there are.
+        cells: (N,) int64 in 0..count - 1, the cell of each point.
+        labels: (N,) int64 in 0..classes - 1, or 255 (ignored).
+        count: number of cells.
     """
     counted = labels != IGNORE
     votes = torch.bincount(cells[counted] * classes + labels[counted], minlength=count * classes)
