@@ -108,6 +108,16 @@ def test_a_run_resumed_from_an_old_checkpoint_ends_as_the_run_without_a_break(tm
         assert same_bits(resumed["model_state"][name], old["model_state"][name]) == (name not in trained)
 
 
+def test_h10_a_resume_freezes_for_the_epoch_of_the_checkpoint_before_the_optimizer_is_made(
+    tmp_path: Path,
+) -> None:
+    assert train(tmp_path, "frozen", "--epochs", 5, "--ckpt", LEGACY / "frozen_epoch_4.pth") == 0
+    end = checkpoint(tmp_path, "frozen", 5)
+    names = [name for group in end["pcdet_freeze"]["optimizer_names"] for name in group]
+    trained = names.index("backbone_2d.blocks.0.1.weight")  # since the fourth epoch
+    assert end["optimizer_state"]["state"][trained]["step"] == 4
+
+
 @pytest.mark.parametrize(("words", "code"), EXPECTED["verify, exit codes"].items())
 def test_verify_returns_the_exit_code_that_it_returned_then(words: str, code: int) -> None:
     one, other, *names = words.split()

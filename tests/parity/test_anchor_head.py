@@ -1,4 +1,4 @@
-"""Anchors, targets, box code, head losses and detections against OpenPCDet's figures."""
+"""Parity of anchors, targets, box coders, head losses and detections with OpenPCDet."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def case(reference: Path, request: pytest.FixtureRequest) -> Case:
     return Case(reference, request.param)
 
 
-def test_anchors_are_those_of_openpcdet_to_the_last_bit(case: Case) -> None:
+def test_anchors_equal_openpcdet_bit_for_bit(case: Case) -> None:
     each, found = case.figures["num_anchors_per_location"], case.generator.num_per_location
     assert found == (sum(each) if case.generator.by_class else each)
     for anchors, expected in zip(case.generator.anchors, case.figures["anchors"], strict=True):
@@ -68,7 +68,7 @@ def test_anchors_are_those_of_openpcdet_to_the_last_bit(case: Case) -> None:
         assert hashlib.sha256(anchors.contiguous().numpy().tobytes()).hexdigest() == expected["sha256"]
 
 
-def test_assigned_targets_are_those_of_openpcdet(case: Case) -> None:
+def test_assigned_targets_equal_openpcdet(case: Case) -> None:
     gt_boxes = torch.from_numpy(padded_boxes(case.figures["gt_boxes"]))
     found = case.assigner.assign_targets(case.generator.per_class(CPU), gt_boxes)
     for key, expected in case.figures["targets"].items():
@@ -113,7 +113,7 @@ def synthetic_predictions() -> list[torch.Tensor]:
     return [torch.from_numpy(values).float().view(2, 124, 124, -1).requires_grad_() for values in flat]
 
 
-def test_head_losses_and_their_gradients_are_those_of_openpcdet(
+def test_head_losses_and_their_gradients_equal_openpcdet(
     golden: Golden, head_figures: dict[str, Any]
 ) -> None:
     head, predictions = golden.model().dense_head, synthetic_predictions()
@@ -128,9 +128,7 @@ def test_head_losses_and_their_gradients_are_those_of_openpcdet(
         assert_summary(golden.recipe, prediction.grad, head_figures["grads"][key], 1e-5)
 
 
-def test_decoded_boxes_and_detections_are_those_of_openpcdet(
-    golden: Golden, head_figures: dict[str, Any]
-) -> None:
+def test_decoded_boxes_and_detections_equal_openpcdet(golden: Golden, head_figures: dict[str, Any]) -> None:
     model = golden.model()
     state = dict(zip(("cls_preds", "box_preds", "dir_cls_preds"), synthetic_predictions(), strict=True))
     with torch.no_grad():
@@ -156,7 +154,7 @@ def test_the_older_decoder_swaps_width_and_length_as_in_openpcdet(reference: Pat
 
 
 @pytest.mark.parametrize("sincos", [False, True])
-def test_residual_code_is_that_of_openpcdet(reference: Path, sincos: bool) -> None:
+def test_residual_box_coder_equals_openpcdet(reference: Path, sincos: bool) -> None:
     figures, recipe = load_json(reference / "boxes_nms.json"), load_recipe(reference)
     expected = figures["box_coder"]["ResidualCoder_sincos" if sincos else "ResidualCoder"]
     boxes, coder = torch.tensor(figures["boxes"]), ResidualCoder(encode_angle_by_sincos=sincos)

@@ -1,4 +1,4 @@
-"""CenterPoint of pillars against OpenPCDet's figures, module by module, within the reference's tolerances.
+"""Parity of pillar CenterPoint with OpenPCDet, module by module, within the tolerances of the reference.
 
 Not compared: ``target_boxes_src`` (the boxes of each slot, which only IoU branches read, and none of the
 configs has one), gradients below 1e-2 (rounding noise of biases before a norm), and the seconds that runs
@@ -51,7 +51,7 @@ def trained(golden: CenterGolden) -> tuple[Any, dict[str, Any], torch.Tensor, di
     return model, batch, ret_dict["loss"].detach(), tb_dict
 
 
-def test_the_golden_batch_is_the_one_of_the_reference(golden: CenterGolden) -> None:
+def test_golden_batch_equals_the_reference(golden: CenterGolden) -> None:
     figures, batch, recipe = golden.figures["input"], golden.batch, golden.recipe
     for sample, cloud in enumerate(golden.clouds()):
         assert_summary(recipe, cloud, figures[f"points_{sample}"], 1e-9)
@@ -78,7 +78,7 @@ def assert_stages(
         assert_summary(golden.recipe, value, figures[key], within)
 
 
-def test_every_stage_in_eval_mode_has_the_numbers_of_openpcdet(golden: CenterGolden, evaluated: Any) -> None:
+def test_every_stage_in_eval_mode_equals_openpcdet(golden: CenterGolden, evaluated: Any) -> None:
     model, batch, _, _ = evaluated
     figures = golden.figures["eval"]
     assert_stages(golden, batch, figures, BEFORE_NMS)
@@ -92,7 +92,7 @@ def test_every_stage_in_eval_mode_has_the_numbers_of_openpcdet(golden: CenterGol
         assert_summary(golden.recipe, value, figures[key], BEFORE_NMS)
 
 
-def test_every_head_decodes_to_the_boxes_of_openpcdet(golden: CenterGolden, evaluated: Any) -> None:
+def test_every_head_decodes_the_boxes_of_openpcdet(golden: CenterGolden, evaluated: Any) -> None:
     head = evaluated[0].dense_head
     settings, figures = head.settings.post_processing, golden.figures["eval"]["decoded"]
     for maps, expected in zip(head.forward_ret_dict["pred_dicts"], figures, strict=True):
@@ -108,7 +108,7 @@ def test_every_head_decodes_to_the_boxes_of_openpcdet(golden: CenterGolden, eval
 def assert_rows_agree(
     golden: CenterGolden, rows: torch.Tensor, scores: torch.Tensor, expected: dict[str, Any]
 ) -> None:
-    """Each golden sample stands in its row, or in another row of (nearly) equal score."""
+    """Each golden sample equals its row, or another row of (nearly) equal score."""
     table = rows.view(len(rows), -1)
     assert list(rows.shape) == expected["shape"]
     indices = golden.recipe.sample_indices(rows.numel())
@@ -119,7 +119,7 @@ def assert_rows_agree(
         assert (equals - value).abs().min() <= max(AFTER_NMS * expected["std"], 5e-7)
 
 
-def test_detections_have_the_numbers_of_openpcdet(golden: CenterGolden, evaluated: Any) -> None:
+def test_detections_equal_openpcdet(golden: CenterGolden, evaluated: Any) -> None:
     _, _, pred_dicts, recall_dict = evaluated
     figures = golden.figures["eval"]
     for expected in (figures["final"], figures["post_processing"]):
@@ -130,27 +130,27 @@ def test_detections_have_the_numbers_of_openpcdet(golden: CenterGolden, evaluate
     assert recall_dict == figures["recall_dict"]
 
 
-def test_training_loss_and_its_parts_are_those_of_openpcdet(golden: CenterGolden, trained: Any) -> None:
+def test_training_loss_and_its_parts_equal_openpcdet(golden: CenterGolden, trained: Any) -> None:
     figures, (_, _, loss, tb_dict) = golden.figures["train"], trained
     assert loss.item() == pytest.approx(figures["loss"], rel=1e-6)
     assert list(tb_dict) == list(figures["tb_dict"])
     assert tb_dict == pytest.approx(figures["tb_dict"], rel=2e-5)
 
 
-def test_every_stage_in_train_mode_has_the_numbers_of_openpcdet(
+def test_every_stage_in_train_mode_equals_openpcdet(
     golden: CenterGolden, trained: Any, tolerance: tuple[float, float]
 ) -> None:
     assert_stages(golden, trained[1], golden.figures["train"]["stages"], tolerance[0])
 
 
-def test_targets_are_those_of_openpcdet(golden: CenterGolden, trained: Any) -> None:
+def test_targets_equal_openpcdet(golden: CenterGolden, trained: Any) -> None:
     figures = golden.figures["train"]["targets"]
     for number, targets in enumerate(trained[0].dense_head.forward_ret_dict["targets"]):
         for key in ("heatmaps", "target_boxes", "inds", "masks"):
             assert_summary(golden.recipe, getattr(targets, key), figures[key][number], 1e-6)
 
 
-def test_labels_are_left_alone_where_openpcdet_overwrites_their_class(
+def test_gt_boxes_are_unchanged_where_openpcdet_overwrites_their_class(
     golden: CenterGolden, trained: Any
 ) -> None:
     # a defect there, seen where a config has several heads: classes become numbers inside their head
@@ -158,7 +158,7 @@ def test_labels_are_left_alone_where_openpcdet_overwrites_their_class(
     assert trained[1]["gt_boxes"].equal(torch.from_numpy(golden.batch["gt_boxes"]))
 
 
-def test_every_gradient_has_the_norm_and_the_sum_of_openpcdet(
+def test_norm_and_sum_of_every_gradient_equal_openpcdet(
     golden: CenterGolden, trained: Any, tolerance: tuple[float, float]
 ) -> None:
     figures = golden.figures["train"]
@@ -174,7 +174,7 @@ def test_every_gradient_has_the_norm_and_the_sum_of_openpcdet(
     assert total == pytest.approx(figures["total_grad_norm"], rel=1e-3)
 
 
-def test_running_statistics_move_as_in_openpcdet(golden: CenterGolden, trained: Any) -> None:
+def test_running_statistics_equal_openpcdet_after_one_forward(golden: CenterGolden, trained: Any) -> None:
     state, expected = trained[0].state_dict(), golden.figures["train"]["running_after"]
     assert [key for key in state if "running_" in key] == list(expected)
     for key, (total, abs_total) in expected.items():

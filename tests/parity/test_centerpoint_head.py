@@ -1,4 +1,4 @@
-"""CenterHead by itself against OpenPCDet's figures: targets, losses, gradients, detections, peaks.
+"""Parity of CenterHead with OpenPCDet: targets, losses, gradients, detections, heatmap peaks.
 
 Every number of the three CenterPoints in head_only.json is compared, and the radii and the heatmap of
 boxes_nms.json.
@@ -78,7 +78,7 @@ def case(reference: Path, request: pytest.FixtureRequest) -> Case:
     return Case(reference, request.param)
 
 
-def test_losses_and_gradients_are_those_of_openpcdet(case: Case) -> None:
+def test_losses_and_gradients_equal_openpcdet(case: Case) -> None:
     predictions = synthetic_predictions(case.head)
     targets = case.head.assign_targets(case.gt_boxes)
     case.head.forward_ret_dict = {"pred_dicts": predictions, "targets": targets}
@@ -93,7 +93,7 @@ def test_losses_and_gradients_are_those_of_openpcdet(case: Case) -> None:
             assert_summary(case.recipe, maps[name].grad, summary, 1e-6)
 
 
-def test_targets_are_those_of_openpcdet(case: Case) -> None:
+def test_targets_equal_openpcdet(case: Case) -> None:
     found = case.head.assign_targets(case.gt_boxes)
     for targets, expected in zip(found, case.figures["targets_nonzero"], strict=True):
         assert targets.heatmaps.sum().item() == pytest.approx(expected["hm_sum"], rel=1e-6)
@@ -105,7 +105,7 @@ def test_targets_are_those_of_openpcdet(case: Case) -> None:
             np.testing.assert_allclose(rows[: len(boxes)], wanted, atol=1e-6)
 
 
-def test_detections_are_those_of_openpcdet(case: Case) -> None:
+def test_detections_equal_openpcdet(case: Case) -> None:
     detections = case.head.generate_predicted_boxes(synthetic_predictions(case.head))
     for found, expected in zip(detections, case.figures["final"], strict=True):
         assert len(found["pred_scores"]) == expected["n"]
@@ -116,14 +116,14 @@ def test_detections_are_those_of_openpcdet(case: Case) -> None:
             assert_summary(case.recipe, found[key], summary, 1e-5)
 
 
-def test_radii_are_those_of_openpcdet(reference: Path) -> None:
+def test_gaussian_radii_equal_openpcdet(reference: Path) -> None:
     rows = torch.tensor(load_json(reference / "boxes_nms.json")["gaussian_radius"])
     for column, overlap in ((2, 0.1), (3, 0.5)):
         found = gaussian_radius(rows[:, 0], rows[:, 1], overlap)
         torch.testing.assert_close(found, rows[:, column], rtol=1e-6, atol=1e-6)
 
 
-def test_peaks_are_those_of_openpcdet(reference: Path) -> None:
+def test_heatmap_peaks_equal_openpcdet(reference: Path) -> None:
     expected: Any = load_json(reference / "boxes_nms.json")["heatmap_24x32"]
     heatmap = torch.zeros(1, 24, 32)
     # centres and radii as they can be read off the figures: a whole peak, and one cut by a corner

@@ -1,4 +1,4 @@
-"""Checkpoints of whole models, both ways: what OpenPCDet reads of ours, and its old sparse weights here."""
+"""Whole checkpoints: ours have the keys that OpenPCDet reads, and its spconv 1 weights load here."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def trained(root: Path, name: str, frozen: list[str]) -> Trainer:
 
 
 def leaves(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Modules without children, in the order in which they stand."""
+    """Modules without children, in order of registration."""
     children = list(module.children())
     yield from (leaf for child in children for leaf in leaves(child)) if children else iter([module])
 
 
 def groups_of(model: torch.nn.Module) -> list[int]:
-    """How many parameters OpenPCDet's two groups hold: those of no norm, those of norms."""
+    """Number of parameters in OpenPCDet's two groups: other layers, norm layers."""
     norms = [isinstance(leaf, torch.nn.modules.batchnorm._BatchNorm) for leaf in leaves(model)]
     counts = [len(list(leaf.parameters())) for leaf in leaves(model)]
     return [sum(n for n, norm in zip(counts, norms, strict=True) if norm == kind) for kind in (False, True)]
 
 
 @pytest.mark.parametrize("frozen", [[], ["vfe", "backbone_3d"]], ids=["unfrozen", "frozen"])
-def test_what_openpcdet_reads_of_a_file_is_where_it_looks_for_it(
+def test_a_checkpoint_has_the_keys_that_openpcdet_reads(
     root: Path, tmp_path: Path, frozen: list[str]
 ) -> None:
     trainer = trained(root, "kitti_models/second", frozen)
@@ -65,7 +65,7 @@ def test_what_openpcdet_reads_of_a_file_is_where_it_looks_for_it(
     assert len(file["optimizer_state"]["state"]) == sum(sizes)
 
 
-def test_a_whole_second_with_weights_of_spconv_1_loads(root: Path, tmp_path: Path) -> None:
+def test_a_second_checkpoint_in_spconv_1_layout_loads(root: Path, tmp_path: Path) -> None:
     source, model = (CutModel(root, "kitti_models/second").model for _ in range(2))
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)

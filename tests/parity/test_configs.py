@@ -1,7 +1,7 @@
-"""The YAMLs carry OpenPCDet's figures, and what they build has its keys and shapes.
+"""The YAMLs have OpenPCDet's values, and the models built from them its state_dict keys and shapes.
 
 Compared: every file of configs/, and of state_dicts/ those of the YAMLs that cfgs/ carries (the others are
-of families that are not built; test_families.py lists them).
+of unsupported families, which test_families.py lists).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NAMES = [
     "nuscenes_models/cbgs_voxel0075_res3d_centerpoint",
 ]
 CHECKPOINT_KEY = {"DATA_PATH": "data/kitti", "INFO_ROOT": None, "KEEP_EMPTY_FRAMES": False}
-"""What the KITTI data set has of its own: a path from the project's root, and two keys at their default."""
+"""Keys that only our KITTI data set has: a path from the project's root, two keys at their default."""
 
 
 def figures_of(reference: Path, kind: str, name: str) -> dict[str, Any]:
@@ -47,20 +47,20 @@ def figures_of(reference: Path, kind: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_has_the_figures_of_openpcdet(root: Path, reference: Path, name: str) -> None:
+def test_every_yaml_equals_the_config_of_openpcdet(root: Path, reference: Path, name: str) -> None:
     expected = figures_of(reference, "configs", name)
     if name.startswith("kitti"):
         expected["DATA_CONFIG"].update(CHECKPOINT_KEY)
     assert plain(cfg_from_yaml_file(root / "cfgs" / f"{name}.yaml")) == expected
 
 
-def test_every_config_of_the_reference_has_its_yaml(reference: Path) -> None:
+def test_every_config_of_the_reference_has_a_yaml(reference: Path) -> None:
     found = {path.stem for path in (reference / "configs").iterdir()}
     assert found == {name.replace("/", "__") for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_dict_has_the_keys_and_shapes_of_openpcdet(root: Path, reference: Path, name: str) -> None:
+def test_state_dict_keys_and_shapes_equal_openpcdet(root: Path, reference: Path, name: str) -> None:
     expected = figures_of(reference, "state_dicts", name)
     facts = ("class_names", "point_cloud_range", "voxel_size", "num_point_features")
     dataset = fake_dataset(*(expected[fact] for fact in facts))
@@ -75,7 +75,7 @@ def test_state_dict_has_the_keys_and_shapes_of_openpcdet(root: Path, reference: 
     assert list(model.module_names) == expected["module_order"]
 
 
-def test_the_residual_backbone_has_the_keys_of_openpcdet(reference: Path) -> None:
+def test_state_dict_keys_of_the_residual_backbone_equal_openpcdet(reference: Path) -> None:
     # no config of ours names it; DSVT's does, whose state dict the reference has
     keys = figures_of(reference, "state_dicts", "waymo_models/dsvt_pillar")["keys"]
     section = {

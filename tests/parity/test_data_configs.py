@@ -1,4 +1,4 @@
-"""Every augmentor and processor that the YAMLs name is built from them as they stand."""
+"""Every augmentor and processor that the YAMLs name can be built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pcdet_freeze.datasets.processor import DataProcessor
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_augmentors_and_processors_of_a_yaml_are_built(
+def test_augmentors_and_processors_of_every_yaml_are_built(
     root: Path, tmp_path: Path, name: str, training: bool
 ) -> None:
     cfg = cfg_from_yaml_file(root / "cfgs" / f"{name}.yaml")

@@ -1,7 +1,7 @@
-"""Every model config of the reference: built with its keys, or an error that names the way out.
+"""Every model config of the reference is built with its state_dict keys, or is an error naming the plugin.
 
-Together with test_configs.py this goes through all files of state_dicts/. Not compared: ``sha`` of the
-index, and all but the family of models that are not built.
+Together with test_configs.py this reads all files of state_dicts/. Not compared: ``sha`` of the index, and
+all but the family of unsupported models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIBLINGS = {
     "kitti_models/pointpillar_pyramid_aug": "kitti_models/pointpillar",
     "waymo_models/centerpoint_4frames": "waymo_models/centerpoint",
 }
-"""Models that differ from one of ours in their data only, or in a key that we have."""
+"""Models that differ from a supported one only in their data."""
 
 NOT_OURS = {
     "BevFusion",
@@ -41,7 +41,7 @@ NOT_OURS = {
     "VoxelRCNN",
 }
 DSVT = {"waymo_models/dsvt_pillar", "waymo_models/dsvt_voxel"}
-"""CenterPoints whose 3D backbone is not ours."""
+"""CenterPoints with an unsupported 3D backbone."""
 
 
 def figures_of(reference: Path, name: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def dataset_of(figures: dict[str, Any]) -> Any:
     return fake_dataset(*(figures[fact] for fact in facts))
 
 
-def test_every_model_of_the_reference_is_built_or_of_a_family_that_is_not(reference: Path) -> None:
+def test_every_model_of_the_reference_is_built_or_of_an_unsupported_family(reference: Path) -> None:
     known = {*NAMES, *SIBLINGS, *DSVT}
     index = load_json(reference / "state_dicts" / "INDEX.json")
     rest = {name: figures_of(reference, name)["model"] for name in index["built"] if name not in known}
@@ -61,7 +61,7 @@ def test_every_model_of_the_reference_is_built_or_of_a_family_that_is_not(refere
     assert known <= set(index["built"]) and not index["failed"]
 
 
-def test_the_index_and_the_files_say_the_same(reference: Path) -> None:
+def test_the_index_agrees_with_the_files(reference: Path) -> None:
     for name, entry in load_json(reference / "state_dicts" / "INDEX.json")["built"].items():
         figures = figures_of(reference, name)
         assert (entry["num_keys"], entry["num_params"]) == (len(figures["keys"]), figures["num_params"])
@@ -69,7 +69,7 @@ def test_the_index_and_the_files_say_the_same(reference: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(SIBLINGS))
-def test_a_model_that_differs_in_its_data_only_has_the_keys_of_openpcdet(
+def test_a_model_that_differs_only_in_its_data_has_the_keys_of_openpcdet(
     root: Path, reference: Path, name: str
 ) -> None:
     cfg, expected = cfg_from_yaml_file(root / "cfgs" / f"{SIBLINGS[name]}.yaml"), figures_of(reference, name)
@@ -84,13 +84,13 @@ def test_a_model_that_differs_in_its_data_only_has_the_keys_of_openpcdet(
 
 
 @pytest.mark.parametrize("family", sorted(NOT_OURS))
-def test_a_family_that_is_not_built_is_an_error_with_the_way_out(reference: Path, family: str) -> None:
+def test_an_unsupported_family_is_an_error_that_names_the_plugin(reference: Path, family: str) -> None:
     known = "MODEL.NAME must be one of CenterPoint, PointPillar, SECONDNet"
     with pytest.raises(ConfigError, match=rf"{known}.*'{family}'.*python -m pcdet_freeze\.openpcdet"):
         build_network({"NAME": family}, 1, None)
 
 
-def test_a_backbone_that_is_not_built_is_an_error_with_the_way_out(root: Path) -> None:
+def test_an_unsupported_backbone_is_an_error_that_names_the_plugin(root: Path) -> None:
     cfg = cfg_from_yaml_file(root / "cfgs/waymo_models/centerpoint.yaml")
     cfg.MODEL.BACKBONE_3D = {"NAME": "DSVT"}
     message = r"BACKBONE_3D\.NAME: .*VoxelBackBone8x, VoxelResBackBone8x; got 'DSVT'.*pcdet_freeze\.openpcdet"

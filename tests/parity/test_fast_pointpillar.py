@@ -1,4 +1,4 @@
-"""F1 and F5 on golden weights: a PointPillar with a frozen trunk, folded and as it is written."""
+"""F1 and F5 on golden weights: a PointPillar with a frozen trunk, with and without BN folding."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_f5_the_whole_trunk_is_folded_and_the_head_is_one_convolution(runs: dict
 
 
 @pytest.mark.parametrize("key", ["pillar_features", "spatial_features", "spatial_features_2d"])
-def test_f5_features_stay_within_2e_6(runs: dict[Any, Any], key: str) -> None:
+def test_f5_relative_error_of_the_features_is_at_most_2e_6(runs: dict[Any, Any], key: str) -> None:
     assert relative_error(runs[None][0][key], runs[True][0][key]) <= 2e-6
     assert runs[True][3].difference <= 2e-6
 
 
-def test_f5_the_loss_and_the_gradient_of_the_suffix_stay_within_1e_4(runs: dict[Any, Any]) -> None:
+def test_f5_relative_error_of_loss_and_gradients_is_at_most_1e_4(runs: dict[Any, Any]) -> None:
     plain, fast = runs[None], runs[True]
     assert plain[2].keys() == fast[2].keys()
     assert float(fast[1]) == pytest.approx(float(plain[1]), rel=1e-6)
@@ -64,7 +64,7 @@ def test_f5_the_loss_and_the_gradient_of_the_suffix_stay_within_1e_4(runs: dict[
     assert relative_error(*flat) <= 1e-4
 
 
-def test_f1_without_folding_everything_is_equal_to_the_bit(runs: dict[Any, Any]) -> None:
+def test_f1_without_folding_everything_is_bitwise_equal(runs: dict[Any, Any]) -> None:
     plain, fast = runs[None], runs[False]
     assert torch.equal(plain[1], fast[1]) and plain[2].keys() == fast[2].keys()
     assert all(torch.equal(plain[2][name], fast[2][name]) for name in plain[2])

@@ -1,4 +1,4 @@
-"""PointPillar against OpenPCDet's figures, module by module, within the reference's tolerances."""
+"""Parity of PointPillar with OpenPCDet, module by module, within the tolerances of the reference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trained(golden: Golden) -> tuple[Any, dict[str, Any], torch.Tensor, dict[str
     return model, batch, ret_dict["loss"].detach(), tb_dict
 
 
-def test_the_golden_batch_is_the_one_of_the_reference(golden: Golden) -> None:
+def test_golden_batch_equals_the_reference(golden: Golden) -> None:
     figures, batch, recipe = golden.figures["input"], golden.batch, golden.recipe
     coords, voxels, counts = recipe.sort_rows(
         batch["voxel_coords"], batch["voxels"], batch["voxel_num_points"]
@@ -44,7 +44,7 @@ def test_the_golden_batch_is_the_one_of_the_reference(golden: Golden) -> None:
     assert_summary(recipe, batch["gt_boxes"], figures["gt_boxes_padded"], 1e-9)
 
 
-def test_every_stage_in_eval_mode_has_the_numbers_of_openpcdet(golden: Golden, evaluated: Any) -> None:
+def test_every_stage_in_eval_mode_equals_openpcdet(golden: Golden, evaluated: Any) -> None:
     model, batch, _, _ = evaluated
     figures, recipe = golden.figures["eval"], golden.recipe
     pillars = recipe.sort_rows(batch["voxel_coords"], batch["pillar_features"])[1]
@@ -64,7 +64,7 @@ def test_every_stage_in_eval_mode_has_the_numbers_of_openpcdet(golden: Golden, e
         assert_summary(recipe, anchors, expected, 1e-9)
 
 
-def test_detections_have_the_numbers_of_openpcdet(golden: Golden, evaluated: Any) -> None:
+def test_detections_equal_openpcdet(golden: Golden, evaluated: Any) -> None:
     _, _, pred_dicts, recall_dict = evaluated
     figures = golden.figures["eval"]
     for found, expected in zip(pred_dicts, figures["post_processing"], strict=True):
@@ -77,7 +77,7 @@ def test_detections_have_the_numbers_of_openpcdet(golden: Golden, evaluated: Any
 
 
 def assert_rows_agree(golden: Golden, rows: np.ndarray, scores: np.ndarray, expected: dict[str, Any]) -> None:
-    """Each golden sample stands in its row, or in another row of (nearly) equal score."""
+    """Each golden sample equals its row, or another row of (nearly) equal score."""
     allowed = 1e-4 * expected["std"]
     assert expected["shape"][0] == len(rows)
     for flat, value in zip(golden.recipe.sample_indices(rows.size), expected["samples"], strict=True):
@@ -86,14 +86,14 @@ def assert_rows_agree(golden: Golden, rows: np.ndarray, scores: np.ndarray, expe
         assert np.abs(equals - value).min() <= allowed
 
 
-def test_training_loss_and_its_parts_are_those_of_openpcdet(golden: Golden, trained: Any) -> None:
+def test_training_loss_and_its_parts_equal_openpcdet(golden: Golden, trained: Any) -> None:
     figures, (_, _, loss, tb_dict) = golden.figures["train"], trained
     assert loss.item() == pytest.approx(figures["loss"], rel=1e-6)
     assert list(tb_dict) == list(figures["tb_dict"])
     assert tb_dict == pytest.approx(figures["tb_dict"], rel=1e-5)
 
 
-def test_every_stage_in_train_mode_has_the_numbers_of_openpcdet(golden: Golden, trained: Any) -> None:
+def test_every_stage_in_train_mode_equals_openpcdet(golden: Golden, trained: Any) -> None:
     model, batch, _, _ = trained
     figures, recipe = golden.figures["train"], golden.recipe
     pillars = recipe.sort_rows(batch["voxel_coords"], batch["pillar_features"])[1]
@@ -106,7 +106,7 @@ def test_every_stage_in_train_mode_has_the_numbers_of_openpcdet(golden: Golden, 
         assert_summary(recipe, model.dense_head.forward_ret_dict[key], expected, TRAIN)
 
 
-def test_targets_are_those_of_openpcdet(golden: Golden, trained: Any) -> None:
+def test_targets_equal_openpcdet(golden: Golden, trained: Any) -> None:
     model, batch, _, _ = trained
     figures, found = golden.figures["train"]["targets"], model.dense_head.forward_ret_dict
     for key in ("box_cls_labels", "box_reg_targets", "reg_weights"):
@@ -121,7 +121,7 @@ def test_targets_are_those_of_openpcdet(golden: Golden, trained: Any) -> None:
     assert batch["gt_boxes"].equal(torch.from_numpy(golden.batch["gt_boxes"]))
 
 
-def test_every_gradient_has_the_norm_and_the_sum_of_openpcdet(golden: Golden, trained: Any) -> None:
+def test_norm_and_sum_of_every_gradient_equal_openpcdet(golden: Golden, trained: Any) -> None:
     figures, (model, _, _, _) = golden.figures["train"], trained
     gradients = {name: p.grad.double() for name, p in model.named_parameters()}
     assert list(gradients) == list(figures["grad_norms"])
@@ -134,7 +134,7 @@ def test_every_gradient_has_the_norm_and_the_sum_of_openpcdet(golden: Golden, tr
     assert total == pytest.approx(figures["total_grad_norm"], rel=1e-4)
 
 
-def test_running_statistics_move_as_in_openpcdet(golden: Golden, trained: Any) -> None:
+def test_running_statistics_equal_openpcdet_after_one_forward(golden: Golden, trained: Any) -> None:
     state = trained[0].state_dict()
     expected = golden.figures["train"]["running_after"]
     assert [key for key in state if "running_" in key] == list(expected)

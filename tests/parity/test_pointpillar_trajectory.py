@@ -1,4 +1,4 @@
-"""Eight optimizer steps of PointPillar against OpenPCDet's figures."""
+"""Parity of eight training steps of PointPillar with OpenPCDet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def figures(reference: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_eight_steps_follow_the_losses_of_openpcdet(reference: Path, figures: dict[str, Any]) -> None:
+def test_eight_training_steps_have_the_losses_of_openpcdet(reference: Path, figures: dict[str, Any]) -> None:
     golden, optim_cfg, steps = Golden(reference), EasyDict(figures["optim"]), figures["steps"]
     model = golden.model().train()
     optimizer = build_optimizer(model, optim_cfg)
@@ -47,7 +47,7 @@ def test_eight_steps_follow_the_losses_of_openpcdet(reference: Path, figures: di
 
 
 def assert_end(golden: Golden, model: Any, figures: dict[str, Any]) -> None:
-    """Every tensor's size, and the spread of the outputs in eval mode."""
+    """Sum of absolute values of every tensor, and standard deviation of the outputs in eval mode."""
     state = model.state_dict()
     assert list(state) == list(figures["final_abs_sum"])
     for key, expected in figures["final_abs_sum"].items():

@@ -1,4 +1,4 @@
-"""PointPillars with a head for each group of classes against OpenPCDet's figures, within the tolerances.
+"""Parity of multi-head PointPillars with OpenPCDet, within the tolerances of the reference.
 
 Compared: every figure of forward/nuscenes_cbgs_pp_multihead.json but ``eval_seconds`` and ``train_seconds``
 (run times), and ``pred_labels``: the recipe fills integer tensors with 0, also the buffer
@@ -54,11 +54,11 @@ def assert_outputs(golden: AnchorGolden, model: Any, figures: dict[str, Any], wi
             assert_summary(golden.recipe, found, figures[f"dense_head.{key}.{group}"], within)
 
 
-def test_the_golden_batch_is_the_one_of_the_reference(golden: AnchorGolden) -> None:
+def test_golden_batch_equals_the_reference(golden: AnchorGolden) -> None:
     golden.assert_batch()
 
 
-def test_every_stage_in_eval_mode_has_the_numbers_of_openpcdet(golden: AnchorGolden, evaluated: Any) -> None:
+def test_every_stage_in_eval_mode_equals_openpcdet(golden: AnchorGolden, evaluated: Any) -> None:
     model, batch, _, _ = evaluated
     figures = golden.figures["eval"]
     assert_stages(golden, batch, figures, EVAL)
@@ -66,9 +66,7 @@ def test_every_stage_in_eval_mode_has_the_numbers_of_openpcdet(golden: AnchorGol
     assert_outputs(golden, model, figures, EVAL)
 
 
-def test_anchors_and_decoded_boxes_have_the_numbers_of_openpcdet(
-    golden: AnchorGolden, evaluated: Any
-) -> None:
+def test_anchors_and_decoded_boxes_equal_openpcdet(golden: AnchorGolden, evaluated: Any) -> None:
     model, batch, _, _ = evaluated
     figures, recipe = golden.figures["eval"], golden.recipe
     for anchors, expected, shape in zip(
@@ -83,7 +81,7 @@ def test_anchors_and_decoded_boxes_have_the_numbers_of_openpcdet(
     assert_summary(recipe, batch["batch_box_preds"], figures["decoded.batch_box_preds"], 1e-5)
 
 
-def test_detections_are_those_of_openpcdet_where_overlap_has_its_margin(
+def test_detections_equal_openpcdet_with_the_margin_of_its_rotated_overlap(
     golden: AnchorGolden, evaluated: Any
 ) -> None:
     model, batch, pred_dicts, recall_dict = evaluated
@@ -112,28 +110,28 @@ def test_detections_are_those_of_openpcdet_where_overlap_has_its_margin(
     assert recall_dict == figures["recall_dict"]
 
 
-def test_training_loss_and_its_parts_are_those_of_openpcdet(golden: AnchorGolden, trained: Any) -> None:
+def test_training_loss_and_its_parts_equal_openpcdet(golden: AnchorGolden, trained: Any) -> None:
     figures, (_, _, loss, tb_dict) = golden.figures["train"], trained
     assert loss.item() == pytest.approx(figures["loss"], rel=1e-6)
     assert list(tb_dict) == list(figures["tb_dict"])
     assert tb_dict == pytest.approx(figures["tb_dict"], rel=1e-5)
 
 
-def test_every_stage_in_train_mode_has_the_numbers_of_openpcdet(golden: AnchorGolden, trained: Any) -> None:
+def test_every_stage_in_train_mode_equals_openpcdet(golden: AnchorGolden, trained: Any) -> None:
     model, batch, _, _ = trained
     assert_stages(golden, batch, golden.figures["train"]["stages"], TRAIN)
     assert_outputs(golden, model, golden.figures["train"], TRAIN)
 
 
-def test_targets_are_those_of_openpcdet(golden: AnchorGolden, trained: Any) -> None:
+def test_targets_equal_openpcdet(golden: AnchorGolden, trained: Any) -> None:
     golden.assert_targets(trained[0].dense_head.forward_ret_dict)
     assert trained[1]["gt_boxes"].equal(torch.from_numpy(golden.batch["gt_boxes"]))
     assert golden.figures["train"]["gt_boxes_modified_in_place"] is False
 
 
-def test_every_gradient_has_the_norm_and_the_sum_of_openpcdet(golden: AnchorGolden, trained: Any) -> None:
+def test_norm_and_sum_of_every_gradient_equal_openpcdet(golden: AnchorGolden, trained: Any) -> None:
     golden.assert_gradients(trained[0], GRADIENT)
 
 
-def test_running_statistics_move_as_in_openpcdet(golden: AnchorGolden, trained: Any) -> None:
+def test_running_statistics_equal_openpcdet_after_one_forward(golden: AnchorGolden, trained: Any) -> None:
     golden.assert_running_statistics(trained[0], 1e-5)

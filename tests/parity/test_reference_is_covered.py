@@ -83,13 +83,13 @@ def test_every_file_of_the_reference_is_read_by_a_test_that_is_named_here(
 @pytest.mark.parametrize(("key", "offset", "period"), [
     ("off0_2pi", 0.0, 2 * np.pi), ("off05_pi", 0.5, np.pi), ("off078_2pi", 0.78539, 2 * np.pi),
 ])  # fmt: skip
-def test_angles_are_wrapped_as_by_openpcdet(reference: Path, key: str, offset: float, period: float) -> None:
+def test_limit_period_equals_openpcdet(reference: Path, key: str, offset: float, period: float) -> None:
     figures = load_json(reference / "boxes_nms.json")["limit_period"]
     found = limit_period(torch.tensor(figures["x"]), offset, period)
     np.testing.assert_allclose(found, figures[key], atol=1e-5)
 
 
-def test_overlaps_of_all_pairs_are_openpcdets(reference: Path) -> None:
+def test_ious_of_all_pairs_equal_openpcdet(reference: Path) -> None:
     figures, recipe = load_json(reference / "boxes_nms.json"), load_recipe(reference)
     boxes = torch.tensor(figures["boxes"])
     for key, overlaps in (("iou_bev", boxes_iou_bev), ("iou_3d", boxes_iou3d)):
@@ -97,7 +97,7 @@ def test_overlaps_of_all_pairs_are_openpcdets(reference: Path) -> None:
         assert_summary(recipe, overlaps(boxes, boxes), figures[key], within)
 
 
-def test_boxes_that_nms_selects_and_their_scores_are_openpcdets(reference: Path) -> None:
+def test_boxes_kept_by_nms_and_their_scores_equal_openpcdet(reference: Path) -> None:
     figures = load_json(reference / "boxes_nms.json")
     expected = figures["class_agnostic_nms"]
     settings = NMSSettings("nms_gpu", nms_thresh=0.1, nms_pre_maxsize=4096, nms_post_maxsize=50)
@@ -107,7 +107,7 @@ def test_boxes_that_nms_selects_and_their_scores_are_openpcdets(reference: Path)
     assert kept.tolist() == pytest.approx(expected["scores"], abs=1e-7)
 
 
-def test_the_golden_pointpillars_points_and_pillars_are_openpcdets(reference: Path) -> None:
+def test_points_and_pillars_of_the_golden_pointpillar_equal_openpcdet(reference: Path) -> None:
     golden = Golden(reference)
     figures, points = golden.figures, golden.figures["points"]
     for sample, (seed, boxes) in enumerate(zip(points["seeds"], figures["gt_boxes"], strict=True)):

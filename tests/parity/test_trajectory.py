@@ -1,4 +1,4 @@
-"""The real trainer on the golden PointPillar: its first steps are OpenPCDet's."""
+"""Parity of the first steps of `Trainer` with OpenPCDet, on the golden PointPillar."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Records(Hook):
 
 
 class SameBatch:
-    """A loader that gives the golden batch anew, eight times an epoch."""
+    """A loader that yields the golden batch eight times an epoch."""
 
     def __init__(self, golden: Golden) -> None:
         self.golden = golden
@@ -56,7 +56,7 @@ def run(reference: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_loss_and_gradient_norm_follow_openpcdets(run: Any, step: int) -> None:
+def test_loss_and_gradient_norm_equal_openpcdet(run: Any, step: int) -> None:
     figures, rows = run
     assert rows[step]["loss"] == pytest.approx(figures["loss"][step], rel=[1e-5, 1e-5, 1e-3][step])
     norm = figures["grad_norm_before_clip"][step]
@@ -65,7 +65,7 @@ def test_loss_and_gradient_norm_follow_openpcdets(run: Any, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_rate_and_momentum_are_openpcdets(run: Any, step: int) -> None:
+def test_learning_rate_and_momentum_equal_openpcdet(run: Any, step: int) -> None:
     figures, rows = run
     assert rows[step]["lr"] == pytest.approx(figures["lr"][step], rel=1e-12)
     assert rows[step]["mom"] == pytest.approx(figures["mom"][step], rel=1e-12)
