@@ -74,7 +74,7 @@ def test_painted_boundaries_are_lines_of_the_map_from_left_to_right(cfg: EasyDic
     assert (lanes[rows[0]][:, 4:-4] == 0).any(axis=0).all()  # two pieces, one line without a gap
 
 
-def test_unpainted_boundaries_come_where_asked_for(cfg: EasyDict) -> None:
+def test_unpainted_boundaries_are_included_if_configured(cfg: EasyDict) -> None:
     cfg.LANE.PAINTED_ONLY = False
     lanes = dataset(cfg).load_sample(0)["lane_map"]
     assert np.unique(lanes).tolist() == [0, 1, 2, 3, 4, 255]  # at 2, -1 (shared by two lanes), -4, -7, -10

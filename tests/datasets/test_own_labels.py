@@ -1,4 +1,4 @@
-"""Semantic and lane labels of one's own beside KITTI frames: what is read, and what is refused."""
+"""Custom semantic and lane labels of KITTI frames: reading and validation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = ["road", "car", "person"]
 
 @pytest.fixture
 def labelled(kitti_cfg: EasyDict) -> EasyDict:
-    """The tiny KITTI with labels: frame 0 has both, frame 1 points alone, frame 2 lanes alone."""
+    """The tiny KITTI with labels: frame 0 has both, frame 1 only points, frame 2 only lanes."""
     kitti_cfg.update(
         GET_ITEM_LIST=["points", "point_labels", "lane_map"],
         SEMANTIC={"CLASSES": CLASSES},
@@ -47,7 +47,7 @@ def dataset(labelled: EasyDict, kitti: Kitti) -> Kitti:
     return kitti
 
 
-def test_labels_come_with_the_frame_in_the_order_of_its_points(dataset: Kitti) -> None:
+def test_labels_are_in_the_order_of_the_points(dataset: Kitti) -> None:
     sample = dataset().load_sample(0)
     assert sample["point_labels"].dtype == np.int64 and sample["lane_map"].dtype == np.uint8
     np.testing.assert_array_equal(sample["point_labels"], np.arange(410) % 3)

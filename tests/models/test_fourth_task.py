@@ -1,4 +1,4 @@
-"""A fourth task: one module and one registry line; nothing else is edited."""
+"""A fourth task: one registered module, without other changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pcdet_freeze.models.registry import TASK_HEADS
 
 @TASK_HEADS.register
 class HeightHead(nn.Module):
-    """Height above the sensor of what stands in each cell."""
+    """Height above the sensor of the objects in each cell."""
 
     reads = ("spatial_features_2d",)
     writes = ("heights",)
@@ -58,7 +58,7 @@ def four_batch() -> dict[str, Any]:
     return task_batch() | {"height_map": torch.ones(2, 16, 16)}
 
 
-def test_a_fourth_task_trains_and_predicts_beside_the_others(model: Any) -> None:
+def test_a_fourth_task_trains_and_predicts_with_the_others(model: Any) -> None:
     model.measure_gradients = True
     told = model.train()(four_batch())[1]
     assert [name for name in told if name.startswith("loss_")][:4] == [
@@ -69,7 +69,7 @@ def test_a_fourth_task_trains_and_predicts_beside_the_others(model: Any) -> None
     assert {"pred_boxes", "pred_point_labels", "pred_lane_map", "pred_heights"} <= found.keys()
 
 
-def test_t1_the_other_three_are_held_while_it_learns_alone(model: Any) -> None:
+def test_t1_the_other_three_tasks_stay_frozen_while_it_trains(model: Any) -> None:
     freeze(model, [*STAGE_3, "backbone_2d.laneblocks", "backbone_2d.mixsegnet", "lane_head"])
     given = bare(four_batch(), "gt_boxes", "point_labels", "lane_map")
     result, told, _ = model.train()(given)
@@ -83,7 +83,7 @@ def test_t1_the_other_three_are_held_while_it_learns_alone(model: Any) -> None:
     assert "seg_features_2d" not in given and "spatial_features_2d" in given
 
 
-def test_a_fourth_task_may_lack_labels_too(model: Any) -> None:
+def test_labels_of_a_fourth_task_can_be_missing(model: Any) -> None:
     result, told, _ = model.train()(bare(four_batch(), "height_map"))
     result["loss"].backward()
     assert told["loss_height_head"] == 0

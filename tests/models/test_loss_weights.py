@@ -1,4 +1,4 @@
-"""Several losses become one: fixed weights, learned ones (Kendall et al., 2018), and frozen heads (T1)."""
+"""Weights of several losses: fixed, learned (Kendall et al., 2018), and with frozen heads (T1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_loss_is_the_sum_of_all_heads_losses() -> None:
     assert loss.item() == pytest.approx(sum(parts))
 
 
-def test_loss_weights_weigh_the_sum_and_leave_the_told_losses_alone() -> None:
+def test_loss_weights_change_the_sum_but_not_the_logged_losses() -> None:
     loss, told = figures(model_of(LOSS_WEIGHTS={"segment_head": 0.25, "lane_head": 3}))
     plain = figures(model_of())[1]
     assert told == plain
@@ -37,7 +37,7 @@ def test_loss_weights_weigh_the_sum_and_leave_the_told_losses_alone() -> None:
     assert loss.item() == pytest.approx(wanted)
 
 
-def test_learned_weights_start_at_one_and_are_told() -> None:
+def test_learned_weights_start_at_one_and_are_logged() -> None:
     loss, told = figures(model_of(LEARN_LOSS_WEIGHTS=True))
     assert loss.item() == pytest.approx(figures(model_of())[0].item())
     assert {told[f"loss_weight_{name}"] for name in HEADS} == {1.0}
@@ -88,14 +88,14 @@ def test_a_batch_without_labels_of_a_task_leaves_its_learned_weight_alone() -> N
     [
         (
             {"LOSS_WEIGHTS": {"lane": 1.0}},
-            "LOSS_WEIGHTS.lane is no head of this model; heads: dense_head, seg",
+            "LOSS_WEIGHTS.lane is not a head .*heads: dense_head, seg",
         ),
-        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be a number, 0 or above; got -1"),
+        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be .* got -1"),
         (
             {"LOSS_WEIGHTS": {"lane_head": float("nan")}},
-            "LOSS_WEIGHTS.lane_head must be a number, 0 or above; got nan",
+            "LOSS_WEIGHTS.lane_head must be .* got nan",
         ),
-        ({"LOSS_WEIGHTS": [1, 1]}, "LOSS_WEIGHTS must be a section"),
+        ({"LOSS_WEIGHTS": [1, 1]}, "LOSS_WEIGHTS must"),
         ({"LEARN_LOSS_WEIGHTS": 1}, "LEARN_LOSS_WEIGHTS must be true or false; got 1"),
     ],
 )
