@@ -105,16 +105,16 @@ FILES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "told"), FILES)
+@pytest.mark.parametrize(("name", "content", "message"), FILES)
 def test_a_file_that_does_not_fit_is_an_error_that_names_it(
-    folder: Path, dataset: Kitti, name: str, content: Any, told: str
+    folder: Path, dataset: Kitti, name: str, content: Any, message: str
 ) -> None:
     path = folder / name
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.save(path, content)
-    with pytest.raises(DataError, match=rf"{path}: .*{told}"):
+    with pytest.raises(DataError, match=rf"{path}: .*{message}"):
         dataset().load_sample(0)
 
 
@@ -154,12 +154,12 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), SETTINGS)
+@pytest.mark.parametrize(("changes", "message"), SETTINGS)
 def test_settings_that_cannot_be_used_are_errors(
-    labelled: EasyDict, dataset: Kitti, changes: dict[str, Any], told: str
+    labelled: EasyDict, dataset: Kitti, changes: dict[str, Any], message: str
 ) -> None:
     labelled.update(changes)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         dataset()
 
 

@@ -71,7 +71,7 @@ def frame(**labels: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ({"point_labels": np.zeros(4, int)}, r"one label for each of the 5 points; got shape \(4,\)"),
         ({"point_labels": np.array([0, 1, 2, 3, 255])}, r"must be 0..2 \(3 semantic classes\).*got 3"),
@@ -80,9 +80,9 @@ def frame(**labels: Any) -> dict[str, Any]:
     ],
 )
 def test_a_label_that_does_not_fit_is_an_error_that_names_the_frame(
-    labels: dict[str, Any], told: str
+    labels: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"frame 000007: .*{told}"):
+    with pytest.raises(DataError, match=rf"frame 000007: .*{message}"):
         check_labels(frame(**labels), 3, (4, 6))
 
 

@@ -38,8 +38,8 @@ def test_a_bad_frame_is_an_error_in_test_mode(toy: Callable) -> None:
 
 
 def test_a_data_set_without_a_good_frame_is_an_error(toy: Callable) -> None:
-    told = r"no usable frame: all 10 were skipped.*; frame 7: frame 7 is broken"
-    with pytest.raises(DataError, match=told):
+    message = r"no usable frame: all 10 were skipped.*; frame 7: frame 7 is broken"
+    with pytest.raises(DataError, match=message):
         toy(bad=tuple(range(10)))[7]
 
 

@@ -67,7 +67,7 @@ def test_a_detection_on_a_dont_care_region_is_not_counted_in_the_image():
     assert values["Car_bev/easy_R40"] == values["Car_3d/easy_R40"] == pytest.approx(ONE_WRONG)
 
 
-def test_a_dont_care_region_must_cover_more_than_the_least_overlap():
+def test_a_dont_care_region_must_cover_more_than_the_minimum_overlap():
     labels = with_one_more(drives(car()), dont_care(left=330.0))  # covers 70 of 100 pixels
     values = score(labels, with_one_more(drives(car()), car(**BESIDE, score=0.95)))
     assert values["Car_image/easy_R40"] == pytest.approx(ONE_WRONG)

@@ -24,23 +24,23 @@ def figures(model: Any, batch_dict: dict[str, Any] | None = None) -> tuple[torch
 
 
 def test_the_loss_is_the_sum_of_all_heads_losses() -> None:
-    loss, told = figures(model_of())
-    parts = [told["loss_rpn"], told["loss_segment_head"], told["loss_lane_head"]]
+    loss, tb_dict = figures(model_of())
+    parts = [tb_dict["loss_rpn"], tb_dict["loss_segment_head"], tb_dict["loss_lane_head"]]
     assert loss.item() == pytest.approx(sum(parts))
 
 
 def test_loss_weights_change_the_sum_but_not_the_logged_losses() -> None:
-    loss, told = figures(model_of(LOSS_WEIGHTS={"segment_head": 0.25, "lane_head": 3}))
+    loss, tb_dict = figures(model_of(LOSS_WEIGHTS={"segment_head": 0.25, "lane_head": 3}))
     plain = figures(model_of())[1]
-    assert told == plain
+    assert tb_dict == plain
     wanted = plain["loss_rpn"] + 0.25 * plain["loss_segment_head"] + 3 * plain["loss_lane_head"]
     assert loss.item() == pytest.approx(wanted)
 
 
 def test_learned_weights_start_at_one_and_are_logged() -> None:
-    loss, told = figures(model_of(LEARN_LOSS_WEIGHTS=True))
+    loss, tb_dict = figures(model_of(LEARN_LOSS_WEIGHTS=True))
     assert loss.item() == pytest.approx(figures(model_of())[0].item())
-    assert {told[f"loss_weight_{name}"] for name in HEADS} == {1.0}
+    assert {tb_dict[f"loss_weight_{name}"] for name in HEADS} == {1.0}
 
 
 def test_a_learned_weight_is_the_formula_of_the_paper() -> None:
@@ -67,8 +67,8 @@ def test_a_learned_weight_settles_where_the_variance_is_that_of_the_loss() -> No
 def test_t1_the_learned_weight_of_a_frozen_head_is_frozen_with_it() -> None:
     model = model_of(LEARN_LOSS_WEIGHTS=True)
     handle = freeze(model, ["vfe", "backbone_2d.blocks", "backbone_2d.deblocks", "dense_head"])
-    _, told = figures(model)
-    assert "loss_weight_dense_head" not in told and "loss_weight_lane_head" in told
+    _, tb_dict = figures(model)
+    assert "loss_weight_dense_head" not in tb_dict and "loss_weight_lane_head" in tb_dict
     live = {name for name, p in model.named_parameters() if p.requires_grad}
     assert "lane_head.loss_scale.log_variance" in live
     assert "dense_head.loss_scale.log_variance" not in live

@@ -15,8 +15,8 @@ HEADS = {"dense_head", "segment_head", "lane_head"}
 
 def norms(model: Any) -> dict[str, float]:
     model.measure_gradients = True
-    told = model.train()(task_batch())[1]
-    return {name.removeprefix("grad_norm_"): value for name, value in told.items() if "grad_norm" in name}
+    tb_dict = model.train()(task_batch())[1]
+    return {name.removeprefix("grad_norm_"): value for name, value in tb_dict.items() if "grad_norm" in name}
 
 
 def test_nothing_is_measured_unless_asked() -> None:

@@ -157,8 +157,8 @@ class AnchorHead(nn.Module):
         total, begin = share.new_zeros(()), 0
         for logits, columns in self.logits(self.forward_ret_dict):
             own = slice(begin, begin + logits.shape[1])
-            wanted = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
-            total = total + (sigmoid_focal_loss(logits, wanted).sum(dim=-1) * share[:, own]).sum()
+            one_hot = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
+            total = total + (sigmoid_focal_loss(logits, one_hot).sum(dim=-1) * share[:, own]).sum()
             begin = own.stop
         return total / self._samples() * weights.cls_weight
 
@@ -170,19 +170,19 @@ class AnchorHead(nn.Module):
         share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / self._samples()
         targets = state["box_reg_targets"][sample, index]
         predicted = self.rows(state["box_preds"])[sample, index].float()
-        wanted = replace_nan_targets(predicted, targets)
+        valid_targets = replace_nan_targets(predicted, targets)
         plain = self.box_coder.encode_angle_by_sincos
-        difference = predicted - wanted if plain else sine_difference(predicted, wanted)
+        difference = predicted - valid_targets if plain else sine_difference(predicted, valid_targets)
         difference = difference * targets.new_tensor(weights.code_weights)
-        distance = REG_LOSSES[self.settings.loss_config.reg_loss_type](difference).sum(dim=-1)
+        box_losses = REG_LOSSES[self.settings.loss_config.reg_loss_type](difference).sum(dim=-1)
         box_weights = state["reg_weights"][sample, index] * share
-        losses = {"rpn_loss_loc": (distance * box_weights).sum() * weights.loc_weight}
+        losses = {"rpn_loss_loc": (box_losses * box_weights).sum() * weights.loc_weight}
         if "dir_cls_preds" in state:
             anchors = self.anchor_generator.all(labels.device)[index]
             bins = self.settings.num_dir_bins
             sector = direction_bins(targets[:, 6] + anchors[:, 6], self.settings.dir_offset, bins)
-            guessed = self.rows(state["dir_cls_preds"])[sample, index].float()
-            entropy = F.cross_entropy(guessed, sector, reduction="none")
+            direction_logits = self.rows(state["dir_cls_preds"])[sample, index].float()
+            entropy = F.cross_entropy(direction_logits, sector, reduction="none")
             losses["rpn_loss_dir"] = (entropy * share).sum() * float(weights.dir_weight or 0.0)
         return losses
 
