@@ -1,4 +1,4 @@
-"""Batches from the loader to the device."""
+"""Moves a batch from the loader to the device."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pcdet_freeze.ops.batch_tensors import NAMES, is_numeric, number_tensor
 
 
 def load_data_to_gpu(batch_dict: dict[str, Any], device: torch.device | str | None = None) -> None:
-    """Turn the arrays of a batch into tensors on ``device``, in place.
+    """Convert the arrays of a batch to tensors on ``device``, in place.
 
-    float64 becomes float32, other types stay. Strings, lists, single numbers and ``frame_id`` stay as they
-    are.
+    float64 becomes float32; other types are kept. Strings, lists, scalars and ``frame_id`` are not converted.
 
     Args:
-        batch_dict: what ``collate_batch`` gave.
-        device: where to; the current GPU, or the CPU where there is none.
+        batch_dict: result of ``collate_batch``.
+        device: target device; default: the current GPU, or the CPU if there is none.
     """
     target = torch.device(device) if device is not None else _default_device()
     for key, value in batch_dict.items():

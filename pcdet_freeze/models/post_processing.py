@@ -1,4 +1,4 @@
-"""From raw boxes and scores to detections: score threshold, NMS, recall."""
+"""Post-processing of raw boxes and scores: score threshold, NMS, recall."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NMS_TYPES = {"nms_gpu": nms, "nms_normal_gpu": nms_normal}
 
 @dataclass(frozen=True)
 class NMSSettings:
-    """``NMS_CONFIG``; the names of the types are OpenPCDet's, they work on any device."""
+    """``NMS_CONFIG``; the names of the types are those of OpenPCDet. All types work on any device."""
 
     nms_type: str
     nms_thresh: float
-    """BEV IoU above which the lower score goes"""
+    """BEV IoU above which the box with the lower score is removed"""
     nms_pre_maxsize: int
     nms_post_maxsize: int
     multi_classes_nms: bool = False
-    """each class by itself"""
+    """NMS for each class separately"""
 
     def __post_init__(self) -> None:
         if self.nms_type not in NMS_TYPES:
@@ -46,31 +46,33 @@ class PostProcessingSettings:
     recall_thresh_list: tuple[float, ...] = ()
     """3D IoU at which recall is counted"""
     output_raw_score: bool = False
-    """give logits as scores"""
+    """return logits as scores"""
     eval_metric: str = "kitti"
     """read by the evaluation"""
     multi_classes_nms: bool = False
-    """has no effect, as in OpenPCDet, where only the key of NMS_CONFIG counts; so the two must agree"""
+    """no effect, as in OpenPCDet, which reads the key of NMS_CONFIG only; the two must agree"""
 
     def __post_init__(self) -> None:
         if self.multi_classes_nms and not self.nms_config.multi_classes_nms:
-            raise ConfigError("MULTI_CLASSES_NMS: True belongs into NMS_CONFIG; found beside it only")
+            raise ConfigError(
+                "MULTI_CLASSES_NMS: True must be set in NMS_CONFIG; it is set outside of it only"
+            )
 
 
 @dataclass(frozen=True)
 class RecallSettings:
-    """``MODEL.POST_PROCESSING`` of a detector whose head selects its boxes itself."""
+    """``MODEL.POST_PROCESSING`` of a detector whose head runs NMS itself."""
 
     recall_thresh_list: tuple[float, ...] = ()
     """3D IoU at which recall is counted"""
     output_raw_score: bool = False
-    """not built: heads give probabilities"""
+    """not implemented: heads return probabilities"""
     eval_metric: str = "kitti"
     """read by the evaluation"""
 
     def __post_init__(self) -> None:
         if self.output_raw_score:
-            raise ConfigError("OUTPUT_RAW_SCORE: True is not built where the head selects its boxes itself")
+            raise ConfigError("OUTPUT_RAW_SCORE: True is not implemented for heads that run NMS themselves")
 
 
 def class_agnostic_nms(
@@ -83,7 +85,7 @@ def class_agnostic_nms(
         scores: (N,).
 
     Returns:
-        Indices of the kept boxes, (K,) int64, by falling score, and their scores, (K,).
+        Indices (K,) int64 of the kept boxes, in descending order of score, and their scores (K,).
     """
     candidates = (scores >= score_thresh).nonzero()[:, 0]
     if len(candidates) == 0:
@@ -98,7 +100,7 @@ def class_agnostic_nms(
 def multi_classes_nms(
     boxes: Tensor, scores: Tensor, settings: NMSSettings, score_thresh: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """NMS for each class by itself, classes one after the other.
+    """NMS for each class separately, one class after another.
 
     Args:
         boxes: (N, 7 + C).
@@ -120,21 +122,22 @@ def post_process(
     """Detections of a batch.
 
     Reads:
-        batch_cls_preds: (B, A, classes) logits, or probabilities where cls_preds_normalized says so; or a
-            list of such, for runs of anchors that add up to A
-        multihead_label_mapping (with a list): labels, from 1, of the columns of each run, (classes,)
+        batch_cls_preds: (B, A, classes) logits, or probabilities if cls_preds_normalized is True; or a list
+        of
+            such tensors for consecutive groups of the A anchors
+        multihead_label_mapping (with a list): labels, from 1, of the columns of each group, (classes,)
         batch_box_preds: (B, A, 7 + C)
-        gt_boxes (optional): (B, G, 8); recall is counted where it is there
-        rois (optional): (B, R, 7), proposals whose recall is counted beside
+        gt_boxes (optional): (B, G, 8); recall is counted if it is given
+        rois (optional): (B, R, 7), proposals, whose recall is counted too
 
     Returns:
-        One dict a sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1; and recall
+        One dict per sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1; and recall
         counts: ``gt``, and ``roi_T`` and ``rcnn_T`` for each threshold T.
     """
     detections: list[dict[str, Tensor]] = []
     recall: dict[str, float] = {}
     for sample in range(int(batch_dict["batch_size"])):
-        detections.append(_select(_runs(batch_dict, sample), settings))
+        detections.append(_select(_anchor_groups(batch_dict, sample), settings))
         if "gt_boxes" in batch_dict:
             rois = batch_dict["rois"][sample] if "rois" in batch_dict else None
             boxes = detections[-1]["pred_boxes"]
@@ -146,11 +149,11 @@ def post_process(
 def count_detections(
     batch_dict: dict[str, Any], settings: RecallSettings
 ) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-    """Detections that a head has selected itself, with the recall counts of ``post_process``.
+    """Detections of a head that runs NMS itself, with the recall counts of ``post_process``.
 
     Reads:
-        final_box_dicts: a dict a sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1
-        gt_boxes (optional): (B, G, 8 + C); recall is counted where it is there
+        final_box_dicts: one dict per sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1
+        gt_boxes (optional): (B, G, 8 + C); recall is counted if it is given
     """
     detections: list[dict[str, Tensor]] = batch_dict["final_box_dicts"]
     recall: dict[str, float] = {}
@@ -160,20 +163,20 @@ def count_detections(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Anchors of a sample that have the same classes."""
+class _AnchorGroup:
+    """Anchors of one sample with the same class columns."""
 
     boxes: Tensor
     """(N, 7 + C)"""
     raw: Tensor
-    """(N, classes) as the head gave them"""
+    """(N, classes) raw output of the head"""
     scores: Tensor
     """(N, classes) probabilities"""
     labels: Tensor
     """(classes,) from 1"""
 
 
-def _runs(batch_dict: dict[str, Any], sample: int) -> list[_Run]:
+def _anchor_groups(batch_dict: dict[str, Any], sample: int) -> list[_AnchorGroup]:
     given = batch_dict["batch_cls_preds"]
     if isinstance(given, Tensor):
         raws, labels = [given], [torch.arange(1, given.shape[-1] + 1, device=given.device)]
@@ -182,37 +185,37 @@ def _runs(batch_dict: dict[str, Any], sample: int) -> list[_Run]:
     normalized = batch_dict.get("cls_preds_normalized", False)
     boxes = batch_dict["batch_box_preds"][sample].split([raw.shape[1] for raw in raws])
     return [
-        _Run(box, raw[sample], raw[sample] if normalized else raw[sample].sigmoid(), label)
+        _AnchorGroup(box, raw[sample], raw[sample] if normalized else raw[sample].sigmoid(), label)
         for box, raw, label in zip(boxes, raws, labels, strict=True)
     ]
 
 
-def _select(runs: list[_Run], settings: PostProcessingSettings) -> dict[str, Tensor]:
+def _select(groups: list[_AnchorGroup], settings: PostProcessingSettings) -> dict[str, Tensor]:
     nms_config = settings.nms_config
     if nms_config.multi_classes_nms:
-        parts = [_each_class(run, settings) for run in runs]
+        parts = [_each_class(group, settings) for group in groups]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    boxes = torch.cat([run.boxes for run in runs])
-    best, raw, labels = (torch.cat(parts) for parts in zip(*(_best(run) for run in runs), strict=True))
+    boxes = torch.cat([group.boxes for group in groups])
+    best, raw, labels = (torch.cat(parts) for parts in zip(*(_best(group) for group in groups), strict=True))
     chosen, kept = class_agnostic_nms(boxes, best, nms_config, settings.score_thresh)
     if settings.output_raw_score:
         kept = raw[chosen]
     return {"pred_boxes": boxes[chosen], "pred_scores": kept, "pred_labels": labels[chosen]}
 
 
-def _best(run: _Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Score, raw score and label, (N,) each, of each anchor's best class."""
-    best, winner = run.scores.max(dim=-1)
-    return best, run.raw.max(dim=-1).values, run.labels[winner]
+def _best(group: _AnchorGroup) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, raw score and label, (N,) each, of the best class of each anchor."""
+    best, winner = group.scores.max(dim=-1)
+    return best, group.raw.max(dim=-1).values, group.labels[winner]
 
 
-def _each_class(run: _Run, settings: PostProcessingSettings) -> dict[str, Tensor]:
+def _each_class(group: _AnchorGroup, settings: PostProcessingSettings) -> dict[str, Tensor]:
     chosen, kept, column = multi_classes_nms(
-        run.boxes, run.scores, settings.nms_config, settings.score_thresh
+        group.boxes, group.scores, settings.nms_config, settings.score_thresh
     )
     if settings.output_raw_score:
-        kept = run.raw[chosen].max(dim=-1).values
-    return {"pred_boxes": run.boxes[chosen], "pred_scores": kept, "pred_labels": run.labels[column - 1]}
+        kept = group.raw[chosen].max(dim=-1).values
+    return {"pred_boxes": group.boxes[chosen], "pred_scores": kept, "pred_labels": group.labels[column - 1]}
 
 
 def _count_recall(
@@ -222,7 +225,7 @@ def _count_recall(
     gt_boxes: Tensor,
     rois: Tensor | None,
 ) -> None:
-    """Add one sample's counts to ``recall``: its boxes, and how many a detection (a proposal) covers."""
+    """Add the counts of one sample to ``recall``: ground-truth boxes, and those that are found."""
     real = gt_boxes[gt_boxes[:, -1] > 0][:, :7]
     recall["gt"] = recall.get("gt", 0) + len(real)
     for name, found in (("roi", rois), ("rcnn", boxes)):

@@ -1,4 +1,4 @@
-"""How hard each task pulls at what they share: the norm of its loss's gradient at the trunk."""
+"""Norm of the gradient of each task's loss with respect to the shared trunk."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 
 def trunk_of(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """Trainable parameters of the modules that are no heads."""
+    """Trainable parameters of all modules except heads."""
     shared = [module for module in modules if not hasattr(module, "get_loss")]
     return [p for module in shared for p in module.parameters() if p.requires_grad]
 
 
 def task_gradient_norms(losses: Mapping[str, Tensor], trunk: Sequence[nn.Parameter]) -> dict[str, float]:
-    """Head -> L2 norm of the gradient of its loss (weighed, as it enters the sum) at ``trunk``.
+    """L2 norm of the gradient of each head's (weighted) loss with respect to ``trunk``.
 
-    One backward pass a task through a graph that stays; no ``.grad`` is touched, and DistributedDataParallel
-    does not notice. Zero for a loss that reaches nothing of it; empty where the trunk does not train.
+    It runs one backward pass per task and retains the graph. No ``.grad`` is modified, and the hooks of
+    DistributedDataParallel are not called. The norm is zero for a loss that does not reach the trunk; the
+    result is empty if the trunk is not trainable.
     """
     if not trunk:
         return {}

@@ -1,4 +1,4 @@
-"""Fixtures of the data sets' tests: a tiny KITTI, prepared."""
+"""Fixtures of the data set tests: a tiny, prepared KITTI."""
 
 from __future__ import annotations
 

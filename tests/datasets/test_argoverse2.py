@@ -74,7 +74,7 @@ def test_painted_boundaries_are_lines_of_the_map_from_left_to_right(cfg: EasyDic
     assert (lanes[rows[0]][:, 4:-4] == 0).any(axis=0).all()  # two pieces, one line without a gap
 
 
-def test_unpainted_boundaries_come_where_asked_for(cfg: EasyDict) -> None:
+def test_unpainted_boundaries_are_included_if_configured(cfg: EasyDict) -> None:
     cfg.LANE.PAINTED_ONLY = False
     lanes = dataset(cfg).load_sample(0)["lane_map"]
     assert np.unique(lanes).tolist() == [0, 1, 2, 3, 4, 255]  # at 2, -1 (shared by two lanes), -4, -7, -10
@@ -95,7 +95,7 @@ def test_an_epoch_of_training_repeats_the_sweeps_and_a_sample_is_not_shared(cfg:
     assert frames.load_sample(7)["points"].any()
 
 
-@pytest.mark.parametrize(("key", "value", "told"), [
+@pytest.mark.parametrize(("key", "value", "message"), [
     ("SWEEPS", ["log/1000"], "must be a mapping with the keys train and test"),
     ("SWEEPS", {"test": ["log"]}, "<log>/<timestamp in ns>"),
     ("CLASS_MAP", {"Car": "REGULAR_VEHICLE"}, "must be a mapping of names to lists"),
@@ -103,10 +103,10 @@ def test_an_epoch_of_training_repeats_the_sweeps_and_a_sample_is_not_shared(cfg:
     ("LANE", {"CELL_SIZE": 0.7}, "must divide POINT_CLOUD_RANGE"),
     ("LAN", {}, "LAN: unknown"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_used_are_errors(cfg: EasyDict, key: str, value: Any, told: str) -> None:
+def test_settings_that_cannot_be_used_are_errors(cfg: EasyDict, key: str, value: Any, message: str) -> None:
     cfg.pop(key, None)
     cfg[key] = value
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         dataset(cfg)
 
 
@@ -132,7 +132,7 @@ def broken(log: Path, kind: str) -> None:
         (log / "annotations.feather").unlink()
 
 
-@pytest.mark.parametrize(("kind", "told"), [
+@pytest.mark.parametrize(("kind", "message"), [
     ("flow", r"one row for each of the 143 points of 1000\.feather.*got 9"),
     ("pose", "has no pose at the sweep's time 1000"),
     ("column", "lacks the columns intensity; has x, y, z"),
@@ -140,10 +140,10 @@ def broken(log: Path, kind: str) -> None:
     ("map", "not a vector map of Argoverse 2"),
     ("gone", "annotations.feather: this table of Argoverse 2 is missing"),
 ])  # fmt: skip
-def test_a_broken_file_is_an_error_that_names_it(cfg: EasyDict, log: Path, kind: str, told: str) -> None:
+def test_a_broken_file_is_an_error_that_names_it(cfg: EasyDict, log: Path, kind: str, message: str) -> None:
     frames = dataset(cfg)
     broken(log, kind)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         frames.load_sample(0)
 
 

@@ -1,4 +1,4 @@
-"""Poses and lane boundaries of Argoverse 2: what needs no table."""
+"""Poses and lane boundaries of Argoverse 2, without tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_heading_of_a_turn_about_z_is_its_angle(angle: float) -> None:
     assert rotation_matrices(turn)[0] @ [1, 0, 0] == pytest.approx([np.cos(angle), np.sin(angle), 0])
 
 
-def test_a_pose_brings_what_stands_before_the_vehicle_to_its_x_axis() -> None:
+def test_a_pose_maps_points_ahead_of_the_vehicle_to_its_x_axis() -> None:
     looks_north = Pose(
         rotation_matrices(np.array([[np.sqrt(0.5), 0, 0, np.sqrt(0.5)]]))[0], np.array([5, 5, 1.0])
     )
@@ -32,7 +32,7 @@ def line(*points: tuple[float, float]) -> np.ndarray:
     return np.array([(*point, 0.0) for point in points])
 
 
-def test_pieces_that_continue_each_other_are_one_line_whatever_their_direction() -> None:
+def test_consecutive_pieces_are_one_line_for_any_direction() -> None:
     pieces = [line((0, 1), (5, 1)), line((12, 1), (5.1, 1)), line((-9, 1), (0, 1))]
     (whole,) = lines_around(pieces, HERE, LIMITS)
     assert sorted(whole[[0, -1], 0].tolist()) == [-9, 12]
@@ -44,7 +44,7 @@ def test_a_hairpin_and_a_fork_are_not_one_line() -> None:
     assert len(lines_around(pieces, HERE, LIMITS)) == 2
 
 
-def test_lines_come_from_left_to_right_and_only_those_in_range() -> None:
+def test_lines_in_range_are_ordered_from_left_to_right() -> None:
     pieces = [
         line((-5, -3), (5, -3)),
         line((-5, 4), (5, 4)),

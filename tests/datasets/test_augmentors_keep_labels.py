@@ -1,4 +1,4 @@
-"""Every augmentor keeps labels true: mapped through it and back, each point and each lane is what it was."""
+"""Augmentors transform labels with the points: after the inverse transform, all labels are unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AHEAD_BACK = st.floats(-1.0, 1.0)
 
 
 def scene() -> dict[str, Any]:
-    """2000 points, each known by its intensity; three lines along x that stop short of the border."""
+    """2000 points with unique intensities; three lines along x that end before the border."""
     rng = np.random.RandomState(0)
     points = rng.uniform([-19, -19, -2, 0], [19, 19, 0, 0], (2000, 4)).astype(np.float32)
     points[:, 3] = np.arange(2000)
@@ -45,7 +45,7 @@ def scene() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six cars of ten points that stand beside each other."""
+    """Six cars side by side with ten points each."""
     root = tmp_path_factory.mktemp("database")
     np.full((10, 4), -1, np.float32).tofile(root / "car.bin")
     boxes = [np.array([x, 12, -1, 4, 2, 1.5, 0], np.float32) for x in range(-15, 15, 5)]
@@ -136,7 +136,7 @@ def test_lines_stay_numbered_from_left_to_right(angle: float, half: bool, mirror
     assert order(moved["lane_map"]) == [0, 1, 2]
 
 
-def test_numbers_are_turned_round_within_those_that_occur_and_255_stays() -> None:
+def test_numbers_are_reversed_among_those_that_occur_and_255_is_kept() -> None:
     lane_map = np.array([[1, 2, 255], [4, 2, 255]], np.uint8)
     assert mirror_numbers(lane_map).tolist() == [[4, 3, 255], [1, 3, 255]]
     np.testing.assert_array_equal(mirror_numbers(mirror_numbers(lane_map)), lane_map)
@@ -156,7 +156,7 @@ def test_pasted_points_bring_the_label_of_their_class(
     assert (after["point_labels"][pasted] == label).all()
 
 
-def test_taking_the_pasted_points_away_leaves_the_scene_but_what_they_covered(database: Path) -> None:
+def test_without_the_pasted_points_the_scene_is_unchanged_except_for_covered_points(database: Path) -> None:
     before, after = scene(), augmented(database, "gt_sampling", 0)
     left = after["points"][:, 3] >= 0
     kept = after["points"][left, 3].astype(int)

@@ -1,4 +1,4 @@
-"""Point files and info files: what is refused, and that nothing is half written."""
+"""Point files and info files: validation and atomic writing."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_damaged_info_file_raises_nothing_but_data_errors(tmp_path: Path) -> N
 @pytest.mark.parametrize("value", [
     np.zeros(3, ">i4"), np.asfortranarray(np.eye(3, 4)), np.zeros((0, 7), "f4"), np.array([], str),
     np.array(["a", "b"]), np.str_(""), np.array(5)])  # fmt: skip
-def test_odd_arrays_come_back_as_they_were(tmp_path: Path, value: Any) -> None:
+def test_unusual_arrays_survive_a_round_trip(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "infos.pkl"
     for protocol in (2, 5):
         path.write_bytes(pickle.dumps([value], protocol))

@@ -1,4 +1,4 @@
-"""gt_sampling: what is pasted, where, and what goes with it."""
+"""gt_sampling: pasted objects, their places and their labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALIB = Calibration(np.eye(3, 4), np.eye(3), np.array([[0, -1, 0, 0], [0, 0, -1,
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """Twelve cars on a line of which neighbours overlap, three pedestrians; ten points each."""
+    """Twelve cars in a row with overlapping neighbours, and three pedestrians; ten points each."""
     entries: dict[str, list[dict[str, Any]]] = {"Car": [], "Pedestrian": [], "Truck": []}
     for number in range(15):
         name = "Car" if number < 12 else "Pedestrian"
@@ -68,7 +68,7 @@ def test_pasted_boxes_overlap_nothing(database: Path) -> None:
     assert overlap.max() == 0
 
 
-def test_scene_boxes_stay_first_and_as_they_were(database: Path) -> None:
+def test_scene_boxes_stay_first_and_unchanged(database: Path) -> None:
     after = sampler(database)(scene(), rng())
     np.testing.assert_array_equal(after["gt_boxes"][0], scene()["gt_boxes"][0])
     assert after["gt_names"][0] == "Car"
@@ -127,7 +127,7 @@ def test_the_filters_remove_what_they_name(database: Path) -> None:
     assert [info["num_points_in_gt"] for info in cars] == [6, 8, 9, 11, 12]
 
 
-def test_the_log_says_what_is_left(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_reports_the_remaining_objects(database: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         sampler(database)
     assert "12 Car, 3 Pedestrian" in caplog.text
@@ -169,7 +169,7 @@ def test_a_truncated_object_file_is_named(database: Path) -> None:
         sampler(database)(scene(), rng())
 
 
-def test_a_backup_database_stands_in_where_the_first_is_missing(database: Path) -> None:
+def test_a_backup_database_replaces_a_missing_one(database: Path) -> None:
     wide = pickle.loads((database / "db.pkl").read_bytes())
     for infos in wide.values():
         for info in infos:

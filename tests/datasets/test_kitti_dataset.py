@@ -1,4 +1,4 @@
-"""KittiDataset: samples, bad frames, annotations there and back."""
+"""KittiDataset: samples, bad frames, conversion of annotations."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def predictions(batch: dict) -> list[dict[str, torch.Tensor]]:
     return out
 
 
-def test_a_test_sample_holds_what_the_camera_sees(kitti: Kitti) -> None:
+def test_a_test_sample_contains_the_points_in_the_image(kitti: Kitti) -> None:
     sample = kitti(training=False)[0]
     assert sample["frame_id"] == "000001"
     assert (sample["points"][:, 0] > 0).all()
@@ -49,7 +49,7 @@ def test_a_test_sample_holds_what_the_camera_sees(kitti: Kitti) -> None:
     assert sample["image_shape"].tolist() == [200, 600]
 
 
-def test_all_points_come_without_the_field_of_view(kitti: Kitti, kitti_cfg: EasyDict) -> None:
+def test_all_points_are_kept_without_the_field_of_view(kitti: Kitti, kitti_cfg: EasyDict) -> None:
     kitti_cfg.FOV_POINTS_ONLY = False
     np.testing.assert_array_equal(kitti(training=False).load_sample(0)["points"], scene_points(1))
 
@@ -64,7 +64,7 @@ def test_training_pastes_objects_of_other_frames(kitti: Kitti) -> None:
     assert not {"road_plane", "gt_names"} & dataset[0].keys()
 
 
-def test_infos_may_lie_elsewhere(raw_kitti: EasyDict, tmp_path: Path) -> None:
+def test_infos_can_be_in_another_folder(raw_kitti: EasyDict, tmp_path: Path) -> None:
     prepare_kitti(raw_kitti, CLASSES, out_dir=tmp_path / "infos")
     raw_kitti.INFO_ROOT = str(tmp_path / "infos")
     assert len(KittiDataset(raw_kitti, CLASSES)) == 3

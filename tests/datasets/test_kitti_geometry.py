@@ -35,7 +35,7 @@ def label_file(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_calibration_goes_there_and_back(real_data: Path) -> None:
+def test_calibration_round_trips(real_data: Path) -> None:
     calib = Calibration.from_file(real_data / "kitti/training/calib/000000.txt")
     points = np.random.RandomState(0).uniform(-40, 40, (50, 3))
     np.testing.assert_allclose(calib.rect_to_lidar(calib.lidar_to_rect(points)), points, atol=1e-9)
@@ -87,7 +87,7 @@ def test_boxes_go_to_the_camera_and_back(x: float, y: float, z: float, heading: 
     assert np.cos(back[0, 6] - box[0, 6]) == pytest.approx(1, abs=1e-6)
 
 
-def test_no_box_goes_through_all_conversions() -> None:
+def test_zero_boxes_pass_all_conversions() -> None:
     location, dimensions, rotation_y, alpha = lidar_to_camera(np.zeros((0, 7)), SIMPLE)
     assert camera_to_lidar(location, dimensions, rotation_y, SIMPLE).shape == (0, 7)
     assert image_boxes(location, dimensions, rotation_y, SIMPLE, SHAPE).shape == (0, 4)
@@ -113,7 +113,7 @@ def test_real_labels_agree_with_their_projection(real_data: Path) -> None:
         np.testing.assert_allclose(alpha, annos["alpha"][real], atol=0.02)
 
 
-def test_dont_care_regions_come_last(tmp_path: Path) -> None:
+def test_dont_care_regions_are_last(tmp_path: Path) -> None:
     annos = read_labels(label_file(tmp_path, DONT_CARE, CAR, DONT_CARE, WALKER))
     assert annos["name"].tolist() == ["Car", "Pedestrian", "DontCare", "DontCare"]
     np.testing.assert_allclose(annos["dimensions"][0], [4, 1.5, 1.6])

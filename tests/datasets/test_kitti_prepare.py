@@ -1,4 +1,4 @@
-"""`prepare kitti`: OpenPCDet's info files, from good frames and beside bad ones."""
+"""`prepare kitti`: OpenPCDet's info files, with valid and invalid frames."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_bad_frame_is_left_out_named_and_counted(
     assert "skipped frames: 1" in str(report)
 
 
-def test_no_good_frame_is_an_error_and_old_infos_stay(kitti_cfg: EasyDict) -> None:
+def test_no_valid_frame_is_an_error_and_old_infos_are_kept(kitti_cfg: EasyDict) -> None:
     root = Path(kitti_cfg.DATA_PATH)
     before = (root / "kitti_infos_train.pkl").read_bytes()
     for path in (root / "training/velodyne").iterdir():
@@ -158,7 +158,7 @@ def test_missing_split_files_are_named(raw_kitti: EasyDict) -> None:
         prepare_kitti(raw_kitti, CLASSES)
 
 
-def test_a_folder_that_cannot_be_written_asks_for_another(raw_kitti: EasyDict, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(raw_kitti: EasyDict, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="--out DIR"):
         prepare_kitti(raw_kitti, CLASSES, out_dir=tmp_path / "file" / "sub")

@@ -1,4 +1,4 @@
-"""Workers send points as tensors; voxels made after the transfer are those of the workers, bit for bit."""
+"""Workers send points as tensors; voxels computed on the device equal those of the workers, bit for bit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_sample_without_points_gets_no_voxels(toy: Callable, voxel_cfg: EasyDi
     assert batch["voxel_coords"][:, 0].tolist() == [1] and batch["voxels"].shape == (1, 2, 4)
 
 
-def test_numbers_become_tensors_and_names_stay() -> None:
+def test_numeric_arrays_become_tensors_and_names_are_kept() -> None:
     batch = {"a": np.zeros(2), "frame_id": np.array([3, 4]), "names": np.array(["x"]), "batch_size": 2}
     found = as_tensors(batch)
     assert found["a"].dtype == torch.float32 and found["frame_id"] is batch["frame_id"]

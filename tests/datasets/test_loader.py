@@ -1,4 +1,4 @@
-"""The order of the frames, and that workers and resumes do not change what is seen."""
+"""The order of frames; workers and resuming do not change the data."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_ranks_share_the_frames_and_make_equally_many_steps(
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 12])
-def test_without_filling_up_each_frame_comes_once(sampler: Callable[..., EpochSampler], world: int) -> None:
+def test_without_padding_each_frame_is_used_once(sampler: Callable[..., EpochSampler], world: int) -> None:
     ranks = [sampler(shuffle=False, fill=False, rank=rank, world_size=world) for rank in range(world)]
     assert sorted(index for rank in ranks for index in rank) == list(range(10))
     assert [len(rank) for rank in ranks] == [len(list(rank)) for rank in ranks]
@@ -85,7 +85,7 @@ def test_workers_do_not_change_the_data(kitti_cfg: EasyDict) -> None:
             np.testing.assert_array_equal(alone[key], helped[key])
 
 
-def test_a_resumed_epoch_goes_on_with_the_same_data(kitti_cfg: EasyDict) -> None:
+def test_a_resumed_epoch_continues_with_the_same_data(kitti_cfg: EasyDict) -> None:
     whole, rest = list(batches(kitti_cfg, 0)), list(batches(kitti_cfg, 0, start_iter=1))
     assert len(rest) == len(whole) - 1
     for before, after in zip(whole[1:], rest, strict=True):
@@ -102,7 +102,7 @@ def test_an_unknown_data_set_lists_the_known_ones() -> None:
         build_dataset({"DATASET": "KittiDatset"}, CLASSES, training=True)
 
 
-def test_a_data_set_of_openpcdet_that_is_missing_says_not_built_yet() -> None:
+def test_a_data_set_of_openpcdet_that_is_not_implemented_is_an_error() -> None:
     with pytest.raises(
         ConfigError, match=r"LyftDataset.*not built yet.*KittiDataset.*pcdet_freeze\.openpcdet"
     ):

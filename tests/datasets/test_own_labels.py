@@ -1,4 +1,4 @@
-"""Semantic and lane labels of one's own beside KITTI frames: what is read, and what is refused."""
+"""Custom semantic and lane labels of KITTI frames: reading and validation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLASSES = ["road", "car", "person"]
 
 @pytest.fixture
 def labelled(kitti_cfg: EasyDict) -> EasyDict:
-    """The tiny KITTI with labels: frame 0 has both, frame 1 points alone, frame 2 lanes alone."""
+    """The tiny KITTI with labels: frame 0 has both, frame 1 only points, frame 2 only lanes."""
     kitti_cfg.update(
         GET_ITEM_LIST=["points", "point_labels", "lane_map"],
         SEMANTIC={"CLASSES": CLASSES},
@@ -47,7 +47,7 @@ def dataset(labelled: EasyDict, kitti: Kitti) -> Kitti:
     return kitti
 
 
-def test_labels_come_with_the_frame_in_the_order_of_its_points(dataset: Kitti) -> None:
+def test_labels_are_in_the_order_of_the_points(dataset: Kitti) -> None:
     sample = dataset().load_sample(0)
     assert sample["point_labels"].dtype == np.int64 and sample["lane_map"].dtype == np.uint8
     np.testing.assert_array_equal(sample["point_labels"], np.arange(410) % 3)
@@ -105,16 +105,16 @@ FILES: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "told"), FILES)
+@pytest.mark.parametrize(("name", "content", "message"), FILES)
 def test_a_file_that_does_not_fit_is_an_error_that_names_it(
-    folder: Path, dataset: Kitti, name: str, content: Any, told: str
+    folder: Path, dataset: Kitti, name: str, content: Any, message: str
 ) -> None:
     path = folder / name
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         np.save(path, content)
-    with pytest.raises(DataError, match=rf"{path}: .*{told}"):
+    with pytest.raises(DataError, match=rf"{path}: .*{message}"):
         dataset().load_sample(0)
 
 
@@ -154,12 +154,12 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), SETTINGS)
+@pytest.mark.parametrize(("changes", "message"), SETTINGS)
 def test_settings_that_cannot_be_used_are_errors(
-    labelled: EasyDict, dataset: Kitti, changes: dict[str, Any], told: str
+    labelled: EasyDict, dataset: Kitti, changes: dict[str, Any], message: str
 ) -> None:
     labelled.update(changes)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         dataset()
 
 

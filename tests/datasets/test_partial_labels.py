@@ -1,4 +1,4 @@
-"""Frames labelled in part: batches mix them and say which frame has which label; bad labels are errors."""
+"""Partially labelled frames: batches mix them and mark the frames with each label; bad labels are errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sample(number: int, without: tuple[str, ...] = ()) -> dict[str, Any]:
     return {key: value for key, value in whole.items() if key not in without}
 
 
-def test_a_batch_says_which_frames_have_which_label() -> None:
+def test_a_batch_marks_the_frames_that_have_each_label() -> None:
     batch = collate([sample(0, ("gt_boxes",)), sample(1, ("point_labels", "lane_map")), sample(2)])
     flags = {key: batch[key].tolist() for key in FLAGS}
     assert flags == {
@@ -39,7 +39,7 @@ def test_a_batch_says_which_frames_have_which_label() -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_missing_label_is_filled_with_what_says_nothing(first: int) -> None:
+def test_a_missing_label_is_filled_with_the_ignore_value(first: int) -> None:
     samples = [sample(1), sample(2, LABEL_KEYS)]
     batch = collate(samples[first:] + samples[:first])
     bare = 1 - first
@@ -86,7 +86,7 @@ def frame(**labels: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ({"point_labels": np.zeros(4, int)}, r"one label for each of the 5 points; got shape \(4,\)"),
         ({"point_labels": np.array([0, 1, 2, 3, 255])}, r"must be 0..2 \(3 semantic classes\).*got 3"),
@@ -95,9 +95,9 @@ def frame(**labels: Any) -> dict[str, Any]:
     ],
 )
 def test_a_label_that_does_not_fit_is_an_error_that_names_the_frame(
-    labels: dict[str, Any], told: str
+    labels: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"frame 000007: .*{told}"):
+    with pytest.raises(DataError, match=rf"frame 000007: .*{message}"):
         check_labels(frame(**labels), 3, (4, 6))
 
 
@@ -108,7 +108,7 @@ def test_labels_that_fit_and_frames_without_labels_pass() -> None:
 
 
 class Mislabelled(ToyDataset):
-    """Frames 2 and 3 have a label that is no class."""
+    """Frames 2 and 3 have a label that is not a class."""
 
     semantic_class_names = tuple("abcdefghij")
 
@@ -126,7 +126,7 @@ def test_a_mislabelled_frame_is_passed_over_in_training_and_an_error_in_test(toy
 
 
 class Unboxed(ToyDataset):
-    """No frame has a box of the trained class, frame 0 no other label either."""
+    """No frame has a box of the trained class; frame 0 has no other label."""
 
     def load_sample(self, index: int) -> dict[str, Any]:
         loaded = super().load_sample(index)
@@ -171,7 +171,7 @@ class Heights(ToyDataset):
         return loaded | ({} if index % 2 else {"height_map": np.full((4, 4), 1.5 + index, np.float32)})
 
 
-def test_a_label_of_ones_own_may_be_missing_in_some_frames_too(toy_cfg: Any) -> None:
+def test_a_custom_label_can_be_missing_in_some_frames(toy_cfg: Any) -> None:
     dataset = Heights(toy_cfg, ["Car"], training=True)
     batch = dataset.collate_batch([dataset[1], dataset[2]])
     assert batch["has_height_map"].tolist() == [False, True]

@@ -96,7 +96,7 @@ def test_sampling_keeps_far_points_first() -> None:
     assert set(np.flatnonzero(far)) <= set(kept)
 
 
-def test_minus_one_takes_all_points() -> None:
+def test_minus_one_keeps_all_points() -> None:
     cfg = {"NAME": "sample_points", "NUM_POINTS": {"train": 10, "test": -1}}
     assert len(processor(cfg, training=False)(cloud(), rng())["points"]) == 500
 
@@ -128,7 +128,7 @@ def test_an_unknown_processor_lists_the_known_ones() -> None:
     assert all(name in str(error.value) for name in PROCESSORS.names())
 
 
-def test_a_processor_of_openpcdet_that_is_missing_says_not_built_yet() -> None:
+def test_a_processor_of_openpcdet_that_is_not_implemented_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"calculate_grid_size.*not built yet"):
         processor({"NAME": "calculate_grid_size"})
 

@@ -39,7 +39,7 @@ def test_set(cfg: Any) -> SyntheticDataset:
 
 
 def perfect_predictions(dataset: SyntheticDataset, shift: float = 0.0) -> list[dict[str, Any]]:
-    """What a detector that knows the boxes (shifted along x) would hand in."""
+    """Predictions equal to the ground-truth boxes, shifted along x."""
     annos = []
     for index in range(len(dataset)):
         sample = dataset.load_sample(index)

@@ -1,4 +1,4 @@
-"""The simulator: scenes are pure, rays stop at the first surface, labels say what was hit."""
+"""The simulator: scenes are pure functions, rays stop at the first surface, labels match the hit."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_lane_indices_run_from_left_to_right(frames: list[Frame]) -> None:
         assert middle == sorted(middle, reverse=True)
 
 
-def test_a_line_that_leaves_the_grid_takes_no_index() -> None:
+def test_a_line_outside_the_grid_gets_no_index() -> None:
     street = scene_of(0).street
     far = replace(street.lines[0], offset=60.0)
     assert lines_in_grid([far, *street.lines], street.ground, GRID) == street.lines

@@ -1,4 +1,4 @@
-"""What all data sets share: skipping, randomness, classes, collating."""
+"""DatasetTemplate: skipping, randomness, classes, collating."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def test_a_sample_has_its_class_column_and_no_names(toy: Callable) -> None:
     assert "gt_names" not in sample
 
 
-def test_training_takes_the_next_good_frame_and_names_the_bad(
-    toy: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_training_skips_a_bad_frame_and_names_it(toy: Callable, caplog: pytest.LogCaptureFixture) -> None:
     sample = toy(bad=(3, 4))[3]
     assert sample["frame_id"] == "5"
     assert sample["skipped_frames"] == ["3", "4"]
@@ -40,8 +38,8 @@ def test_a_bad_frame_is_an_error_in_test_mode(toy: Callable) -> None:
 
 
 def test_a_data_set_without_a_good_frame_is_an_error(toy: Callable) -> None:
-    told = r"no usable frame: all 10 were skipped.*; frame 7: frame 7 is broken"
-    with pytest.raises(DataError, match=told):
+    message = r"no usable frame: all 10 were skipped.*; frame 7: frame 7 is broken"
+    with pytest.raises(DataError, match=message):
         toy(bad=tuple(range(10)))[7]
 
 
@@ -50,7 +48,7 @@ def test_training_passes_over_frames_without_boxes(toy: Callable) -> None:
     assert (sample["frame_id"], sample["skipped_frames"]) == ("1", ["0"])
 
 
-def test_frames_without_boxes_are_kept_where_the_config_says_so(toy: Callable, toy_cfg: EasyDict) -> None:
+def test_frames_without_boxes_are_kept_if_configured(toy: Callable, toy_cfg: EasyDict) -> None:
     toy_cfg.KEEP_EMPTY_FRAMES = True
     assert toy(empty=(0,))[0]["gt_boxes"].shape == (0, 8)
 

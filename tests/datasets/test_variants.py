@@ -1,4 +1,4 @@
-"""F7, the data: a bounded number of draws, in turns; each sample says which it is; batches of one sample."""
+"""F7, data: a bounded number of variants, alternating; each sample has its variant; batches of one sample."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_without_a_cache_every_epoch_draws_anew_and_samples_say_nothing(data: An
     assert "cache_entry" not in data[0]
 
 
-def test_f7_variants_come_in_turns_and_are_those_of_the_first_epochs(data: Any) -> None:
+def test_f7_variants_alternate_and_equal_those_of_the_first_epochs(data: Any) -> None:
     first, second = points_in(data, 0), points_in(data, 1)
     data.keep_variants(2)
     assert not np.array_equal(first, second)
@@ -75,7 +75,7 @@ def test_f7_a_sample_that_is_passed_over_leaves_its_row_empty(data: Any) -> None
     assert data[1]["cache_entry"][0] == 2
 
 
-def test_f7_what_draws_is_named_where_no_number_of_variants_is_given(data: Any) -> None:
+def test_f7_random_steps_without_variants_are_an_error_that_names_them(data: Any) -> None:
     with pytest.raises(ConfigError, match=r"random_world_flip, .*, shuffle_points draw anew"):
         data.keep_variants(None)
     assert data.variants is None

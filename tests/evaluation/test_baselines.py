@@ -16,18 +16,18 @@ def at_heights(*heights: float) -> np.ndarray:
     return points
 
 
-def test_each_height_takes_its_most_frequent_class() -> None:
+def test_each_height_gets_its_most_frequent_class() -> None:
     points = at_heights(-1.75, -1.72, -1.71, 0.55, 0.55)
     fitted = HeightClasses(3).fit([(points[:3], np.array([0, 0, 1])), (points[3:], np.array([2, 2]))])
     assert fitted.predict(at_heights(-1.79, 0.51)).tolist() == [0, 2]
 
 
-def test_a_height_that_was_never_seen_takes_the_nearest_one() -> None:
+def test_an_unseen_height_gets_the_class_of_the_nearest_one() -> None:
     fitted = HeightClasses(3).fit([(at_heights(-1.75, 0.55), np.array([1, 2]))])
     assert fitted.predict(at_heights(-9, -1.0, 0.0, 9)).tolist() == [1, 1, 2, 2]
 
 
-def test_points_labelled_255_teach_nothing() -> None:
+def test_points_labelled_255_are_ignored() -> None:
     fitted = HeightClasses(2).fit([(at_heights(0, 0, 0), np.array([255, 255, 1]))])
     assert fitted.predict(at_heights(0)).tolist() == [1]
 

@@ -1,4 +1,4 @@
-"""KITTI evaluation against the figures of an unmodified OpenPCDet."""
+"""KITTI evaluation compared with the results of an unmodified OpenPCDet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the evaluation accepts, and how it refuses the rest."""
+"""Valid and invalid inputs of the KITTI evaluation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ THREE = ["Car", "Pedestrian", "Cyclist"]
         "nothing found",
     ],
 )
-def test_where_nothing_can_be_right_every_average_is_zero(gt_annos, dt_annos):
+def test_without_true_positives_every_average_is_zero(gt_annos, dt_annos):
     text, values = get_official_eval_result(gt_annos, dt_annos, THREE)
     assert "nan" not in text.lower()
     assert set(values.values()) == {0.0}
@@ -49,7 +49,7 @@ def test_boxes_without_extent_overlap_with_nothing():
     assert set(values.values()) == {0.0}
 
 
-def test_an_empty_frame_may_come_with_flat_arrays_of_any_type():
+def test_an_empty_frame_can_have_flat_arrays_of_any_type():
     empty = {key: np.zeros(0) for key in car()}
     gt_annos, dt_annos = [*drives(car()), empty], [*drives(car()), empty]
     assert get_official_eval_result(gt_annos, dt_annos, "Car")[1]["Car_3d/easy_R40"] == 100
@@ -84,7 +84,7 @@ def test_orientation_is_left_out_where_one_side_has_no_angles(side):
     assert values["Car_3d/easy_R40"] == 100
 
 
-def test_alpha_may_be_absent():
+def test_alpha_can_be_missing():
     dt_annos = [{key: value for key, value in anno.items() if key != "alpha"} for anno in drives(car())]
     text, values = get_official_eval_result(drives(car()), dt_annos, "Car")
     assert "aos" not in text
@@ -116,7 +116,7 @@ def test_a_missing_column_is_an_error_that_names_frame_and_key(key):
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 1), ()])
-def test_a_column_that_does_not_fit_the_names_is_an_error(shape):
+def test_a_column_of_the_wrong_shape_is_an_error(shape):
     found = {**frame(car()), "score": np.zeros(shape)}
     with pytest.raises(DataError, match=r"dt_annos\[0\]: 'score' must hold numbers of shape \(1,\)"):
         get_official_eval_result(drives(car(), frames=1), [found], "Car")
@@ -129,7 +129,7 @@ def test_a_value_that_is_not_finite_is_an_error(key, value):
         get_official_eval_result(drives(car(), frames=1), [frame(car(**{key: value}))], "Car")
 
 
-def test_the_annotations_are_left_as_they_were():
+def test_the_annotations_are_not_modified():
     gt_annos, dt_annos = drives(car(), frames=2), drives(car(), frames=2)
     get_official_eval_result(gt_annos, dt_annos, "Car")
     for annos in (gt_annos, dt_annos):

@@ -1,4 +1,4 @@
-"""The steps under the KITTI evaluation, one by one."""
+"""The individual steps of the KITTI evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ONE_LABEL = {"label_ignored": np.array([False]), "label_alpha": np.zeros(1)}
 
 
 def rivals(overlap, score, ignored=(False, False), threshold=0.0):
-    """Counts for one label and two candidates; the second looks the other way (similarity 0)."""
+    """Counts for one label and two candidates; the second has the opposite heading (similarity 0)."""
     true, false, similarity = count_at(
         thresholds=np.array([threshold]),
         first=np.array([0, 2]),
@@ -34,12 +34,12 @@ def test_the_candidate_that_overlaps_most_is_matched_and_the_other_is_false():
     assert rivals(overlap=[0.8, 0.9], score=[0.7, 0.3]) == (1, 1, 0)
 
 
-def test_a_detection_below_the_threshold_does_not_exist():
+def test_a_detection_below_the_threshold_is_discarded():
     assert rivals(overlap=[0.8, 0.9], score=[0.7, 0.3], threshold=0.5) == (1, 0, 1)
     assert rivals(overlap=[0.8, 0.9], score=[0.7, 0.3], threshold=0.7) == (1, 0, 1)
 
 
-def test_an_ignored_detection_is_matched_only_where_no_other_is_left():
+def test_an_ignored_detection_is_matched_only_if_no_other_is_left():
     assert rivals(overlap=[0.8, 0.9], score=[0.7, 0.9], ignored=[False, True]) == (1, 0, 1)
     assert rivals(overlap=[0.9, 0.8], score=[0.9, 0.7], ignored=[True, False]) == (1, 0, 0)
     assert rivals(overlap=[0.9, 0.8], score=[0.9, 0.7], ignored=[True, True]) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""The benchmark's rules on scenes whose average precision can be computed in the head."""
+"""The rules of the benchmark on scenes with an obvious average precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def score(gt_annos, dt_annos, name="Car"):
 
 
 def with_one_more(annos, *objects):
-    """The same frames; in the first there is more to see."""
+    """The same frames with additional objects in the first one."""
     return [frame(car(), *objects), *annos[1:]]
 
 
@@ -67,7 +67,7 @@ def test_a_detection_on_a_dont_care_region_is_not_counted_in_the_image():
     assert values["Car_bev/easy_R40"] == values["Car_3d/easy_R40"] == pytest.approx(ONE_WRONG)
 
 
-def test_a_dont_care_region_must_cover_more_than_the_least_overlap():
+def test_a_dont_care_region_must_cover_more_than_the_minimum_overlap():
     labels = with_one_more(drives(car()), dont_care(left=330.0))  # covers 70 of 100 pixels
     values = score(labels, with_one_more(drives(car()), car(**BESIDE, score=0.95)))
     assert values["Car_image/easy_R40"] == pytest.approx(ONE_WRONG)
@@ -111,13 +111,13 @@ def test_a_shift_by_a_fifth_passes_the_loose_overlap_only():
     ],
     ids=str,
 )
-def test_a_label_is_asked_for_from_its_difficulty_on(harder, levels):
+def test_a_label_counts_from_its_difficulty_on(harder, levels):
     values = score(drives(car(**harder)), drives(car(**harder)))
     found = [level for level in ("easy", "moderate", "hard") if values[f"Car_3d/{level}_R40"] == 100]
     assert found == levels
 
 
-def test_a_detection_of_a_harder_label_is_neither_right_nor_wrong():
+def test_a_detection_of_a_harder_label_is_ignored():
     labels = with_one_more(drives(car()), car(**BESIDE, occluded=3))
     values = score(labels, with_one_more(drives(car()), car(**BESIDE, score=0.95)))
     assert values["Car_3d/hard_R40"] == 100
@@ -140,7 +140,7 @@ def test_a_detection_that_is_too_small_in_the_image_is_not_false():
         ("Cyclist", "Pedestrian", False),
     ],
 )
-def test_finding_a_neighbouring_class_is_forgiven_and_any_other_is_false(wanted, other, forgiven):
+def test_a_detection_of_the_neighbour_class_is_ignored_and_any_other_is_false(wanted, other, forgiven):
     labels = [frame(car(wanted), car(other, **BESIDE)), *drives(car(wanted), frames=ENOUGH - 1)]
     found = [frame(car(wanted), car(wanted, **BESIDE, score=0.95)), *drives(car(wanted), frames=ENOUGH - 1)]
     expected = 100 if forgiven else ONE_WRONG
@@ -170,7 +170,7 @@ def test_only_the_order_of_scores_matters(reference):
 
 
 def random_frame(rng):
-    """Cars in a row that do not touch, each found about where it is, some strays; all scores differ."""
+    """Cars in a row without contact, approximate detections, some false ones; all scores differ."""
     places = [{"x": 6.0 * i, "left": 150.0 * i} for i in range(5)]
     labels = [car(**place, occluded=int(rng.integers(0, 4))) for place in places[: rng.integers(0, 6)]]
     found = [

@@ -1,4 +1,4 @@
-"""Lanes: cells with one cell of tolerance, classes, and the Chamfer distance in metres."""
+"""Lane metrics: cells with a tolerance of one cell, classes, and the Chamfer distance in metres."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def score(*frames: tuple[np.ndarray, np.ndarray], **more: Any) -> dict[str, floa
     return metric.summarise(add_up([metric.count(t, {"pred_lane_map": p, **more}) for t, p in frames]))
 
 
-def test_the_truth_itself_scores_one() -> None:
+def test_the_ground_truth_scores_one() -> None:
     truth = lines(left=15, right=5)
     assert score((truth, truth)) == {
         "lane/F1": 1.0, "lane/precision": 1.0, "lane/recall": 1.0, "lane/accuracy": 1.0, "lane/class_F1": 1.0,
@@ -37,13 +37,13 @@ def test_the_truth_itself_scores_one() -> None:
 
 
 @pytest.mark.parametrize(("shift", "right"), [(1, 1.0), (2, 0.0)])
-def test_one_cell_beside_is_right_and_two_are_wrong(shift: int, right: float) -> None:
+def test_a_prediction_one_cell_away_is_correct_and_two_cells_away_is_wrong(shift: int, right: float) -> None:
     values = score((lines(a=10), lines(a=10 + shift)))
     assert values["lane/F1"] == values["lane/class_F1"] == right
     assert values["lane/accuracy"] == (1.0 if right else 1 - 80 / 800)
 
 
-def test_precision_counts_said_cells_and_recall_true_ones() -> None:
+def test_precision_is_over_predicted_cells_and_recall_over_ground_truth() -> None:
     half = lines(a=15, b=5)
     half[15, 20:] = 255
     values = score((lines(a=15), half))
@@ -52,20 +52,20 @@ def test_precision_counts_said_cells_and_recall_true_ones() -> None:
     assert values["lane/F1"] == pytest.approx(2 * (1 / 3) * (21 / 40) / (1 / 3 + 21 / 40))
 
 
-def test_a_wrong_number_costs_the_class_alone() -> None:
+def test_a_wrong_line_number_only_affects_the_class() -> None:
     truth = lines(left=15, right=5)
     swapped = lines(right=5, left=15)
     values = score((truth, swapped))
     assert (values["lane/F1"], values["lane/class_F1"]) == (1.0, 0.0)
 
 
-def test_cells_of_all_frames_are_one_pool() -> None:
+def test_cells_of_all_frames_are_counted_together() -> None:
     none = lines()
     values = score((lines(a=4), lines(a=4)), (lines(a=4), none))
     assert (values["lane/precision"], values["lane/recall"]) == (1.0, 0.5)
 
 
-def test_without_any_line_said_f1_is_zero_and_without_any_line_at_all_nothing_is_wrong() -> None:
+def test_no_predicted_line_gives_f1_zero_and_an_empty_map_has_full_accuracy() -> None:
     assert score((lines(a=4), lines()))["lane/F1"] == 0.0
     assert score((lines(), lines()))["lane/accuracy"] == 1.0
 
@@ -81,14 +81,14 @@ def test_the_chamfer_distance_is_in_metres() -> None:
     assert score((truth, truth), pred_lanes=[polyline])["lane/chamfer_m"] == pytest.approx(1.0)
 
 
-def test_a_line_that_is_missed_or_made_up_is_far_away_not_infinitely() -> None:
+def test_a_missed_or_false_line_has_the_maximum_distance() -> None:
     assert score((lines(a=10), lines()), pred_lanes=[])["lane/chamfer_m"] == MAX_DISTANCE
     made_up = score((lines(), lines()), pred_lanes=[np.array([[1.0, 1.0], [2.0, 1.0]])])
     assert made_up["lane/chamfer_m"] == MAX_DISTANCE
     assert "lane/chamfer_m" not in score((lines(), lines()), pred_lanes=[])
 
 
-def test_the_points_of_a_line_lie_on_its_middle_whatever_its_direction() -> None:
+def test_the_points_of_a_line_are_on_its_centre_for_any_direction() -> None:
     along_x, along_y = lines(), lines()
     along_x[8:10, :] = 0
     along_y[:, 8:11] = 3
@@ -96,7 +96,7 @@ def test_the_points_of_a_line_lie_on_its_middle_whatever_its_direction() -> None
     assert np.unique(line_points(along_y, LIMITS)[0][:, 0]).tolist() == [4.75]
 
 
-def test_each_number_is_a_line_of_its_own() -> None:
+def test_each_number_is_a_separate_line() -> None:
     assert [len(points) for points in line_points(lines(a=2, b=9), LIMITS)] == [40, 40]
     assert line_points(lines(), LIMITS) == []
 

@@ -1,11 +1,11 @@
-"""The table of several stages."""
+"""The table of the stages."""
 
 from __future__ import annotations
 
 from pcdet_freeze.evaluation.stage_table import stage_table
 
 
-def test_a_column_a_stage_with_a_dash_for_what_it_lacks() -> None:
+def test_the_table_has_one_column_per_stage_and_a_dash_for_missing_values() -> None:
     first = {"iterations": 500, "boxes": 7, "seconds_per_iteration": {"batch": 0.51}}
     second = {"segmentation/mIoU": 61.23, "segmentation/IoU/road": 80.0, "segmentation/IoU/pole": 22.5}
     text = stage_table({"1": first, "2": second}, [("the detector", ("", "the same"))])

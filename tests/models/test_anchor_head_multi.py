@@ -1,4 +1,4 @@
-"""AnchorHeadMulti on a toy: order of anchors, labels of groups, faults of its config, frozen parts."""
+"""AnchorHeadMulti on a toy model: order of anchors, labels of groups, config errors, freezing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEPARATE = {
 
 
 def multi_config(separate: bool = False) -> dict[str, Any]:
-    """Two classes, a head each, on a shared convolution; a test may change it."""
+    """Two classes with one head each on a shared convolution."""
     config = model_config()
     head = config["DENSE_HEAD"]
     head.update(NAME="AnchorHeadMulti", USE_MULTIHEAD=True, SEPARATE_MULTIHEAD=True, SHARED_CONV_NUM_FILTER=8)
@@ -113,7 +113,7 @@ def test_the_share_of_negatives_in_the_class_loss_follows_its_weight() -> None:
 FAULTS: dict[str, tuple[Change, str]] = {
     "a class in no head": (
         lambda h: h.update(RPN_HEAD_CFGS=[{"HEAD_CLS_NAME": ["Car"]}]),
-        "RPN_HEAD_CFGS must name the classes of ANCHOR_GENERATOR_CONFIG once each, in their order "
+        "RPN_HEAD_CFGS must name each class of ANCHOR_GENERATOR_CONFIG once, in the same order "
         "(Car, Pedestrian); got Car",
     ),
     "heads in another order": (lambda h: h["RPN_HEAD_CFGS"].reverse(), "got Pedestrian, Car"),
@@ -142,7 +142,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", list(FAULTS))
-def test_a_faulty_config_is_an_error_that_says_so(case: str) -> None:
+def test_an_invalid_config_is_a_clear_error(case: str) -> None:
     change, message = FAULTS[case]
     with pytest.raises(ConfigError, match=re.escape(message)):
         multi_model(change, separate=True)
@@ -151,7 +151,7 @@ def test_a_faulty_config_is_an_error_that_says_so(case: str) -> None:
 def test_boxes_with_a_velocity_need_a_code_with_one() -> None:
     given = batch()
     given["gt_boxes"] = torch.nn.functional.pad(given["gt_boxes"], (2, 0))
-    with pytest.raises(DataError, match=r"codes boxes of 7 columns, so gt_boxes must have 8.*got 10"):
+    with pytest.raises(DataError, match=r"boxes of 7 columns, so gt_boxes must have 8.*got 10"):
         multi_model().train()(given)
 
 

@@ -112,7 +112,7 @@ def test_the_best_anchor_of_a_small_box_is_positive_all_the_same() -> None:
     assert targets["box_reg_targets"][0, 3, 3] == pytest.approx(torch.log(torch.tensor(0.125)).item())
 
 
-def test_a_positive_anchor_takes_the_box_that_it_overlaps_most() -> None:
+def test_a_positive_anchor_gets_the_box_with_the_largest_overlap() -> None:
     targets = Street().assign([box(7.6), box(7.1)])
     expected = (7.1 - 7.0) / (4.0**2 + 2.0**2) ** 0.5
     assert targets["box_reg_targets"][0, 3, 0] == pytest.approx(expected, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Anchors are matched in windows around boxes, with the labels that the full matrix gives."""
+"""Anchors are matched in windows around boxes, with the labels of the full IoU matrix."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_windows_give_the_labels_and_targets_of_the_full_matrix(seed: int) -> No
 
 
 def by_hand(anchors: tuple[torch.Tensor, ...], boxes: torch.Tensor) -> torch.Tensor:
-    """Labels (B, A), from the full matrix of each sample and class, written down plainly."""
+    """Labels (B, A) from the full IoU matrix of each sample and class, implemented directly."""
     samples = []
     for sample in boxes:
         parts = []

@@ -9,7 +9,7 @@ import torch
 from pcdet_freeze.models import load_data_to_gpu
 
 
-def test_arrays_become_tensors_and_the_rest_stays() -> None:
+def test_arrays_become_tensors_and_other_values_are_kept() -> None:
     batch = {
         "points": np.zeros((3, 5), dtype=np.float64),
         "voxel_coords": np.zeros((2, 4), dtype=np.int32),

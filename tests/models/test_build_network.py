@@ -1,4 +1,4 @@
-"""Building a detector: what the config may say, and what it is told where it says something else."""
+"""Building a detector: valid configs, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_modules_stand_in_the_order_of_the_topology() -> None:
     assert [name for name, _ in model.named_children()] == list(model.module_names)
 
 
-def test_every_module_says_what_it_reads_and_writes() -> None:
+def test_every_module_declares_the_keys_that_it_reads_and_writes() -> None:
     available = {"voxels", "voxel_num_points", "voxel_coords", "batch_size", "gt_boxes"}
     for module in small_model().module_list:
         assert {*module.reads, *module.reads_train} <= available
@@ -37,7 +37,7 @@ def test_the_classifier_starts_with_a_probability_of_one_percent() -> None:
     assert 0.0005 < head.conv_box.weight.std() < 0.002
 
 
-def test_bn_momentum_is_openpcdets_unless_the_config_says_otherwise() -> None:
+def test_bn_momentum_defaults_to_openpcdets() -> None:
     config = model_config()
     config["BACKBONE_2D"]["BN_MOMENTUM"] = 0.1
     model = small_model(config)
@@ -87,7 +87,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "lists of different lengths": (
         lambda c: c["BACKBONE_2D"].update(NUM_FILTERS=[8]),
-        "LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level",
+        "LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry per level",
     ),
     "a map as wide as no pillar": (
         lambda c: c["MAP_TO_BEV"].update(NUM_BEV_FEATURES=64),
@@ -95,7 +95,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "levels that do not meet": (
         lambda c: c["BACKBONE_2D"].update(UPSAMPLE_STRIDES=[1, 1]),
-        "16 x 16, 8 x 8: choose UPSAMPLE_STRIDES",
+        "16 x 16, 8 x 8.*UPSAMPLE_STRIDES",
     ),
     "anchors on another grid": (
         lambda c: c["DENSE_HEAD"]["ANCHOR_GENERATOR_CONFIG"][0].update(feature_map_stride=4),
@@ -130,7 +130,7 @@ def test_a_config_with_a_fault_is_one_clear_error(fault: str) -> None:
         small_model(config)
 
 
-def test_all_faults_of_a_config_are_said_at_once() -> None:
+def test_all_faults_of_a_config_are_reported_at_once() -> None:
     config = model_config()
     config["VFE"]["NUM_FILTERS"] = "64"
     config["BACKBONE_2D"]["NAME"] = "Resnet"
@@ -164,7 +164,7 @@ def test_a_freeze_list_is_no_business_of_the_builder() -> None:
 
 
 class KerbHead(nn.Module):
-    """A task of somebody else: one module."""
+    """A custom task: one module."""
 
     reads = ("spatial_features_2d",)
     writes = ("kerb_map",)
@@ -208,7 +208,7 @@ def test_a_new_task_is_one_module_and_one_registry_line(kerb_config: dict[str, A
     assert all(p["kerb_map"].shape == (1, 16, 16) and "pred_boxes" in p for p in pred_dicts)
 
 
-def test_a_detector_may_have_a_task_head_only(kerb_config: dict[str, Any]) -> None:
+def test_a_detector_can_have_a_task_head_only(kerb_config: dict[str, Any]) -> None:
     from model_cases import batch
 
     for section in ("DENSE_HEAD", "POST_PROCESSING"):

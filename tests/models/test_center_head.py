@@ -1,4 +1,4 @@
-"""CenterHead in a small CenterPoint: targets, losses, detections, faults of its config, odd batches."""
+"""CenterHead in a small CenterPoint: targets, losses, detections, config errors, unusual batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_box_becomes_a_peak_and_a_code_in_the_cell_of_its_centre() -> None:
     assert not others.heatmaps.any()
 
 
-def test_velocity_stands_behind_the_code() -> None:
+def test_velocity_is_the_last_part_of_the_code() -> None:
     car, _ = targets_for([[*CAR, 1.5, -0.5, 1]], velocity=True)
     assert car.target_boxes.shape == (1, 20, 10)
     assert car.target_boxes[0, 0, 8:].tolist() == [1.5, -0.5]
@@ -71,7 +71,7 @@ def test_labels_are_never_written_to() -> None:
     assert given["gt_boxes"].equal(boxes)
 
 
-def test_an_unknown_velocity_asks_for_nothing() -> None:
+def test_an_unknown_velocity_gives_no_loss() -> None:
     model, given = center_model(center_config(velocity=True)).train(), center_batch()
     speed = torch.full((*given["gt_boxes"].shape[:2], 2), torch.nan)
     given["gt_boxes"] = torch.cat([given["gt_boxes"][..., :7], speed, given["gt_boxes"][..., 7:]], dim=-1)
@@ -129,7 +129,7 @@ def test_an_untrained_head_sees_next_to_nothing_everywhere() -> None:
     ("pillars", "boxes"), [((30, 0), True), ((0, 30), True), ((30, 20), False), ((1,), True), ((0, 0), False)]
 )
 @pytest.mark.parametrize("vfe", VFES)
-def test_samples_may_be_empty_and_unlabelled(
+def test_samples_can_be_empty_and_unlabelled(
     vfe: str, pillars: tuple[int, ...], boxes: bool, training: bool
 ) -> None:
     model, given = center_model(center_config(vfe)).train(training), center_batch(pillars, boxes)
@@ -144,7 +144,7 @@ def test_samples_may_be_empty_and_unlabelled(
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_evaluation_needs_no_labels_and_training_says_that_it_does() -> None:
+def test_evaluation_needs_no_labels_and_training_without_them_is_an_error() -> None:
     given = center_batch()
     del given["gt_boxes"]
     assert center_model().eval()(dict(given))[1] == {}

@@ -1,4 +1,4 @@
-"""CenterPoints train with frozen parts: what is frozen stays bit for bit, what is not moves."""
+"""Training a partially frozen CenterPoint: frozen tensors stay equal bit for bit, all others change."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_five_frozen_steps_keep_the_contract(vfe: str, names: list[str]) -> None
     assert moved
 
 
-def test_a_model_whose_only_head_is_frozen_whole_cannot_train() -> None:
+def test_a_model_whose_only_head_is_frozen_cannot_train() -> None:
     model = center_model().train()
     freeze(model, ["dense_head"])
     model.train()

@@ -1,4 +1,4 @@
-"""A whole PointPillar: what it returns, what it leaves alone, and batches that are unlike others."""
+"""A complete PointPillar: outputs, unmodified inputs, and unusual batches."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_batch_is_filled_in_place_and_its_labels_are_left_alone() -> None:
     assert "batch_box_preds" not in given
 
 
-def test_boxes_are_predicted_in_training_where_the_config_asks_for_it() -> None:
+def test_boxes_are_predicted_in_training_if_configured() -> None:
     config = model_config()
     config["DENSE_HEAD"]["PREDICT_BOXES_WHEN_TRAINING"] = True
     given = batch()
@@ -79,7 +79,7 @@ def test_a_few_steps_of_training_find_the_boxes() -> None:
     ("pillars", "boxes"),
     [((30, 0), True), ((0, 30), True), ((30, 20), False), ((1,), True), ((0,), True), ((0, 0), False)],
 )
-def test_samples_may_be_empty_and_unlabelled(pillars: tuple[int, ...], boxes: bool, training: bool) -> None:
+def test_samples_can_be_empty_and_unlabelled(pillars: tuple[int, ...], boxes: bool, training: bool) -> None:
     model, given = small_model().train(training), batch(pillars, boxes)
     result = model(given)
     if training:
@@ -90,7 +90,7 @@ def test_samples_may_be_empty_and_unlabelled(pillars: tuple[int, ...], boxes: bo
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_training_without_labels_is_an_error_that_says_so() -> None:
+def test_training_without_labels_is_an_error() -> None:
     given = batch()
     del given["gt_boxes"]
     with pytest.raises(DataError, match="needs gt_boxes to train"):
@@ -116,7 +116,7 @@ def test_a_detector_without_a_loss_cannot_train() -> None:
     config = model_config()
     for section in ("DENSE_HEAD", "POST_PROCESSING"):
         del config[section]
-    with pytest.raises(ConfigError, match="needs a head with a loss"):
+    with pytest.raises(ConfigError, match="requires a head with a loss"):
         small_model(config).train()(batch())
 
 
@@ -135,7 +135,7 @@ def test_the_global_step_counts_and_is_part_of_the_state() -> None:
     assert model.mode == "TRAIN"
 
 
-def test_outputs_do_not_depend_on_samples_beside() -> None:
+def test_outputs_do_not_depend_on_other_samples() -> None:
     model, both = small_model().eval(), batch((40, 30))
     first = both["voxel_coords"][:, 0] == 0
     keys = ("voxels", "voxel_coords", "voxel_num_points")

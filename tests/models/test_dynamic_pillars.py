@@ -1,4 +1,4 @@
-"""DynPillarVFE and BaseBEVResBackbone by themselves."""
+"""DynPillarVFE and BaseBEVResBackbone in isolation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_features_do_not_depend_on_the_order_of_the_points() -> None:
     torch.testing.assert_close(encoded(model, mixed), encoded(model, points))
 
 
-def test_they_are_those_of_pillars_with_room_for_every_point() -> None:
+def test_features_equal_those_of_padded_pillars_without_a_point_limit() -> None:
     given, dynamic = center_batch(), center_model().eval()
     fixed = center_model(center_config("PillarVFE")).eval()
     fixed.vfe.load_state_dict(dynamic.vfe.state_dict())

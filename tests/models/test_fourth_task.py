@@ -1,4 +1,4 @@
-"""A fourth task: one module and one registry line; nothing else is edited."""
+"""A fourth task: one registered module, without other changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pcdet_freeze.models.registry import TASK_HEADS
 
 @TASK_HEADS.register
 class HeightHead(nn.Module):
-    """Height above the sensor of what stands in each cell."""
+    """Height above the sensor of the objects in each cell."""
 
     reads = ("spatial_features_2d",)
     writes = ("heights",)
@@ -58,23 +58,23 @@ def four_batch() -> dict[str, Any]:
     return task_batch() | {"height_map": torch.ones(2, 16, 16)}
 
 
-def test_a_fourth_task_trains_and_predicts_beside_the_others(model: Any) -> None:
+def test_a_fourth_task_trains_and_predicts_with_the_others(model: Any) -> None:
     model.measure_gradients = True
-    told = model.train()(four_batch())[1]
-    assert [name for name in told if name.startswith("loss_")][:4] == [
+    tb_dict = model.train()(four_batch())[1]
+    assert [name for name in tb_dict if name.startswith("loss_")][:4] == [
         *("loss_rpn", "loss_segment_head", "loss_lane_head", "loss_height_head")
     ]
-    assert told["grad_norm_height_head"] > 0 and told["loss_weight_height_head"] == 1
+    assert tb_dict["grad_norm_height_head"] > 0 and tb_dict["loss_weight_height_head"] == 1
     found = model.eval()(four_batch())[0][0]
     assert {"pred_boxes", "pred_point_labels", "pred_lane_map", "pred_heights"} <= found.keys()
 
 
-def test_t1_the_other_three_are_held_while_it_learns_alone(model: Any) -> None:
+def test_t1_the_other_three_tasks_stay_frozen_while_it_trains(model: Any) -> None:
     freeze(model, [*STAGE_3, "backbone_2d.laneblocks", "backbone_2d.mixsegnet", "lane_head"])
     given = bare(four_batch(), "gt_boxes", "point_labels", "lane_map")
-    result, told, _ = model.train()(given)
+    result, tb_dict, _ = model.train()(given)
     result["loss"].backward()
-    assert [name for name in told if name.startswith("loss_")] == [
+    assert [name for name in tb_dict if name.startswith("loss_")] == [
         "loss_height_head",
         "loss_weight_height_head",
     ]
@@ -83,17 +83,17 @@ def test_t1_the_other_three_are_held_while_it_learns_alone(model: Any) -> None:
     assert "seg_features_2d" not in given and "spatial_features_2d" in given
 
 
-def test_a_fourth_task_may_lack_labels_too(model: Any) -> None:
-    result, told, _ = model.train()(bare(four_batch(), "height_map"))
+def test_labels_of_a_fourth_task_can_be_missing(model: Any) -> None:
+    result, tb_dict, _ = model.train()(bare(four_batch(), "height_map"))
     result["loss"].backward()
-    assert told["loss_height_head"] == 0
+    assert tb_dict["loss_height_head"] == 0
     assert model.height_head.out.weight.grad is not None
 
 
 def test_a_fourth_task_learns_from_the_frames_that_have_its_label(model: Any) -> None:
     flags = {"has_height_map": torch.tensor([True, False])}
     wanted = torch.stack([torch.ones(16, 16), torch.full((16, 16), 1e9)])
-    told = [
+    tb_dict = [
         model.train()(four_batch() | flags | {"height_map": each})[1] for each in (wanted, wanted[[0, 0]])
     ]
-    assert told[0]["loss_height_head"] == told[1]["loss_height_head"] > 0
+    assert tb_dict[0]["loss_height_head"] == tb_dict[1]["loss_height_head"] > 0

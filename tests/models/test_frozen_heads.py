@@ -1,4 +1,4 @@
-"""Frozen heads (T1), heads frozen in part (T2), nothing left to learn (T3), in whole detectors."""
+"""Frozen heads (T1), partially frozen heads (T2), nothing left to train (T3), in complete detectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAINED, EVALUATED = (True, True), (False, False)
 
 
 def step(model: Any, *labels: str) -> dict[str, Any]:
-    """One training forward and backward; returns the log's figures."""
+    """One training forward and backward; returns ``tb_dict``."""
     result, tb_dict, _ = model.train()(toy_batch(*labels))
     result["loss"].backward()
     return tb_dict
@@ -31,14 +31,14 @@ def grads(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_t1_a_frozen_head_gives_no_loss_and_needs_no_labels() -> None:
+def test_t1_a_frozen_head_adds_no_loss_and_needs_no_labels() -> None:
     model = toy(*HEADS)
     freeze(model, ["dense_head"])
     assert list(step(model, "lane_label")) == ["loss_lane_head"]
     assert not any(name.startswith("dense_head") for name in grads(model))
 
 
-def test_t1_a_frozen_head_that_nobody_needs_is_not_run_in_training() -> None:
+def test_t1_a_frozen_head_without_readers_does_not_run_in_training() -> None:
     model = toy(*HEADS)
     freeze(model, ["dense_head"])
     step(model, "lane_label")
@@ -66,7 +66,7 @@ def test_t1_the_other_gradients_are_those_of_a_model_without_the_head() -> None:
     assert all(torch.equal(grad, grads(without)[name]) for name, grad in grads(model).items())
 
 
-def test_t1_where_a_live_head_needs_it_a_frozen_head_runs_as_in_eval_without_a_graph() -> None:
+def test_t1_a_frozen_head_read_by_a_trainable_head_runs_in_eval_mode_without_a_graph() -> None:
     model = toy("DENSE_HEAD", "ROI_HEAD")
     freeze(model, ["dense_head"])
     model.train()
@@ -96,14 +96,14 @@ def test_t1_a_frozen_head_is_in_train_mode_again_after_it_ran_as_in_eval() -> No
     assert model.dense_head.net[0].training
 
 
-def test_t1_a_head_behind_a_frozen_head_that_is_frozen_too_lets_both_be_skipped() -> None:
+def test_t1_two_consecutive_frozen_heads_are_both_skipped() -> None:
     model = toy("DENSE_HEAD", "ROI_HEAD", "LANE_HEAD")
     freeze(model, ["dense_head", "roi_head"])
     step(model, "lane_label")
     assert model.dense_head.calls == model.roi_head.calls == []
 
 
-def test_t1_a_frozen_trunk_behind_which_nothing_lives_is_skipped_with_what_has_no_state() -> None:
+def test_t1_a_frozen_trunk_without_trainable_readers_is_skipped_with_stateless_modules() -> None:
     model = toy("MAP_TO_BEV", *HEADS)
     freeze(model, ["dense_head"])
     step(model, "lane_label")
@@ -118,7 +118,7 @@ def test_t1_without_frozen_modules_everything_runs() -> None:
     assert explain_steps(model) == []
 
 
-def test_t1_in_doubt_a_head_runs_and_the_reason_is_told() -> None:
+def test_t1_a_head_with_unknown_readers_runs_and_the_reason_is_logged() -> None:
     model = toy("DENSE_HEAD", "MUTE_HEAD")
     freeze(model, ["dense_head"])
     step(model, "label")
@@ -139,7 +139,7 @@ def test_t1_a_frozen_head_without_declarations_runs_but_changes_no_label() -> No
     assert "does not declare what it writes" in explain_steps(model)[0]
 
 
-def test_t1_a_detector_with_a_loss_of_its_own_makes_everything_run_unless_it_says_what_it_reads() -> None:
+def test_t1_a_detector_with_its_own_loss_skips_nothing_unless_it_declares_reads_train() -> None:
     class OwnLoss(Detector3DTemplate):
         def get_training_loss(self) -> Any:
             return super().get_training_loss()
@@ -163,14 +163,14 @@ def test_t1_with_parameters_false_a_named_head_keeps_its_loss() -> None:
 
 
 @pytest.mark.parametrize("entries", [["dense_head.out"], ["dense_head", "!dense_head.out"]])
-def test_t2_a_head_of_which_only_a_part_is_named_still_gives_its_loss(entries: list[str]) -> None:
+def test_t2_a_partially_frozen_head_still_adds_its_loss(entries: list[str]) -> None:
     model = toy(*HEADS)
     freeze(model, entries)
     assert list(step(model, "label", "lane_label")) == ["loss_rpn", "loss_lane_head"]
     assert model.dense_head.calls == [TRAINED]
 
 
-def test_t1_a_head_named_by_its_parts_is_not_named_whole() -> None:
+def test_t1_a_head_whose_parts_are_named_is_not_frozen_as_a_whole() -> None:
     model = toy(*HEADS)
     freeze(model, ["dense_head.*"])
     assert training_steps(model)["dense_head"].loss
@@ -288,13 +288,13 @@ def test_t1_a_frozen_anchor_head_detects_as_before_when_all_before_it_is_frozen(
     assert not torch.equal(before["lanes"], after["lanes"])
 
 
-def test_t2_an_anchor_head_with_a_frozen_convolution_gives_its_loss() -> None:
+def test_t2_an_anchor_head_with_a_frozen_convolution_adds_its_loss() -> None:
     model = small_model()
     freeze(model, ["dense_head.conv_cls"])
     assert "loss_rpn" in model.train()(batch())[1]
 
 
-def test_t1_predictions_of_a_frozen_anchor_head_reach_a_live_refiner() -> None:
+def test_t1_predictions_of_a_frozen_anchor_head_reach_a_trainable_refiner() -> None:
     config = model_config()
     config["ROI_HEAD"] = {"NAME": "BoxRefiner"}
     model = small_model(config)

@@ -1,4 +1,4 @@
-"""The loss terms of the anchor head against their formulas."""
+"""The loss terms of the anchor heads compared with their formulas."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_box_turned_by_half_a_circle_has_no_heading_error() -> None:
     assert not difference[:, :6].any()
 
 
-def test_a_target_of_nan_asks_for_nothing() -> None:
+def test_a_nan_target_gives_no_loss() -> None:
     predicted = torch.randn(2, 9, requires_grad=True)
     target = torch.zeros(2, 9)
     target[:, 7:] = torch.nan

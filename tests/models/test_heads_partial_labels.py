@@ -34,7 +34,7 @@ def test_the_loss_of_a_mixed_batch_is_that_of_its_labelled_frames(label: str) ->
 
 
 def first_of(batch_dict: dict[str, Any]) -> dict[str, Any]:
-    """The first sample of a batch, alone."""
+    """The first sample of a batch."""
     made = dict(batch_dict) | {"batch_size": 1}
     pillars, points = batch_dict["voxel_coords"][:, 0] == 0, batch_dict["points"][:, 0] == 0
     for key in ("voxels", "voxel_coords", "voxel_num_points"):
@@ -45,7 +45,7 @@ def first_of(batch_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_what_stands_in_an_unlabelled_frame_has_no_effect(label: str) -> None:
+def test_boxes_in_an_unlabelled_frame_have_no_effect(label: str) -> None:
     given = unlabelled(task_batch(), label, 0)
     other = dict(given) | {label: given[label].clone()}
     rows = other["points"][:, 0] == 0 if label == "point_labels" else torch.tensor([True, False])

@@ -1,4 +1,4 @@
-"""LaneHead: what it predicts, what counts in its loss, polylines in metres, maps that it cannot use."""
+"""LaneHead: predictions, loss, polylines in metres, invalid lane maps."""
 
 from __future__ import annotations
 
@@ -167,9 +167,7 @@ def test_the_size_is_that_of_the_data_sets_maps_where_it_tells() -> None:
 
 def test_a_lane_map_of_another_size_is_an_error() -> None:
     given = task_batch() | {"lane_map": torch.full((2, 24, 32), 255, dtype=torch.uint8)}
-    with pytest.raises(
-        DataError, match=r"32 rows \(y\) and 32 columns \(x\), as the head predicts; got \(2, 24"
-    ):
+    with pytest.raises(DataError, match=r"32 rows \(y\) and 32 columns \(x\),.* got \(2, 24"):
         loss_of(model_of(), given)
 
 
@@ -177,24 +175,24 @@ def test_a_lane_out_of_range_is_an_error_that_names_it_and_its_frame() -> None:
     given = task_batch() | {"frame_id": ["a7", "b9"]}
     given["lane_map"][1, 4, 4] = LANES
     with pytest.raises(
-        DataError, match=r"must hold 0..2 or 255 \(no lane\); got \[3\] in the frames b9: raise"
+        DataError, match=r"must contain 0..2 or 255 \(no lane\); got \[3\] in the frames b9: raise"
     ):
         loss_of(model_of(), given)
 
 
-def test_a_batch_that_says_nothing_of_lanes_is_an_error() -> None:
+def test_a_batch_without_lane_keys_is_an_error() -> None:
     given = task_batch()
     del given["lane_map"]
-    with pytest.raises(DataError, match="needs lane_map to train; the batch has none"):
+    with pytest.raises(DataError, match="needs lane_map to train"):
         loss_of(model_of(), given)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"NUM_LANES": 0}, r"NUM_LANES must lie in 1..254; got 0"),
+        ({"NUM_LANES": 0}, r"NUM_LANES must be in 1..254; got 0"),
         ({"MAP_SIZE": [32]}, r"MAP_SIZE must be \[rows, columns\]"),
-        ({"CONF_THRESH": 0.0}, "CONF_THRESH must lie above 0 and up to 1; got 0.0"),
+        ({"CONF_THRESH": 0.0}, "CONF_THRESH must be .*; got 0.0"),
         ({"POLYLINE_STEP": 0.0}, "POLYLINE_STEP and NUM_FILTERS must be positive"),
         ({"LOSS_CONFIG": {"CONF_WEIGHT": -1.0}}, "must not be negative"),
     ],

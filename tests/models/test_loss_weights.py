@@ -1,4 +1,4 @@
-"""Several losses become one: fixed weights, learned ones (Kendall et al., 2018), and frozen heads (T1)."""
+"""Weights of several losses: fixed, learned (Kendall et al., 2018), and with frozen heads (T1)."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def figures(model: Any, batch_dict: dict[str, Any] | None = None) -> tuple[torch
 
 
 def test_the_loss_is_the_sum_of_all_heads_losses() -> None:
-    loss, told = figures(model_of())
-    parts = [told["loss_rpn"], told["loss_segment_head"], told["loss_lane_head"]]
+    loss, tb_dict = figures(model_of())
+    parts = [tb_dict["loss_rpn"], tb_dict["loss_segment_head"], tb_dict["loss_lane_head"]]
     assert loss.item() == pytest.approx(sum(parts))
 
 
-def test_loss_weights_weigh_the_sum_and_leave_the_told_losses_alone() -> None:
-    loss, told = figures(model_of(LOSS_WEIGHTS={"segment_head": 0.25, "lane_head": 3}))
+def test_loss_weights_change_the_sum_but_not_the_logged_losses() -> None:
+    loss, tb_dict = figures(model_of(LOSS_WEIGHTS={"segment_head": 0.25, "lane_head": 3}))
     plain = figures(model_of())[1]
-    assert told == plain
+    assert tb_dict == plain
     wanted = plain["loss_rpn"] + 0.25 * plain["loss_segment_head"] + 3 * plain["loss_lane_head"]
     assert loss.item() == pytest.approx(wanted)
 
 
-def test_learned_weights_start_at_one_and_are_told() -> None:
-    loss, told = figures(model_of(LEARN_LOSS_WEIGHTS=True))
+def test_learned_weights_start_at_one_and_are_logged() -> None:
+    loss, tb_dict = figures(model_of(LEARN_LOSS_WEIGHTS=True))
     assert loss.item() == pytest.approx(figures(model_of())[0].item())
-    assert {told[f"loss_weight_{name}"] for name in HEADS} == {1.0}
+    assert {tb_dict[f"loss_weight_{name}"] for name in HEADS} == {1.0}
 
 
 def test_a_learned_weight_is_the_formula_of_the_paper() -> None:
@@ -67,8 +67,8 @@ def test_a_learned_weight_settles_where_the_variance_is_that_of_the_loss() -> No
 def test_t1_the_learned_weight_of_a_frozen_head_is_frozen_with_it() -> None:
     model = model_of(LEARN_LOSS_WEIGHTS=True)
     handle = freeze(model, ["vfe", "backbone_2d.blocks", "backbone_2d.deblocks", "dense_head"])
-    _, told = figures(model)
-    assert "loss_weight_dense_head" not in told and "loss_weight_lane_head" in told
+    _, tb_dict = figures(model)
+    assert "loss_weight_dense_head" not in tb_dict and "loss_weight_lane_head" in tb_dict
     live = {name for name, p in model.named_parameters() if p.requires_grad}
     assert "lane_head.loss_scale.log_variance" in live
     assert "dense_head.loss_scale.log_variance" not in live
@@ -88,14 +88,14 @@ def test_a_batch_without_labels_of_a_task_leaves_its_learned_weight_alone() -> N
     [
         (
             {"LOSS_WEIGHTS": {"lane": 1.0}},
-            "LOSS_WEIGHTS.lane is no head of this model; heads: dense_head, seg",
+            "LOSS_WEIGHTS.lane is not a head .*heads: dense_head, seg",
         ),
-        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be a number, 0 or above; got -1"),
+        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be .* got -1"),
         (
             {"LOSS_WEIGHTS": {"lane_head": float("nan")}},
-            "LOSS_WEIGHTS.lane_head must be a number, 0 or above; got nan",
+            "LOSS_WEIGHTS.lane_head must be .* got nan",
         ),
-        ({"LOSS_WEIGHTS": [1, 1]}, "LOSS_WEIGHTS must be a section"),
+        ({"LOSS_WEIGHTS": [1, 1]}, "LOSS_WEIGHTS must"),
         ({"LEARN_LOSS_WEIGHTS": 1}, "LEARN_LOSS_WEIGHTS must be true or false; got 1"),
     ],
 )

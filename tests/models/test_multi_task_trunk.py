@@ -1,4 +1,4 @@
-"""BaseBEVBackboneMultiTask: its branches, their shapes, and which of them run in training (T1)."""
+"""BaseBEVBackboneMultiTask: branches, their shapes, and skipped branches in training (T1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pcdet_freeze.models.backbones_2d import EncoderDecoder, MixSegNet
 
 
 def ran(model: Any, batch_dict: dict[str, Any]) -> set[str]:
-    """Children of the trunk that took part in a forward."""
+    """Children of the trunk that ran in a forward."""
     found: set[str] = set()
     hooks = [
         part.register_forward_hook(lambda *_, name=name: found.add(name))
@@ -29,7 +29,7 @@ def ran(model: Any, batch_dict: dict[str, Any]) -> set[str]:
     return found
 
 
-def test_the_trunk_without_other_tasks_is_that_of_a_detector() -> None:
+def test_the_trunk_without_other_tasks_equals_that_of_a_detector() -> None:
     plain, config = task_model(), task_config()
     config["BACKBONE_2D"] = {
         **{k: v for k, v in config["BACKBONE_2D"].items() if k[:3] not in ("OTH", "SEG", "LAN", "MIX")},
@@ -94,7 +94,7 @@ def test_t1_a_frozen_branch_whose_output_nothing_needs_does_not_run(
     assert len(ran(model.eval(), task_batch())) == 6
 
 
-def test_t1_what_is_left_out_is_told() -> None:
+def test_t1_skipped_branches_are_logged() -> None:
     model = task_model("segment", "lane")
     freeze(model, STAGE_3)
     assert explain_steps(model)[0] == (
@@ -117,7 +117,7 @@ def test_t1_leaving_branches_out_changes_no_gradient() -> None:
     assert all(torch.equal(grad, wanted[name]) for name, grad in found.items())
 
 
-def test_p3_the_lint_knows_what_feeds_what_inside_the_trunk() -> None:
+def test_p3_the_lint_uses_the_branches_inside_the_trunk() -> None:
     model = task_model("segment", "lane")
     freeze(model, STAGE_3)
     assert lint(model) == []
@@ -148,10 +148,10 @@ def test_a_head_in_the_list_that_the_model_lacks_is_an_error_that_names_it() -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"OTHER_TASKS": ["segment", "parking"]}, "OTHER_TASKS may hold segment and lane"),
+        ({"OTHER_TASKS": ["segment", "parking"]}, "OTHER_TASKS may contain segment and lane"),
         ({"OTHER_TASKS": ["lane", "lane"]}, "each once"),
-        ({"SEGBLOCKS": {"LAYER_NUMS": [1], "NUM_FILTERS": [8, 8]}}, "one entry a level"),
-        ({"LANEBLOCKS": {"LAYER_STRIDES": [1]}}, "one entry a level"),
+        ({"SEGBLOCKS": {"LAYER_NUMS": [1], "NUM_FILTERS": [8, 8]}}, "one entry per level"),
+        ({"LANEBLOCKS": {"LAYER_STRIDES": [1]}}, "one entry per level"),
         ({"MIXSEGNET": {"PATCH_SIZE": 0}}, "must be positive"),
         ({"MIXSEGNET": {"PATCHES": 4}}, "MODEL.BACKBONE_2D.MIXSEGNET.PATCHES is not a key"),
     ],

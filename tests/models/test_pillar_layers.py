@@ -1,4 +1,4 @@
-"""PillarVFE, PointPillarScatter and BaseBEVBackbone by themselves."""
+"""PillarVFE, PointPillarScatter and BaseBEVBackbone in isolation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_pillar_does_not_depend_on_the_order_of_its_points_or_on_other_pillars
     torch.testing.assert_close(encoded(model, one), features[:1])
 
 
-def test_what_stands_in_padding_slots_has_no_effect() -> None:
+def test_values_in_padding_slots_have_no_effect() -> None:
     model, pillars = small_model().eval(), batch((5,))
     pillars["voxel_num_points"][:] = 1
     pillars["voxels"][:, 1:] = 0
@@ -99,7 +99,7 @@ def test_scatter_keeps_an_empty_last_sample() -> None:
         ({"UPSAMPLE_STRIDES": [1, 2], "USE_CONV_FOR_NO_STRIDE": True}, (2, 16, 16, 16)),
     ],
 )
-def test_the_backbone_gives_the_size_that_it_promises(change: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_the_backbone_output_has_the_declared_size(change: dict[str, Any], shape: tuple[int, ...]) -> None:
     config = model_config()
     config["BACKBONE_2D"].update(change)
     stride = 32 // shape[-1]
@@ -110,10 +110,10 @@ def test_the_backbone_gives_the_size_that_it_promises(change: dict[str, Any], sh
     assert backbone(given)["spatial_features_2d"].shape == shape
 
 
-def test_an_upsample_stride_that_is_no_whole_number_is_an_error() -> None:
+def test_an_upsample_stride_that_is_not_an_integer_is_an_error() -> None:
     config = model_config()
     config["BACKBONE_2D"]["UPSAMPLE_STRIDES"] = [1.5, 2]
-    with pytest.raises(ConfigError, match="whole numbers or their reciprocals"):
+    with pytest.raises(ConfigError, match="integers or their reciprocals"):
         small_model(config)
 
 

@@ -1,4 +1,4 @@
-"""What ours are timed against computes the same loss and gradients."""
+"""The plain steps of the benchmark compute the same loss and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw boxes to detections."""
+"""Post-processing of raw boxes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_only_the_best_before_nms_take_part() -> None:
     assert chosen.tolist() == [2, 1]
 
 
-def test_nothing_above_the_threshold_gives_nothing() -> None:
+def test_no_box_above_the_threshold_gives_no_detections() -> None:
     chosen, kept = class_agnostic_nms(boxes_at(0, 10), torch.tensor([0.05, 0.01]), NMS, 0.1)
     assert chosen.shape == kept.shape == (0,)
 
@@ -94,7 +94,7 @@ def test_normalised_scores_are_taken_as_they_are() -> None:
     assert found[0]["pred_scores"].equal(plain[0]["pred_scores"])
 
 
-def test_recall_of_proposals_is_counted_beside() -> None:
+def test_recall_of_proposals_is_counted_too() -> None:
     batch = {**raw_batch(), "rois": boxes_at(0.2, 60).repeat(2, 1, 1)}
     _, recall = post_process(batch, settings(nms={"multi_classes_nms": True}))
     assert recall == {"gt": 1, "roi_0.5": 1, "rcnn_0.5": 1}

@@ -1,4 +1,4 @@
-"""PillarVFE on valid points only (F5): what padding does to the maximum is kept."""
+"""PillarVFE on valid points only (F5), including the effect of padding on the maximum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pcdet_freeze.utils.tensors import relative_error
 
 
 def vfe_of(**options: Any) -> Any:
-    """A PillarVFE in eval mode whose norm layers shift by as much as features are large."""
+    """A PillarVFE in eval mode whose norm layers shift features by their own magnitude."""
     config = model_config()
     config["VFE"] |= options
     config["MAP_TO_BEV"]["NUM_BEV_FEATURES"] = config["VFE"]["NUM_FILTERS"][-1]

@@ -1,4 +1,4 @@
-"""F5 in sparse models: sparse convolutions with the frozen norm layers behind them, computed as one."""
+"""F5 in sparse models: folding frozen norm layers into sparse convolutions."""
 
 from __future__ import annotations
 

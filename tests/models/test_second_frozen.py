@@ -1,4 +1,4 @@
-"""Sparse models train with frozen parts: what is frozen stays bit for bit, what is not moves."""
+"""Training a partially frozen sparse model: frozen tensors stay equal bit for bit, all others change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTS = {
 
 
 def assert_frozen_steps(config: dict[str, Any], names: list[str]) -> None:
-    """Five steps: frozen tensors keep their bits, every other parameter and statistic moves."""
+    """Five steps: frozen tensors are bitwise equal, every other parameter and statistic changes."""
     model = second_model(config).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     handle = freeze(model, names)

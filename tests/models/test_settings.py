@@ -42,7 +42,7 @@ def test_values_become_plain_and_typed() -> None:
     assert faults == []
 
 
-def test_what_is_absent_has_its_default_and_null_is_none_where_it_may_be() -> None:
+def test_missing_keys_have_their_default_and_null_is_none_if_optional() -> None:
     assert read({"DEPTH": 1, "LIMIT": None})[0] == Outer(1)
     assert read({"DEPTH": 1, "LIMIT": 3})[0] == Outer(1, limit=3.0)
 
@@ -64,13 +64,13 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("values", "fault"), FAULTS)
-def test_a_fault_is_said_with_its_dotted_key(values: object, fault: str) -> None:
+def test_a_fault_is_reported_with_its_dotted_key(values: object, fault: str) -> None:
     settings, faults = read(values)
     assert settings is None
     assert faults == [fault]
 
 
-def test_an_unknown_key_comes_with_the_nearest_and_all_known_ones() -> None:
+def test_an_unknown_key_is_reported_with_the_nearest_and_all_known_keys() -> None:
     _, faults = read({"DEPTHS": 1})
     assert "did you mean DEPTH?" in faults[0]
     assert "Known keys: DEPTH, PARTS, RATE, FLAG, LIMIT" in faults[0]

@@ -1,4 +1,4 @@
-"""MeanVFE, DynamicMeanVFE, the sparse backbones and HeightCompression by themselves."""
+"""MeanVFE, DynamicMeanVFE, the sparse backbones and HeightCompression in isolation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_means_straight_from_points_are_those_of_uncapped_voxels() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_dynamic_means_leave_out_what_lies_outside_the_range_and_nan() -> None:
+def test_dynamic_means_ignore_points_outside_the_range_and_nan() -> None:
     vfe = second_model(second_config(vfe="DynamicMeanVFE")).vfe
     inside = [0.0, 1.0, 1.0, -1.0, 0.5]
     rows = [inside, [0, 99.0, 1, -1, 0], [0, 1, 1, 5.0, 0], [0, 1, 1, float("nan"), 0]]
@@ -125,7 +125,7 @@ def test_sparse_models_train_and_detect_under_autocast(backbone: str, voxels: tu
     assert detections[0]["pred_boxes"].dtype == torch.float32
 
 
-def test_layers_of_height_become_channels() -> None:
+def test_height_layers_become_channels() -> None:
     model, given = second_model().eval(), second_batch()
     with torch.no_grad():
         model(given)
@@ -148,7 +148,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", list(FAULTS))
-def test_a_faulty_config_is_an_error_that_says_so(case: str) -> None:
+def test_an_invalid_config_is_a_clear_error(case: str) -> None:
     change, message = FAULTS[case]
     config = second_config()
     change(config)

@@ -15,8 +15,8 @@ HEADS = {"dense_head", "segment_head", "lane_head"}
 
 def norms(model: Any) -> dict[str, float]:
     model.measure_gradients = True
-    told = model.train()(task_batch())[1]
-    return {name.removeprefix("grad_norm_"): value for name, value in told.items() if "grad_norm" in name}
+    tb_dict = model.train()(task_batch())[1]
+    return {name.removeprefix("grad_norm_"): value for name, value in tb_dict.items() if "grad_norm" in name}
 
 
 def test_nothing_is_measured_unless_asked() -> None:
@@ -24,7 +24,7 @@ def test_nothing_is_measured_unless_asked() -> None:
 
 
 @pytest.mark.parametrize("head", sorted(HEADS))
-def test_a_norm_is_that_of_the_tasks_weighed_loss_alone(head: str) -> None:
+def test_the_gradient_norm_is_that_of_the_weighted_loss_of_the_task(head: str) -> None:
     weights = {name: 2.0 if name == head else 0.0 for name in HEADS}
     model = task_model(config=task_config("segment", "lane") | {"LOSS_WEIGHTS": weights})
     measured = norms(model)

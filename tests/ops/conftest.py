@@ -1,4 +1,4 @@
-"""Upstream's figures and inputs for the operators."""
+"""Reference inputs and results of the operators."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def voxel_golden(reference: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def recipe(reference: Path) -> ModuleType:
-    """The recipe by which upstream's input points were made."""
+    """The recipe of the reference input points."""
     spec = importlib.util.spec_from_file_location("reference_recipe", reference / "recipe.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

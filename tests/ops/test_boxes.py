@@ -1,4 +1,4 @@
-"""Boxes against upstream's figures and plain geometry."""
+"""Box operators compared with reference results and plain geometry."""
 
 from __future__ import annotations
 

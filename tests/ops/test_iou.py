@@ -1,4 +1,4 @@
-"""Rotated IoU: exact where geometry gives the answer, the same by numba and by torch."""
+"""Rotated IoU: exact for simple geometry, equal for numba and torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def box(x: float, y: float, dx: float, dy: float, angle: float = 0.0) -> np.ndar
 
 
 def area(a: np.ndarray, b: np.ndarray) -> float:
-    """The shared area, after all four ways to it agree."""
+    """The intersection area, after checking that all four implementations agree."""
     got = float(I.rotated_intersection(a, b)[0, 0])
     pair = [T.prepare_torch(torch.from_numpy(np.asarray(r, dtype=np.float64))) for r in (a, b)]
     assert float(T.overlap_matrix_torch(*pair)) == pytest.approx(got, rel=1e-12, abs=0)
@@ -33,7 +33,7 @@ def area(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def clipped_area(a: np.ndarray, b: np.ndarray) -> float:
-    """Another way to the area: clip a's corners by b's half-planes (Sutherland and Hodgman, CACM 1974)."""
+    """Independent: clip a by the half-planes of b (Sutherland and Hodgman, CACM 1974)."""
 
     def corners(r: np.ndarray) -> list[complex]:
         turn = complex(math.cos(r[4]), math.sin(r[4]))
@@ -123,7 +123,7 @@ def test_boxes_that_touch_share_exactly_nothing(angle: float, offset: tuple[floa
 
 
 @pytest.mark.parametrize("inner", [0.0, 0.5, math.pi / 2, 3.0])
-def test_a_nested_box_is_shared_whole(inner: float) -> None:
+def test_the_intersection_with_a_nested_box_is_its_area(inner: float) -> None:
     assert area(box(1, 1, 10, 10, 0.2), box(1.5, 0.5, 3, 1, inner)) == pytest.approx(3, rel=1e-12)
     assert area(box(0, 0, 1e6, 1e6, 0.2), box(1.5, 0.5, 1e-3, 1e-3, inner)) == pytest.approx(1e-6, rel=1e-9)
 

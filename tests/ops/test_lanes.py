@@ -1,4 +1,4 @@
-"""Lane maps and polylines: drawn and read in the same frame."""
+"""Lane maps and polylines use the same coordinate frame."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_lines_are_numbered_in_their_order_and_the_later_lies_above() -> None:
     assert lane_map[20, 12] == 0 and lane_map[12, 20] == 1 and lane_map[20, 20] == 1
 
 
-def test_what_lies_outside_is_left_out() -> None:
+def test_points_outside_the_range_are_dropped() -> None:
     assert (draw_lines([np.array([[11, 11], [30, 11]])], LIMITS, (40, 40)) == 255).all()
     assert (draw_lines([], LIMITS, (40, 40)) == 255).all()
 
@@ -49,6 +49,6 @@ def test_the_points_read_from_a_drawn_line_lie_on_it_to_half_a_cell(
 
 
 def _away(points: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distance of (M, 2) points from the stretch a to b, metres."""
+    """Distance of points (M, 2) from the segment a to b, metres."""
     part = np.clip((points - a) @ (b - a) / max(float((b - a) @ (b - a)), 1e-12), 0, 1)
     return np.asarray(np.linalg.norm(points - (a + part[:, None] * (b - a)), axis=1))

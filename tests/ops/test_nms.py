@@ -1,4 +1,4 @@
-"""NMS: upstream's kept sets, and the plain greedy definition, on every path."""
+"""NMS on all paths, compared with reference results and the plain greedy definition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THRESHOLDS = [0.01, 0.1, 0.2, 0.5, 0.7]
 
 
 def crowd(seed: int, n: int = 700) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes as a detector gives them: clusters of near duplicates, strays, and a few very large ones."""
+    """Typical detector output: clusters of near duplicates, isolated boxes, and a few very large ones."""
     draw = np.random.RandomState(seed)
     place = draw.uniform(0, 70, (n // 10, 2))[draw.randint(0, n // 10, n)] + draw.randn(n, 2) * 0.3
     size = np.array([3.9, 1.6, 1.6]) * np.exp(0.2 * draw.randn(n, 3))
@@ -37,7 +37,7 @@ def plain_greedy(boxes: np.ndarray, scores: np.ndarray, thresh: float) -> list[i
 
 
 @pytest.mark.parametrize("thresh", THRESHOLDS)
-def test_nms_keeps_what_upstream_keeps(
+def test_nms_keeps_the_boxes_of_upstream(
     boxes_golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray, thresh: float
 ) -> None:
     want = boxes_golden[f"nms_gpu_{thresh}"]
@@ -48,7 +48,7 @@ def test_nms_keeps_what_upstream_keeps(
 
 
 @pytest.mark.parametrize("thresh", THRESHOLDS)
-def test_nms_normal_keeps_what_upstream_keeps(
+def test_nms_normal_keeps_the_boxes_of_upstream(
     boxes_golden: dict[str, Any], boxes: np.ndarray, scores: np.ndarray, thresh: float
 ) -> None:
     before = boxes.copy()
@@ -75,7 +75,7 @@ def test_nms_is_the_plain_greedy_choice(seed: int, thresh: float, monkeypatch: p
     assert S.nms_torch(torch.from_numpy(boxes), torch.from_numpy(scores), thresh).tolist() == want
 
 
-def test_far_apart_boxes_and_one_giant_are_judged_alike() -> None:
+def test_distant_boxes_and_a_giant_box_give_the_same_result() -> None:
     boxes, scores = crowd(5)
     boxes[:350, :2] += 1e6
     boxes[3, 3:5] = 3e6
@@ -103,7 +103,7 @@ def test_boxes_that_touch_do_not_suppress_each_other_at_zero() -> None:
     assert S.nms(boxes, np.ones(2), 0.0).tolist() == [0, 1]
 
 
-def test_nan_boxes_suppress_nobody_and_nan_scores_come_last() -> None:
+def test_nan_boxes_suppress_no_box_and_nan_scores_rank_last() -> None:
     boxes = np.tile(np.array([[1, 2, 0, 4, 2, 1, 0.3]]), (4, 1))
     boxes[1, 0] = np.nan
     scores = np.array([np.nan, 0.9, 0.5, 0.7])

@@ -1,4 +1,4 @@
-"""Sparse convolutions: the numbers of dense ones on active sites, in every mode, copied, and on nothing."""
+"""Sparse convolutions equal dense ones on active sites, in all modes, after copying, and on empty inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRIPLE = (3, 3, 3)
 
 
 def volume(sites: int = 30, channels: int = 4, samples: int = 2, seed: int = 0) -> Any:
-    """A sparse tensor with so many active sites in each sample."""
+    """A sparse tensor with the given number of active sites per sample."""
     random = torch.Generator().manual_seed(seed)
     rows = []
     for sample in range(samples):
@@ -31,7 +31,7 @@ def volume(sites: int = 30, channels: int = 4, samples: int = 2, seed: int = 0) 
 
 
 def layers() -> nn.Module:
-    """A submanifold convolution with bias, a strided one, norms between: what a backbone has."""
+    """A submanifold convolution with bias and a strided one, with norms, as in a backbone."""
     torch.manual_seed(0)
     return sparse.SparseSequential(
         sparse.submanifold_conv(4, 6, 3, "a", bias=True),
@@ -43,7 +43,7 @@ def layers() -> nn.Module:
 
 
 def plain_weight(conv: Any) -> torch.Tensor:
-    """(out, in, z, y, x), as torch's dense convolution has it."""
+    """(out, in, z, y, x), the layout of torch's dense convolution."""
     return conv.weight.permute(0, 4, 1, 2, 3)
 
 
@@ -98,7 +98,7 @@ def test_h9_gradients_flow_through_a_layer_in_eval_mode() -> None:
     assert x.features.grad.abs().sum() > 0
 
 
-def test_layers_without_and_with_a_graph_may_share_their_sites() -> None:
+def test_layers_with_and_without_a_graph_can_share_their_sites() -> None:
     first, second = (sparse.submanifold_conv(4, 4, 3, "a") for _ in range(2))
     with torch.no_grad():
         x = first(volume())
@@ -107,7 +107,7 @@ def test_layers_without_and_with_a_graph_may_share_their_sites() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_no_active_site_gives_none_and_every_parameter_a_gradient_of_zero(training: bool) -> None:
+def test_an_input_without_active_sites_gives_an_empty_output_and_zero_gradients(training: bool) -> None:
     net = layers().train(training)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     out = net(volume(sites=0))
@@ -117,7 +117,7 @@ def test_no_active_site_gives_none_and_every_parameter_a_gradient_of_zero(traini
     assert all(value.equal(before[key]) for key, value in net.state_dict().items() if "running" in key)
 
 
-def test_one_active_site_has_no_variance_and_takes_the_running_statistics() -> None:
+def test_a_single_active_site_is_normalised_with_the_running_statistics() -> None:
     net = layers().train()
     still = layers().eval()
     one = sparse.sparse_tensor(torch.ones(1, 4), torch.tensor([[0, 0, 0, 0]]), SHAPE, 1)

@@ -1,4 +1,4 @@
-"""The voxelizer against spconv's generator: bitwise, on both paths."""
+"""The voxelizer equals spconv's generator bitwise, on both paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 def cloud_on_borders(seed: int, size: list[float], bounds: list[float], n: int) -> np.ndarray:
-    """Points on cell borders, or up to three float32 steps beside them."""
+    """Points on cell borders, or up to three float32 steps from them."""
     draw = np.random.RandomState(seed)
     low, cell = np.array(bounds[:3]), np.array(size)
     steps = np.round((np.array(bounds[3:]) - low) / cell).astype(int)
@@ -100,7 +100,7 @@ def test_after_the_cap_points_of_open_voxels_are_still_added() -> None:
         assert num_points.tolist() == [2, 2]
 
 
-def test_a_hash_table_and_a_whole_grid_number_alike() -> None:
+def test_hash_table_and_full_grid_give_the_same_voxels() -> None:
     points = cloud_on_borders(1, *SECOND, n=3000)
     flat, tall = (Voxelizer([0.2, 0.2, 4], [0, -40, -3, 70.4, top, 1], 5, 9000, 4) for top in (40, 400))
     assert flat.grid_size.prod() < _DIRECT < tall.grid_size.prod()

@@ -15,7 +15,7 @@ import torch
 from centerpoint_golden import CenterGolden
 from pointpillar_golden import assert_summary
 
-from pcdet_freeze.models.dense_heads.center_decoder import decode, in_sight
+from pcdet_freeze.models.dense_heads.center_decoder import decode, is_valid
 
 BEFORE_NMS, AFTER_NMS = 4e-6, 1e-4
 # of the batch statistics; the figures of dynamic pillars are themselves 8e-5 from a run in float64
@@ -98,7 +98,7 @@ def test_every_head_decodes_the_boxes_of_openpcdet(golden: CenterGolden, evaluat
     for maps, expected in zip(head.forward_ret_dict["pred_dicts"], figures, strict=True):
         decoded = decode(maps, head.geometry, settings.max_obj_per_sample)
         for (boxes, scores, labels), sample in zip(zip(*decoded, strict=True), expected, strict=True):
-            seen = in_sight(boxes, scores, settings)
+            seen = is_valid(boxes, scores, settings)
             found = {"pred_boxes": boxes[seen], "pred_scores": scores[seen], "pred_labels": labels[seen]}
             assert list(found) == list(sample)
             for key, summary in sample.items():

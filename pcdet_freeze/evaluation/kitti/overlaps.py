@@ -9,7 +9,7 @@ import numpy as np
 from pcdet_freeze.evaluation.kitti.tables import Detections, Floats, Ints, Labels, Objects
 from pcdet_freeze.ops.iou import rotated_intersection
 
-LEAST_OVERLAP = 0.25
+MIN_OVERLAP = 0.25
 """Minimum over all classes; pairs with less overlap are discarded."""
 
 
@@ -63,7 +63,7 @@ def find_pairs(labels: Labels, detections: Detections) -> Pairs:
             continue
         image = image_overlap(labels.bbox[rows], detections.bbox[columns])
         overlaps = np.stack([image, *box_overlaps(labels, detections, rows, columns)])
-        i, j = np.nonzero((overlaps > LEAST_OVERLAP).any(axis=0))
+        i, j = np.nonzero((overlaps > MIN_OVERLAP).any(axis=0))
         label.append(rows[i])
         detection.append(columns[j])
         values.append(overlaps[:, i, j])

@@ -21,9 +21,9 @@ def as_text(scores: KittiScores) -> str:
 
 
 def _block(scores: KittiScores, c: int, overlap_set: int, recall_points: int) -> str:
-    wanted = scores.classes[c]
-    least = ", ".join(f"{wanted.least_overlap(m)[overlap_set]:.2f}" for m in ("image", "bev", "3d"))
-    lines = [f"{wanted.name} {RECALL_NAMES[recall_points]}@{least}:"]
+    kitti_class = scores.classes[c]
+    overlaps = ", ".join(f"{kitti_class.min_overlap(m)[overlap_set]:.2f}" for m in ("image", "bev", "3d"))
+    lines = [f"{kitti_class.name} {RECALL_NAMES[recall_points]}@{overlaps}:"]
     for metric, (head, decimals) in LINES.items():
         if metric in scores.curves:
             values = scores.average(metric, recall_points)[c, :, overlap_set]
@@ -37,11 +37,11 @@ def as_dict(scores: KittiScores) -> dict[str, float]:
     for metric in scores.curves:
         for recall_points in RECALL_NAMES:
             average = scores.average(metric, recall_points)
-            for c, wanted in enumerate(scores.classes):
+            for c, kitti_class in enumerate(scores.classes):
                 for d, difficulty in enumerate(DIFFICULTIES):
                     tail = f"/{difficulty.name}_R{recall_points}"
                     if recall_points == 40:
-                        values[f"{wanted.name}_{metric}{tail}"] = float(average[c, d, 0])
-                    for o, least in enumerate(wanted.least_overlap(metric)):
-                        values[f"{wanted.name}_{metric}_{least:.2f}{tail}"] = float(average[c, d, o])
+                        values[f"{kitti_class.name}_{metric}{tail}"] = float(average[c, d, 0])
+                    for o, overlap in enumerate(kitti_class.min_overlap(metric)):
+                        values[f"{kitti_class.name}_{metric}_{overlap:.2f}{tail}"] = float(average[c, d, o])
     return values

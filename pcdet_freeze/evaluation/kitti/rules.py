@@ -28,7 +28,7 @@ class KittiClass:
     box_overlap: tuple[float, float]
     """Strict, loose: for bev and 3d."""
 
-    def least_overlap(self, metric: str) -> tuple[float, float]:
+    def min_overlap(self, metric: str) -> tuple[float, float]:
         """Strict and loose overlap of a metric: image, bev, 3d or aos."""
         return self.box_overlap if metric in ("bev", "3d") else self.image_overlap
 
@@ -67,24 +67,26 @@ def find_classes(current_classes: str | int | Sequence[str | int]) -> list[Kitti
         current_classes = [current_classes]
     if len(current_classes) == 0:
         raise ConfigError("KITTI evaluation needs at least one class; got none. Name them, e.g. ['Car'].")
-    return [_find_class(wanted) for wanted in current_classes]
+    return [_find_class(name_or_number) for name_or_number in current_classes]
 
 
-def _find_class(wanted: str | int) -> KittiClass:
+def _find_class(name_or_number: str | int) -> KittiClass:
     for number, known in enumerate(CLASSES):
-        if wanted == (known.name if isinstance(wanted, str) else number):
+        if name_or_number == (known.name if isinstance(name_or_number, str) else number):
             return known
     names = ", ".join(f"{known.name} ({number})" for number, known in enumerate(CLASSES))
     raise ConfigError(
-        f"KITTI evaluation has the classes {names}; got {wanted!r}. "
+        f"KITTI evaluation has the classes {names}; got {name_or_number!r}. "
         f"Rename the class to one of these in both lists of annotations, or remove it."
     )
 
 
-def label_states(labels: Labels, wanted: KittiClass, difficulty: Difficulty) -> States:
+def label_states(labels: Labels, kitti_class: KittiClass, difficulty: Difficulty) -> States:
     """(K,) COUNTED if a label must be found; IGNORED if it is too hard or of the neighbour class."""
-    same = labels.name == wanted.name.lower()
-    neighbour = (labels.name == wanted.neighbour.lower()) if wanted.neighbour else np.zeros_like(same)
+    same = labels.name == kitti_class.name.lower()
+    neighbour = (
+        (labels.name == kitti_class.neighbour.lower()) if kitti_class.neighbour else np.zeros_like(same)
+    )
     hard = (
         (labels.occluded > difficulty.max_occlusion)
         | (labels.truncated > difficulty.max_truncation)
@@ -93,8 +95,8 @@ def label_states(labels: Labels, wanted: KittiClass, difficulty: Difficulty) -> 
     return np.select([same & ~hard, same | neighbour], [COUNTED, IGNORED], OTHER).astype(np.int8)
 
 
-def detection_states(detections: Detections, wanted: KittiClass, difficulty: Difficulty) -> States:
+def detection_states(detections: Detections, kitti_class: KittiClass, difficulty: Difficulty) -> States:
     """(K,) IGNORED if a detection is too small, for any class; COUNTED if it is of this class."""
     small = detections.height < difficulty.min_height
-    same = detections.name == wanted.name.lower()
+    same = detections.name == kitti_class.name.lower()
     return np.select([small, same], [IGNORED, COUNTED], OTHER).astype(np.int8)

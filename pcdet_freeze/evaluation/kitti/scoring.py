@@ -78,27 +78,29 @@ def score(
     metrics = ["image", "bev", "3d"] + (["aos"] if scene.knows_angles() else [])
     shape = (len(classes), len(DIFFICULTIES), OVERLAP_SETS, RECALL_POINTS)
     curves = {metric: np.zeros(shape) for metric in metrics}
-    for c, wanted in enumerate(classes):
+    for c, kitti_class in enumerate(classes):
         for d, difficulty in enumerate(DIFFICULTIES):
-            label_state = label_states(labels, wanted, difficulty)
-            detection_state = detection_states(detections, wanted, difficulty)
-            for metric, o, curve in _curves(scene, wanted, label_state, detection_state):
+            label_state = label_states(labels, kitti_class, difficulty)
+            detection_state = detection_states(detections, kitti_class, difficulty)
+            for metric, o, curve in _curves(scene, kitti_class, label_state, detection_state):
                 if metric in curves:
                     curves[metric][c, d, o] = curve
     return KittiScores(classes, curves)
 
 
 def _curves(
-    scene: Scene, wanted: KittiClass, label_state: States, detection_state: States
+    scene: Scene, kitti_class: KittiClass, label_state: States, detection_state: States
 ) -> list[tuple[str, int, Floats]]:
     """(metric, overlap set, curve) for each metric and overlap set, of one class and difficulty."""
     found = []
     for metric in ("image", "bev", "3d"):
         known: dict[float, tuple[Floats, Floats]] = {}
-        for o, least in enumerate(wanted.least_overlap(metric)):
-            if least not in known:
-                known[least] = precision_curves(scene, metric, least, label_state, detection_state)
-            precision, orientation = known[least]
+        for o, min_overlap in enumerate(kitti_class.min_overlap(metric)):
+            if min_overlap not in known:
+                known[min_overlap] = precision_curves(
+                    scene, metric, min_overlap, label_state, detection_state
+                )
+            precision, orientation = known[min_overlap]
             found.append((metric, o, precision))
             if metric == "image":
                 found.append(("aos", o, orientation))
@@ -106,18 +108,18 @@ def _curves(
 
 
 def precision_curves(
-    scene: Scene, metric: str, least_overlap: float, label_state: States, detection_state: States
+    scene: Scene, metric: str, min_overlap: float, label_state: States, detection_state: States
 ) -> tuple[Floats, Floats]:
     """(41,) precision and (41,) orientation similarity by increasing recall, zero above the highest."""
     label, detection = np.flatnonzero(label_state != OTHER), np.flatnonzero(detection_state != OTHER)
-    first, candidate, overlap = _candidates(scene.pairs, metric, least_overlap, label_state, detection_state)
+    first, candidate, overlap = _candidates(scene.pairs, metric, min_overlap, label_state, detection_state)
     label_ignored = label_state[label] == IGNORED
     ignored = detection_state[detection] == IGNORED
     scores = scene.detections.score[detection]
     hits = true_positive_scores(first, candidate, label_ignored, ignored, scores)
     thresholds = recall_thresholds(np.sort(hits)[::-1].copy(), max(int((label_state == COUNTED).sum()), 1))
     # DontCare regions exist in the image only
-    excused = (scene.cover[detection] > least_overlap) & (metric == "image")
+    excused = (scene.cover[detection] > min_overlap) & (metric == "image")
     true, false, similarity = count_at(
         thresholds,
         first,
@@ -135,11 +137,11 @@ def precision_curves(
 
 
 def _candidates(
-    pairs: Pairs, metric: str, least_overlap: float, label_state: States, detection_state: States
+    pairs: Pairs, metric: str, min_overlap: float, label_state: States, detection_state: States
 ) -> tuple[np.ndarray, np.ndarray, Floats]:
     """``first, candidate, overlap`` for matching, numbered over the labels and detections considered."""
     takes_part = (label_state[pairs.label] != OTHER) & (detection_state[pairs.detection] != OTHER)
-    kept = takes_part & (pairs.overlap[metric] > least_overlap)
+    kept = takes_part & (pairs.overlap[metric] > min_overlap)
     label_number = np.cumsum(label_state != OTHER) - 1
     detection_number = np.cumsum(detection_state != OTHER) - 1
     labels = int((label_state != OTHER).sum())

@@ -1,4 +1,4 @@
-"""BaseBEVBackbone: strided blocks top down, transposed convolutions back up, concatenated.
+"""BaseBEVBackbone: strided blocks, upsampling by transposed convolutions, concatenation.
 
 The region proposal network of VoxelNet (arXiv:1711.06396) in the form of PointPillars (arXiv:1812.05784,
 2.2).
@@ -19,14 +19,14 @@ from pcdet_freeze.models.registry import BACKBONES_2D
 
 @dataclass(frozen=True)
 class BaseBEVBackboneSettings:
-    """``MODEL.BACKBONE_2D`` of BaseBEVBackbone: one entry a level."""
+    """``MODEL.BACKBONE_2D`` of BaseBEVBackbone; lists have one entry per level."""
 
     layer_nums: tuple[int, ...]
-    """3x3 convolutions of a block after its first, strided one"""
+    """number of 3x3 convolutions of a block after the first, strided one"""
     layer_strides: tuple[int, ...]
     num_filters: tuple[int, ...]
     upsample_strides: tuple[float, ...] = ()
-    """scale of each level's way back up (below 1: a strided convolution); one more: of the whole"""
+    """upsampling factor of each level (below 1: a strided convolution); an additional one for the result"""
     num_upsample_filters: tuple[int, ...] = ()
     use_conv_for_no_stride: bool = False
     """an upsample stride of 1 is a 1x1 convolution instead of a transposed one"""
@@ -36,7 +36,7 @@ class BaseBEVBackboneSettings:
         levels, ups = len(self.layer_nums), len(self.upsample_strides)
         if not levels or not levels == len(self.layer_strides) == len(self.num_filters):
             raise ConfigError(
-                "LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level; got "
+                "LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry per level; got "
                 f"{levels}, {len(self.layer_strides)} and {len(self.num_filters)} entries"
             )
         if ups not in (0, levels, levels + 1) or len(self.num_upsample_filters) != min(ups, levels):
@@ -51,7 +51,7 @@ class BaseBEVBackboneSettings:
 
 @BACKBONES_2D.register
 class BaseBEVBackbone(nn.Module):
-    """``blocks``: one a level; ``deblocks``: one a level, all to the same size."""
+    """``blocks``: one per level; ``deblocks``: one per level, all with the same output size."""
 
     Settings = BaseBEVBackboneSettings
     reads = ("spatial_features",)
@@ -93,16 +93,16 @@ class BaseBEVBackbone(nn.Module):
     def _deblock(self, channels: int, width: int, up: float, conv_for_one: bool) -> nn.Sequential:
         conv: nn.Module
         if up > 1 or (up == 1 and not conv_for_one):
-            conv = nn.ConvTranspose2d(channels, width, _whole(up), stride=_whole(up), bias=False)
+            conv = nn.ConvTranspose2d(channels, width, _integer(up), stride=_integer(up), bias=False)
         else:
-            conv = nn.Conv2d(channels, width, _whole(1 / up), stride=_whole(1 / up), bias=False)
+            conv = nn.Conv2d(channels, width, _integer(1 / up), stride=_integer(1 / up), bias=False)
         return nn.Sequential(conv, *self._norm(width))
 
     def _norm(self, width: int) -> list[nn.Module]:
         return [nn.BatchNorm2d(width, eps=1e-3, momentum=self.momentum), nn.ReLU()]
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Encode the map.
+        """Encode the BEV map.
 
         Reads:
             spatial_features: (B, C, H, W), H along y, W along x
@@ -121,10 +121,10 @@ class BaseBEVBackbone(nn.Module):
         return batch_dict
 
 
-def _whole(stride: float) -> int:
+def _integer(stride: float) -> int:
     if abs(stride - round(stride)) > 1e-6:
         raise ConfigError(
-            "MODEL.BACKBONE_2D.UPSAMPLE_STRIDES must be whole numbers or their reciprocals; "
+            "MODEL.BACKBONE_2D.UPSAMPLE_STRIDES must be integers or their reciprocals; "
             f"got {stride} or {1 / stride}"
         )
     return round(stride)
@@ -133,13 +133,14 @@ def _whole(stride: float) -> int:
 def _resized(size: tuple[int, int], up: float) -> tuple[int, int]:
     """Rows and columns after a deblock of stride ``up``."""
     if up >= 1:
-        return size[0] * _whole(up), size[1] * _whole(up)
-    return size[0] // _whole(1 / up), size[1] // _whole(1 / up)
+        return size[0] * _integer(up), size[1] * _integer(up)
+    return size[0] // _integer(1 / up), size[1] // _integer(1 / up)
 
 
 def _sizes_differ(sizes: list[tuple[int, int]], given: Features) -> str:
     return (
-        "MODEL.BACKBONE_2D: all levels must come back to one size, but a map of "
-        f"{given.height} x {given.width} cells gives {', '.join(f'{h} x {w}' for h, w in sizes)}: choose "
-        "UPSAMPLE_STRIDES that undo LAYER_STRIDES, and a POINT_CLOUD_RANGE whose cells the strides divide"
+        "MODEL.BACKBONE_2D: all levels must be upsampled to the same size, but a map of "
+        f"{given.height} x {given.width} cells gives {', '.join(f'{h} x {w}' for h, w in sizes)}. Use "
+        "UPSAMPLE_STRIDES that invert LAYER_STRIDES, and a POINT_CLOUD_RANGE whose grid is divisible by the "
+        "strides."
     )

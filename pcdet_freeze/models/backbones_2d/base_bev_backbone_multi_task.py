@@ -1,4 +1,4 @@
-"""BaseBEVBackboneMultiTask: BaseBEVBackbone, with a branch for each further task beside it."""
+"""BaseBEVBackboneMultiTask: BaseBEVBackbone with one additional branch per task."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WHERE = "MODEL.BACKBONE_2D (BaseBEVBackboneMultiTask)"
 
 @dataclass(frozen=True)
 class SegBlocksSettings:
-    """``SEGBLOCKS``: the encoder-decoder of the segmentation branch, one entry a level."""
+    """``SEGBLOCKS``: the encoder-decoder of the segmentation branch; lists have one entry per level."""
 
     layer_nums: tuple[int, ...] = (1, 1, 1)
-    """3x3 convolutions of a level after its first"""
+    """number of 3x3 convolutions of a level after the first"""
     num_filters: tuple[int, ...] = (32, 64, 64)
     num_out: int = 32
     """channels of seg_features_2d"""
@@ -32,7 +32,7 @@ class SegBlocksSettings:
     def __post_init__(self) -> None:
         if not self.num_filters or len(self.layer_nums) != len(self.num_filters):
             raise ConfigError(
-                "LAYER_NUMS and NUM_FILTERS must have one entry a level; got "
+                "LAYER_NUMS and NUM_FILTERS must have one entry per level; got "
                 f"{len(self.layer_nums)} and {len(self.num_filters)}"
             )
         _need_positive(self, *self.num_filters, self.num_out)
@@ -40,10 +40,10 @@ class SegBlocksSettings:
 
 @dataclass(frozen=True)
 class LaneBlocksSettings:
-    """``LANEBLOCKS``: convolutions in front of ``mixsegnet``, one entry a level."""
+    """``LANEBLOCKS``: convolutions before ``mixsegnet``; lists have one entry per level."""
 
     layer_nums: tuple[int, ...] = (0, 1)
-    """3x3 convolutions of a level after its first, strided one"""
+    """number of 3x3 convolutions of a level after the first, strided one"""
     layer_strides: tuple[int, ...] = (1, 2)
     num_filters: tuple[int, ...] = (32, 64)
 
@@ -51,7 +51,7 @@ class LaneBlocksSettings:
         lengths = [len(self.layer_nums), len(self.layer_strides), len(self.num_filters)]
         if not lengths[0] or len(set(lengths)) > 1:
             raise ConfigError(
-                f"LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry a level; got {lengths}"
+                f"LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry per level; got {lengths}"
             )
         _need_positive(self, *self.layer_strides, *self.num_filters)
 
@@ -61,7 +61,7 @@ class MixSegNetSettings:
     """``MIXSEGNET``; see :class:`MixSegNet`."""
 
     patch_size: int = 8
-    """cells of its input along a patch's side"""
+    """side length of a patch in cells"""
     width: int = 128
     depth: int = 2
     num_out: int = 64
@@ -73,10 +73,10 @@ class MixSegNetSettings:
 
 @dataclass(frozen=True)
 class BaseBEVBackboneMultiTaskSettings(BaseBEVBackboneSettings):
-    """``MODEL.BACKBONE_2D`` of BaseBEVBackboneMultiTask: the keys of BaseBEVBackbone, and these."""
+    """``MODEL.BACKBONE_2D`` of BaseBEVBackboneMultiTask: the keys of BaseBEVBackbone and of its branches."""
 
     other_tasks: tuple[str, ...] = ()
-    """branches beside detection: segment, lane"""
+    """additional branches: segment, lane"""
     segblocks: SegBlocksSettings = field(default_factory=SegBlocksSettings)
     laneblocks: LaneBlocksSettings = field(default_factory=LaneBlocksSettings)
     mixsegnet: MixSegNetSettings = field(default_factory=MixSegNetSettings)
@@ -86,17 +86,17 @@ class BaseBEVBackboneMultiTaskSettings(BaseBEVBackboneSettings):
         unknown = [task for task in self.other_tasks if task not in (SEGMENT, LANE)]
         if unknown or len(set(self.other_tasks)) < len(self.other_tasks):
             raise ConfigError(
-                f"OTHER_TASKS may hold {SEGMENT} and {LANE}, each once; got {list(self.other_tasks)}"
+                f"OTHER_TASKS may contain {SEGMENT} and {LANE}, each once; got {list(self.other_tasks)}"
             )
 
 
 @BACKBONES_2D.register
 class BaseBEVBackboneMultiTask(BaseBEVBackbone):
-    """Three branches side by side over ``spatial_features``; none reads what another makes.
+    """Three parallel branches on ``spatial_features``; no branch reads the output of another.
 
-    ``blocks`` and ``deblocks`` are those of BaseBEVBackbone, with its keys in a checkpoint, so a detector
-    that was trained on BaseBEVBackbone loads. ``segblocks`` and ``seg_out_conv`` are there with task
-    "segment", ``laneblocks`` and ``mixsegnet`` with task "lane". Every shape follows from the map's.
+    ``blocks`` and ``deblocks`` have the ``state_dict`` keys of BaseBEVBackbone, so a detector trained with
+    BaseBEVBackbone loads. ``segblocks`` and ``seg_out_conv`` exist with task "segment", ``laneblocks`` and
+    ``mixsegnet`` with task "lane". All shapes follow from the size of the map.
     """
 
     Settings = BaseBEVBackboneMultiTaskSettings
@@ -137,7 +137,7 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
         return Features(mix.num_out, *size)
 
     def forward(self, batch_dict: dict[str, Any], skip: Collection[str] = ()) -> dict[str, Any]:
-        """Encode the map, once for each task.
+        """Encode the BEV map in all branches.
 
         Reads:
             spatial_features: (B, C, H, W), H along y, W along x
@@ -146,7 +146,7 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
             seg_features_2d: (B, SEGBLOCKS.NUM_OUT, H, W), with task "segment"
             lane_features_2d: (B, MIXSEGNET.NUM_OUT, H'', W''), with task "lane"
 
-        ``skip`` names keys that nobody needs this time: their branches do not run.
+        ``skip`` names keys that are not needed; their branches do not run.
         """
         if "spatial_features_2d" not in skip:
             super().forward(batch_dict)

@@ -10,7 +10,7 @@ from pcdet_freeze.models.registry import BACKBONES_2D
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution of the same stride."""
+    """Two 3x3 convolutions with a shortcut: the identity, or a 1x1 convolution of the same stride."""
 
     def __init__(self, channels: int, width: int, stride: int, momentum: float, project: bool) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
 @BACKBONES_2D.register
 class BaseBEVResBackbone(BaseBEVBackbone):
-    """As BaseBEVBackbone; a block is a strided residual block and LAYER_NUMS further ones."""
+    """BaseBEVBackbone whose blocks are one strided and LAYER_NUMS further residual blocks."""
 
     def _block(self, channels: int, width: int, stride: int, repeats: int) -> nn.Sequential:
         layers = [BasicBlock(channels, width, stride, self.momentum, project=True)]

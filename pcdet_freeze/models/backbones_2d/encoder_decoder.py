@@ -1,4 +1,4 @@
-"""A small encoder-decoder on a BEV map: coarse levels are added to fine ones (FPN, arXiv:1612.03144)."""
+"""Encoder-decoder on a BEV map: coarse levels are added to fine ones (FPN, arXiv:1612.03144)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def conv_norm_relu(channels: int, width: int, momentum: float, stride: int = 1) 
 
 
 class EncoderDecoder(nn.Module):
-    """(B, C, H, W) -> (B, first width, H, W); level k works at 1 / 2**k of the size, rounded up.
+    """(B, C, H, W) -> (B, widths[0], H, W); level k has 1 / 2**k of the size, rounded up.
 
     Args:
         channels: C.
-        widths: channels of each level; the first is that of the output, too.
-        layer_nums: further 3x3 convolutions of each level, beside its first.
+        widths: channels of each level; the output has those of the first.
+        layer_nums: number of 3x3 convolutions of each level after the first.
         momentum: of the norm layers.
     """
 
@@ -43,7 +43,7 @@ class EncoderDecoder(nn.Module):
             self.up.append(nn.Sequential(*conv_norm_relu(fine, fine, momentum)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode, then go back up; maps of odd size meet because the coarse one is stretched to the fine."""
+        """Encode and decode; coarse maps are interpolated to the size of the finer ones, which may be odd."""
         levels = []
         for down in self.down:
             x = down(x)

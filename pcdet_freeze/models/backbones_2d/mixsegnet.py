@@ -1,8 +1,8 @@
-"""MixSegNet: every patch of a BEV map learns from every other one, and fine detail goes round them.
+"""MixSegNet: global mixing of the patches of a BEV map, with a parallel convolution for fine detail.
 
-An MLP-mixer (arXiv:2105.01601) over patches correlates the whole map, as K-Lane's lane detector does
-(arXiv:2110.11048, its "global feature correlator"): a line that is hidden or worn in one place is known from
-the rest of it. A convolution beside it keeps what is smaller than a patch.
+An MLP-Mixer (arXiv:2105.01601) over patches correlates the whole map, like the "global feature correlator" of
+K-Lane's lane detector (arXiv:2110.11048): an occluded or worn part of a line is inferred from the rest of it.
+A parallel convolution preserves details that are smaller than a patch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
 
 
 class MixerBlock(nn.Module):
-    """Mixes tokens, then channels, each by a residual MLP of two layers."""
+    """Residual two-layer MLPs over tokens, then over channels."""
 
     def __init__(self, tokens: int, width: int, token_hidden: int, channel_hidden: int) -> None:
         super().__init__()
@@ -32,15 +32,15 @@ class MixerBlock(nn.Module):
 class MixSegNet(nn.Module):
     """(B, C, H, W) -> (B, out, H, W).
 
-    A map whose size the patches do not divide is filled up with zeros at its far edges, and cut again.
+    A map whose size is not divisible by the patch size is padded with zeros at its upper edges, and cropped.
 
     Args:
         channels: C.
-        size: H, W; the token MLPs are as wide as the map has patches.
+        size: H, W; the width of the token MLPs is the number of patches.
         out: channels of the output.
-        patch: cells along a patch's side.
-        width: features of a patch.
-        depth: mixer blocks.
+        patch: side length of a patch in cells.
+        width: features per patch.
+        depth: number of mixer blocks.
         momentum: of the norm layers.
     """
 

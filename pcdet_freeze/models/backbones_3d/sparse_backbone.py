@@ -1,4 +1,4 @@
-"""What the sparse backbones share: a stem, four levels, one halving of the height at the end."""
+"""Base of the sparse backbones: a stem, four levels, and a final convolution that halves the height."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class SparseBackboneSettings:
 
     lower_keys: ClassVar[bool] = True
     last_pad: int = 0
-    """cells of padding, in height, before the last convolution"""
+    """padding in height of the last convolution, in cells"""
 
 
 class SparseBackbone(nn.Module):
     """Voxels -> sparse features at 1/8 of the grid in y and x (SECOND, Sensors 2018, 18(10), 3337, 3.1.2).
 
-    A subclass says what stands at a level beside the strided convolution that opens it.
+    A subclass defines the layers of a level after its strided convolution.
     """
 
     Settings = SparseBackboneSettings
@@ -45,12 +45,12 @@ class SparseBackbone(nn.Module):
 
     def __init__(self, settings: SparseBackboneSettings, context: BuildContext) -> None:
         super().__init__()
-        who = f"MODEL.BACKBONE_3D ({type(self).__name__})"
-        context.need_voxels(who)
+        where = f"MODEL.BACKBONE_3D ({type(self).__name__})"
+        context.need_voxels(where)
         width, height, depth = context.grid_size
-        # one layer more than the grid has, so that 8 halvings of 41 layers leave 2, as in SECOND
+        # one layer more than the grid has, so that 41 layers are reduced to 2, as in SECOND
         self.sparse_shape = (depth + 1, height, width)
-        channels, first = context.features_of("voxel_features", who).channels, self.widths[0]
+        channels, first = context.features_of("voxel_features", where).channels, self.widths[0]
         stem = sparse.submanifold_conv(channels, first, 3, "subm1")
         self.conv_input = sparse.SparseSequential(stem, *norm_and_relu(first))
         self.conv1 = sparse.SparseSequential(*self.same_sites(first, 1))
@@ -67,17 +67,15 @@ class SparseBackbone(nn.Module):
         shape = sparse.conv_output_shape(shape, OUT_KERNEL, OUT_STRIDE, last_padding)
         if min(shape) < 1:
             raise ConfigError(
-                f"{who} halves the grid until {shape} cells (z, y, x) are left: give it more voxels"
+                f"{where}: the grid is too small, the output has {shape} cells (z, y, x). Use more voxels."
             )
         self.num_point_features = self.width_out
         self.backbone_channels = {f"x_conv{n}": wide for n, wide in enumerate(self.widths, start=1)}
         context.features["encoded_spconv_tensor"] = Features(self.width_out, shape[1], shape[2], shape[0])
 
     def same_sites(self, width: int, level: int) -> list[nn.Module]:
-        """What follows at ``level`` (1 to 4) on the same active sites."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must say what stands at a level: override same_sites"
-        )
+        """Layers of ``level`` (1 to 4) on the same active sites."""
+        raise NotImplementedError(f"{type(self).__name__} must implement same_sites")
 
     def _level(self, level: int, padding: sparse.Triple) -> nn.Module:
         before, width = self.widths[level - 2], self.widths[level - 1]
@@ -91,9 +89,9 @@ class SparseBackbone(nn.Module):
         Reads:
             voxel_features: (M, C)
             voxel_coords: (M, 4) [sample, z, y, x], in cells
-            batch_size: samples in the batch, the empty ones too
+            batch_size: number of samples, including empty ones
         Writes (sparse tensors):
-            encoded_spconv_tensor: C = 128, at 1/8 of the grid in y and x
+            encoded_spconv_tensor: 128 channels, at 1/8 of the grid in y and x
             encoded_spconv_tensor_stride: 8
             multi_scale_3d_features: x_conv1 to x_conv4, at 1/1, 1/2, 1/4, 1/8
             multi_scale_3d_strides: the same keys -> 1, 2, 4, 8
@@ -120,5 +118,5 @@ def norm(width: int) -> nn.BatchNorm1d:
 
 
 def norm_and_relu(width: int) -> tuple[nn.Module, nn.Module]:
-    """What follows a sparse convolution."""
+    """Batch norm and ReLU after a sparse convolution."""
     return norm(width), nn.ReLU()

@@ -11,7 +11,7 @@ from pcdet_freeze.ops import sparse
 
 @BACKBONES_3D.register
 class VoxelBackBone8x(SparseBackbone):
-    """One submanifold convolution at full resolution, two at each level below."""
+    """One submanifold convolution at full resolution, two at each lower level."""
 
     widths = (16, 32, 64, 64)
 

@@ -1,4 +1,4 @@
-"""VoxelResBackBone8x: the encoder of SECOND with residual blocks (CBGS, arXiv:1908.09492, section 3.2)."""
+"""VoxelResBackBone8x: SECOND's encoder with residual blocks (CBGS, arXiv:1908.09492, section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pcdet_freeze.ops.norm import batch_norm
 
 
 class SparseBasicBlock(nn.Module):
-    """Two submanifold convolutions around a shortcut (arXiv:1512.03385, figure 2, on active sites)."""
+    """Two submanifold convolutions with an identity shortcut (arXiv:1512.03385, figure 2)."""
 
     takes_sparse = True
 
@@ -23,7 +23,7 @@ class SparseBasicBlock(nn.Module):
         self.bn2 = norm(width)
 
     def forward(self, x: sparse.SparseTensor) -> sparse.SparseTensor:
-        """Sparse tensor of ``width`` channels -> one on the same sites."""
+        """Sparse tensor with ``width`` channels -> sparse tensor with the same sites and channels."""
         inner = sparse.on_features(self.conv1(x), lambda rows: batch_norm(self.bn1, rows).relu())
         inner = self.conv2(inner)
         return sparse.on_features(inner, lambda rows: (batch_norm(self.bn2, rows) + x.features).relu())

@@ -1,4 +1,4 @@
-"""Heads on the bird's-eye-view map, with their anchors, targets, box coder and losses."""
+"""Detection heads on the BEV map, with their anchors, targets, box coder and losses."""
 
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass, AnchorGenerator
 from pcdet_freeze.models.dense_heads.anchor_head_multi import AnchorHeadMulti

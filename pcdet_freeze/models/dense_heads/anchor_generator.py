@@ -1,4 +1,4 @@
-"""Anchors: fixed boxes on a grid, one set a class (SECOND, Sensors 2018, 18(10), 3337, section 3.2)."""
+"""Anchors: fixed boxes on a grid for each class (SECOND, Sensors 2018, 18(10), 3337, section 3.2)."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ class AnchorClass:
     anchor_bottom_heights: tuple[float, ...]
     """z of the bottom face in metres"""
     feature_map_stride: int
-    """cells of the voxel grid to one cell of the feature map"""
+    """voxels per cell of the feature map"""
     matched_threshold: float
     """overlap from which an anchor is positive"""
     unmatched_threshold: float
     """overlap below which an anchor is negative"""
     align_center: bool = False
-    """anchors in the middle of cells; otherwise from border to border of the range"""
+    """True: anchors at the centres of cells; False: from the lower to the upper border of the range"""
 
     def __post_init__(self) -> None:
         if not (self.anchor_sizes and self.anchor_rotations and self.anchor_bottom_heights):
-            raise ConfigError("sizes, rotations and bottom heights need one entry or more; got an empty list")
+            raise ConfigError(
+                "sizes, rotations and bottom heights need at least one entry; got an empty list"
+            )
         if any(len(size) != 3 or min(size) <= 0 for size in self.anchor_sizes):
-            raise ConfigError(f"an anchor size is three positive numbers; got {self.anchor_sizes}")
+            raise ConfigError(f"an anchor size must be three positive numbers; got {self.anchor_sizes}")
         if self.unmatched_threshold > self.matched_threshold:
             raise ConfigError(
                 f"unmatched_threshold must not exceed matched_threshold; got {self.unmatched_threshold} "
@@ -49,19 +51,20 @@ class AnchorClass:
 
     @property
     def per_location(self) -> int:
-        """Anchors of this class at one cell of the feature map."""
+        """Number of anchors of this class per cell of the feature map."""
         return len(self.anchor_sizes) * len(self.anchor_rotations) * len(self.anchor_bottom_heights)
 
 
 class AnchorGenerator:
-    """Makes all anchors once and keeps a copy on each device that asks for them.
+    """Generates all anchors once and caches a copy per device.
 
     Args:
-        classes: one entry a class, in the order of the head's outputs.
-        point_cloud_range: x, y, z minimum, then maximum, in metres.
+        classes: one entry per class, in the order of the outputs of the head.
+        point_cloud_range: [x_min, y_min, z_min, x_max, y_max, z_max] in metres.
         grid_size: cells of the voxel grid along x, y, z.
-        by_class: the order of outputs is class, size, rotation, height, then cell (y, x); without, cell
-            (y, x), then class, height, size, rotation.
+        by_class: True: the order of outputs is class, size, rotation, height, cell (y, x); False: cell (y,
+        x),
+            class, height, size, rotation.
     """
 
     def __init__(
@@ -81,16 +84,16 @@ class AnchorGenerator:
         self._on: dict[torch.device, Tensor] = {}
 
     def all(self, device: torch.device) -> Tensor:
-        """(A, 7) anchors in the order of outputs."""
+        """(A, 7) anchors [x, y, z, dx, dy, dz, heading] in the order of outputs."""
         return self._cells(device).view(-1, 7)
 
     def per_class(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The same, a class each: (cells, anchors of the class per cell, 7); by class (1, anchors, 7)."""
+        """Anchors of each class: (cells, anchors per cell, 7), or with by_class (1, anchors, 7)."""
         cells = 1 if self.by_class else self.map_sizes[0][0] * self.map_sizes[0][1]
         return self._cells(device).split([a.numel() // 7 // cells for a in self.anchors], dim=1)
 
     def _cells(self, device: torch.device) -> Tensor:
-        """(cells, anchors per cell, 7), by class (1, anchors, 7); made once a device."""
+        """(cells, anchors per cell, 7), or with by_class (1, anchors, 7); cached per device."""
         if device not in self._on:
             parts = [
                 anchors.permute(3, 4, 0, 1, 2, 5).reshape(1, -1, 7)
@@ -102,14 +105,14 @@ class AnchorGenerator:
         return self._on[device]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AnchorGenerator:
-        # anchors never change, so copies of a model share them
+        # anchors are constant, so copies of a model share them
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_on": {}}
 
     def _grid(self, anchor: AnchorClass, nx: int, ny: int) -> Tensor:
-        """(heights, ny, nx, sizes, rotations, 7) boxes [x, y, z, dx, dy, dz, heading], z their middle."""
+        """(heights, ny, nx, sizes, rotations, 7) boxes [x, y, z, dx, dy, dz, heading], z of the centre."""
         xs, ys = self._places(anchor, 0, nx), self._places(anchor, 1, ny)
         sizes = torch.tensor(anchor.anchor_sizes, dtype=torch.float32)
         turns = torch.tensor(anchor.anchor_rotations, dtype=torch.float32)
@@ -124,8 +127,8 @@ class AnchorGenerator:
         return boxes
 
     def _places(self, anchor: AnchorClass, axis: int, count: int) -> Tensor:
-        """``count`` positions along x (axis 0) or y (axis 1), in metres."""
-        # rounding (float32 range, float64 step, torch.arange) is that of the published anchors, bit for bit
+        """``count`` positions along x (axis 0) or y (axis 1), metres."""
+        # float32 range, float64 step and torch.arange reproduce the rounding of the published anchors exactly
         low, high = self.range[axis], self.range[axis + 3]
         step = float(high - low) / (count if anchor.align_center else max(count - 1, 1))
         start = float(low) + (step / 2 if anchor.align_center else 0.0)

@@ -1,4 +1,4 @@
-"""What the anchor heads share: anchors, targets, losses and decoding (SECOND, Sensors 2018, 18(10), 3337)."""
+"""Base of the anchor heads: anchors, targets, losses, decoding (SECOND, Sensors 2018, 18(10), 3337)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ State = dict[str, Any]
 
 
 class AnchorHead(nn.Module):
-    """A head that classifies anchors and moves them onto boxes; a subclass makes the raw outputs.
+    """Classifies anchors and regresses boxes relative to them; a subclass computes the raw outputs.
 
-    ``forward_ret_dict`` holds the last forward's raw outputs and, in train mode, targets, until the next
-    forward; copies and pickles of the head leave it out.
+    ``forward_ret_dict`` stores the raw outputs of the last forward and, in train mode, the targets. Copies
+    and pickles of the head do not contain it.
     """
 
     Settings: ClassVar[type[Any]]
@@ -39,7 +39,7 @@ class AnchorHead(nn.Module):
     writes: tuple[str, ...] = ("batch_cls_preds", "batch_box_preds", "cls_preds_normalized")
     reads_train = ("gt_boxes",)
     by_class: ClassVar[bool] = False
-    """order of anchors, see AnchorGenerator"""
+    """order of the anchors, see AnchorGenerator"""
 
     def __init__(self, settings: AnchorHeadSettings, context: BuildContext) -> None:
         super().__init__()
@@ -67,20 +67,20 @@ class AnchorHead(nn.Module):
 
     @property
     def anchors(self) -> list[Tensor]:
-        """A class each, on the CPU: (heights, H, W, sizes, rotations, 7)."""
+        """Anchors of each class on the CPU: (heights, H, W, sizes, rotations, 7)."""
         return self.anchor_generator.anchors
 
     def predict(self, features: Tensor) -> State:
         """(B, C, H, W) -> raw outputs: cls_preds, box_preds; dir_cls_preds with a direction classifier."""
-        raise NotImplementedError(f"{type(self).__name__} must make raw outputs: override predict")
+        raise NotImplementedError(f"{type(self).__name__} must implement predict")
 
     def logits(self, state: State) -> list[tuple[Tensor, list[int]]]:
-        """Runs of anchors in their order: logits (B, n, c), and the labels, from 1, of their c columns."""
-        raise NotImplementedError(f"{type(self).__name__} must give its logits: override logits")
+        """Consecutive groups of anchors: logits (B, n, c), and the labels, from 1, of the c columns."""
+        raise NotImplementedError(f"{type(self).__name__} must implement logits")
 
     def rows(self, outputs: Any) -> Tensor:
         """Raw boxes or directions -> (B, A, columns)."""
-        raise NotImplementedError(f"{type(self).__name__} must order its outputs: override rows")
+        raise NotImplementedError(f"{type(self).__name__} must implement rows")
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Predict; in train mode also assign targets.
@@ -88,8 +88,8 @@ class AnchorHead(nn.Module):
         Reads:
             spatial_features_2d: (B, C, H, W)
             gt_boxes (train): (B, G, 8 + V) [x, y, z, dx, dy, dz, heading, V further columns (velocity),
-                class from 1], metres and radians in the LiDAR frame, zero rows as padding; never written to
-            has_gt_boxes (train, optional): (B,) bool, frames that are labelled; all where it is missing
+                class from 1], metres and radians in the LiDAR frame, padded with zero rows; not modified
+            has_gt_boxes (train, optional): (B,) bool, labelled frames; default: all
         Writes (in eval mode, or with PREDICT_BOXES_WHEN_TRAINING): see ``write_predictions``
         """
         state = self.predict(batch_dict["spatial_features_2d"])
@@ -111,7 +111,7 @@ class AnchorHead(nn.Module):
         Writes:
             batch_cls_preds: (B, A, classes) logits
             batch_box_preds: (B, A, 7 + V) boxes, metres and radians
-            cls_preds_normalized: False, since batch_cls_preds are logits
+            cls_preds_normalized: False, because batch_cls_preds are logits
         """
         (logits, _), *_ = self.logits(state)
         batch_dict["batch_cls_preds"], batch_dict["batch_box_preds"] = logits.float(), self.decode(state)
@@ -135,21 +135,21 @@ class AnchorHead(nn.Module):
         return boxes
 
     def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        """Loss of the last forward in train mode, and ``tb_dict`` with its terms."""
         if "box_cls_labels" not in self.forward_ret_dict:
             raise DataError(
-                "get_loss needs a forward in train mode first, which assigns targets; there was none"
+                "get_loss requires a forward in train mode before it, which assigns targets; there was none"
             )
         parts = {"rpn_loss_cls": self.get_cls_layer_loss(), **self.get_box_reg_layer_loss()}
         loss = torch.stack(list(parts.values())).sum()
-        # one transfer for all figures: each would be a wait for the GPU
+        # one transfer for all values, since each transfer waits for the GPU
         figures = torch.stack([*parts.values(), loss]).tolist()
         tb_dict = {} if tb_dict is None else tb_dict
         tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
         return loss, tb_dict
 
     def get_cls_layer_loss(self) -> Tensor:
-        """Focal loss of all anchors that are not ignored, over each sample's number of positives."""
+        """Focal loss of all anchors that are not ignored, divided by the positives of each sample."""
         labels, weights = self.forward_ret_dict["box_cls_labels"], self.settings.loss_config.loss_weights
         share = (labels >= 0) / (labels > 0).sum(dim=1, keepdim=True).clamp(min=1)
         if weights.pos_cls_weight != 1.0 or weights.neg_cls_weight != 1.0:
@@ -157,41 +157,41 @@ class AnchorHead(nn.Module):
         total, begin = share.new_zeros(()), 0
         for logits, columns in self.logits(self.forward_ret_dict):
             own = slice(begin, begin + logits.shape[1])
-            wanted = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
-            total = total + (sigmoid_focal_loss(logits, wanted).sum(dim=-1) * share[:, own]).sum()
+            one_hot = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
+            total = total + (sigmoid_focal_loss(logits, one_hot).sum(dim=-1) * share[:, own]).sum()
             begin = own.stop
         return total / self._samples() * weights.cls_weight
 
     def get_box_reg_layer_loss(self) -> dict[str, Tensor]:
-        """Box loss and direction loss of the positives, over each sample's number of positives."""
+        """Box loss and direction loss of the positives, divided by the positives of each sample."""
         state, weights = self.forward_ret_dict, self.settings.loss_config.loss_weights
         labels = state["box_cls_labels"]
         sample, index = (labels > 0).nonzero(as_tuple=True)
         share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / self._samples()
         targets = state["box_reg_targets"][sample, index]
         predicted = self.rows(state["box_preds"])[sample, index].float()
-        wanted = replace_nan_targets(predicted, targets)
+        valid_targets = replace_nan_targets(predicted, targets)
         plain = self.box_coder.encode_angle_by_sincos
-        difference = predicted - wanted if plain else sine_difference(predicted, wanted)
+        difference = predicted - valid_targets if plain else sine_difference(predicted, valid_targets)
         difference = difference * targets.new_tensor(weights.code_weights)
-        distance = REG_LOSSES[self.settings.loss_config.reg_loss_type](difference).sum(dim=-1)
+        box_losses = REG_LOSSES[self.settings.loss_config.reg_loss_type](difference).sum(dim=-1)
         box_weights = state["reg_weights"][sample, index] * share
-        losses = {"rpn_loss_loc": (distance * box_weights).sum() * weights.loc_weight}
+        losses = {"rpn_loss_loc": (box_losses * box_weights).sum() * weights.loc_weight}
         if "dir_cls_preds" in state:
             anchors = self.anchor_generator.all(labels.device)[index]
             bins = self.settings.num_dir_bins
             sector = direction_bins(targets[:, 6] + anchors[:, 6], self.settings.dir_offset, bins)
-            guessed = self.rows(state["dir_cls_preds"])[sample, index].float()
-            entropy = F.cross_entropy(guessed, sector, reduction="none")
+            direction_logits = self.rows(state["dir_cls_preds"])[sample, index].float()
+            entropy = F.cross_entropy(direction_logits, sector, reduction="none")
             losses["rpn_loss_dir"] = (entropy * share).sum() * float(weights.dir_weight or 0.0)
         return losses
 
     def __getstate__(self) -> dict[str, Any]:
-        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
     def _samples(self) -> Tensor | int:
-        """How many samples are labelled, at least 1."""
+        """Number of labelled samples, at least 1."""
         labelled = self.forward_ret_dict.get("labelled")
         labels = self.forward_ret_dict["box_cls_labels"]
         return len(labels) if labelled is None else labelled.sum().clamp(min=1)
@@ -199,18 +199,18 @@ class AnchorHead(nn.Module):
     def _check_columns(self, gt_boxes: Tensor) -> None:
         if gt_boxes.shape[-1] != self.box_coder.box_columns + 1:
             raise DataError(
-                f"{self.where} codes boxes of {self.box_coder.box_columns} columns, so gt_boxes must have "
-                f"{self.box_coder.box_columns + 1}, the last the class; got {gt_boxes.shape[-1]}: set "
-                "BOX_CODER_CONFIG.code_size to the columns of a box (9 with velocity)"
+                f"{self.where} encodes boxes of {self.box_coder.box_columns} columns, so gt_boxes must have "
+                f"{self.box_coder.box_columns + 1} columns, including the class; got {gt_boxes.shape[-1]}. "
+                "Set BOX_CODER_CONFIG.code_size to the number of columns of a box (9 with velocity)."
             )
 
 
 def _check_map(generator: AnchorGenerator, given: Features, where: str) -> None:
-    """Anchors must lie on the cells of the map that the convolutions see."""
+    """Check that the grid of the anchors is that of the feature map."""
     for anchor, (nx, ny) in zip(generator.classes, generator.map_sizes, strict=True):
         if (ny, nx) != (given.height, given.width):
             raise ConfigError(
                 f"{where}: feature_map_stride {anchor.feature_map_stride} of {anchor.class_name} gives "
-                f"{ny} x {nx} cells, but spatial_features_2d has {given.height} x {given.width}: "
-                "set it to the backbone's stride"
+                f"{ny} x {nx} cells, but spatial_features_2d has {given.height} x {given.width}. "
+                "Set it to the stride of the backbone."
             )

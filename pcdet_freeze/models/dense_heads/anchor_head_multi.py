@@ -1,4 +1,4 @@
-"""AnchorHeadMulti: a head for each group of classes of like shape (CBGS, arXiv:1908.09492, section 3.3)."""
+"""AnchorHeadMulti: one head per group of similar classes (CBGS, arXiv:1908.09492, section 3.3)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pcdet_freeze.models.registry import DENSE_HEADS
 
 
 class SeparateBoxes(nn.ModuleDict):
-    """Convolutions of its own for each group of a box code's columns (CBGS, section 3.3).
+    """Separate convolutions for groups of columns of the box code (CBGS, section 3.3).
 
-    Their channels are laid side by side and cut into anchors afterwards, so that with several anchors a
-    cell a convolution does not serve the columns of its name alone. OpenPCDet's checkpoints are trained so.
+    Their channels are concatenated and then split into anchors. With several anchors per cell, a convolution
+    therefore does not predict only the columns of its name. OpenPCDet's checkpoints are trained this way.
     """
 
     def __init__(self, settings: SeparateRegSettings, channels: int, anchors: int) -> None:
@@ -37,15 +37,15 @@ class SeparateBoxes(nn.ModuleDict):
 
 
 class GroupHead(nn.Module):
-    """Class, box and direction of the anchors of a group of classes.
+    """Predicts class, box and direction of the anchors of one group of classes.
 
     Args:
-        settings: of the whole head.
-        channels: of the map.
-        labels: of the group's classes, from 1.
-        classes: number of class columns an anchor.
-        anchors: of the group, at one cell.
-        code_size: columns of a box code.
+        settings: settings of AnchorHeadMulti.
+        channels: channels of the map.
+        labels: labels of the classes of the group, from 1.
+        classes: number of class columns per anchor.
+        anchors: number of anchors of the group per cell.
+        code_size: columns of the box code.
     """
 
     head_label_indices: Tensor
@@ -61,7 +61,7 @@ class GroupHead(nn.Module):
     ) -> None:
         super().__init__()
         self.labels, self.anchors, self.classes = list(labels), anchors, classes
-        # a key of OpenPCDet's checkpoints; what counts are the config's classes, in ``labels``
+        # for the key in OpenPCDet's checkpoints; the classes of the config are used, in ``labels``
         self.register_buffer("head_label_indices", torch.tensor(self.labels))
         separate = settings.separate_reg_config
         if separate is None:
@@ -76,7 +76,7 @@ class GroupHead(nn.Module):
         self.init_weights()
 
     def init_weights(self, prior: float = 0.01) -> None:
-        """Every anchor starts as background: probability ``prior`` (arXiv:1708.02002, section 4.1)."""
+        """Initialise class probabilities to ``prior`` (arXiv:1708.02002, section 4.1)."""
         stacks = self.conv_box.values() if isinstance(self.conv_box, SeparateBoxes) else [self.conv_box]
         for stack in stacks:
             nn.init.normal_(last_conv(stack).weight, mean=0, std=0.001)
@@ -85,7 +85,7 @@ class GroupHead(nn.Module):
         nn.init.constant_(bias, -math.log((1 - prior) / prior))
 
     def forward(self, features: Tensor) -> State:
-        """(B, C, H, W) -> cls_preds, box_preds, perhaps dir_cls_preds: (B, anchors * H * W, columns)."""
+        """(B, C, H, W) -> cls_preds, box_preds, optional dir_cls_preds: (B, anchors * H * W, columns)."""
         convs = {"cls_preds": self.conv_cls, "box_preds": self.conv_box, "dir_cls_preds": self.conv_dir_cls}
         return {key: self._rows(conv(features)) for key, conv in convs.items() if conv is not None}
 
@@ -96,7 +96,7 @@ class GroupHead(nn.Module):
 
 @DENSE_HEADS.register
 class AnchorHeadMulti(AnchorHead):
-    """Heads for groups of classes on one map. Anchors are ordered by class, size, rotation, height, cell."""
+    """Heads for groups of classes on one map; anchor order: class, size, rotation, height, cell."""
 
     Settings = AnchorHeadMultiSettings
     writes = (*AnchorHead.writes, "multihead_label_mapping")
@@ -130,12 +130,12 @@ class AnchorHeadMulti(AnchorHead):
         wanted = [anchor.class_name for anchor in settings.anchor_generator_config]
         if given != wanted:
             raise ConfigError(
-                f"{self.where}: RPN_HEAD_CFGS must name the classes of ANCHOR_GENERATOR_CONFIG once each, in "
-                f"their order ({', '.join(wanted)}); got {', '.join(given) or 'none'}"
+                f"{self.where}: RPN_HEAD_CFGS must name each class of ANCHOR_GENERATOR_CONFIG once, in the "
+                f"same order ({', '.join(wanted)}); got {', '.join(given) or 'none'}"
             )
 
     def predict(self, features: Tensor) -> State:
-        """Lists, a group each, of (B, anchors of the group, columns)."""
+        """Lists with one tensor (B, anchors of the group, columns) per group."""
         shared = features if self.shared_conv is None else self.shared_conv(features)
         found = [head(shared) for head in self.rpn_heads]
         return {key: [outputs[key] for outputs in found] for key in found[0]}
@@ -144,7 +144,7 @@ class AnchorHeadMulti(AnchorHead):
         return list(zip(state["cls_preds"], self._columns(), strict=True))
 
     def _columns(self) -> list[list[int]]:
-        """Labels, from 1, of each group's class columns."""
+        """Labels, from 1, of the class columns of each group."""
         everything = list(range(1, self.num_class + 1))
         return [head.labels if self.separate else everything for head in self.rpn_heads]  # type: ignore[misc]
 
@@ -155,10 +155,10 @@ class AnchorHeadMulti(AnchorHead):
         """Write predictions.
 
         Writes:
-            batch_cls_preds: a group each, (B, anchors of the group, class columns) logits
-            multihead_label_mapping: a group each, (class columns,) int64 labels, from 1
-            batch_box_preds: (B, A, 7 + V) boxes, the groups one after the other
-            cls_preds_normalized: False, since batch_cls_preds are logits
+            batch_cls_preds: list with logits (B, anchors of the group, class columns) per group
+            multihead_label_mapping: list with labels (class columns,) int64, from 1, per group
+            batch_box_preds: (B, A, 7 + V) boxes of all groups
+            cls_preds_normalized: False, because batch_cls_preds are logits
         """
         batch_dict["batch_cls_preds"] = [logits.float() for logits in state["cls_preds"]]
         batch_dict["batch_box_preds"] = boxes = self.decode(state)
@@ -169,7 +169,7 @@ class AnchorHeadMulti(AnchorHead):
 
 
 def conv_stack(settings: SeparateRegSettings, channels: int, width: int) -> nn.Sequential:
-    """3x3 convolutions with norm and ReLU, and a last one to ``width`` channels."""
+    """3x3 convolutions with norm and ReLU, and a final one with ``width`` channels."""
     layers: list[nn.Module] = []
     for _ in range(settings.num_middle_conv):
         middle = settings.num_middle_filter
@@ -183,7 +183,7 @@ def conv_stack(settings: SeparateRegSettings, channels: int, width: int) -> nn.S
 
 
 def last_conv(stack: nn.Module) -> nn.Conv2d:
-    """The convolution itself, or the last of several."""
+    """The convolution itself, or the last one of a stack."""
     last = stack[-1] if isinstance(stack, nn.Sequential) else stack
     assert isinstance(last, nn.Conv2d)
     return last

@@ -1,4 +1,4 @@
-"""AnchorHeadSingle: class, box and direction of every anchor by 1x1 convolutions (PointPillars, SECOND)."""
+"""AnchorHeadSingle: 1x1 convolutions for class, box and direction of each anchor (PointPillars, SECOND)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcdet_freeze.models.registry import DENSE_HEADS
 
 @DENSE_HEADS.register
 class AnchorHeadSingle(AnchorHead):
-    """One head for all classes. Anchors are ordered by cell (y, x), then class, height, size, rotation."""
+    """One head for all classes; anchor order: cell (y, x), class, height, size, rotation."""
 
     Settings = AnchorHeadSingleSettings
 
@@ -30,7 +30,7 @@ class AnchorHeadSingle(AnchorHead):
         self.init_weights()
 
     def init_weights(self, prior: float = 0.01) -> None:
-        """Every anchor starts as background: probability ``prior`` (arXiv:1708.02002, section 4.1)."""
+        """Initialise class probabilities to ``prior`` (arXiv:1708.02002, section 4.1)."""
         nn.init.constant_(self.conv_cls.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
         nn.init.normal_(self.conv_box.weight, mean=0, std=0.001)
 

@@ -9,16 +9,16 @@ from pcdet_freeze.errors import ConfigError
 
 
 class ResidualCoder:
-    """Codes boxes [x, y, z, dx, dy, dz, heading, ...] as residuals to anchors of that layout.
+    """Encodes boxes [x, y, z, dx, dy, dz, heading, ...] as residuals relative to anchors of the same layout.
 
-    x and y are scaled by the anchor's diagonal, z by its height; sizes are logarithms of ratios; heading and
-    further columns (velocity) are differences; an anchor of 7 columns stands still. With
-    ``encode_angle_by_sincos`` the heading takes two columns, the differences of cosine and sine.
+    x and y are scaled by the diagonal of the anchor, z by its height; sizes are logarithms of ratios; heading
+    and further columns (velocity) are differences. Anchors with 7 columns have zero velocity. With
+    ``encode_angle_by_sincos`` the heading has two columns, the differences of cosine and sine.
     """
 
     def __init__(self, code_size: int = 7, encode_angle_by_sincos: bool = False) -> None:
         if code_size < 7:
-            raise ConfigError(f"code_size counts x, y, z, dx, dy, dz, heading: at least 7; got {code_size}")
+            raise ConfigError(f"code_size must be at least 7 (x, y, z, dx, dy, dz, heading); got {code_size}")
         self.encode_angle_by_sincos = encode_angle_by_sincos
         self.box_columns = code_size
         self.code_size = code_size + int(encode_angle_by_sincos)
@@ -51,13 +51,13 @@ class ResidualCoder:
 
     @staticmethod
     def _scale(sizes: Tensor) -> Tensor:
-        """(..., 3): length of the base's diagonal for x and y, height for z."""
+        """(..., 3): diagonal of the base for x and y, height for z."""
         diagonal = (sizes[..., 0:1] ** 2 + sizes[..., 1:2] ** 2).sqrt()
         return torch.cat([diagonal, diagonal, sizes[..., 2:3]], dim=-1)
 
 
 class PreviousResidualDecoder(ResidualCoder):
-    """The same with the code of dy before that of dx, as checkpoints of SECOND's first versions have it."""
+    """ResidualCoder with dy before dx in the code, as in checkpoints of the first versions of SECOND."""
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         return _swapped(super().encode(boxes, anchors))
@@ -77,6 +77,6 @@ def _swapped(codes: Tensor) -> Tensor:
 
 
 def _widen(anchors: Tensor, columns: int) -> Tensor:
-    """Anchors with as many columns as boxes: what they lack is zero."""
+    """Pad anchors with zeros to the number of columns of boxes."""
     extra = columns - anchors.shape[-1]
     return torch.nn.functional.pad(anchors, (0, extra)) if extra > 0 else anchors

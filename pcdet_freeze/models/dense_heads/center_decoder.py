@@ -1,4 +1,4 @@
-"""From the maps of a centre-based head to boxes (CenterPoint, arXiv:2006.11275, section 4)."""
+"""Decoding of the output maps of CenterHead (CenterPoint, arXiv:2006.11275, section 4)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Detections = dict[str, Tensor]
 
 
 def decode(maps: Mapping[str, Tensor], geometry: MapGeometry, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``count`` best cells of a head as boxes.
+    """Decode the ``count`` cells of a head with the highest scores.
 
     Args:
-        maps: raw outputs of the head's branches, (B, columns, H, W); ``hm`` are logits.
+        maps: raw outputs of the branches of the head, (B, columns, H, W); ``hm`` are logits.
 
     Returns:
         boxes (B, K, 7 or 9) [x, y, z, dx, dy, dz, heading, (vx, vy)], metres and radians; scores (B, K),
-        falling; and classes (B, K) in this head, from 0.
+        descending; classes (B, K) of this head, from 0.
     """
     logits = maps["hm"].float()
     cells = logits.shape[2] * logits.shape[3]
@@ -39,13 +39,13 @@ def decode(maps: Mapping[str, Tensor], geometry: MapGeometry, count: int) -> tup
 
 
 def _gather(values: Tensor, cell: Tensor) -> Tensor:
-    """(B, C, H, W), (B, K) -> (B, K, C)."""
+    """Values at cells: (B, C, H, W), (B, K) -> (B, K, C)."""
     flat = values.flatten(2)
     return flat.gather(2, cell.unsqueeze(1).expand(-1, flat.shape[1], -1)).transpose(1, 2)
 
 
-def in_sight(boxes: Tensor, scores: Tensor, settings: CenterPostProcessing) -> Tensor:
-    """(N,) bool: the centre lies inside the limits, bounds included, and the score above the threshold."""
+def is_valid(boxes: Tensor, scores: Tensor, settings: CenterPostProcessing) -> Tensor:
+    """(N,) bool: the centre is inside the limits (inclusive) and the score is above the threshold."""
     limits = boxes.new_tensor(settings.post_center_limit_range)
     inside = (boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:])
     return inside.all(dim=1) & (scores > settings.score_thresh)
@@ -57,21 +57,21 @@ def detect(
     geometry: MapGeometry,
     settings: CenterPostProcessing,
 ) -> list[Detections]:
-    """Detections of each sample: every head's boxes after its own NMS, head after head.
+    """Detections of each sample: boxes of all heads after NMS for each head.
 
     Args:
-        heads: raw outputs, a head each; see ``decode``.
-        classes: numbers (from 1) of each head's classes.
+        heads: raw outputs of each head; see ``decode``.
+        classes: labels (from 1) of the classes of each head.
 
     Returns:
-        A dict a sample: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,) int64 from 1.
+        One dict per sample: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,) int64 from 1.
     """
     parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads[0]["hm"]]
     for maps, numbers in zip(heads, classes, strict=True):
         labels_of = torch.tensor(numbers, device=maps["hm"].device)
         decoded = decode(maps, geometry, settings.max_obj_per_sample)
         for sample, (boxes, scores, which) in enumerate(zip(*decoded, strict=True)):
-            seen = in_sight(boxes, scores, settings)
+            seen = is_valid(boxes, scores, settings)
             boxes, scores, labels = boxes[seen], scores[seen], labels_of[which[seen]]
             kept, best = class_agnostic_nms(boxes, scores, settings.nms_config, settings.score_thresh)
             parts[sample].append((boxes[kept], best, labels[kept]))

@@ -18,11 +18,11 @@ from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.models.registry import DENSE_HEADS
 
 WHERE = "MODEL.DENSE_HEAD (CenterHead)"
-PRIOR = 0.1  # probability of a peak before training (CenterNet, arXiv:1904.07850, section 5)
+PRIOR = 0.1  # initial probability of a peak (CenterNet, arXiv:1904.07850, section 5)
 
 
 class SeparateHead(nn.Module):
-    """The branches of one group of classes, each a few convolutions on the shared map."""
+    """Branches of one group of classes, each with a few convolutions on the shared map."""
 
     def __init__(self, branches: dict[str, BranchSettings], settings: CenterHeadSettings) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class SeparateHead(nn.Module):
             self.add_module(name, nn.Sequential(*layers, last))
 
     def init_weights(self) -> None:
-        """Branches start near zero, the heatmap at ``PRIOR`` everywhere."""
+        """Kaiming initialisation; the heatmap starts with probability ``PRIOR``."""
         for name in self.branches:
             for module in self.get_submodule(name).modules():
                 if isinstance(module, nn.Conv2d):
@@ -44,12 +44,12 @@ class SeparateHead(nn.Module):
         nn.init.constant_(self.get_submodule("hm")[-1].bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[index]
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        """(B, C, H, W) -> raw outputs by branch, (B, columns, H, W)."""
+        """(B, C, H, W) -> raw output of each branch, (B, columns, H, W)."""
         return {name: self.get_submodule(name)(shared) for name in self.branches}
 
 
 def conv_norm_relu(channels: int, width: int, settings: CenterHeadSettings) -> nn.Sequential:
-    """A 3x3 convolution that keeps the size, norm, ReLU."""
+    """3x3 convolution with stride 1, norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1, bias=settings.use_bias_before_norm),
         nn.BatchNorm2d(width, eps=settings.bn_eps, momentum=settings.bn_mom),
@@ -61,8 +61,8 @@ def conv_norm_relu(channels: int, width: int, settings: CenterHeadSettings) -> n
 class CenterHead(nn.Module):
     """A shared convolution, then a SeparateHead for each group of classes.
 
-    ``forward_ret_dict`` holds the last forward's raw outputs and, in train mode, targets, until the next
-    forward; copies and pickles of the head leave it out.
+    ``forward_ret_dict`` stores the raw outputs of the last forward and, in train mode, the targets. Copies
+    and pickles of the head do not contain it.
     """
 
     Settings = CenterHeadSettings
@@ -102,10 +102,10 @@ class CenterHead(nn.Module):
         Reads:
             spatial_features_2d: (B, C, H, W), H along y, W along x
             gt_boxes (train): (B, G, 8 or 10) [x, y, z, dx, dy, dz, heading, (vx, vy,) class from 1], metres
-                and radians in the LiDAR frame, zero rows as padding; never written to
-            has_gt_boxes (train, optional): (B,) bool, frames that are labelled; all where it is missing
+                and radians in the LiDAR frame, padded with zero rows; not modified
+            has_gt_boxes (train, optional): (B,) bool, labelled frames; default: all
         Writes (in eval mode):
-            final_box_dicts: for each sample pred_boxes (K, 7 or 9), pred_scores (K,) and pred_labels (K,)
+            final_box_dicts: one dict per sample: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,)
         """
         shared = self.shared_conv(batch_dict["spatial_features_2d"])
         state: dict[str, Any] = {"pred_dicts": [head(shared) for head in self.heads_list]}
@@ -116,7 +116,7 @@ class CenterHead(nn.Module):
                 state["pred_dicts"] = [
                     {k: v[labelled] for k, v in maps.items()} for maps in state["pred_dicts"]
                 ]
-                state["targets"] = [targets.of(labelled) for targets in state["targets"]]
+                state["targets"] = [targets.select(labelled) for targets in state["targets"]]
         self.forward_ret_dict = state
         if not self.training:
             batch_dict["final_box_dicts"] = self.generate_predicted_boxes(state["pred_dicts"])
@@ -128,14 +128,14 @@ class CenterHead(nn.Module):
 
     @torch.no_grad()
     def generate_predicted_boxes(self, pred_dicts: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """Raw outputs, a dict a head -> detections, a dict a sample; see center_decoder.detect."""
+        """Raw outputs, one dict per head -> detections, one dict per sample; see center_decoder.detect."""
         return detect(pred_dicts, self.classes, self.geometry, self.settings.post_processing)
 
     def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        """Loss of the last forward in train mode, and ``tb_dict`` with its terms."""
         if "targets" not in self.forward_ret_dict:
             raise DataError(
-                "get_loss needs a forward in train mode first, which assigns targets; there was none"
+                "get_loss requires a forward in train mode before it, which assigns targets; there was none"
             )
         weights, parts = self.settings.loss_config.loss_weights, {}
         heads = zip(self.forward_ret_dict["pred_dicts"], self.forward_ret_dict["targets"], strict=True)
@@ -146,21 +146,21 @@ class CenterHead(nn.Module):
             parts[f"hm_loss_head_{number}"] = heatmap_loss(maps["hm"], targets.heatmaps) * weights.cls_weight
             parts[f"loc_loss_head_{number}"] = located * weights.loc_weight
         loss = torch.stack(list(parts.values())).sum()
-        # one transfer for all figures: each would be a wait for the GPU
+        # one transfer for all values, since each transfer waits for the GPU
         figures = torch.stack([*parts.values(), loss]).tolist()
         tb_dict = {} if tb_dict is None else tb_dict
         tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
         return loss, tb_dict
 
     def __getstate__(self) -> dict[str, Any]:
-        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
 
 def _groups(
     settings: CenterHeadSettings, class_names: tuple[str, ...]
 ) -> tuple[list[list[str]], list[list[int]]]:
-    """Names and numbers (from 1) of each head's classes; every class of the data set is in one head."""
+    """Names and labels (from 1) of the classes of each head; each class of the data set is in one head."""
     names = [[name for name in group if name in class_names] for group in settings.class_names_each_head]
     named = sorted(name for group in names for name in group)
     if named != sorted(class_names) or not all(names):
@@ -173,12 +173,12 @@ def _groups(
 
 
 def _geometry(stride: int, context: BuildContext, given: Features) -> MapGeometry:
-    """The map's cells, which must be those that the convolutions see."""
+    """Geometry of the feature map; raises ConfigError if FEATURE_MAP_STRIDE does not match its size."""
     width, height = (int(cells) // stride for cells in context.grid_size[:2])
     if (height, width) != (given.height, given.width):
         raise ConfigError(
             f"{WHERE}: FEATURE_MAP_STRIDE {stride} gives {height} x {width} cells, but spatial_features_2d "
-            f"has {given.height} x {given.width}: set it to the backbones' stride"
+            f"has {given.height} x {given.width}. Set it to the stride of the backbones."
         )
     (x, y), (dx, dy) = context.point_cloud_range[:2], context.voxel_size[:2]
     return MapGeometry((x, y), (dx, dy), stride, width, height)

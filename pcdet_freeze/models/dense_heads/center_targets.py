@@ -14,14 +14,14 @@ from pcdet_freeze.models.dense_heads.center_head_settings import CenterTargetSet
 
 @dataclass(frozen=True)
 class MapGeometry:
-    """Where the cells of a feature map lie."""
+    """Position and size of the cells of a feature map."""
 
     lower: tuple[float, float]
-    """x, y minimum of the range, metres"""
+    """minimum x, y of the range, metres"""
     cell: tuple[float, float]
     """voxel size along x, y, metres"""
     stride: int
-    """voxels to a cell of the map"""
+    """voxels per cell of the map"""
     width: int
     """cells along x"""
     height: int
@@ -30,29 +30,30 @@ class MapGeometry:
 
 @dataclass(frozen=True)
 class CenterTargets:
-    """What one head is to predict, for B samples and K slots for objects."""
+    """Targets of one head for B samples with K slots for objects."""
 
     heatmaps: Tensor
-    """(B, classes, H, W) float32, 1 in the cells of centres"""
+    """(B, classes, H, W) float32, 1 at the cells of object centres"""
     target_boxes: Tensor
     """(B, K, 8 or 10): offset in the cell (2, cells), z (metres), log sizes (3), cos, sin, velocity (2)"""
     inds: Tensor
-    """(B, K) int64, cell y * W + x"""
+    """(B, K) int64, flat cell index y * W + x"""
     masks: Tensor
-    """(B, K) bool, slots that hold an object"""
+    """(B, K) bool, slots with an object"""
 
-    def of(self, samples: Tensor) -> CenterTargets:
-        """The targets of the samples that ``samples`` (B,) bool picks."""
-        picked = (self.heatmaps, self.target_boxes, self.inds, self.masks)
-        return CenterTargets(*(part[samples] for part in picked))
+    def select(self, samples: Tensor) -> CenterTargets:
+        """Targets of the samples selected by ``samples`` (B,) bool."""
+        parts = (self.heatmaps, self.target_boxes, self.inds, self.masks)
+        return CenterTargets(*(part[samples] for part in parts))
 
 
 def gaussian_radius(dx: Tensor, dy: Tensor, min_overlap: float) -> Tensor:
-    """Radius of a heatmap peak in cells: how far corners may move at an IoU of ``min_overlap`` or more.
+    """Radius of a heatmap peak in cells: the maximum shift of corners with an IoU of at least
+    ``min_overlap``.
 
-    The least of CornerNet's three cases (arXiv:1808.01244, section 3.2): both boxes shifted alike, one
-    inside, one outside the other. As in CornerNet's released program, and in the networks trained with it,
-    every root is halved, not divided by twice the leading factor.
+    The minimum of the three cases of CornerNet (arXiv:1808.01244, section 3.2): both corners shifted in the
+    same direction, one box inside the other, one box outside the other. As in CornerNet's released code and
+    in the models trained with it, each root is divided by 2 instead of twice the leading coefficient.
 
     Args:
         dx, dy: (N,) sizes in cells.
@@ -69,13 +70,13 @@ def _larger_root(a: float, b: Tensor, c: Tensor) -> Tensor:
 
 
 def draw_gaussians(heatmaps: Tensor, plane: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> None:
-    """Raise ``heatmaps`` in place to a peak for each object; where peaks meet, the higher value stands.
+    """Draw a Gaussian peak for each object into ``heatmaps``, in place; overlapping peaks use the maximum.
 
     A peak is exp(-d^2 / (2 s^2)) with s = (2 r + 1) / 6, in a square of 2 r + 1 cells (arXiv:1904.07850).
 
     Args:
         heatmaps: (planes, H, W) float32.
-        plane, x, y: (N,) int64, the peak's plane and cell.
+        plane, x, y: (N,) int64, plane and cell of each peak.
         radius: (N,) int64, in cells.
     """
     if len(plane) == 0:
@@ -84,14 +85,14 @@ def draw_gaussians(heatmaps: Tensor, plane: Tensor, x: Tensor, y: Tensor, radius
     reach = int(radius.max())
     steps = torch.arange(-reach, reach + 1, device=heatmaps.device)
     spread = ((2 * radius + 1).double() / 6).view(-1, 1)
-    # separable: one row and one column an object
+    # separable: one row and one column per object
     profile = torch.exp(-steps.double().square() / (2 * spread.square()))
     profile = profile * (steps.abs() <= radius.view(-1, 1))
     column, row = x.view(-1, 1) + steps, y.view(-1, 1) + steps
     across = profile * ((column >= 0) & (column < width))
     along = profile * ((row >= 0) & (row < height))
     values = (along.unsqueeze(2) * across.unsqueeze(1)).to(heatmaps.dtype)
-    # what lies outside is 0, and changes nothing at the border
+    # values outside the map are 0, so clamping them to the border has no effect
     line = plane.view(-1, 1) * height + row.clamp(0, height - 1)
     index = line.unsqueeze(2) * width + column.clamp(0, width - 1).unsqueeze(1)
     heatmaps.view(-1).scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
@@ -101,9 +102,9 @@ class CenterTargetAssigner:
     """Targets of one head.
 
     Args:
-        classes: the head's classes, as numbers from 1 of all classes; their order is that of its heatmap.
-        geometry: the head's map.
-        with_velocity: boxes have their velocity in columns 7 and 8.
+        classes: labels (from 1) of the classes of the head, in the order of its heatmap.
+        geometry: geometry of the feature map.
+        with_velocity: columns 7 and 8 of boxes are the velocity.
     """
 
     def __init__(
@@ -120,8 +121,8 @@ class CenterTargetAssigner:
     def assign_targets(self, gt_boxes: Tensor) -> CenterTargets:
         """Targets for (B, G, 8 or 10) boxes [x, y, z, dx, dy, dz, heading, (vx, vy,) class from 1].
 
-        Metres and radians in the LiDAR frame. Rows of another class, or of size 0, are not this head's. A
-        centre outside the map is moved to its border. ``gt_boxes`` is not written to.
+        Metres and radians in the LiDAR frame. Rows of other classes or of size 0 are ignored. Centres outside
+        the map are clamped to its border. ``gt_boxes`` is not modified.
         """
         _check_columns(gt_boxes, self.with_velocity)
         grid, samples, slots = self.geometry, len(gt_boxes), self.settings.num_max_objs
@@ -142,7 +143,7 @@ class CenterTargetAssigner:
         return CenterTargets(heatmaps, boxes, inds, masks)
 
     def _select(self, gt_boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sample, slot, class in this head (from 0) and row of each box that the head is to find."""
+        """Sample, slot, class in this head (from 0) and row of each box of this head."""
         member = gt_boxes[..., -1:].long() == torch.tensor(self.classes, device=gt_boxes.device)
         of_head = member.any(dim=-1)
         slot = of_head.cumsum(dim=1) - 1
@@ -151,10 +152,10 @@ class CenterTargetAssigner:
         return sample, slot[sample, row], member[sample, row].int().argmax(dim=-1), gt_boxes[sample, row]
 
     def _cells(self, boxes: Tensor) -> Tensor:
-        """(N, 2) centres [x, y] in cells of the map, at its border where they lie outside."""
+        """(N, 2) centres [x, y] in cells of the map, clamped to its border."""
         grid = self.geometry
         place = (boxes[:, :2] - boxes.new_tensor(grid.lower)) / boxes.new_tensor(grid.cell) / grid.stride
-        # half a cell from the end, so that rounding down stays inside
+        # half a cell from the border, so that rounding down remains inside
         return torch.minimum(place.clamp(min=0), place.new_tensor([grid.width - 0.5, grid.height - 0.5]))
 
     def _radius(self, boxes: Tensor) -> Tensor:
@@ -172,7 +173,11 @@ def _check_columns(gt_boxes: Tensor, with_velocity: bool) -> None:
     least = 10 if with_velocity else 8
     if gt_boxes.ndim != 3 or gt_boxes.shape[-1] < least:
         raise DataError(
-            f"gt_boxes must be (B, G, {least}): a box{', its velocity' if with_velocity else ''} and its "
-            f"class; got {tuple(gt_boxes.shape)}: "
-            + ("set PRED_VELOCITY, or leave vel out of HEAD_ORDER" if with_velocity else "check the data set")
+            f"gt_boxes must be (B, G, {least}): box{', velocity' if with_velocity else ''} and class; got "
+            f"{tuple(gt_boxes.shape)}. "
+            + (
+                "Set PRED_VELOCITY, or remove vel from HEAD_ORDER."
+                if with_velocity
+                else "Check the data set."
+            )
         )

@@ -1,4 +1,4 @@
-"""Which anchor answers for which box (SECOND, Sensors 2018, 18(10), 3337, section 3.2.1)."""
+"""Assignment of boxes to anchors (SECOND, Sensors 2018, 18(10), 3337, section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pcdet_freeze.ops.boxes import boxes3d_nearest_bev_iou
 from pcdet_freeze.ops.iou import boxes_iou3d
 
 Targets = tuple[Tensor, Tensor, Tensor]
-"""of one class: labels (B, cells, k), targets (B, cells, k, code_size) and weights (B, cells, k)"""
+"""targets of one class: labels (B, cells, k), targets (B, cells, k, code_size), weights (B, cells, k)"""
 
 
 class AxisAlignedTargetAssigner:
-    """Matches anchors of a class with boxes of that class by overlap of their nearest axis-aligned BEV boxes.
+    """Assigns boxes to the anchors of their class by the IoU of the nearest axis-aligned BEV boxes.
 
-    An anchor is positive where its best overlap reaches the class's ``matched_threshold``, or where it is
-    the best anchor of some box; negative below ``unmatched_threshold``; ignored between. A positive takes
-    class and box of the box that it overlaps most.
+    An anchor is positive if its maximum IoU is at least ``matched_threshold`` of its class, or if it is the
+    best anchor of a box; negative below ``unmatched_threshold``; ignored otherwise. A positive anchor gets
+    the class and the residuals of the box with the maximum IoU.
 
     Args:
-        classes: anchor classes, in the order of the head's outputs.
-        class_names: the data set's classes; label 1 is the first.
-        box_coder: makes regression targets.
-        norm_by_num_examples: regression weights are 1 / (anchors that are not ignored) instead of 1.
-        match_height: overlap is the 3D IoU.
+        classes: anchor classes, in the order of the outputs of the head.
+        class_names: classes of the data set; label 1 is the first one.
+        box_coder: encodes regression targets.
+        norm_by_num_examples: regression weights are 1 / (number of anchors not ignored) instead of 1.
+        match_height: use the 3D IoU.
     """
 
     def __init__(
@@ -56,21 +56,21 @@ class AxisAlignedTargetAssigner:
 
     @torch.no_grad()
     def assign_targets(self, anchors: Sequence[Tensor], gt_boxes: Tensor) -> dict[str, Tensor]:
-        """Targets of all anchors, in the order of the head's outputs.
+        """Targets of all anchors, in the order of the outputs of the head.
 
         Args:
-            anchors: a class each, (cells, anchors per cell, 7); or (1, anchors, 7).
+            anchors: anchors of each class, (cells, anchors per cell, 7) or (1, anchors, 7).
             gt_boxes: (B, G, 8 + V) boxes [x, y, z, dx, dy, dz, heading, V further columns, class from 1];
-                rows of class 0 are padding. It is only read.
+                rows of class 0 are padding. Not modified.
 
         Returns:
             box_cls_labels (B, A) int32: class, 0 negative, -1 ignored;
             box_reg_targets (B, A, code_size): residuals, zero where not positive;
-            reg_weights (B, A): positive or not.
+            reg_weights (B, A): weight of positives, 0 otherwise.
         """
         samples, cells = gt_boxes.shape[0], anchors[0].shape[0]
         boxes, owner = self._list_boxes(gt_boxes)
-        # one array for all classes, all zero: only rows near a box are written to
+        # one zero array for all classes, since only rows near a box are written
         rows = samples, cells, sum(own.shape[1] for own in anchors)
         device, begin = anchors[0].device, 0
         labels, weights = _zeros(rows, torch.int32, device), _zeros(rows, torch.float32, device)
@@ -85,16 +85,16 @@ class AxisAlignedTargetAssigner:
 
     @staticmethod
     def _list_boxes(gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch's boxes without padding, (N, 8), and the sample of each, (N,)."""
+        """Boxes of the batch without padding, (N, 8), and the sample of each, (N,)."""
         real = gt_boxes[..., -1] > 0
         return gt_boxes[real].float(), real.nonzero()[:, 0]
 
     def _assign_class(
         self, anchor: AnchorClass, label: int, cells: Tensor, boxes: Tensor, owner: Tensor, out: Targets
     ) -> None:
-        """Write one class's anchors into ``out``, all zero before.
+        """Write the targets of one class into ``out``, which is zero.
 
-        Anchors far from every box are negative; where they lie on a grid they are not looked at.
+        Anchors far from all boxes are negative; on a regular grid they are skipped.
         """
         if len(boxes) == 0:
             return
@@ -113,13 +113,13 @@ class AxisAlignedTargetAssigner:
             weights[sample, cell, slot] = self._weight(labels[sample])
 
     def overlaps(self, anchor: AnchorClass, cells: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cell (K,), place in it (K,) and overlaps (K, G) of the anchors that can answer for a box.
+        """Cell (K,), slot (K,) and IoU (K, G) of the anchors that can be assigned to a box.
 
         Args:
-            cells: a class's anchors, (cells, anchors per cell, 7).
+            cells: anchors of a class, (cells, anchors per cell, 7).
             boxes: (G, 7), G > 0.
         """
-        # an anchor far from all boxes is negative for certain, unless this is another overlap
+        # with this overlap, an anchor far from all boxes is always negative
         plain = self.overlap is boxes3d_nearest_bev_iou and anchor.unmatched_threshold > 0
         grid = grid_of(cells) if plain and bool(boxes.isfinite().all()) else None
         cell, slot = _everywhere(cells) if grid is None else grid.near(boxes)
@@ -127,7 +127,7 @@ class AxisAlignedTargetAssigner:
 
     @staticmethod
     def _match(anchor: AnchorClass, label: int, overlaps: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, G) overlaps, G > 0 -> labels (A,) and the box that each anchor overlaps most, (A,)."""
+        """IoU (A, G), G > 0 -> labels (A,) and the box with the maximum IoU of each anchor, (A,)."""
         best_overlap, best_box = overlaps.max(dim=1)
         best_of_box = overlaps.max(dim=0).values
         best_of_box = torch.where(best_of_box > 0, best_of_box, torch.inf)
@@ -150,7 +150,7 @@ def _everywhere(cells: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """torch.zeros; on a CPU from numpy, which leaves the clearing of pages that nobody reads to nobody."""
+    """torch.zeros; on a CPU from numpy, whose zero pages are allocated lazily."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     kinds = {torch.int32: np.int32, torch.float32: np.float32}

@@ -1,4 +1,4 @@
-"""Detectors: an ordered set of modules, their losses and their predictions."""
+"""Detectors: a sequence of modules, their losses and their predictions."""
 
 from pcdet_freeze.models.detectors.centerpoint import CenterPoint
 from pcdet_freeze.models.detectors.detector3d_template import Detector3DTemplate

@@ -9,7 +9,7 @@ from pcdet_freeze.models.registry import DETECTORS
 
 @DETECTORS.register
 class CenterPoint(Detector3DTemplate):
-    """vfe -> (backbone_3d) -> map_to_bev_module -> backbone_2d -> dense_head, which selects its own boxes."""
+    """vfe -> (backbone_3d) -> map_to_bev_module -> backbone_2d -> dense_head, which runs NMS itself."""
 
     PostProcessing = RecallSettings
     predictions = "final_box_dicts"

@@ -1,4 +1,4 @@
-"""Detector3DTemplate: builds the modules that the config names, runs them in order, adds up their losses."""
+"""Detector3DTemplate: builds the modules of the config, runs them in order, sums their losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.freezing.module_graph import How, require_loss, run_in_eval_mode, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
-from pcdet_freeze.models.loss_weights import NAME, LossScale, read_learned, read_loss_weights, weigh
+from pcdet_freeze.models.loss_weights import (
+    NAME,
+    LossScale,
+    apply_loss_weights,
+    read_learned,
+    read_loss_weights,
+)
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
 from pcdet_freeze.models.settings import raise_faults, read_settings
 from pcdet_freeze.models.trunk_gradients import task_gradient_norms, trunk_of
@@ -21,40 +27,41 @@ LOSS_NAMES = {"dense_head": "loss_rpn", "point_head": "loss_point", "roi_head": 
 
 
 class Detector3DTemplate(nn.Module):
-    """A detector is its modules, in the order of ``module_topology``.
+    """A detector: modules that run in the order of ``module_topology``.
 
-    A head is any module with ``get_loss(tb_dict) -> (loss, tb_dict)``; the training loss is the sum over
-    heads, weighed by ``MODEL.LOSS_WEIGHTS`` and, with ``MODEL.LEARN_LOSS_WEIGHTS``, by a ``loss_scale`` that
-    each head then holds. A head may also have ``add_predictions(batch_dict, pred_dicts)``, which adds its
-    own keys to each sample's dict.
+    A head is a module with ``get_loss(tb_dict) -> (loss, tb_dict)``. The training loss is the sum over heads,
+    weighted by ``MODEL.LOSS_WEIGHTS`` and, with ``MODEL.LEARN_LOSS_WEIGHTS``, by the ``loss_scale`` of each
+    head. A head can implement ``add_predictions(batch_dict, pred_dicts)``, which adds keys to the dict of
+    each sample.
 
-    A head that is frozen whole gives no loss and gets no labels. In training it is skipped where the declared
-    keys prove that nothing which runs reads what it writes, and else runs as in eval; the same goes for other
-    frozen modules. A subclass with a training loss of its own says in ``reads_train`` which keys of the batch
-    it reads; one that does not say makes everything run.
+    A head that is frozen as a whole returns no loss and gets no labels. During training it is skipped if the
+    declared keys prove that no running module reads its outputs; otherwise it runs in eval mode. The same
+    applies to other frozen modules. A subclass with its own ``get_training_loss`` declares the keys of the
+    batch that it reads in ``reads_train``; without this declaration no module is skipped.
 
     Args:
         model_cfg: ``cfg.MODEL``.
         num_class: number of detection classes.
-        dataset: gives class_names, point_feature_encoder.num_point_features, point_cloud_range, grid_size,
-            voxel_size and depth_downsample_factor; it is not kept.
+        dataset: object with class_names, point_feature_encoder.num_point_features, point_cloud_range,
+        grid_size,
+            voxel_size and depth_downsample_factor; it is not stored.
 
     Raises:
-        ConfigError: all faults of the config's keys at once, or the first module that does not fit.
+        ConfigError: all invalid keys of the config at once, or the first module whose shapes do not match.
     """
 
     module_topology = tuple(slot.attribute for slot in TOPOLOGY)
     PostProcessing: ClassVar[type[Any]] = PostProcessingSettings
-    """what ``MODEL.POST_PROCESSING`` is read into"""
+    """dataclass of ``MODEL.POST_PROCESSING``"""
     predictions: ClassVar[str] = "batch_box_preds"
-    """the key of the batch that ``detect`` starts from"""
+    """key of the batch that ``detect`` reads"""
     detect: ClassVar[Callable[..., Any]] = staticmethod(post_process)
     """(batch_dict, post_processing_settings) -> (pred_dicts, recall_dict)"""
     global_step: Tensor
     reads_train: tuple[str, ...] | None = ()
-    """keys of the batch that the detector's own training loss reads; None: not known"""
+    """keys of the batch read by an own training loss; None: unknown"""
     measure_gradients: bool = False
-    """add ``grad_norm_<head>`` to the figures of a training forward (see trunk_gradients)"""
+    """add ``grad_norm_<head>`` to ``tb_dict`` in train mode (see trunk_gradients)"""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -71,7 +78,7 @@ class Detector3DTemplate(nn.Module):
                 self.PostProcessing, model_cfg["POST_PROCESSING"], "MODEL.POST_PROCESSING", faults
             )
         elif any(self.predictions in getattr(part.cls, "writes", ()) for part in parts):
-            faults.append("MODEL.POST_PROCESSING is required where a head predicts boxes, but missing")
+            faults.append("MODEL.POST_PROCESSING is required for a head that predicts boxes, but missing")
         if not parts and not faults:
             faults.append("MODEL must have sections for its modules (VFE, BACKBONE_2D, ...); got none")
         heads = [part.slot.attribute for part in parts if hasattr(part.cls, "get_loss")]
@@ -95,22 +102,21 @@ class Detector3DTemplate(nn.Module):
 
     @property
     def module_list(self) -> list[nn.Module]:
-        """The modules in the order in which they run."""
+        """The modules in execution order."""
         return [getattr(self, name) for name in self.module_names]
 
     def update_global_step(self) -> None:
         self.global_step += 1
 
     def forward(self, batch_dict: dict[str, Any]) -> Any:
-        """Run all modules on ``batch_dict``, filled in place; each lists what it reads and writes.
+        """Run all modules on ``batch_dict``, which is modified in place.
 
         Returns:
-            In train mode ``({'loss': loss}, tb_dict, disp_dict)``; in eval mode ``(pred_dicts,
-            recall_dict)``, with a dict a sample: pred_boxes (K, 7), pred_scores (K,), pred_labels (K,) from
-            1.
+            In train mode ``({'loss': loss}, tb_dict, disp_dict)``; in eval mode ``(pred_dicts, recall_dict)``
+            with one dict per sample: pred_boxes (K, 7), pred_scores (K,), pred_labels (K,) from 1.
 
         Raises:
-            DataError: a module reads a key that neither the batch nor an earlier module has.
+            DataError: a module reads a key that is neither in the batch nor written by an earlier module.
         """
         steps = training_steps(self) if self.training else None
         given = frozenset(batch_dict)
@@ -131,12 +137,12 @@ class Detector3DTemplate(nn.Module):
         return self.post_processing(batch_dict)
 
     def get_training_loss(self) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
-        """Weighed sum of the heads' losses of the last forward, its parts by name, and nothing to show."""
+        """Weighted sum of the losses of the last forward, its terms by name, and an empty ``disp_dict``."""
         losses, parts = self.get_head_losses()
         if not losses:
             require_loss(self)
             raise ConfigError(
-                f"training needs a head with a loss; got none among {', '.join(self.module_names)}"
+                f"training requires a head with a loss; got none among {', '.join(self.module_names)}"
             )
         names = [LOSS_NAMES.get(name, f"loss_{name}") for name in losses]
         stacked = torch.stack(list(losses.values()))
@@ -144,20 +150,21 @@ class Detector3DTemplate(nn.Module):
         for name in losses:
             if isinstance(scale := getattr(getattr(self, name), NAME, None), LossScale):
                 tb_dict[f"loss_weight_{name}"] = scale.weight()
-        weighed = self.weigh_losses(losses)
+        weighted = self.weigh_losses(losses)
         if self.measure_gradients:
-            norms = task_gradient_norms(weighed, trunk_of(self.module_list))
+            norms = task_gradient_norms(weighted, trunk_of(self.module_list))
             tb_dict |= {f"grad_norm_{name}": norm for name, norm in norms.items()}
-        return torch.stack(list(weighed.values())).sum(), {**tb_dict, **parts}, {}
+        return torch.stack(list(weighted.values())).sum(), {**tb_dict, **parts}, {}
 
     def weigh_losses(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each head's loss with its weights, as it enters the sum."""
+        """The weighted loss of each head."""
         return {
-            name: weigh(name, getattr(self, name), loss, self.loss_weights) for name, loss in losses.items()
+            name: apply_loss_weights(name, getattr(self, name), loss, self.loss_weights)
+            for name, loss in losses.items()
         }
 
     def get_head_losses(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Loss of each head that gives one, by the head's name, and their parts for the log."""
+        """Loss of each trainable head by name, and the terms of all losses for the log."""
         losses: dict[str, Tensor] = {}
         parts: dict[str, float] = {}
         for name, step in training_steps(self).items():
@@ -166,7 +173,7 @@ class Detector3DTemplate(nn.Module):
         return losses, parts
 
     def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-        """Detections and recall counts (see ``detect``), with other heads' predictions added."""
+        """Detections and recall counts (see ``detect``), and the predictions of other heads."""
         pred_dicts: list[dict[str, Tensor]] = [{} for _ in range(int(batch_dict["batch_size"]))]
         recall_dict: dict[str, float] = {}
         if self.post_processing_settings is not None and self.predictions in batch_dict:
@@ -183,5 +190,5 @@ def _check_reads(name: str, module: nn.Module, batch_dict: Mapping[str, Any]) ->
     if missing:
         raise DataError(
             f"{name} ({type(module).__name__}) reads {', '.join(missing)}, but the batch has only "
-            f"{', '.join(batch_dict)}: add the data processor step or the module that writes it"
+            f"{', '.join(batch_dict)}. Add the data processor or the module that writes it."
         )

@@ -8,4 +8,4 @@ from pcdet_freeze.models.registry import DETECTORS
 
 @DETECTORS.register
 class PointPillar(Detector3DTemplate):
-    """vfe -> map_to_bev_module -> backbone_2d -> dense_head, and whatever further heads the config names."""
+    """vfe -> map_to_bev_module -> backbone_2d -> dense_head and other heads of the config."""

@@ -8,4 +8,4 @@ from pcdet_freeze.models.registry import DETECTORS
 
 @DETECTORS.register
 class SECONDNet(Detector3DTemplate):
-    """vfe -> backbone_3d -> map_to_bev_module -> backbone_2d -> dense_head, and whatever else is named."""
+    """vfe -> backbone_3d -> map_to_bev_module -> backbone_2d -> dense_head and other heads of the config."""

@@ -1,4 +1,4 @@
-"""HeightCompression: layers of a sparse volume become channels (SECOND, Sensors 2018, 3.1.2)."""
+"""HeightCompression: height layers of a sparse volume as channels (SECOND, Sensors 2018, 3.1.2)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class HeightCompressionSettings:
     """``MODEL.MAP_TO_BEV`` of HeightCompression."""
 
     num_bev_features: int
-    """channels of the map: those of the volume, times its layers"""
+    """channels of the map: channels of the volume times its number of height layers"""
 
 
 @MAP_TO_BEVS.register
 class HeightCompression(nn.Module):
-    """Makes the sparse volume dense and lays its layers side by side as channels."""
+    """Converts the sparse volume to a dense one and concatenates its height layers as channels."""
 
     Settings = HeightCompressionSettings
     reads = ("encoded_spconv_tensor", "encoded_spconv_tensor_stride")
@@ -43,11 +43,11 @@ class HeightCompression(nn.Module):
         context.features["spatial_features"] = Features(self.num_bev_features, given.height, given.width)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Lay layers side by side.
+        """Convert a sparse volume to a BEV map.
 
         Reads:
-            encoded_spconv_tensor: sparse tensor of C channels in Z layers of H x W cells
-            encoded_spconv_tensor_stride: voxels to one cell
+            encoded_spconv_tensor: sparse tensor with C channels and Z x H x W cells
+            encoded_spconv_tensor_stride: voxels per cell
         Writes:
             spatial_features: (B, C * Z, H, W), H along y, W along x
             spatial_features_stride: the same stride

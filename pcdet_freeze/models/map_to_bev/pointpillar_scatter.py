@@ -1,4 +1,4 @@
-"""PointPillarScatter: pillar features back to their cells (PointPillars, arXiv:1812.05784, section 2.1)."""
+"""PointPillarScatter: pillar features -> BEV map (PointPillars, arXiv:1812.05784, section 2.1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PointPillarScatterSettings:
 
 @MAP_TO_BEVS.register
 class PointPillarScatter(nn.Module):
-    """Writes each pillar's features into its cell of an otherwise zero map."""
+    """Writes the features of each pillar into its cell of a zero map."""
 
     Settings = PointPillarScatterSettings
     reads = ("pillar_features", "voxel_coords", "batch_size")
@@ -37,7 +37,7 @@ class PointPillarScatter(nn.Module):
         channels = context.features_of("pillar_features", who).channels
         if depth != 1:
             raise ConfigError(
-                f"{who} needs one pillar per cell, so a voxel as high as POINT_CLOUD_RANGE; got {depth} in z"
+                f"{who} needs one pillar per cell, as high as POINT_CLOUD_RANGE; got {depth} voxels in z"
             )
         if settings.num_bev_features != channels:
             raise ConfigError(
@@ -54,7 +54,7 @@ class PointPillarScatter(nn.Module):
         Reads:
             pillar_features: (M, C)
             voxel_coords: (M, 4) [sample, z, y, x], in cells
-            batch_size: samples in the batch, the empty ones too
+            batch_size: number of samples, including empty ones
         Writes:
             spatial_features: (batch_size, C, H, W), H along y, W along x
         """

@@ -1,4 +1,4 @@
-"""Heads of further tasks: semantics of points, lanes."""
+"""Heads of further tasks: point segmentation, lanes."""
 
 from pcdet_freeze.models.task_heads.lane_head import LaneHead
 from pcdet_freeze.models.task_heads.segment_head import SegmentHead

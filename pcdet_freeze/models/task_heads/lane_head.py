@@ -1,4 +1,4 @@
-"""LaneHead: which cells of the map are lane, and of which one (in the format of K-Lane, arXiv:2110.11048)."""
+"""LaneHead: lane confidence and lane number of each cell, in the format of K-Lane (arXiv:2110.11048)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LaneLossSettings:
     """``LOSS_CONFIG``."""
 
     conf_weight: float = 1.0
-    """of the dice loss of the confidence"""
+    """weight of the dice loss of the confidence"""
     cls_weight: float = 1.0
-    """of the cross-entropy of the lanes"""
+    """weight of the cross-entropy of the lanes"""
     background_weight: float = 0.2
-    """of cells without lane in that cross-entropy"""
+    """weight of cells without lane in the cross-entropy"""
 
     def __post_init__(self) -> None:
         if min(self.conf_weight, self.cls_weight, self.background_weight) < 0:
@@ -42,25 +42,25 @@ class LaneHeadSettings:
     """``MODEL.LANE_HEAD`` of LaneHead."""
 
     num_lanes: int
-    """lane maps hold 0..NUM_LANES - 1, or 255: no lane"""
+    """lane maps contain 0..NUM_LANES - 1, or 255: no lane"""
     num_filters: int = 32
     map_size: tuple[int, ...] | None = None
-    """rows (y) and columns (x) of the lane map; null: those of the data set's, else of the voxel grid"""
+    """rows (y) and columns (x) of the lane map; null: those of the data set, or else of the voxel grid"""
     conf_thresh: float = 0.5
-    """a cell is lane from this confidence on"""
+    """minimum confidence of a lane cell"""
     min_cells: int = 8
-    """a lane with fewer cells gives no polyline"""
+    """minimum number of cells of a polyline"""
     polyline_step: float = 1.0
-    """metres between the vertices of a polyline"""
+    """distance of the vertices of a polyline, metres"""
     loss_config: LaneLossSettings = field(default_factory=LaneLossSettings)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_lanes < NO_LANE:
-            raise ConfigError(f"NUM_LANES must lie in 1..{NO_LANE - 1}; got {self.num_lanes}")
+            raise ConfigError(f"NUM_LANES must be in 1..{NO_LANE - 1}; got {self.num_lanes}")
         if self.map_size is not None and (len(self.map_size) != 2 or min(self.map_size) < 1):
             raise ConfigError(f"MAP_SIZE must be [rows, columns], or null; got {list(self.map_size)}")
         if not 0 < self.conf_thresh <= 1:
-            raise ConfigError(f"CONF_THRESH must lie above 0 and up to 1; got {self.conf_thresh}")
+            raise ConfigError(f"CONF_THRESH must be above 0 and at most 1; got {self.conf_thresh}")
         if self.polyline_step <= 0 or self.num_filters < 1:
             raise ConfigError(
                 "POLYLINE_STEP and NUM_FILTERS must be positive; got "
@@ -70,10 +70,10 @@ class LaneHeadSettings:
 
 @TASK_HEADS.register
 class LaneHead(nn.Module):
-    """Confidence (lane or not) and class (which lane, or background) of every cell of the lane map.
+    """Predicts confidence (lane or not) and class (lane number or background) of each cell of the lane map.
 
-    ``forward_ret_dict`` holds the last forward's logits and, in train mode, targets, until the next forward;
-    copies and pickles of the head leave it out.
+    ``forward_ret_dict`` stores the logits of the last forward and, in train mode, the targets. Copies and
+    pickles of the head do not contain it.
     """
 
     Settings = LaneHeadSettings
@@ -95,12 +95,12 @@ class LaneHead(nn.Module):
         self.forward_ret_dict: dict[str, Tensor] = {}
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Predict; in train mode also check the lane maps.
+        """Predict; in train mode also validate the lane maps.
 
         Reads:
             lane_features_2d: (B, C, H', W') over the point cloud range, H' along y, W' along x
-            lane_map (train): (B, H, W) uint8, number of the lane, or 255: none
-            has_lane_map (train, optional): (B,) bool, frames that are labelled; all where it is missing
+            lane_map (train): (B, H, W) uint8, lane number, or 255: none
+            has_lane_map (train, optional): (B,) bool, labelled frames; default: all
         Writes (in eval mode):
             lane_conf_logits: (B, 1, H, W)
             lane_cls_logits: (B, lanes + 1, H, W), the background last
@@ -117,10 +117,10 @@ class LaneHead(nn.Module):
         return batch_dict
 
     def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        """Loss of the last forward in train mode, and ``tb_dict`` with its terms."""
         state, weights = self.forward_ret_dict, self.settings.loss_config
         if "lane_map" not in state:
-            raise DataError("get_loss needs a forward in train mode first; there was none")
+            raise DataError("get_loss requires a forward in train mode before it; there was none")
         lane = state["lane_map"] != NO_LANE
         classes = torch.where(lane, state["lane_map"], self.settings.num_lanes)
         confidence = state["conf"][:, 0].float().sigmoid()
@@ -136,11 +136,11 @@ class LaneHead(nn.Module):
         return loss, tb_dict
 
     def add_predictions(self, batch_dict: dict[str, Any], pred_dicts: list[dict[str, Any]]) -> None:
-        """Add to each sample's dict, in eval mode:
+        """Add to the dict of each sample, in eval mode:
 
-        * ``pred_lane_map``: (H, W) uint8, number of the lane, or 255: none
+        * ``pred_lane_map``: (H, W) uint8, lane number, or 255: none
         * ``pred_lane_conf``: (H, W) float32 in [0, 1]
-        * ``pred_lanes``: polylines (n, 2) float32, x, y in metres (LiDAR frame), one a lane that was found
+        * ``pred_lanes``: polylines (n, 2) float32 x, y in metres (LiDAR frame), one per detected lane
         """
         confidence = batch_dict["lane_conf_logits"][:, 0].float().sigmoid()
         lane = batch_dict["lane_cls_logits"][:, :-1].argmax(dim=1).to(torch.uint8)
@@ -153,7 +153,7 @@ class LaneHead(nn.Module):
             )
 
     def _targets(self, batch_dict: dict[str, Any], samples: int) -> tuple[Tensor, Tensor]:
-        """Labelled frames (B,) bool and their lane maps (n, H, W) int64; DataError where these are wrong."""
+        """Labelled frames (B,) bool and their lane maps (n, H, W) int64; raises DataError if invalid."""
         frames = labelled_frames(batch_dict, "lane_map", WHERE)
         if "lane_map" not in batch_dict:
             assert frames is not None
@@ -163,32 +163,32 @@ class LaneHead(nn.Module):
             frames = torch.ones(samples, dtype=torch.bool, device=lane_map.device)
         if tuple(lane_map.shape) != (samples, *self.map_size):
             raise DataError(
-                f"lane_map must be of {samples} samples with {self.map_size[0]} rows (y) and "
-                f"{self.map_size[1]} columns (x), as the head predicts; got {tuple(lane_map.shape)}: set "
-                "MODEL.LANE_HEAD.MAP_SIZE, or make the maps of that size"
+                f"lane_map must have {samples} samples with {self.map_size[0]} rows (y) and "
+                f"{self.map_size[1]} columns (x), like the predictions; got {tuple(lane_map.shape)}. Set "
+                "MODEL.LANE_HEAD.MAP_SIZE, or use maps of that size."
             )
         lane_map = lane_map[frames]
         wrong = (lane_map != NO_LANE) & ((lane_map < 0) | (lane_map >= self.settings.num_lanes))
         if bool(wrong.any()):
             inside = torch.zeros_like(frames).masked_scatter(frames, wrong.flatten(1).any(dim=1))
             raise DataError(
-                f"lane_map must hold 0..{self.settings.num_lanes - 1} or {NO_LANE} (no lane); got "
+                f"lane_map must contain 0..{self.settings.num_lanes - 1} or {NO_LANE} (no lane); got "
                 f"{torch.unique(lane_map[wrong])[:8].tolist()} in the frames "
-                f"{frame_names(batch_dict, inside)}: raise MODEL.LANE_HEAD.NUM_LANES, or number them anew"
+                f"{frame_names(batch_dict, inside)}: raise MODEL.LANE_HEAD.NUM_LANES, or renumber the lanes"
             )
         return frames, lane_map
 
     def __getstate__(self) -> dict[str, Any]:
-        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
 
 def _map_size(settings: LaneHeadSettings, context: BuildContext) -> tuple[int, int]:
-    """Rows and columns of lane maps; ConfigError where config and data set disagree."""
+    """Rows and columns of lane maps; raises ConfigError if config and data set disagree."""
     given = context.lane_map_shape
     if settings.map_size is not None and given and tuple(settings.map_size) != tuple(given):
         raise ConfigError(
-            f"{WHERE}: MAP_SIZE must be the size of the data set's lane maps, {list(given)} (rows, columns); "
+            f"{WHERE}: MAP_SIZE must be the size of the lane maps of the data set, {list(given)}; "
             f"got {list(settings.map_size)}"
         )
     if settings.map_size is None and not given:

@@ -1,4 +1,4 @@
-"""From a map of lane cells to polylines in metres."""
+"""Lane map -> polylines in metres."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor
 def lane_polylines(
     lane_map: Tensor, confidence: Tensor, limits: tuple[float, ...], lanes: int, min_cells: int, step: float
 ) -> list[Tensor]:
-    """One polyline for each lane with at least ``min_cells`` cells, in the order of the lanes.
+    """One polyline for each lane with at least ``min_cells`` cells, in the order of lane numbers.
 
-    The cells of a lane are cut into slices of ``step`` metres along their main direction; each slice gives a
-    vertex, the mean of its cells weighted by confidence. So a lane may bend, but not turn back.
+    The cells of a lane are divided into slices of ``step`` metres along their main direction. Each slice
+    gives one vertex, the mean of its cells weighted by confidence. A lane may be curved, but must not turn
+    back.
 
     Args:
-        lane_map: (H, W) uint8, number of the lane; other values: none. Rows along y, columns along x.
-        confidence: (H, W) float32, above zero in the cells of lanes.
-        limits: x, y, z minimum, then maximum, in metres (LiDAR frame).
-        lanes: how many lanes there are.
+        lane_map: (H, W) uint8, lane number; other values: none. Rows along y, columns along x.
+        confidence: (H, W) float32, positive in lane cells.
+        limits: [x_min, y_min, z_min, x_max, y_max, z_max], metres (LiDAR frame).
+        lanes: number of lanes.
 
     Returns:
-        Polylines (n, 2) float32: x, y in metres (LiDAR frame), n >= 2, x rising (y, where x hardly does).
+        Polylines (n, 2) float32: x, y in metres (LiDAR frame), n >= 2, with increasing x (or y if steep).
     """
     found = (_polyline(*_cells(lane_map == k, confidence, limits), min_cells, step) for k in range(lanes))
     return [line for line in found if line is not None]
@@ -48,7 +49,7 @@ def _polyline(xy: Tensor, weights: Tensor, min_cells: int, step: float) -> Tenso
 
 
 def _main_direction(xy: Tensor) -> Tensor:
-    """(2,) unit vector along which ``xy`` (n, 2) spread most, towards x (or y, where it is steeper)."""
+    """(2,) principal axis of ``xy`` (n, 2) as a unit vector, pointing towards x (or y if steeper)."""
     centred = xy - xy.mean(dim=0)
     direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
     return direction * torch.sign(direction[direction.abs().argmax()])

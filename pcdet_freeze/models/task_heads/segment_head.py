@@ -1,4 +1,4 @@
-"""SegmentHead: the semantic class of every point, from the map at its place and from the point itself."""
+"""SegmentHead: semantic class of each point, from the features of its cell and of the point itself."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ WHERE = "MODEL.SEGMENT_HEAD (SegmentHead)"
 
 @TASK_HEADS.register
 class SegmentHead(nn.Module):
-    """Shared layers on each point, which see the map's features in its cell beside the point itself.
+    """Classifies points with a shared MLP on point features and the map features of the point's cell.
 
-    ``forward_ret_dict`` holds the last forward's logits and, in train mode, targets, until the next forward;
-    copies and pickles of the head leave it out.
+    ``forward_ret_dict`` stores the logits of the last forward and, in train mode, the targets. Copies and
+    pickles of the head do not contain it.
     """
 
     Settings = SegmentHeadSettings
@@ -52,13 +52,13 @@ class SegmentHead(nn.Module):
         self.forward_ret_dict: dict[str, Any] = {}
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Predict; in train mode also pick out what counts in the loss.
+        """Predict; in train mode also select the points of the loss.
 
         Reads:
             seg_features_2d: (B, C, H, W) over the point cloud range, H along y, W along x
             points: (N, 1 + columns) [sample, x, y, z, ...], metres
-            point_labels (train): (N,) int64 in 0..classes - 1, or 255: does not count
-            has_point_labels (train, optional): (B,) bool, frames that are labelled; all where it is missing
+            point_labels (train): (N,) int64 in 0..classes - 1, or 255 (ignored)
+            has_point_labels (train, optional): (B,) bool, labelled frames; default: all
         Writes (in eval mode):
             point_logits: (N, classes)
             cell_logits: (B, classes, H, W), with CELL_LABELS
@@ -70,15 +70,17 @@ class SegmentHead(nn.Module):
         if not self.training:
             self.forward_ret_dict = {}
             batch_dict["point_logits"] = self.point_logits(
-                features, self.describe(points, cells, shape), cells
+                features, self.point_features(points, cells, shape), cells
             )
             if cell_logits is not None:
                 batch_dict["cell_logits"] = cell_logits
             return batch_dict
         labels = self._targets(batch_dict)
-        chosen = self._spread(len(points), points.device)
+        chosen = self._subsample(len(points), points.device)
         self.forward_ret_dict = {
-            "logits": self.point_logits(features, self.describe(points, cells, shape)[chosen], cells[chosen]),
+            "logits": self.point_logits(
+                features, self.point_features(points, cells, shape)[chosen], cells[chosen]
+            ),
             "labels": labels[chosen],
         }
         if cell_logits is not None:
@@ -88,28 +90,28 @@ class SegmentHead(nn.Module):
             )
         return batch_dict
 
-    def describe(self, points: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
-        """(N, 2 columns + 2): a point's columns, less their mean in its cell, and its offset in the cell."""
+    def point_features(self, points: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
+        """(N, 2 columns + 2): columns, columns minus their mean over the cell, offset in the cell."""
         place = in_cells(points, self.limits, shape)
         offset = torch.stack([value - value.floor() - 0.5 for value in place], dim=1)
         columns = points[:, 1:]
         return torch.cat([columns, columns - cell_means(columns, cells), offset], dim=1)
 
-    def point_logits(self, features: Tensor, described: Tensor, cells: Tensor) -> Tensor:
-        """(N, classes) of points that are ``described`` and lie in ``cells`` (N,) of the map."""
+    def point_logits(self, features: Tensor, point_features: Tensor, cells: Tensor) -> Tensor:
+        """(N, classes) logits of points with ``point_features`` in the cells ``cells`` (N,) of the map."""
         if self.training and len(cells) < 2:
             raise DataError(
-                f"{WHERE} needs at least two points to train; the batch has {len(cells)}: take empty frames "
-                "out of the split"
+                f"{WHERE} needs at least two points for training; the batch has {len(cells)}. Remove empty "
+                "frames from the split."
             )
         at_point = features.permute(0, 2, 3, 1).flatten(0, 2)[cells]
-        return self.point_cls(self.point_layers(torch.cat([at_point, described], dim=1)))
+        return self.point_cls(self.point_layers(torch.cat([at_point, point_features], dim=1)))
 
     def get_loss(self, tb_dict: dict[str, float] | None = None) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the last forward in train mode, and ``tb_dict`` with its parts added."""
+        """Loss of the last forward in train mode, and ``tb_dict`` with its terms."""
         state, weights = self.forward_ret_dict, self.settings.loss_config
         if "labels" not in state:
-            raise DataError("get_loss needs a forward in train mode first; there was none")
+            raise DataError("get_loss requires a forward in train mode before it; there was none")
         parts = {}
         parts["segment_loss_ce"], parts["segment_loss_lovasz"] = self._losses(
             state["logits"], state["labels"]
@@ -124,7 +126,7 @@ class SegmentHead(nn.Module):
         return loss, tb_dict
 
     def add_predictions(self, batch_dict: dict[str, Any], pred_dicts: list[dict[str, Any]]) -> None:
-        """Add to each sample's dict, in eval mode:
+        """Add to the dict of each sample, in eval mode:
 
         * ``pred_point_labels``: (N_i,) int64, in the order of the sample's rows in ``points``
         * ``pred_bev_labels``: (H, W) int64, with CELL_LABELS
@@ -136,7 +138,7 @@ class SegmentHead(nn.Module):
                 prediction["pred_bev_labels"] = batch_dict["cell_logits"][number].argmax(dim=0)
 
     def _losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy and Lovász-softmax of the rows that count; zero where there are none."""
+        """Weighted cross-entropy and Lovász-softmax of the labelled rows; zero without labelled rows."""
         counted, weights = labels != IGNORE, self.settings.loss_config
         logits, labels = logits[counted].float(), labels[counted]
         entropy = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
@@ -144,20 +146,20 @@ class SegmentHead(nn.Module):
         jaccard = lovasz_softmax(logits.softmax(dim=1), labels) if weights.lovasz_weight else logits.sum() * 0
         return entropy / total * weights.ce_weight, jaccard * weights.lovasz_weight
 
-    def _spread(self, count: int, device: torch.device) -> Tensor:
-        """Indices of at most MAX_POINTS of ``count`` points, evenly spread."""
+    def _subsample(self, count: int, device: torch.device) -> Tensor:
+        """Indices of at most MAX_POINTS of ``count`` points, evenly spaced."""
         most = min(self.settings.max_points or count, count)
         return torch.arange(most, device=device) * count // max(most, 1)
 
     def _targets(self, batch_dict: dict[str, Any]) -> Tensor:
-        """(N,) labels, 255 in frames without; DataError where they are out of range, or none counts."""
+        """(N,) labels, 255 in unlabelled frames; raises DataError if they are invalid or all ignored."""
         points, frames = batch_dict["points"], labelled_frames(batch_dict, "point_labels", WHERE)
         if "point_labels" not in batch_dict:
             return torch.full((len(points),), IGNORE, device=points.device)
         labels = batch_dict["point_labels"].long()
         if labels.shape != points.shape[:1]:
             raise DataError(
-                f"{WHERE} needs one label a point; the batch has {len(points)} points and point_labels of "
+                f"{WHERE} needs one label per point; the batch has {len(points)} points and point_labels of "
                 f"shape {tuple(labels.shape)}"
             )
         if frames is not None:
@@ -173,22 +175,22 @@ class SegmentHead(nn.Module):
             )
         if counts[1] == 0 and len(points) and (frames is None or bool(frames.any())):
             raise DataError(
-                f"{WHERE} learns from points that count, but all point_labels are {IGNORE} (ignore) in the "
-                f"frames {frame_names(batch_dict, frames)}: leave their labels out, or take the frames out"
+                f"{WHERE} needs labelled points, but all point_labels are {IGNORE} (ignore) in the frames "
+                f"{frame_names(batch_dict, frames)}. Remove these labels, or remove the frames."
             )
         return labels
 
     def __getstate__(self) -> dict[str, Any]:
-        # outputs belong to the last batch, and tensors inside a graph can be neither copied nor pickled
+        # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
 
 @torch.no_grad()
 def cell_means(columns: Tensor, cells: Tensor) -> Tensor:
-    """(N, C): the mean of ``columns`` (N, C) over all points that share a row's cell.
+    """(N, C): mean of ``columns`` (N, C) over all points in the cell of each point.
 
-    Sums count in whole 65536ths, so their order does not matter: the result is the same to the bit each time,
-    on a GPU too.
+    Sums are in fixed point with 1/65536 resolution, so that the result does not depend on the order of
+    summation and is deterministic on a GPU too.
     """
     if len(cells) == 0:
         return columns
@@ -203,18 +205,18 @@ def _number_of_classes(settings: SegmentHeadSettings, context: BuildContext) -> 
     names = context.semantic_class_names
     if settings.num_class is None and not names:
         raise ConfigError(
-            f"{WHERE}: the data set names no semantic classes; give it point_labels (docs/labels.md: "
-            "GET_ITEM_LIST, SEMANTIC.CLASSES), or, where the head is not trained, set NUM_CLASS"
+            f"{WHERE}: the data set has no semantic classes. Add point_labels (docs/labels.md: "
+            "GET_ITEM_LIST, SEMANTIC.CLASSES), or set NUM_CLASS if the head is not trained."
         )
     number = settings.num_class or len(names)
     if names and number != len(names):
         raise ConfigError(
-            f"{WHERE}: NUM_CLASS must be the number of the data set's semantic classes, {len(names)} "
+            f"{WHERE}: NUM_CLASS must be the number of semantic classes of the data set, {len(names)} "
             f"({', '.join(names)}); got {number}"
         )
     if len(settings.loss_config.class_weights) not in (0, number):
         raise ConfigError(
-            f"{WHERE}: LOSS_CONFIG.CLASS_WEIGHTS must have {number} entries, one a class, or none; got "
+            f"{WHERE}: LOSS_CONFIG.CLASS_WEIGHTS must have {number} entries, one per class, or none; got "
             f"{len(settings.loss_config.class_weights)}"
         )
     return number

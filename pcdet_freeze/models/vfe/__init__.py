@@ -1,4 +1,4 @@
-"""Voxel feature encoders: points of a voxel -> one feature vector."""
+"""Voxel feature encoders: points of a voxel -> feature vector."""
 
 from pcdet_freeze.models.vfe.dynamic_pillar_vfe import DynamicPFNLayer, DynamicPillarVFE
 from pcdet_freeze.models.vfe.mean_vfe import DynamicMeanVFE, MeanVFE

@@ -1,4 +1,4 @@
-"""DynamicPillarVFE: pillars of any number of points, straight from the point cloud.
+"""DynamicPillarVFE: pillars with any number of points, computed from the point cloud.
 
 The pillar feature network of PointPillars (arXiv:1812.05784, section 2.1) on the dynamic voxels of MVF
 (arXiv:1910.06528, section 3.1): no point is dropped, and nothing is padded.
@@ -19,22 +19,22 @@ from pcdet_freeze.ops.norm import batch_norm
 
 
 class DynamicPFNLayer(PillarLayer):
-    """A layer on points that know their pillar."""
+    """A layer on points with a pillar index."""
 
     def forward(self, points: Tensor, pillar_of: Tensor, pillars: int) -> Tensor:
         """Features of points -> features of pillars in the last layer, else of points.
 
         Args:
             points: (N, channels_in).
-            pillar_of: (N,) int64, the pillar of each point; every pillar has a point.
-            pillars: M.
+            pillar_of: (N,) int64, pillar of each point; every pillar has at least one point.
+            pillars: number of pillars, M.
 
         Returns:
             (M, channels_out) in the last layer, else (N, channels_out).
         """
         features = self.linear(points)
         if self.use_norm:
-            # the norm sees one long signal, (1, width, N): on N rows torch sums statistics less exactly
+            # as one signal (1, width, N): on N rows torch computes less precise statistics
             signal = features.t().contiguous().unsqueeze(0)
             features = batch_norm(self.norm, signal).squeeze(0).t()
         features = F.relu(features)
@@ -46,7 +46,7 @@ class DynamicPFNLayer(PillarLayer):
 
 @VFES.register_as("DynPillarVFE")
 class DynamicPillarVFE(PillarEncoder):
-    """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
+    """Encodes points relative to the mean and the centre of their pillar; max-pools over each pillar."""
 
     Layer = DynamicPFNLayer
     reads = ("points",)
@@ -63,10 +63,10 @@ class DynamicPillarVFE(PillarEncoder):
         Reads:
             points: (N, 1 + C) [sample, x, y, z, ...], metres
         Writes:
-            pillar_features: (M, F); (0, F) where no point lies inside the range
+            pillar_features: (M, F); M is 0 if no point is inside the range
             voxel_coords: (M, 4) int32 [sample, 0, y, x], in cells, sorted
 
-        Points outside the range in x and y are left out; z is not looked at, as in OpenPCDet.
+        Points outside the range in x and y are dropped; z is not checked, as in OpenPCDet.
         """
         points, cells = self._inside(batch_dict["points"])
         samples = points[:, 0].long()
@@ -91,7 +91,7 @@ class DynamicPillarVFE(PillarEncoder):
         """Points inside the range in x and y, and their cells (N, 2) int64 [x, y]."""
         lower, size = points.new_tensor(self.lower[:2]), points.new_tensor(self.voxel_size[:2])
         cell = torch.floor((points[:, 1:3] - lower) / size)
-        # NaN is outside: every comparison with it is false
+        # comparisons with NaN are False, so NaN is outside
         inside = ((cell >= 0) & (cell < points.new_tensor([self.columns, self.rows]))).all(dim=1)
         return points[inside], cell[inside].long()
 

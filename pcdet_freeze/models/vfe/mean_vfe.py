@@ -1,4 +1,4 @@
-"""MeanVFE and DynamicMeanVFE: a voxel is the mean of its points."""
+"""MeanVFE and DynamicMeanVFE: the feature of a voxel is the mean of its points."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pcdet_freeze.models.registry import VFES
 
 @dataclass(frozen=True)
 class MeanVFESettings:
-    """``MODEL.VFE`` of MeanVFE and DynamicMeanVFE: nothing to set."""
+    """``MODEL.VFE`` of MeanVFE and DynamicMeanVFE, which have no settings."""
 
 
 @VFES.register
 class MeanVFE(nn.Module):
-    """Mean of a voxel's points, from voxels that the data processor made."""
+    """Mean of the points of voxels that the data processor computed."""
 
     Settings = MeanVFESettings
     reads: tuple[str, ...] = ("voxels", "voxel_num_points")
@@ -37,11 +37,11 @@ class MeanVFE(nn.Module):
         return self.num_point_features
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Average points.
+        """Average the points of each voxel.
 
         Reads:
-            voxels: (M, P, C) points, zero rows as padding
-            voxel_num_points: (M,) points in each voxel, padding apart
+            voxels: (M, P, C) points, padded with zero rows
+            voxel_num_points: (M,) points in each voxel, without padding
         Writes:
             voxel_features: (M, C)
         """
@@ -53,7 +53,7 @@ class MeanVFE(nn.Module):
 
 @VFES.register
 class DynamicMeanVFE(MeanVFE):
-    """Mean of a voxel's points, from the points themselves: no voxel is cut short, and none is dropped.
+    """Mean of all points of each voxel, computed from the points: no point and no voxel is dropped.
 
     (Dynamic voxelization: arXiv:1910.06528, section 3.2.)
     """
@@ -75,7 +75,7 @@ class DynamicMeanVFE(MeanVFE):
 
     @torch.no_grad()
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """Find voxels and average their points.
+        """Compute voxels and average their points.
 
         Reads:
             points: (N, 1 + C) [sample, x, y, z, ...], metres

@@ -1,4 +1,4 @@
-"""What the pillar encoders share: settings, tensors of a layer, widths (arXiv:1812.05784, section 2.1)."""
+"""Base classes of the pillar encoders: settings and layers (arXiv:1812.05784, section 2.1)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ class PillarVFESettings:
     """output width of each layer"""
     use_norm: bool = True
     with_distance: bool = False
-    """append each point's distance from the sensor"""
+    """append the distance of each point from the sensor"""
     use_abslote_xyz: bool = True
-    """keep x, y, z beside the offsets (the spelling is OpenPCDet's)"""
+    """keep x, y, z in addition to the offsets (OpenPCDet's spelling)"""
     bn_momentum: float = 0.01
 
     def __post_init__(self) -> None:
         if not self.num_filters or min(self.num_filters) < 1:
-            raise ConfigError(f"NUM_FILTERS needs one positive width or more; got {list(self.num_filters)}")
+            raise ConfigError(
+                f"NUM_FILTERS must have at least one entry, all positive; got {list(self.num_filters)}"
+            )
         if any(width % 2 for width in self.num_filters[:-1]):
             raise ConfigError(f"NUM_FILTERS must be even except for the last; got {list(self.num_filters)}")
 
 
 class PillarLayer(nn.Module):
-    """Linear, norm, ReLU on each point, then the maximum over the points of a pillar; a subclass runs it.
+    """Linear, norm, ReLU for each point, then the maximum over the points of a pillar; see the subclasses.
 
-    All but the last layer give half of their width to the maximum, repeated beside each point's own features.
+    In all layers except the last, half of the channels are the maximum, concatenated to the features of each
+    point.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class PillarLayer(nn.Module):
 
 
 class PillarEncoder(nn.Module):
-    """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
+    """Encodes points relative to the mean and the centre of their pillar; max-pools over each pillar."""
 
     Settings = PillarVFESettings
     Layer: ClassVar[type[PillarLayer]]

@@ -16,17 +16,17 @@ from pcdet_freeze.ops.norm import batch_norm
 
 
 class PFNLayer(PillarLayer):
-    """A layer on the slots of pillars."""
+    """A layer on padded pillars."""
 
     def forward(self, points: Tensor) -> Tensor:
         """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out)."""
         features = self.linear(points).permute(0, 2, 1)
         if self.use_norm:
-            # channels before points, not contiguous: in other, quicker layouts torch sums less exactly,
-            # and the layers behind blow the last bits up to 1e-3 of this layer's gradient
+            # non-contiguous with channels first: in faster layouts torch sums less precisely, which later
+            # layers amplify to 1e-3 of the gradient of this layer
             features = batch_norm(self.norm, features)
         if self.last:
-            # ReLU keeps order, so it may follow the maximum, where there is less to do
+            # ReLU is monotonic, so it can follow the maximum, which is cheaper
             return F.relu(features.max(dim=2).values)
         features = F.relu(features)
         highest = features.max(dim=2, keepdim=True).values
@@ -35,7 +35,7 @@ class PFNLayer(PillarLayer):
 
 @VFES.register
 class PillarVFE(PillarEncoder):
-    """Describes points by their offsets from the pillar's mean and centre, pillars by the maximum."""
+    """Encodes points relative to the mean and the centre of their pillar; max-pools over each pillar."""
 
     Layer = PFNLayer
     reads = ("voxels", "voxel_num_points", "voxel_coords")
@@ -51,13 +51,13 @@ class PillarVFE(PillarEncoder):
         """Encode pillars.
 
         Reads:
-            voxels: (M, P, C) points, x, y, z in metres first, zero rows as padding
-            voxel_num_points: (M,) points in each pillar, padding apart
+            voxels: (M, P, C) points x, y, z (metres), ..., padded with zero rows
+            voxel_num_points: (M,) points in each pillar, without padding
             voxel_coords: (M, 4) [sample, z, y, x], in cells
         Writes:
-            pillar_features: (M, F); (0, F) where the batch has no pillar
+            pillar_features: (M, F); M is 0 if the batch has no pillar
 
-        Padding goes through the layers as zeros and takes part in the batch statistics, as in OpenPCDet.
+        Padding passes through the layers as zeros and contributes to the batch statistics, as in OpenPCDet.
         """
         features = self._decorate(
             batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"]
@@ -68,7 +68,7 @@ class PillarVFE(PillarEncoder):
         return batch_dict
 
     def forward_frozen(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """``forward`` for norm layers in eval mode: the same but for rounding, without work on padding."""
+        """``forward`` for norm layers in eval mode, equal except for rounding, without computing padding."""
         voxels, counts = batch_dict["voxels"], batch_dict["voxel_num_points"]
         if not len(voxels):
             return self.forward(batch_dict)
@@ -79,7 +79,7 @@ class PillarVFE(PillarEncoder):
         return batch_dict
 
     def _centres(self, coords: Tensor, dtype: torch.dtype) -> Tensor:
-        """Middle (M, 3) in metres of each pillar."""
+        """Centre (M, 3) of each pillar, metres."""
         centres = [
             coords[:, 3 - axis].to(dtype) * self.voxel_size[axis] + self.centre_of_first[axis]
             for axis in range(3)
@@ -87,7 +87,7 @@ class PillarVFE(PillarEncoder):
         return torch.stack(centres, dim=1)
 
     def _decorate(self, voxels: Tensor, counts: Tensor, coords: Tensor) -> Tensor:
-        """(M, P, C) points -> (M, P, width_in) features of points, zero in padding."""
+        """(M, P, C) points -> (M, P, width_in) input features, zero in padding."""
         xyz = voxels[..., :3]
         mean = xyz.sum(dim=1, keepdim=True) / counts.clamp(min=1).to(voxels.dtype).view(-1, 1, 1)
         parts = [

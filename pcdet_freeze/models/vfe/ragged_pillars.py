@@ -1,8 +1,9 @@
-"""PillarVFE's layers on the points that there are, where its norm layers are frozen.
+"""The layers of PillarVFE on valid points only, for frozen norm layers.
 
-Padding goes through the layers as rows of zeros. With fixed norm layers such a row gives the same features
-wherever it stands in a pillar, so one row stands for all of them, and it counts where a pillar has padding.
-The maximum is then over the same values: of KITTI's 512 000 slots a frame some 25 000 hold a point.
+Padding passes through the layers as rows of zeros. With fixed norm layers all padded rows of a pillar have
+the same features, so one row represents them, and it takes part in the maximum of each pillar that has
+padding. The maximum is over the same values. Of the 512 000 slots of a KITTI frame, about 25 000 contain a
+point.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from torch.nn import functional as F
 def decorate_points(
     voxels: Tensor, counts: Tensor, centres: Tensor, filled: Tensor, keep_xyz: bool, with_distance: bool
 ) -> Tensor:
-    """Features (N, width_in) of the points in the slots ``filled`` (M, P), pillar by pillar.
+    """Input features (N, width_in) of the points in the slots ``filled`` (M, P), in the order of pillars.
 
     Args:
-        voxels: (M, P, C) points, x, y, z in metres first, zero rows as padding.
+        voxels: (M, P, C) points x, y, z (metres), ..., padded with zero rows.
         counts: (M,) points in each pillar.
-        centres: (M, 3) middle of each pillar, metres.
-        keep_xyz: begin with x, y, z.
-        with_distance: end with the distance from the sensor.
+        centres: (M, 3) centre of each pillar, metres.
+        keep_xyz: include x, y, z.
+        with_distance: append the distance from the sensor.
     """
     points, pillar_of = voxels[filled], filled.nonzero()[:, 0]
     xyz = points[:, :3]
-    # summed over the padded slots: the order of a sum is its last bit
+    # summed over padded slots too, since the order of summation changes the last bits
     mean = voxels[..., :3].sum(dim=1) / counts.clamp(min=1).to(voxels.dtype).unsqueeze(1)
     parts = [points if keep_xyz else points[:, 3:], xyz - mean[pillar_of], xyz - centres[pillar_of]]
     if with_distance:
@@ -41,8 +42,8 @@ def run_layers(layers: Iterable[Any], points: Tensor, filled: Tensor) -> Tensor:
     """PFN layers (with ``linear``, ``norm`` and ``last``) on points (N, width_in) -> pillars (M, F)."""
     lengths, pillar_of = filled.sum(dim=1), filled.nonzero()[:, 0]
     has_padding = ~filled.all(dim=1, keepdim=True)
-    # one row for the padding of all pillars; behind the first layer, where it stands beside its pillar's
-    # maximum, one for that of each
+    # one row for the padding of all pillars; after the first layer, which concatenates the maximum of the
+    # pillar, one row per pillar
     features, padding = points, points.new_zeros(1, points.shape[1])
     highest = points.new_zeros(0)
     for layer in layers:
