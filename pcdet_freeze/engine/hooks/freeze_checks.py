@@ -113,6 +113,8 @@ class FreezeChecksHook(ConfiguredHook):
         return [part for part in (self._forward, self._graph) if part is not None]
 
     def _begin(self, model: nn.Module) -> None:
+        for part in self._parts():
+            part.end()  # torch calls no forward hook after KeyboardInterrupt
         if self._is_step(model):
             for part in self._parts():
                 part.begin()

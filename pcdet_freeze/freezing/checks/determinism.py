@@ -35,6 +35,7 @@ from pcdet_freeze.freezing.checks.rerun_call import Call, apart, culprit, culpri
 from pcdet_freeze.freezing.digest import tensor_digest
 from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import fresh, leaves
 
 NOISE = 1e-4
@@ -63,9 +64,9 @@ class FirstForward:
         """Digest the frozen state, and watch every module that is frozen with all that is in it."""
         self._digests = self._state()
         for path, module in self._whole():
-            watch: Callable[..., None] = self._watcher(path)
-            self._hooks.append(module.register_forward_pre_hook(watch, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
+            enter, leave = PicklableHook(self._watcher(path)), PicklableHook(self._leave)
+            self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(leave, always_call=True))
 
     def end(self) -> None:
         """Take all hooks off again."""

@@ -15,6 +15,7 @@ from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import children, join, walk
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import leaves
 
 
@@ -138,7 +139,7 @@ class LossGraph:
         """Watch the norm layers that are live."""
         for path, module, _ in walk(self.model):
             if layer_types.is_norm(module) and not is_locked(module):
-                self._hooks.append(module.register_forward_hook(self._keeper(path)))
+                self._hooks.append(module.register_forward_hook(PicklableHook(self._keeper(path))))
 
     def end(self) -> None:
         """Take all hooks off again."""
