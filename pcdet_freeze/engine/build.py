@@ -46,6 +46,7 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
 
 
@@ -232,7 +233,11 @@ class Evaluation:
 
 
 def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan) -> None:
-    """ConfigError where a SyncBatchNorm would run live on a CPU, now or later, which torch cannot do."""
+    """Raise ConfigError where torch cannot run the SyncBatchNorm layers of ``model`` on ``device``.
+
+    On a CPU that is any layer that trains, now or later in the schedule. In several processes it is any
+    layer: DistributedDataParallel refuses a model with SyncBatchNorm on a CPU, frozen or not.
+    """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)}
     freed = [path for phase in plan.schedule for name in phase.train for path in match(model, name).paths]
     live = [n for n, m in norms.items() if not is_frozen(m) or any(is_within(n, path) for path in freed)]
@@ -240,6 +245,12 @@ def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan) -> N
         raise ConfigError(
             f"--sync_bn needs CUDA for every norm layer that is not frozen to the end, but the device is "
             f"{device} and {len(live)} are live: {', '.join(live[:4])}. Leave --sync_bn out, or freeze them."
+        )
+    if norms and device.type != "cuda" and distributed.is_distributed():
+        raise ConfigError(
+            f"--sync_bn needs CUDA in a run of several processes; got device {device} and "
+            f"{distributed.world_size()} processes. All {len(norms)} norm layers are frozen and use their "
+            "running statistics, which need no synchronisation: leave --sync_bn out, the result is the same."
         )
 
 

@@ -118,8 +118,8 @@ def unlock(module: nn.Module, mode: bool) -> None:
 def eval_mode(module: nn.Module) -> Iterator[None]:
     """Eval mode for ``module`` and all in it; afterwards each has the training flag that it had before."""
     training = [part for part in module.modules() if requested_mode(part)]
-    module.eval()
     try:
+        module.eval()
         yield
     finally:
         for part in training:

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.tensors import same_bits
 from pcdet_freeze.utils.wrappers import unwrap as unwrap
 
 T = TypeVar("T")
@@ -182,19 +183,29 @@ def reduce_sum(values: dict[str, float]) -> dict[str, float]:
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     """``model`` in DistributedDataParallel where there is a process group, else ``model`` itself.
 
-    Never with ``find_unused_parameters``: what does not train is not handed to DDP in the first place.
+    Never with ``find_unused_parameters``: DDP is given no parameter that does not train. Nor with
+    ``broadcast_buffers``: rank 0's buffers are copied to every rank once, here, and then at the end of each
+    epoch, before each checkpoint and before each evaluation (:func:`share_buffers`). A copy before every
+    forward would also write to the buffers of frozen modules.
     """
     if not is_distributed():
         return model
+    share_buffers(model)
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Copy rank 0's buffers to every rank: running statistics differ between ranks after a step."""
+    """Copy rank 0's buffers to every rank: running statistics differ between ranks after a step.
+
+    A buffer that is the same already is not written to, so that a frozen one keeps its version.
+    """
     if is_distributed():
         for buffer in unwrap(model).buffers():
-            dist.broadcast(buffer, src=0)
+            received = buffer.clone(memory_format=torch.contiguous_format)
+            dist.broadcast(received, src=0)
+            if not same_bits(received, buffer):
+                buffer.copy_(received)
 
 
 def agree(findings: Sequence[str]) -> list[str]:

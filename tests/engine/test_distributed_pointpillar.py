@@ -60,3 +60,13 @@ def test_three_frames_over_two_ranks_are_scored_once_each(out: Path) -> None:
     folder = run_of(out) / "eval" / "eval_with_train" / "epoch_2" / "test"
     assert "Car_3d/moderate_R40" in json.loads((folder / "result.json").read_text())
     assert "(3 samples)" in "".join(path.read_text() for path in run_of(out).glob("train_*.log"))
+
+
+def test_sync_bn_on_cpu_with_two_processes_is_refused_before_training(root: Path, tmp_path: Path) -> None:
+    cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
+    flags = [*FLAGS, "--cfg_file", str(cfg), "--output_dir", str(tmp_path), "--sync_bn", "--set", *SMALL]
+    frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d]"]
+    done = torchrun(worker("pointpillar_worker.py"), str(root), str(tmp_path), *flags, *frozen)
+    assert done.returncode != 0
+    assert "ConfigError" in done.stderr and "leave --sync_bn out" in done.stderr
+    assert "only work with GPU modules" not in done.stderr

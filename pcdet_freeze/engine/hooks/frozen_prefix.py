@@ -11,6 +11,7 @@ from pcdet_freeze.engine.prefix_cache import PrefixCache
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.freezing.cache_config import CacheOptions
 from pcdet_freeze.freezing.prefix import FastForward, Options, Replanner
+from pcdet_freeze.freezing.prefix.fast_forward import ScopedForward
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
 
@@ -27,8 +28,8 @@ class FrozenPrefixHook(ConfiguredHook):
         self.renewed = Replanner(model, options)
         self.cache = None if cache is None else PrefixCache(cache)
         self._watched: nn.Module | None = None
-        self._handles: list[Any] = []
-        self._running: FastForward | None = None
+        self._handle: Any = None
+        self._scope: ScopedForward | None = None
 
     def describe(self) -> str:
         return ""
@@ -46,24 +47,26 @@ class FrozenPrefixHook(ConfiguredHook):
         self._stop()
 
     def on_exception(self, trainer: Trainer) -> None:
-        self._end(RuntimeError)  # torch calls no forward hook after Ctrl-C in a forward
         self._stop()
 
     def _watch(self, trainer: Trainer) -> None:
         self._stop()
         self._watched = model = trainer.model
 
-        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._end()  # torch calls no forward hook after Ctrl-C in a forward
-            if module is self._watched and module.training:
-                self.prepare(trainer, *args, **kwargs)
-                self._running = self._forward(trainer, args).__enter__()
+        self._scope = scope = ScopedForward(model)
 
-        # before and after all other hooks: what they do to the model finds its own forwards
-        self._handles = [
-            model.register_forward_pre_hook(PicklableHook(begin), with_kwargs=True, prepend=True),
-            model.register_forward_hook(PicklableHook(self._leave), always_call=True, prepend=True),
-        ]
+        def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module is self._watched and module.training and scope.is_installed:
+                try:
+                    self.prepare(trainer, *args, **kwargs)
+                    scope.run_next_in(self._forward(trainer, args).prepare())
+                except BaseException:
+                    scope.remove()
+                    raise
+
+        # the first pre-hook: the forwards are chosen before other hooks change the model
+        hook = PicklableHook(begin)
+        self._handle = model.register_forward_pre_hook(hook, with_kwargs=True, prepend=True)
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Make and log a plan for a training forward with these arguments, unless there is one."""
@@ -81,16 +84,9 @@ class FrozenPrefixHook(ConfiguredHook):
         self.cache.prefetch(trainer)
         return self.cache.forward(self.renewed, args[0])
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        # a forward that failed has no output; its own error is raised
-        self._end(RuntimeError if output is None else None)
-
-    def _end(self, error: type[BaseException] | None = None) -> None:
-        running, self._running = self._running, None
-        if running is not None:
-            running.__exit__(error, None, None)
-
     def _stop(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._watched = [], None
+        if self._handle is not None:
+            self._handle.remove()
+        if self._scope is not None:
+            self._scope.remove()
+        self._handle = self._scope = self._watched = None

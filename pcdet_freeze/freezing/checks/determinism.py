@@ -43,6 +43,7 @@ from pcdet_freeze.freezing.checks.rerun_call import (
 from pcdet_freeze.freezing.digest import tensor_digest
 from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import clone_detached, tensors_with_path
 
 NOISE = 1e-4
@@ -75,9 +76,9 @@ class DeterminismCheck:
         """Digest the frozen state and hook every frozen module."""
         self._digests = self._state()
         for path, module in self._frozen_modules():
-            record: Callable[..., None] = self._recorder(path)
-            self._hooks.append(module.register_forward_pre_hook(record, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
+            enter, leave = PicklableHook(self._recorder(path)), PicklableHook(self._leave)
+            self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(leave, always_call=True))
 
     def end(self) -> None:
         """Remove all hooks."""

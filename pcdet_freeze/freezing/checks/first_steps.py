@@ -138,6 +138,8 @@ class FirstSteps:
         return [check for check in (self._determinism, self._reachability) if check is not None]
 
     def _before_forward(self, model: nn.Module) -> None:
+        for check in self._forward_checks():
+            check.end()  # torch calls no forward hook after KeyboardInterrupt
         if self._is_training_forward(model):
             for check in self._forward_checks():
                 check.begin()

@@ -19,6 +19,7 @@ from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import children, join, walk
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import tensors_with_path
 
 
@@ -143,7 +144,7 @@ class ReachabilityCheck:
         """Hook the live norm layers."""
         for path, module, _ in walk(self.model):
             if layer_types.is_norm(module) and not is_locked(module):
-                self._hooks.append(module.register_forward_hook(self._output_recorder(path)))
+                self._hooks.append(module.register_forward_hook(PicklableHook(self._output_recorder(path))))
 
     def end(self) -> None:
         """Remove all hooks."""

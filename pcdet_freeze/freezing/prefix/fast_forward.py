@@ -1,7 +1,8 @@
-"""The plan at work: from the beginning of a training forward to its end, and not a moment longer."""
+"""Patch module forwards for the duration of one training forward."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -17,18 +18,17 @@ from pcdet_freeze.freezing.prefix.siblings import Siblings
 
 
 class FastForward:
-    """Runs training forwards of ``model`` by ``plan``.
+    """Runs training forwards of ``model`` as ``plan`` says.
 
     >>> fast = FastForward(model, plan_for(model, (batch,)))
     >>> with fast:
     ...     model(batch)
 
-    Between forwards the model is as it was.
+    Between forwards, and after any exception, KeyboardInterrupt included, the model is as it was.
 
     Args:
         model: the frozen model; wrappers are seen through.
-        plan: see :func:`pcdet_freeze.freezing.prefix.validate.plan_for`; it belongs to this state of
-            freezing.
+        plan: see :func:`pcdet_freeze.freezing.prefix.validate.plan_for`; made for what is frozen now.
         options: those that the plan was made with.
         kind: how layers are folded.
     """
@@ -43,38 +43,57 @@ class FastForward:
         self._quick = [modules[path] for path in plan.quick]
         self._prefix = [modules[path] for path in plan.prefix]
         self._compiled = {modules[path]: self._compile(path, modules[path]) for path in plan.compiled}
-        self._changed: list[tuple[nn.Module, Any]] = []
+        self._replaced: list[tuple[nn.Module, Any]] = []
+        """modules whose forward is replaced now, and the forward on the instance before, if any"""
+        self._prepared: dict[nn.Module, Any] | None = None
         self._seen = {id(fold): _look(fold) for fold in self.folds}
 
+    def prepare(self) -> FastForward:
+        """Choose the forwards for the next ``with`` now, by the hooks that the modules have now."""
+        self._restore()
+        self._prepared = self._forwards()
+        return self
+
     def __enter__(self) -> FastForward:
-        for module, forward in self._forwards().items():
-            self._changed.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = forward
+        self._restore()  # nothing to do, unless an earlier exit was interrupted
+        forwards, self._prepared = self._prepared, None
+        try:
+            for module, forward in (self._forwards() if forwards is None else forwards).items():
+                self._replaced.append((module, module.__dict__.get("forward")))
+                module.__dict__["forward"] = forward
+        except BaseException:  # Ctrl-C too: `with` calls no __exit__ for an __enter__ that raised
+            self._restore()
+            raise
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for module, own in self._changed:
-            module.__dict__.pop("forward", None)
-            if own is not None:  # somebody gave this one module another forward
-                module.__dict__["forward"] = own
-        self._changed = []
+        self._restore()
         for group in self._siblings:
             group.clear()
-        unanswered = [pair for pair, fold in zip(self.plan.folds, self.folds, strict=True) if fold.clear()]
-        if unanswered and error[0] is None:
-            layer, norm = unanswered[0]
+        missed = [pair for pair, fold in zip(self.plan.folds, self.folds, strict=True) if fold.clear()]
+        if missed and error[0] is None:
+            layer, norm = missed[0]
             raise FreezeError(
-                f"A frozen module must do the same in every step for {norm} to be folded into {layer}, but "
-                f"this time {norm} did not run behind it. Set MODEL.FREEZE.FUSE: False."
+                f"A frozen module must run the same layers in every step for {norm} to be folded into "
+                f"{layer}, but in this step {norm} did not run after it. Set MODEL.FREEZE.FUSE: False."
             )
+
+    def _restore(self) -> None:
+        """Give every module its own forward back; where this is interrupted, the next call goes on."""
+        while self._replaced:
+            module, own = self._replaced[-1]
+            module.__dict__.pop("forward", None)
+            if own is not None:  # this module had a forward of its own on the instance
+                module.__dict__["forward"] = own
+            self._replaced.pop()
 
     @property
     def plain_calls(self) -> int:
-        """Calls of compiled modules that ran as they are written all the same."""
+        """Calls of compiled modules that ran without the compiled code."""
         return sum(compiled.plain_calls for compiled in self._compiled.values())
 
     def _forwards(self) -> dict[nn.Module, Any]:
-        """What to call in place of each module's forward."""
+        """Module -> the forward that replaces its own."""
         found: dict[nn.Module, Any] = {}
         if can_fold_now(self.root, self.options):
             for fold in self.folds:
@@ -101,10 +120,60 @@ class FastForward:
 
 
 def _look(fold: Fold) -> tuple[Any, ...]:
-    """What changes when a hook, a parametrization or another forward comes to one of the two layers."""
+    """A value that changes where one of the two layers gets a hook, a parametrization or another class."""
     return tuple((type(module), has_hooks(module)) for module in (fold.layer, fold.norm))
 
 
 def can_fold_now(model: nn.Module, options: Options) -> bool:
-    """Whether norm layers may be folded here and now: the prefix is in plain float32, or it is asked for."""
+    """Whether norm layers may be folded now: the prefix is in plain float32, or ``FUSE: force`` is set."""
     return options.fuse == "force" or not options.is_exact or is_plain_float32(model)
+
+
+class ScopedForward:
+    """Stands in for the forward of ``module``, so that a pre-hook can choose a context for each forward.
+
+    torch calls forward hooks after an Exception only, so a pair of hooks cannot leave a context after
+    KeyboardInterrupt. After any exception the stand-in removes itself; copies and pickles of the module have
+    the module's own forward.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self._own = module, module.__dict__.get("forward")
+        self._next: AbstractContextManager[Any] | None = None
+        module.__dict__["forward"] = self
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the module still calls this object."""
+        return self.module.__dict__.get("forward") is self
+
+    def run_next_in(self, context: AbstractContextManager[Any]) -> None:
+        """Run the forward that is about to begin inside ``context``, if it is a training forward."""
+        self._next = context
+
+    def remove(self) -> None:
+        """Give the module its own forward back."""
+        if not self.is_installed:
+            return
+        if self._own is None:
+            del self.module.__dict__["forward"]
+        else:
+            self.module.__dict__["forward"] = self._own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        context, self._next = self._next, None
+        forward = _own_forward(self.module, self._own)
+        try:
+            # a context may be left from a forward that was interrupted before it began
+            with context if context is not None and self.module.training else nullcontext():
+                return forward(*args, **kwargs)
+        except BaseException:
+            self.remove()
+            raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _own_forward, (self.module, self._own)
+
+
+def _own_forward(module: nn.Module, own: Any) -> Any:
+    return type(module).forward.__get__(module) if own is None else own
