@@ -1,4 +1,4 @@
-"""Checkpoints: OpenPCDet's keys, ours beside them, written whole or not at all, read as plain data.
+"""Checkpoints: OpenPCDet's keys and one of ours, written atomically, read as plain data.
 
 ```
 epoch            finished epochs
@@ -6,8 +6,8 @@ it               iterations done, over all epochs
 model_state      the detector's state_dict, on CPU, without wrapper prefixes
 optimizer_state  torch's own format
 version          'pcdet_freeze+<version>'
-pcdet_freeze     ours, plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a
-                 list, one state a rank), sampler, seed, cfg_digest, and what hooks add (freeze)
+pcdet_freeze     plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a list,
+                 one state a rank), sampler, seed, cfg_digest, and the entries of hooks (freeze)
 ```
 """
 
@@ -53,7 +53,7 @@ _UNREADABLE = (
 
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Everything that a run needs to go on exactly. Call it on every rank; hooks may add, or refuse."""
+    """Return all that a run needs to resume exactly; a collective call. Hooks may add data or raise."""
     distributed.share_buffers(trainer.model)
     model = distributed.unwrap(trainer.model)
     ours: dict[str, Any] = {
@@ -79,8 +79,8 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
 def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
     """Write ``state`` to ``path``: to a temporary file beside it, synced, then renamed.
 
-    Whoever reads ``path`` finds the old file or the new one, whole. Raises CheckpointError where it cannot be
-    written (a full disk); the old file is then still there.
+    A reader of ``path`` finds the old file or the new one, complete. Raises CheckpointError if it cannot be
+    written (a full disk); the old file is kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,8 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"A checkpoint must be written whole, but {path} could not be: {error}"
+            f"A checkpoint must be written completely, but {path} could not be: {error}. Free disk space, "
+            "or choose another --output_dir."
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -109,18 +110,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: str | Path, trust: bool = False) -> dict[str, Any]:
-    """Read a whole checkpoint onto the CPU, as plain data and numpy's numbers only (``weights_only=True``).
+    """Read a checkpoint to the CPU, as plain data and numpy scalars only (``weights_only=True``).
 
-    With ``trust`` the file may hold any Python object, and so run any code: --trust_checkpoint.
+    With ``trust`` the file may contain any Python object, and so run any code: --trust_checkpoint.
 
-    Raises CheckpointError where the file is missing, cut off, or no checkpoint.
+    Raises CheckpointError if the file is missing, truncated, or not a checkpoint.
     """
     return _read(Path(path), mmap=False, trust=trust)
 
 
 def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
+        raise CheckpointError(f"A checkpoint must be a file, but {path} does not exist. Check the path.")
     try:
         if not mmap:
             _check_sums(path)
@@ -130,7 +131,7 @@ def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
     except _UNREADABLE as error:
         raise CheckpointError(
-            f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
+            f"A checkpoint must be a complete file of plain data, but {path} cannot be read: "
             f"{why_unreadable(path, error)}"
         ) from error
     if not isinstance(state, dict) or not isinstance(state.get("model_state"), dict):
@@ -142,7 +143,7 @@ def _read(path: Path, mmap: bool, trust: bool = False) -> dict[str, Any]:
 
 
 def _check_sums(path: Path) -> None:
-    """torch.load does not look at the checksums that torch.save writes: a flipped bit would pass."""
+    """torch.load does not verify the checksums that torch.save writes: a flipped bit would pass."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -151,10 +152,10 @@ def _check_sums(path: Path) -> None:
 
 
 def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint in ``folder`` that is furthest in training, with its content; None where there is none.
+    """Return the checkpoint in ``folder`` with the most iterations, and its content; None if there is none.
 
-    How far a file is stands in the file: copied files keep their order. One that is broken is skipped
-    with a warning that names it and the one that is taken instead; where all are, CheckpointError.
+    The iteration is read from the file, so copied files keep their order. A broken file is skipped with a
+    warning that names it and the one that is used instead; if all are broken, CheckpointError.
     """
     broken: list[str] = []
     files = sorted(Path(folder).glob("*.pth"))
@@ -168,12 +169,12 @@ def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path,
             broken.append(str(path))
             continue
         if broken:
-            logger.warning("Skipped the broken %s; going on from %s instead.", ", ".join(broken), path)
+            logger.warning("Skipped the broken %s; resuming from %s instead.", ", ".join(broken), path)
         return path, state
     if broken:
         raise CheckpointError(
-            f"A run must go on from a valid checkpoint, but none in {folder} can be read: "
-            f"{', '.join(broken)}. Remove them to start anew, or choose another --extra_tag."
+            f"A run must resume from a valid checkpoint, but none in {folder} can be read: "
+            f"{', '.join(broken)}. Delete them to start from the beginning, or choose another --extra_tag."
         )
     return None
 
@@ -188,7 +189,7 @@ def _progress(path: Path, broken: list[str]) -> tuple[int, int]:
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Remove the oldest ``checkpoint_epoch_N.pth`` until ``keep`` are left; other files are never touched."""
+    """Delete the oldest ``checkpoint_epoch_N.pth`` until ``keep`` are left, and no other file."""
     ours = [path for path in Path(folder).iterdir() if EPOCH_FILE.fullmatch(path.name)]
     ours.sort(key=epoch_of)
     gone = ours[: max(len(ours) - max(keep, 1), 0)]
@@ -204,5 +205,5 @@ def epoch_of(path: Path) -> int:
 
 
 def cfg_digest(cfg: Mapping[str, Any]) -> str:
-    """SHA-256 of a config's content, whatever the order of its keys."""
+    """Return the SHA-256 of a config's content; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()
