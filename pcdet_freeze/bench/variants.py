@@ -49,13 +49,13 @@ class Contender:
 
     def plain_calls(self) -> int:
         """Calls of compiled modules, so far, that ran eagerly."""
-        return sum(hook.renewed.fast.plain_calls for hook in self._fast())
+        return sum(hook.replanner.fast.plain_calls for hook in self._fast())
 
     def uncompiled(self) -> str:
         """Why nothing runs compiled although COMPILE is set; empty otherwise."""
         for hook in self._fast():
-            if hook.renewed.options.compile and not hook.renewed.plan.compiled:
-                notes = [line for line in hook.renewed.plan.plain if "torch.compile" in line]
+            if hook.replanner.options.compile and not hook.replanner.plan.compiled:
+                notes = [line for line in hook.replanner.plan.plain if "torch.compile" in line]
                 return "; ".join(notes) or "no part of the prefix takes one tensor and gives one"
         return ""
 

@@ -40,7 +40,7 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
 
 
 def last_sample(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch of another size than ``batch`` (of arrays or tensors): its last sample two or three times."""
+    """Return a batch of another size than ``batch``: two or three copies of its last sample."""
     last = int(batch["batch_size"]) - 1
     copies = 3 if batch["batch_size"] == 2 else 2
     of_points = batch["points"][:, 0] == last if "points" in batch else None
@@ -61,7 +61,7 @@ def last_sample(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeated(rows: Any, copies: int, numbered: bool) -> Any:
-    """``rows`` (array or tensor) so many times; if ``numbered``, with each copy's number in column 0."""
+    """Return ``copies`` copies of ``rows``; if ``numbered``, column 0 is the number of the copy."""
     parts: list[Any] = [rows.copy() if isinstance(rows, np.ndarray) else rows.clone() for _ in range(copies)]
     for number, part in enumerate(parts if numbered else ()):
         part[:, 0] = number
@@ -82,7 +82,7 @@ def _filled(key: str, samples: Sequence[Sample]) -> list[np.ndarray]:
 
 
 def _nothing(key: str, like: np.ndarray, points: int) -> np.ndarray:
-    """What stands for the label ``key`` in a frame without it, where it is ``like`` this in another one."""
+    """Return the fill value of the label ``key`` for a frame without it; ``like``: that of another one."""
     if key not in LABEL_KEYS:
         return np.zeros_like(like)
     rows = {"gt_boxes": 0, "point_labels": points, "lane_map": len(like)}[key]

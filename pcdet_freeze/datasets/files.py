@@ -1,4 +1,4 @@
-"""Reading and writing data files: points, pickles of plain values; whole or not at all."""
+"""Read and write data files (points, pickles of plain values); writing is atomic."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
 
 
 def read_pickle(path: Path) -> Any:
-    """The plain value in an info file; DataError that names the file where it is missing or not plain."""
+    """Return the plain value in an info file; raises DataError if it is missing or not plain."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -59,16 +59,16 @@ def read_pickle(path: Path) -> Any:
 
 
 def write_pickle(path: Path, value: Any) -> None:
-    """Write ``value`` whole: to a temporary name beside ``path``, synced, then renamed."""
+    """Write ``value`` atomically: to a temporary file beside ``path``, synced, then renamed."""
     with replacing(path) as write:
         write(pickle.dumps(value, protocol=4))
 
 
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[Callable[[bytes], Any]]:
-    """Yields a write function; ``path`` appears, or changes, only when the block ends without an error.
+    """Yield a write function; ``path`` is created or replaced only if the block ends without an error.
 
-    ``sync=False`` leaves out the wait for the disk (for thousands of small files).
+    ``sync=False`` does not wait for the disk (for thousands of small files).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -1,4 +1,4 @@
-"""Small steps on one sample: keep some of its points or boxes together with what belongs to them."""
+"""Steps on one sample: select points or boxes with their labels, check labels and points."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.errors import DataError
 
 IGNORE = 255
-"""Label of a point without a class, and value of a lane-map cell that nothing is known of."""
+"""Label of a point without a class, and of a lane-map cell without a label."""
 
 POINT_KEYS = ("points", "point_labels")
 BOX_KEYS = ("gt_boxes", "gt_names")
 LABEL_KEYS = ("gt_boxes", "point_labels", "lane_map")
-"""What a frame may be labelled with; each of them may be missing in some frames."""
+"""Labels of a frame; each of them may be missing in some frames."""
 
 
 def keep_points(sample: Sample, which: np.ndarray) -> None:
@@ -45,10 +45,11 @@ def without_none_labels(sample: Sample, labels: Sequence[str] = ()) -> Sample:
 
 
 def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | None) -> Sample:
-    """``sample`` if its point labels and lane map fit its points and the config, else DataError.
+    """Return ``sample``; raise DataError if point labels or lane map do not match points and config.
 
-    classes: number of semantic classes, 0 where they are not known; lane_shape: (H, W) of every lane map,
-    None where any size will do.
+    Args:
+        classes: number of semantic classes; 0: not known.
+        lane_shape: (H, W) of every lane map; None: any.
     """
     where = f"frame {sample.get('frame_id')}"
     if (labels := sample.get("point_labels")) is not None:
@@ -72,7 +73,7 @@ def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | Non
 
 
 def check_points(points: np.ndarray, source: Any) -> np.ndarray:
-    """``points`` (N, C) if every value is finite, else DataError that says how many rows are not."""
+    """Return ``points`` (N, C) if all values are finite, else raise DataError with the number of bad rows."""
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
         raise DataError(

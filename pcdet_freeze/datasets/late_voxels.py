@@ -1,6 +1,6 @@
-"""Workers that send points, and voxels that are made after the transfer to the device.
+"""Voxelize on the device: workers send points only.
 
-A frame of KITTI has 0.4 MB of points and 8 MB of padded voxels: carrying those costs more than making them.
+A frame of KITTI has 0.4 MB of points and 8 MB of padded voxels: sending those costs more than computing them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pcdet_freeze.ops.voxels import Voxelizer
 
 
 class LateVoxels:
-    """Adds to a batch of tensors the voxels that its data set left out; equal to the bit.
+    """Adds voxels to a batch of tensors, bit-identical to those of the data set.
 
     Args:
         voxelizer: the one of the data set's processor.
@@ -29,7 +29,7 @@ class LateVoxels:
         self.voxelizer = voxelizer
 
     def __call__(self, batch_dict: dict[str, Any]) -> None:
-        """Read points (N, 1 + C); add voxels, voxel_coords and voxel_num_points, unless they are there."""
+        """Read points (N, 1 + C); add voxels, voxel_coords and voxel_num_points unless present."""
         if "voxels" in batch_dict:
             return
         points = batch_dict["points"]
@@ -47,7 +47,7 @@ class LateVoxels:
 
 
 class TensorBatches:
-    """Collates samples, and makes tensors of the arrays: they leave a worker without being copied."""
+    """Collates samples into tensors, which leave a worker without being copied."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self.collate = collate
@@ -57,9 +57,9 @@ class TensorBatches:
 
 
 def send_points(loader: DataLoader) -> LateVoxels | None:
-    """From now on the workers of ``loader`` send tensors, and no voxels: what is returned makes them.
+    """Let the workers of ``loader`` send tensors without voxels; the returned object computes those.
 
-    None where making voxels is not the last thing that the data set's processor does: then they are sent.
+    Returns None if voxelization is not the last step of the data set's processor: then voxels are sent.
     """
     loader.collate_fn = TensorBatches(loader.collate_fn)
     voxelizer = loader.dataset.data_processor.put_off_voxels()  # type: ignore[attr-defined]

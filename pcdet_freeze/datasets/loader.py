@@ -26,14 +26,14 @@ def build_dataset(
     root_path: str | Path | None = None,
     logger: logging.Logger | None = None,
 ) -> DatasetTemplate:
-    """The data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
+    """Build the data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
     register_all()
     build = find(DATASETS, require("DATA_CONFIG", dataset_cfg, "DATASET"))
     return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
 
 
 def register_all() -> None:
-    """Import every data set of this package, so that each has put its name into the registry."""
+    """Import every data set of this package, so that each is in the registry."""
     package = importlib.import_module("pcdet_freeze.datasets")
     for module in pkgutil.iter_modules(package.__path__):
         if module.ispkg:
@@ -43,9 +43,9 @@ def register_all() -> None:
 class EpochSampler(Sampler):
     """Indices in an order that is a pure function of (seed, epoch); in file order without shuffling.
 
-    Rank r of world_size W takes indices r, r + W, ... of that order. With ``fill`` (for training) the order
-    is filled up from its own beginning to a multiple of W, so that all ranks make the same number of steps;
-    without it each frame comes once, and the first ranks may have one frame more.
+    Rank r of world_size W has indices r, r + W, ... of that order. With ``fill`` (for training) the order is
+    padded from its own beginning to a multiple of W, so that all ranks take the same number of steps; without
+    it each frame occurs once, and the first ranks may have one frame more.
     ``len()`` is the length of a whole epoch for this rank, also after ``set_epoch(epoch, start_iter)``.
     """
 
@@ -68,7 +68,7 @@ class EpochSampler(Sampler):
         self.start = 0
 
     def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
-        """Choose the epoch's order, for the data set too; the first ``start_iter`` batches are left out."""
+        """Choose the epoch's order, for the data set too; the first ``start_iter`` batches are skipped."""
         self.epoch = epoch
         self.start = start_iter * self.batch_size
         self.dataset.set_epoch(epoch)
@@ -99,9 +99,9 @@ def build_dataloader(
     rank: int = 0,
     world_size: int = 1,
 ) -> tuple[DatasetTemplate, DataLoader, EpochSampler]:
-    """(dataset, loader, sampler); what the loader yields depends on (seed, epoch) only, not on ``workers``.
+    """Return (dataset, loader, sampler); batches depend on (seed, epoch) only, not on ``workers``.
 
-    Call ``sampler.set_epoch(epoch)`` before each pass: workers are started anew for each, and learn it then.
+    Call ``sampler.set_epoch(epoch)`` before each pass: workers are started for each pass and get it then.
     """
     dataset = build_dataset(dataset_cfg, class_names, training, root_path, logger)
     dataset.seed = seed

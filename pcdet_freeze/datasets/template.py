@@ -1,4 +1,4 @@
-"""What every data set has in common: from a raw frame to a sample, and from samples to a batch.
+"""Base class of data sets: from a raw frame to a sample, and from samples to a batch.
 
 ```
 __getitem__(index)
@@ -7,7 +7,7 @@ __getitem__(index)
     sample = load_sample(index)                     # the subclass: a raw frame
     prepare_data(sample, rng)
         data_augmentor            (training only)
-        boxes of other classes go; gt_names become the class column
+        boxes of other classes are removed; gt_names become the class column
         point_feature_encoder
         data_processor            (range mask, shuffle, voxels)
 collate_batch([sample, ...]) -> batch_dict
@@ -25,7 +25,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 | lane_map | (H, W) uint8 | optional; raster over the point cloud range, rows y, columns x; 255: no lane |
 | calib, image_shape | | optional |
 | voxels, voxel_coords, voxel_num_points | (M, P, C), (M, 3) zyx, (M,) | where the processor makes voxels |
-| skipped_frames | list of str | names of bad or empty frames that were passed over to find this one |
+| skipped_frames | list of str | names of bad or empty frames that were skipped before this one |
 | cache_entry | (2,) int64 | after keep_variants: row in a cache, checksum of the points |
 """
 
@@ -50,15 +50,16 @@ from pcdet_freeze.errors import ConfigError, DataError
 
 
 class DatasetTemplate(VariantsMixin, Dataset):
-    """Base of all data sets; a subclass loads raw frames and says what is true in them.
+    """Base of all data sets; a subclass loads raw frames and their ground truth.
 
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
     ``generate_prediction_dicts``. ``DATA_CONFIG.KEEP_EMPTY_FRAMES`` (default False, as in OpenPCDet):
-    whether training takes frames in which no box of the trained classes is left; those with
-    another label are taken in any case.
+    whether training uses frames without a box of the trained classes; frames with another label are always
+    used.
 
-    Frames may be labelled in part. ``labels``: what frames of this set can have (keys of LABEL_KEYS, and of
-    the labels of tasks of your own: arrays of one shape in all frames);
+    Frames may be partially labelled: a label key that is absent or None means that the frame does not have
+    it. ``labels``: labels that frames of this set can have (of LABEL_KEYS, and labels of your own tasks:
+    arrays of one shape in all frames);
     ``semantic_class_names``: semantic class 0, 1, ...; ``lane_map_shape``: (H, W) of every lane map.
     """
 
@@ -121,17 +122,17 @@ class DatasetTemplate(VariantsMixin, Dataset):
         return "train" if self.training else "test"
 
     def check_root(self) -> None:
-        """Raise DataError where ``root_path`` cannot hold this data set; called before anything is read."""
+        """Raise DataError if this data set is not in ``root_path``; called before any file is read."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Name the epoch that the next samples belong to; their random draws depend on it."""
+        """Set the epoch of the next samples; their augmentation depends on it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must say how many frames it has (__len__)")
 
     def load_sample(self, index: int) -> Sample:
-        """Raw frame ``index``; raises DataError, naming the file, for a frame that cannot be used."""
+        """Return raw frame ``index``; raises DataError with the file's name for an unusable frame."""
         raise NotImplementedError(f"{type(self).__name__} must implement load_sample")
 
     def ground_truth_annos(self) -> list[dict[str, Any] | None]:
@@ -139,11 +140,11 @@ class DatasetTemplate(VariantsMixin, Dataset):
         raise NotImplementedError(f"{type(self).__name__} has no annotations to evaluate against")
 
     def frame_name(self, index: int) -> str:
-        """What frame ``index`` is called in messages."""
+        """Return the name of frame ``index`` for messages."""
         return str(index)
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample ``index``; in training the next good one, with the bad ones named in ``skipped_frames``."""
+        """Return sample ``index``; in training skip bad frames and name them in ``skipped_frames``."""
         skipped: list[str] = []
         first = ""
         for step in range(len(self)):
@@ -171,7 +172,7 @@ class DatasetTemplate(VariantsMixin, Dataset):
         )
 
     def random_state(self, index: int) -> np.random.RandomState:
-        """The one source of randomness of sample ``index``: a pure function of (seed, epoch, index)."""
+        """Return the only random generator of sample ``index``: a function of (seed, epoch, index)."""
         return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.draw, index)])
 
     def _is_empty(self, sample: Sample) -> bool:

@@ -1,4 +1,4 @@
-"""A data set that draws so many variants of each sample and no more: what is made of them can be kept."""
+"""Draw a fixed number of augmented variants of each sample, so that features of them can be cached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pcdet_freeze.errors import ConfigError
 
 
 class VariantsMixin:
-    """The part of :class:`DatasetTemplate` that a cache talks to."""
+    """The part of :class:`DatasetTemplate` that FREEZE.CACHE uses."""
 
     dataset_cfg: Config
     class_names: list[str]
@@ -27,43 +27,43 @@ class VariantsMixin:
     data_augmentor: DataAugmentor | None
     data_processor: DataProcessor
     variants: int | None = None
-    """how many draws of each sample there are; None: another one in each epoch"""
+    """number of variants of each sample; None: another one in each epoch"""
 
     @property
     def draw(self) -> int:
-        """Number of the present draw: the epoch, or the variant whose turn it is."""
+        """Number of the current draw: the epoch, or the variant of this epoch."""
         return self.epoch if self.variants is None else self.epoch % self.variants
 
     @property
     def random_steps(self) -> list[str]:
-        """Names of the augmentors and processors that draw random numbers."""
+        """Names of the augmentors and processors that use random numbers."""
         names = self.data_augmentor.names if self.data_augmentor is not None else []
         return [*names, *self.data_processor.random_steps]
 
     def keep_variants(self, variants: int | None) -> None:
-        """From now on draw only so many variants of each sample, in turns; samples carry ``cache_entry``.
+        """Draw ``variants`` variants of each sample in turn from now on; samples get ``cache_entry``.
 
-        None: one, if nothing is drawn. Raises ConfigError where something is.
+        None: one, if no step is random. Raises ConfigError if one is.
         """
         if variants is None and self.random_steps:
             raise ConfigError(
-                f"FREEZE.CACHE keeps outputs of samples that come again, but {', '.join(self.random_steps)} "
-                "draw anew in every epoch. Say how many variants of each sample to keep, such as CACHE: "
-                "{FOLDER: folder, VARIANTS: 4}; with 1 each is drawn once and for all."
+                f"FREEZE.CACHE needs samples that repeat, but {', '.join(self.random_steps)} are random in "
+                "every epoch. Set the number of variants of each sample to keep, such as CACHE: "
+                "{FOLDER: folder, VARIANTS: 4}; with 1 each sample is augmented once."
             )
         self.variants = variants or 1
 
     def cache_row(self, index: int) -> int:
-        """Row of sample ``index`` in a cache, as it is drawn in this epoch."""
+        """Return the row of sample ``index`` in a cache, for its variant of this epoch."""
         return index * (self.variants or 1) + (self.draw if self.variants else 0)
 
     def cache_entry(self, index: int, sample: Sample) -> np.ndarray:
-        """(2,) int64: the row, and a checksum of the points as they were drawn."""
+        """Return (2,) int64: the row, and a checksum of the augmented points."""
         points = np.ascontiguousarray(sample["points"])
         return np.array([self.cache_row(index), zlib.crc32(points.data)], np.int64)
 
     def cache_key(self) -> dict[str, Any]:
-        """All that samples depend on besides the files, as plain data, with the number of ``rows``."""
+        """Return all that samples depend on except the files, as plain data, with the number of ``rows``."""
         variants, frames = self.variants or 1, self._frame_names()
         return {
             "config": plain(self.dataset_cfg),

@@ -76,7 +76,7 @@ def test_f7_a_sample_that_is_passed_over_leaves_its_row_empty(data: Any) -> None
 
 
 def test_f7_random_steps_without_variants_are_an_error_that_names_them(data: Any) -> None:
-    with pytest.raises(ConfigError, match=r"random_world_flip, .*, shuffle_points draw anew"):
+    with pytest.raises(ConfigError, match=r"random_world_flip, .*, shuffle_points are random"):
         data.keep_variants(None)
     assert data.variants is None
 

@@ -202,7 +202,7 @@ def test_f7_a_cache_that_a_training_would_refuse_is_a_problem(
 ) -> None:
     flags = ["--cfg_file", cfg_file(root), "--device", "cpu", "--json", "--set", *SMALL, *FREEZE]
     assert main(["explain", *flags, "MODEL.FREEZE.CACHE", str(tmp_path)]) == 1
-    assert "shuffle_points draw anew" in json.loads(capsys.readouterr().out)["problems"][0]
+    assert "shuffle_points are random" in json.loads(capsys.readouterr().out)["problems"][0]
 
 
 def test_p6_without_data_a_random_batch_is_used_and_named(

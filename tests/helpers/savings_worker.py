@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from engine_toy import OPTIM, tensors_of
-from test_savings import WideVfe, trainer_of
+from savings_toy import WideVfe, trainer_of
 from torch import nn
 
 from pcdet_freeze.engine.hooks.savings import SavingsHook, measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from tool_runs import CFG, FREEZE, LIST, RANDOM, ROOT, SMALL, folder, tool, train, words
 
 from pcdet_freeze.__main__ import main as command
+from pcdet_freeze.datasets.synthetic import SyntheticDataset
 from pcdet_freeze.engine import build
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import RunContext, RunFolders, RunOptions
@@ -195,7 +197,7 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_it_is_taken(tmp_
     broken.write_bytes(broken.read_bytes()[:5000])
     assert train(tmp_path) == 0
     assert (
-        f"Skipped the broken {broken}; going on from {broken.with_name('checkpoint_epoch_1.pth')}"
+        f"Skipped the broken {broken}; resuming from {broken.with_name('checkpoint_epoch_1.pth')}"
         in log_of(folder(tmp_path))
     )
 
@@ -248,3 +250,66 @@ def test_a_launcher_without_its_variables_says_how_to_start(
     monkeypatch.delenv("RANK", raising=False)
     assert train(tmp_path, "--launcher", "pytorch") == 1
     assert "torchrun" in refused(capsys)
+
+
+def test_a_finished_run_that_is_started_again_says_what_is_done_and_what_to_do(tmp_path: Path) -> None:
+    assert train(tmp_path, "--epochs", 1) == train(tmp_path, "--epochs", 1) == 0
+    log = log_of(folder(tmp_path))
+    again = log[log.rindex("Start training") : log.rindex("End training")]
+    assert "epoch 1 of 1, 3 iterations" in again and "--epochs" in again and "--extra_tag" in again
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stop_iteration_of_the_data_set_is_no_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, workers: int
+) -> None:
+    def load_sample(self: Any, index: int) -> Any:
+        return next(iter(()))
+
+    monkeypatch.setattr(SyntheticDataset, "load_sample", load_sample)
+    assert train(tmp_path, "--workers", workers) == 1
+    said = refused(capsys)
+    assert "must yield 3 batches" in said and "in load_sample" in said
+    assert not (folder(tmp_path) / "ckpt").exists()
+
+
+def test_a_data_set_whose_labels_are_none_is_trained_on_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = SyntheticDataset.load_sample
+    unlabelled = dict.fromkeys(["lane_map", "point_labels"])
+    monkeypatch.setattr(SyntheticDataset, "load_sample", lambda *given: load(*given) | unlabelled)
+    assert train(tmp_path, "--epochs", 1) == 0
+    assert state_of(folder(tmp_path) / "ckpt" / "checkpoint_epoch_1.pth")["it"] == 3
+
+
+HOOK_CODE = """
+from pcdet_freeze.engine.hooks.base import Hook
+
+class Tells(Hook):
+    def __init__(self, every):
+        self.every = every
+
+    def after_train(self, trainer):
+        trainer.results["told"] = self.every
+"""
+
+
+def test_a_hook_of_ones_own_runs_in_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "told_hook.py").write_text(HOOK_CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert train(tmp_path, "--max_iters", 1, sets=["HOOK", "[{NAME: told_hook.Tells, EVERY: 7}]"]) == 0
+    assert json.loads((folder(tmp_path) / "run.json").read_text())["told"] == 7
+
+
+def test_a_hook_with_a_wrong_setting_is_one_message_before_any_data(tmp_path: Path, capsys: Any) -> None:
+    assert train(tmp_path, sets=["HOOK", "[{NAME: no_such.Hook}]"]) == 1
+    said = refused(capsys)
+    assert "--set: HOOK.0" in said and "no_such.Hook cannot be imported" in said
+    assert "Training data" not in log_of(folder(tmp_path))
+
+
+@pytest.mark.parametrize(("flags", "measured"), [([], True), (["--no_savings"], False)])
+def test_no_savings_turns_the_measurement_off(tmp_path: Path, flags: list[str], measured: bool) -> None:
+    assert train(tmp_path, "--max_iters", 50, *flags, sets=FREEZE) == 0
+    assert ("freezing_saves" in json.loads((folder(tmp_path) / "run.json").read_text())) is measured

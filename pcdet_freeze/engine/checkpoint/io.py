@@ -1,4 +1,4 @@
-"""Checkpoints: OpenPCDet's keys, ours beside them, written whole or not at all, read as plain data.
+"""Checkpoints: OpenPCDet's keys and one of ours, written atomically, read as plain data.
 
 ```
 epoch            finished epochs
@@ -6,8 +6,8 @@ it               iterations done, over all epochs
 model_state      the detector's state_dict, on CPU, without wrapper prefixes
 optimizer_state  torch's own format
 version          'pcdet_freeze+<version>'
-pcdet_freeze     ours, plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a
-                 list, one state a rank), sampler, seed, cfg_digest, and what hooks add (freeze)
+pcdet_freeze     plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a list,
+                 one state a rank), sampler, seed, cfg_digest, and the entries of hooks (freeze)
 ```
 """
 
@@ -38,7 +38,7 @@ EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Everything that a run needs to go on exactly. Call it on every rank; hooks may add, or refuse."""
+    """Return all that a run needs to resume exactly; a collective call. Hooks may add data or raise."""
     distributed.share_buffers(trainer.model)
     model = distributed.unwrap(trainer.model)
     ours: dict[str, Any] = {
@@ -64,8 +64,8 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
 def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
     """Write ``state`` to ``path``: to a temporary file beside it, synced, then renamed.
 
-    Whoever reads ``path`` finds the old file or the new one, whole. Raises CheckpointError where it cannot be
-    written (a full disk); the old file is then still there.
+    A reader of ``path`` finds the old file or the new one, complete. Raises CheckpointError if it cannot be
+    written (a full disk); the old file is kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,8 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"A checkpoint must be written whole, but {path} could not be: {error}"
+            f"A checkpoint must be written completely, but {path} could not be: {error}. Free disk space, "
+            "or choose another --output_dir."
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -94,10 +95,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint in ``folder`` that is furthest in training, with its content; None where there is none.
+    """Return the checkpoint in ``folder`` with the most iterations, and its content; None if there is none.
 
-    How far a file is stands in the file: copied files keep their order. One that is broken is skipped
-    with a warning that names it and the one that is taken instead; where all are, CheckpointError.
+    The iteration is read from the file, so copied files keep their order. A broken file is skipped with a
+    warning that names it and the one that is used instead; if all are broken, CheckpointError.
     """
     broken: list[str] = []
     files = sorted(Path(folder).glob("*.pth"))
@@ -111,12 +112,12 @@ def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path,
             broken.append(str(path))
             continue
         if broken:
-            logger.warning("Skipped the broken %s; going on from %s instead.", ", ".join(broken), path)
+            logger.warning("Skipped the broken %s; resuming from %s instead.", ", ".join(broken), path)
         return path, state
     if broken:
         raise CheckpointError(
-            f"A run must go on from a valid checkpoint, but none in {folder} can be read: "
-            f"{', '.join(broken)}. Remove them to start anew, or choose another --extra_tag."
+            f"A run must resume from a valid checkpoint, but none in {folder} can be read: "
+            f"{', '.join(broken)}. Delete them to start from the beginning, or choose another --extra_tag."
         )
     return None
 
@@ -131,7 +132,7 @@ def _progress(path: Path, broken: list[str]) -> tuple[int, int]:
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
-    """Remove the oldest ``checkpoint_epoch_N.pth`` until ``keep`` are left; other files are never touched."""
+    """Delete the oldest ``checkpoint_epoch_N.pth`` until ``keep`` are left, and no other file."""
     ours = [path for path in Path(folder).iterdir() if EPOCH_FILE.fullmatch(path.name)]
     ours.sort(key=epoch_of)
     gone = ours[: max(len(ours) - max(keep, 1), 0)]
@@ -147,5 +148,5 @@ def epoch_of(path: Path) -> int:
 
 
 def cfg_digest(cfg: Mapping[str, Any]) -> str:
-    """SHA-256 of a config's content, whatever the order of its keys."""
+    """Return the SHA-256 of a config's content; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(cfg, sort_keys=True, default=str).encode()).hexdigest()

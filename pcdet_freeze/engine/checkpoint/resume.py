@@ -1,4 +1,4 @@
-"""Put a trainer to where a checkpoint was saved."""
+"""Resume a trainer from a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pcdet_freeze.utils import distributed
 
 
 def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
-    """Put optimizer, counters, scaler and generators of ``trainer`` to where ``state`` was saved.
+    """Restore optimizer, counters, scaler and random generators of ``trainer`` from ``state``.
 
-    The model state is loaded before this (``weights.load_model_state``). The optimizer's state goes by
-    parameter name, and the log says what was kept, dropped and new. A checkpoint without our part (one of
-    OpenPCDet's) goes on at the start of the epoch after its last finished one.
+    The model state is loaded before this (``weights.load_model_state``). The optimizer state is mapped by
+    parameter name, and the log lists what was kept, dropped and new. A checkpoint without CHECKPOINT_KEY (one
+    of OpenPCDet's) resumes at the start of the epoch after its last finished one.
 
     Raises:
-        CheckpointError: it cannot be gone on from; the message says what to do.
+        CheckpointError: the run cannot be resumed; the message says what to do.
     """
     ours = state.get(CHECKPOINT_KEY, {})
     if state.get("optimizer_state") is None:
         raise CheckpointError(
-            "A run can only go on from a checkpoint with an optimizer_state, but this one has none. "
+            "A run can only resume from a checkpoint with an optimizer_state, but this one has none. "
             "To start from its weights use --pretrained_model."
         )
     missing = [key for key in ("epoch", "it") if state.get(key) is None]
     if missing:
         raise CheckpointError(
-            f"A run can only go on from a checkpoint that says where it stands, but this one has no "
+            f"A run can only resume from a checkpoint with its position, but this one has no "
             f"{' and no '.join(missing)}. To start from its weights use --pretrained_model."
         )
     names, kind = ours.get("optimizer_names"), ours.get("optimizer_kind")
@@ -48,7 +48,7 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     sampler, states = ours["sampler"], ours["rng"]
     if sampler["offset"] and sampler["length"] != trainer.epoch_length:
         raise CheckpointError(
-            "A run can only go on in the middle of an epoch that is as long as before "
+            "A run can only resume in the middle of an epoch of the same length "
             f"({sampler['length']} iterations), but this one has {trainer.epoch_length}. Use the same data, "
             "--batch_size and number of processes, or a checkpoint from the end of an epoch."
         )
@@ -57,7 +57,7 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         trainer.scaler.load_state_dict(ours["scaler"])
     if len(states) != distributed.world_size():
         trainer.logger.warning(
-            "Written by %d processes, resumed by %d: the order of the data and the generators are others, "
+            "Written by %d processes, resumed by %d: the order of the data and the random generators differ, "
             "so this resume is not bit-exact.",
             len(states),
             distributed.world_size(),

@@ -1,1 +1,1 @@
-"""What happens around an iteration: one hook class for each job, called in list order by the trainer."""
+"""Hooks of the training loop, one class a job; the trainer calls them in list order."""

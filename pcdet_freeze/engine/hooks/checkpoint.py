@@ -1,4 +1,4 @@
-"""Checkpoints while training: every few epochs, every few minutes, and at the end."""
+"""Write checkpoints: every few epochs, every few minutes, and at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcdet_freeze.utils import distributed
 
 
 def write_checkpoint(trainer: Trainer, path: Path, extra: Mapping[str, Any]) -> None:
-    """Take the state on all ranks, write it on rank 0, and wait until it is there."""
+    """Collect the state on all ranks and write it on rank 0; a collective call."""
     state = checkpoint_state(trainer, extra)
     if distributed.rank() == 0:
         save_checkpoint(state, path)
@@ -22,9 +22,10 @@ def write_checkpoint(trainer: Trainer, path: Path, extra: Mapping[str, Any]) -> 
 
 
 class CheckpointHook(Hook):
-    """``checkpoint_epoch_N.pth`` every ``every`` epochs and at the end; only the ``keep`` newest stay.
+    """``checkpoint_epoch_N.pth`` every ``every`` epochs and at the end; keeps the ``keep`` newest.
 
-    A run that ends in the middle of epoch N writes under that N too; the whole epoch replaces it later.
+    A run that ends in the middle of epoch N writes ``checkpoint_epoch_N.pth`` too; the whole epoch overwrites
+    it later.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class CheckpointHook(Hook):
 
 
 class TimedCheckpointHook(Hook):
-    """``latest_model.pth`` whenever ``seconds`` have passed since the last one, in mid-epoch too."""
+    """``latest_model.pth`` every ``seconds`` seconds, in the middle of an epoch too."""
 
     ASK_EVERY = 20
-    """with many processes, the number of iterations between two questions to rank 0's clock"""
+    """iterations between two broadcasts of rank 0's clock, with several processes"""
 
     def __init__(
         self,

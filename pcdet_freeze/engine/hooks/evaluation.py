@@ -1,4 +1,4 @@
-"""Evaluation when the training is over."""
+"""Evaluate at the end of the training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 class EvaluationHook(Hook):
     """Calls ``evaluate(model, epoch)`` for each checkpoint of the last ``epochs`` epochs, oldest first.
 
-    Epochs before ``start`` are left out. The final model is evaluated as it is, and is what the
-    model holds afterwards.
+    Epochs before ``start`` are skipped. The model has its final state afterwards.
     """
 
     def __init__(

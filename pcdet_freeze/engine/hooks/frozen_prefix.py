@@ -25,7 +25,7 @@ class FrozenPrefixHook(ConfiguredHook):
     """
 
     def __init__(self, model: nn.Module, options: Options, cache: CacheOptions | None = None) -> None:
-        self.renewed = Replanner(model, options)
+        self.replanner = Replanner(model, options)
         self.cache = None if cache is None else PrefixCache(cache)
         self._watched: nn.Module | None = None
         self._handle: Any = None
@@ -70,19 +70,19 @@ class FrozenPrefixHook(ConfiguredHook):
 
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Make and log a plan for a training forward with these arguments, unless there is one."""
-        if not self.renewed.is_settled:
+        if not self.replanner.is_settled:
             with untouched_rng():
-                made = self.renewed.prepare(*args, **kwargs)
-            for line in self.renewed.plan.lines() if made else []:
+                made = self.replanner.prepare(*args, **kwargs)
+            for line in self.replanner.plan.lines() if made else []:
                 trainer.logger.info("%s", line)
         if self.cache is not None:
-            self.cache.prepare(self.renewed, args[0], lambda line: trainer.logger.info("%s", line))
+            self.cache.prepare(self.replanner, args[0], lambda line: trainer.logger.info("%s", line))
 
     def _forward(self, trainer: Trainer, args: Any) -> FastForward:
         if self.cache is None:
-            return self.renewed.fast
+            return self.replanner.fast
         self.cache.prefetch(trainer)
-        return self.cache.forward(self.renewed, args[0])
+        return self.cache.forward(self.replanner, args[0])
 
     def _stop(self) -> None:
         if self._handle is not None:

@@ -1,4 +1,4 @@
-"""Learning rate and momentum as pure functions of the iteration: nothing to store, nothing to resume."""
+"""Learning rate and momentum as pure functions of the iteration: a schedule has no state to resume."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 
 
 class Schedule(ABC):
-    """What the optimizer's groups are set to before each iteration."""
+    """Sets learning rate and momentum of the optimizer's param groups before each iteration."""
 
     @abstractmethod
     def lr(self, iteration: int) -> float:
         """Learning rate at 0-based ``iteration``."""
 
     def momentum(self, iteration: int) -> float | None:
-        """Adam's first beta at ``iteration``; None leaves it as it is."""
+        """Adam's first beta at ``iteration``; None does not change it."""
         return None
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> float:
-        """Set every group for ``iteration`` and return the learning rate.
+        """Set every param group for ``iteration`` and return the learning rate.
 
-        A group with an ``lr_scale`` gets that multiple of it.
+        The rate of a group with ``lr_scale`` is multiplied by it.
         """
         lr, momentum = self.lr(iteration), self.momentum(iteration)
         for group in optimizer.param_groups:
@@ -37,7 +37,7 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """One cycle (Smith & Topin 2018) with cosine arcs, in the two phases that fastai made usual.
+    """One cycle (Smith & Topin 2018) with cosine annealing in two phases, as in fastai.
 
     The rate rises from ``lr_max / div_factor`` to ``lr_max`` over the first ``pct_start`` of the iterations
     and falls to ``lr_max / div_factor / 1e4`` over the rest; the momentum goes from ``moms[0]`` to
@@ -85,18 +85,18 @@ class StepDecay(Schedule):
 
 
 def cosine_arc(start: float, end: float, part: float) -> float:
-    """Half a cosine from ``start`` (part 0) to ``end`` (part 1); parts beyond 1 stay at ``end``."""
+    """Half a cosine from ``start`` (part 0) to ``end`` (part 1); ``end`` for parts above 1."""
     return end + (start - end) / 2 * (math.cos(math.pi * min(part, 1.0)) + 1)
 
 
 def build_scheduler(
     optimizer: torch.optim.Optimizer, total_steps: int, steps_per_epoch: int, optim_cfg: Mapping[str, Any]
 ) -> Schedule:
-    """The schedule that ``optim_cfg`` describes, over ``total_steps`` iterations; sets the first rate."""
+    """Build the schedule of ``optim_cfg`` over ``total_steps`` iterations, and set the first rate."""
     schedule = (
         _one_cycle(total_steps, optim_cfg)
         if optim_cfg["OPTIMIZER"] == "adam_onecycle"
-        else (_step_decay(steps_per_epoch, optim_cfg))
+        else _step_decay(steps_per_epoch, optim_cfg)
     )
     schedule.apply(optimizer, 0)
     return schedule

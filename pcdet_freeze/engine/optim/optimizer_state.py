@@ -1,7 +1,7 @@
-"""The state of an optimizer by parameter name: stored with names, mapped by name, never lost in silence.
+"""Map the state of an optimizer by parameter name.
 
-A state says only "parameter 17 of group 0". Our checkpoints store the names beside it; for one of OpenPCDet's
-they are worked out from the one order that it can have, and every shape is checked.
+The state itself says only "parameter 17 of group 0". Our checkpoints store the names with it. For a
+checkpoint of OpenPCDet the names are derived from the order of its parameters, and every shape is checked.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Names = list[list[str]]
 
 @dataclass(frozen=True)
 class StateMap:
-    """What became of the state of each parameter, by name."""
+    """Parameters whose state was kept, dropped or is new, by name."""
 
     kept: tuple[str, ...] = ()
-    """in the checkpoint, and trains now"""
+    """in the checkpoint, and trainable now"""
     dropped: tuple[str, ...] = ()
-    """in the checkpoint, but does not train now"""
+    """in the checkpoint, but not trainable now"""
     new: tuple[str, ...] = ()
-    """trains now, but is not in the checkpoint: starts with a fresh state"""
+    """trainable now, but not in the checkpoint: starts without state"""
 
     @property
     def is_whole(self) -> bool:
-        """Whether exactly the same parameters train."""
+        """Whether exactly the same parameters are trainable."""
         return not self.dropped and not self.new
 
     def table(self) -> str:
-        """One line a kind: how many, and the first names."""
+        """Return one line a kind: the count and the first names."""
         rows = (("kept", self.kept), ("dropped", self.dropped), ("new", self.new))
         return "\n".join(f"  {kind:<8} {len(names):>5}  {_some(names)}".rstrip() for kind, names in rows)
 
 
 def kind_of(optimizer: torch.optim.Optimizer) -> str:
-    """What a checkpoint says of its optimizer: a state of one kind means nothing to another."""
+    """Return the optimizer's kind for a checkpoint: a state of one kind does not fit another."""
     return type(optimizer).__name__
 
 
@@ -54,15 +54,15 @@ def load_optimizer_state(
     names: Names | None = None,
     kind: str | None = None,
 ) -> StateMap:
-    """Give each parameter that trains now its state in ``state``, by name; the others start fresh.
+    """Load the state of each trainable parameter from ``state``, by name; others start without state.
 
     Args:
         names: stored names per group; None for a checkpoint of OpenPCDet.
         kind: stored ``kind_of``; None where it was not stored.
 
     Raises:
-        CheckpointError: before anything is loaded, where the state is of another kind of optimizer, where it
-            is not of this model, or where no names are stored and the order cannot be worked out.
+        CheckpointError: nothing is loaded: the state is of another kind of optimizer or another model, or no
+            names are stored and the order cannot be derived.
     """
     fault = _other_kind(optimizer, state, kind)
     if not fault and names is None:
@@ -70,7 +70,7 @@ def load_optimizer_state(
     fault = fault or _misfit(model, state, names or [])
     if fault or names is None:
         raise CheckpointError(
-            f"The optimizer state of a checkpoint must go to the parameters that it was written for, but "
+            f"The optimizer state of a checkpoint must match the parameters that it was written for, but "
             f"{fault}. To start a new stage from its weights use --pretrained_model."
         )
     here = parameter_names(model, optimizer)
@@ -90,21 +90,23 @@ def load_optimizer_state(
 
 
 def carry_state(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> tuple[int, int]:
-    """Hand the state of every parameter that both hold from ``old`` to ``new``; the others start fresh.
+    """Copy the state of every parameter that is in both from ``old`` to ``new``; others start without state.
 
     Returns:
-        (parameters that ``old`` held, parameters that start fresh)
+        (number of parameters that are in ``old``, number of those that are not)
     """
-    held = [parameter for group in new.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in new.param_groups for parameter in group["params"]]
     known = {id(parameter) for group in old.param_groups for parameter in group["params"]}
-    for parameter in held:
+    for parameter in parameters:
         if parameter in old.state:
             new.state[parameter] = old.state[parameter]
-    return sum(id(parameter) in known for parameter in held), sum(id(p) not in known for p in held)
+    return sum(id(parameter) in known for parameter in parameters), sum(
+        id(p) not in known for p in parameters
+    )
 
 
 def _load_whole(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """All of ``state`` with its options; a learning-rate scale is the config's, though."""
+    """Load ``state`` with its options, except ``lr_scale``, which is the config's."""
     scales = [group.get("lr_scale") for group in optimizer.param_groups]
     optimizer.load_state_dict(dict(state))
     for group, scale in zip(optimizer.param_groups, scales, strict=True):
@@ -116,7 +118,7 @@ def _load_whole(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> N
 def original_names(
     model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> tuple[Names | None, str]:
-    """Names per group of a state without names, and why there are none.
+    """Return the names per group of a state without names, or None and the reason.
 
     OpenPCDet trains every parameter: with adam_onecycle in two groups, [all but BatchNorm, BatchNorm], from
     the leaf modules alone in module order; with adam and sgd in one group. A state of other sizes or shapes
@@ -147,11 +149,9 @@ def _original_orders(model: nn.Module, by_norm: bool) -> list[Names]:
 
 
 def _other_kind(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], kind: str | None) -> str:
-    """Adam has betas, SGD a momentum: a state of one kind would start the other anew, in silence."""
+    """Return why ``state`` is of another kind of optimizer (Adam has betas, SGD a momentum), or ''."""
     if kind is not None and kind != kind_of(optimizer):
-        return (
-            f"it is of an optimizer of kind {kind} where OPTIMIZATION.OPTIMIZER asks for {kind_of(optimizer)}"
-        )
+        return f"its optimizer is {kind} where OPTIMIZATION.OPTIMIZER needs {kind_of(optimizer)}"
     kinds = [
         {"betas", "momentum"} & set(groups[0]) for groups in (state["param_groups"], optimizer.param_groups)
     ]
@@ -160,14 +160,14 @@ def _other_kind(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], kind
 
 
 def _misfit(model: nn.Module, state: Mapping[str, Any], names: Names) -> str:
-    """Why ``state`` cannot be of the parameters ``names``; empty where it can."""
+    """Return why ``state`` cannot be of the parameters ``names``, or ''."""
     sizes = [len(group["params"]) for group in state["param_groups"]]
     if sizes != [len(group) for group in names]:
         return f"it has groups of {sizes} parameters and names for {[len(group) for group in names]}"
     shapes = {name: tuple(p.shape) for name, p in unwrap(model).named_parameters(remove_duplicate=False)}
     unknown = [name for name in _flat(names) if name not in shapes]
     if unknown:
-        return f"it is of parameters that this model has not: {_some(unknown)}"
+        return f"it has parameters that are not in this model: {_some(unknown)}"
     for index, name in zip(_indices(state), _flat(names), strict=True):
         for key, value in state["state"].get(index, {}).items():
             if torch.is_tensor(value) and value.dim() and tuple(value.shape) != shapes[name]:

@@ -1,7 +1,7 @@
-"""The activation cache: what the frozen prefix puts out for each sample, kept on disk (FREEZE.CACHE, F7).
+"""The activation cache: outputs of the frozen prefix for each sample, on disk (FREEZE.CACHE, F7).
 
-``key`` says what the outputs depend on, ``store`` keeps them in memory-mapped files, ``steps`` fills and
-reads the store in training forwards, ``coming`` looks ahead, ``prefix_cache`` brings them together.
+``key`` lists what the outputs depend on, ``store`` keeps them in memory-mapped files, ``step`` fills and
+reads the store in training forwards, ``lookahead`` predicts the next batch, ``cache`` combines them.
 """
 
 from pcdet_freeze.engine.prefix_cache.cache import PrefixCache

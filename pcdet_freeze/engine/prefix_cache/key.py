@@ -1,4 +1,4 @@
-"""What a cached output depends on, as plain data; its digest names a folder."""
+"""The key of a cache: everything that its outputs depend on, as plain data; its digest names the folder."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ PACKAGES = ("torch", "spconv", "numpy")
 
 
 def cache_key(
-    model: nn.Module, border: Boundary, plan: Plan, options: Options, dtype: str, data: Mapping[str, Any]
+    model: nn.Module, boundary: Boundary, plan: Plan, options: Options, dtype: str, data: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that decides over the values in a cache, but for the sample and its draw, which choose the row.
+    """Return everything that determines the values in a cache, except the sample and its variant (the row).
 
     Args:
         model: without wrappers, as it is in a training forward.
-        border, plan, options: what is kept, and how it is computed.
-        dtype: what float32 values are stored as.
-        data: what the data set says of itself (``DatasetTemplate.cache_key``).
+        boundary, plan, options: the outputs, and how they are computed.
+        dtype: storage dtype of float32 values.
+        data: ``DatasetTemplate.cache_key``.
     """
     device = next((p.device.type for p in model.parameters()), "cpu")
     key = {
-        "frozen state": state_digest(model, border),
-        "modules": {path: repr(model.get_submodule(path)) for path in border.paths},
-        "config": _sections(model, border),
-        "outputs": [[s.path, s.call, s.key, list(s.shape), str(s.dtype)] for s in border.slots],
+        "frozen state": state_digest(model, boundary),
+        "modules": {path: repr(model.get_submodule(path)) for path in boundary.paths},
+        "config": _sections(model, boundary),
+        "outputs": [[s.path, s.call, s.key, list(s.shape), str(s.dtype)] for s in boundary.slots],
         "dtype": dtype,
         "folding": {"folds": plan.folds, "quick": plan.quick, "fuse": options.fuse},
         "computed in": [str(options.dtype), options.channels_last, list(plan.compiled), _precision(device)],
@@ -58,10 +58,10 @@ def key_digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def state_digest(model: nn.Module, border: Boundary) -> str:
-    """Of every parameter, buffer and extra state of the modules in the cached part."""
+def state_digest(model: nn.Module, boundary: Boundary) -> str:
+    """Return a digest of all parameters, buffers and extra states of the cached modules."""
     found = {}
-    for path in border.paths:
+    for path in boundary.paths:
         for name, module in model.get_submodule(path).named_modules():
             for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 if tensor is not None:
@@ -72,14 +72,14 @@ def state_digest(model: nn.Module, border: Boundary) -> str:
 
 
 def differences(folder: Path, key: Mapping[str, Any]) -> list[str]:
-    """How ``key`` differs from the nearest of the caches in ``folder``; empty where there is none."""
+    """Return what differs between ``key`` and the nearest cache in ``folder``; empty if there is none."""
     others = [_read(path) for path in sorted(folder.glob(f"*/{ABOUT}"))]
     lists = [_changed(key, other) for other in others if other]
     return min(lists, key=len, default=[])
 
 
 def _changed(key: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> list[str]:
-    """Dotted names of what is another value in ``other``."""
+    """Return dotted names of the values that differ in ``other``."""
     found = []
     for name, value in key.items():
         theirs = other.get(name)
@@ -93,15 +93,15 @@ def _changed(key: Mapping[str, Any], other: Mapping[str, Any], within: str = "")
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):  # somebody else's file, or one that is gone by now
+    except (OSError, ValueError):  # not a cache of this package, or deleted meanwhile
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _sections(model: nn.Module, border: Boundary) -> dict[str, Any]:
-    """The config of the detector's modules that take part."""
+def _sections(model: nn.Module, boundary: Boundary) -> dict[str, Any]:
+    """Return the config sections of the cached modules."""
     config = getattr(model, "model_cfg", None)
-    tops = {path.split(".")[0] for path in border.paths}
+    tops = {path.split(".")[0] for path in boundary.paths}
     sections = [slot.section for slot in TOPOLOGY if slot.attribute in tops]
     return {name: config.get(name) for name in sections} if isinstance(config, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""Which samples the next batch will hold."""
+"""Predict the samples of the next batch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from pcdet_freeze.engine.trainer import Trainer
 
 
 class Lookahead:
-    """Looks ahead in the order of a sampler that is a function of the epoch; a frame that is skipped there
-    is only not foreseen."""
+    """Reads the order of a sampler that is a function of the epoch; skipped frames are not predicted."""
 
     def __init__(self) -> None:
         self._known: tuple[int, int] | None = None
         self._order: list[int] = []
 
     def after(self, trainer: Trainer) -> Sequence[int]:
-        """Indices of the samples in the batch behind the one that ``trainer`` is at; none where unknown."""
+        """Return the sample indices of the batch after the trainer's current one; empty if unknown."""
         sampler: Any = trainer.sampler
         size = getattr(trainer.loader, "batch_size", None)
         first = getattr(sampler, "start", None)

@@ -1,4 +1,4 @@
-"""One training forward whose prefix is written to a store, or read from it."""
+"""One training forward whose prefix outputs are written to a store or read from it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pcdet_freeze.freezing.prefix.validate import output_error
 
 @dataclass(frozen=True)
 class Entry:
-    """One sample as the data set draws it: the row that belongs to it, and what its points were."""
+    """One sample as the data set draws it: its row, and the checksum of its points."""
 
     row: int
     source: int
 
 
 class StoreStep:
-    """The keeper (see ``freeze.fast.supply``) of a forward on the samples ``entries``.
+    """Serves a ``CachedForward`` on the samples ``entries``.
 
-    Where a row is missing, all of the batch is computed, and the missing rows are written. In any case the
-    forward goes on with what the store holds: a sample gives the same values whenever it comes.
+    If a row is missing, the whole batch is computed and the missing rows are written. The forward always
+    continues with the stored values, so that a sample has the same values in every epoch.
 
     Args:
-        limit: compute in any case, and compare with the rows that are there; FreezeError where the relative
-            difference (L2) of one is above it.
+        limit: compute the batch in any case and compare it with the rows that exist; FreezeError if the
+            relative error (L2) of one is above ``limit``. None: do not compare.
     """
 
     def __init__(self, store: Store, entries: Sequence[Entry], device: torch.device, limit: float | None):
@@ -41,7 +41,7 @@ class StoreStep:
             store.begin(self.entries[number].row)
 
     def take(self, slot: Slot, value: Tensor) -> Tensor:
-        """Write the missing rows of ``value`` (B, *shape); returns what a later forward will be given."""
+        """Write the missing rows of ``value`` (B, *shape); returns what a later forward will read."""
         if value.shape != (len(self.entries), *slot.shape) or value.dtype != slot.dtype:
             raise FreezeError(
                 f"A cached output must have one shape in every step, but {slot.name} was {slot.shape} "
@@ -60,16 +60,16 @@ class StoreStep:
         return self.store.read(slot, [entry.row for entry in self.entries], self.device)
 
     def finish(self) -> None:
-        """All was written: from now on the rows are there."""
+        """Mark the rows as valid: all of their tensors are written."""
         for number in self.missing:
             self.store.mark(self.entries[number].row, self.entries[number].source)
 
     def _compare(self, slot: Slot, value: Tensor, kept: Tensor, limit: float) -> None:
         for number, entry in enumerate(self.entries):
-            off = output_error([value[number]], [kept[number]])
-            if not off <= limit:
+            error = output_error([value[number]], [kept[number]])
+            if not error <= limit:
                 raise FreezeError(
-                    f"A cache must hold what its prefix puts out, but row {entry.row} of {slot.name} in "
-                    f"{self.store.folder} differs by {off:.1e} (relative L2): the code of a frozen module "
-                    "changed, or what feeds it. Delete that folder; it is filled anew."
+                    f"A cache must hold the outputs of its prefix, but row {entry.row} of {slot.name} in "
+                    f"{self.store.folder} has a relative error (L2) of {error:.1e}: the code of a frozen "
+                    "module or its input changed. Delete that folder; it will be filled again."
                 )

@@ -1,10 +1,10 @@
 """Tensors of samples in memory-mapped files.
 
-A folder holds ``cache.json`` (what it depends on), one file for each tensor, (rows, *shape) in C order, and
-``marks.bin``, (rows, 2) int64: what a row was made of, plus one, and the checksum of what it holds. A row
-counts only when its first mark is set, and that is written last: a run that is cut off leaves no half row.
-A checksum is compared when a row is read first, so a row that was lost with the machine's power is made anew.
-Processes of one machine may share a folder: each writes whole rows, and rows are never made smaller.
+A folder has ``cache.json`` (the cache's key), one file for each tensor, (rows, *shape) in C order, and
+``marks.bin``, (rows, 2) int64: the source of a row plus one, and the checksum of its content. A row is
+valid only if its first mark is set, which is written last: a killed run leaves no half row. The checksum is
+compared when a row is first read, so a row that was lost in a power failure is written again. Processes of
+one machine may share a folder: each writes whole rows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.prefix.boundary import Slot
 
 SPARE = 0.05
-"""part of the free disk space that is left alone"""
+"""fraction of the free disk space that is not used"""
 MARKS = "marks.bin"
 ABOUT = "cache.json"
 
 
 class Store:
-    """Rows of the tensors that ``slots`` describe; ``dtype`` is what float32 is stored as.
+    """Rows of the tensors that ``slots`` describe; ``dtype`` is the storage dtype of float32.
 
-    Raises FreezeError where the disk has no room for all of it, or a file is not as long as it must be.
+    Raises FreezeError if the disk has no room for all rows, or a file has the wrong size.
     """
 
     def __init__(
@@ -50,22 +50,22 @@ class Store:
 
     @property
     def nbytes(self) -> int:
-        """What all files hold when they are full."""
+        """Size of all files in bytes."""
         return self.rows * (sum(self.row_bytes) + 16)
 
     @property
     def filled(self) -> int:
-        """Rows that are there."""
+        """Number of valid rows."""
         return int((self._marks[:, 0] != 0).sum())
 
     def open(self, about: dict[str, Any]) -> None:
-        """Make the files where they are not there yet, and map them; ``about`` becomes cache.json."""
+        """Create the files that do not exist, and map them; ``about`` becomes cache.json."""
         try:
             self._make_files(about)
         except OSError as error:
             raise FreezeError(
-                f"FREEZE.CACHE needs a folder to write to and to map files of, but {self.folder} is none: "
-                f"{error}. Choose another FOLDER, or set CACHE: null."
+                f"FREEZE.CACHE needs a folder in which files can be written and mapped, but {self.folder} "
+                f"is not: {error}. Choose another FOLDER, or set CACHE: null."
             ) from error
         self._maps = [
             _mapped(self.folder / f"{number}.bin", dtype, (self.rows, *slot.shape))
@@ -85,7 +85,7 @@ class Store:
         os.replace(temporary, self.folder / ABOUT)
 
     def holds(self, row: int, source: int) -> bool:
-        """Whether ``row`` is there, whole, and made of ``source`` (a number below 2^62)."""
+        """Whether ``row`` is valid and was computed from ``source`` (a number below 2^62)."""
         if int(self._marks[row, 0]) != source + 1:
             return False
         if row not in self._whole and int(self._marks[row, 1]) == self._checksum(row):
@@ -93,16 +93,16 @@ class Store:
         return row in self._whole
 
     def begin(self, row: int) -> None:
-        """``row`` is about to be written: until it is marked, it is not there."""
+        """Make ``row`` invalid until it is written and marked."""
         self._marks[row, 0] = 0
         self._whole.discard(row)
 
     def write(self, slot: Slot, row: int, value: Tensor) -> None:
-        """Put the tensor of one sample into ``row``."""
+        """Write the tensor of one sample to ``row``."""
         self._maps[self.slots.index(slot)][row].copy_(value)
 
     def mark(self, row: int, source: int) -> None:
-        """All tensors of ``row`` are written, made of ``source``."""
+        """Mark ``row`` as valid: all of its tensors are written, computed from ``source``."""
         self._marks[row, 1] = self._checksum(row)
         self._marks[row, 0] = source + 1
         self._whole.add(row)
@@ -117,7 +117,7 @@ class Store:
         return together.to(device, non_blocking=True).to(slot.dtype)
 
     def prefetch(self, rows: Sequence[int]) -> None:
-        """Have the system read ``rows`` from the disk meanwhile; it returns at once."""
+        """Ask the system to read ``rows`` from the disk; returns at once."""
         if not hasattr(os, "posix_fadvise"):
             return
         for number, size in enumerate(self.row_bytes):
@@ -138,8 +138,8 @@ class Store:
         if self.nbytes - there > free:
             raise FreezeError(
                 f"The cache must fit on the disk, but it needs {size_text(self.nbytes - there)} and "
-                f"{self.folder} has {size_text(free)} to give. Choose another FREEZE.CACHE.FOLDER, fewer "
-                "VARIANTS or DTYPE: bfloat16, or delete other keys' folders beside it."
+                f"{self.folder} has {size_text(free)} free. Choose another FREEZE.CACHE.FOLDER, fewer "
+                "VARIANTS or DTYPE: bfloat16, or delete the folders of other keys beside it."
             )
 
 
@@ -161,13 +161,13 @@ def _allocated(path: Path) -> int:
 
 
 def _make_file(path: Path, size: int) -> None:
-    """A file of ``size`` bytes, all reserved: a process that writes to a map dies of a full disk."""
+    """Create a file of ``size`` reserved bytes: writing to a map on a full disk kills the process."""
     with open(path, "ab") as file:
         found = os.fstat(file.fileno()).st_size
         if found not in (0, size):
             raise FreezeError(
-                f"{path} must have {size} bytes, but has {found}: it was cut off or belongs to something "
-                f"else. Delete {path.parent}; it is filled anew."
+                f"{path} must have {size} bytes, but has {found}: it was truncated or belongs to something "
+                f"else. Delete {path.parent}; it will be filled again."
             )
         if found == size:
             return

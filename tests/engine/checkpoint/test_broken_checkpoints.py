@@ -85,7 +85,7 @@ def test_a_broken_checkpoint_is_named_and_skipped(
 def test_where_all_are_broken_nothing_starts_anew_in_silence(folder: Path) -> None:
     for path in folder.iterdir():
         empty(path)
-    with pytest.raises(CheckpointError, match=r"epoch_1\.pth.*Remove them to start anew"):
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pth.*Delete them to start"):
         newest_checkpoint(folder, LOGGER)
 
 
@@ -111,5 +111,5 @@ def test_a_named_checkpoint_that_is_broken_is_an_error_that_says_how(
 
 
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is none at"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "no.pth")

@@ -251,7 +251,7 @@ def test_a_resume_by_another_number_of_processes_says_that_it_is_not_exact(saved
 
 def test_mid_epoch_resume_with_another_epoch_length_is_refused(tmp_path: Path) -> None:
     toy_trainer([SaveAt(tmp_path / "x.pth", 3)]).run()
-    with pytest.raises(CheckpointError, match=r"as long as before \(4 iterations\), but this one has 2"):
+    with pytest.raises(CheckpointError, match=r"of the same length \(4 iterations\), but this one has 2"):
         resumed(tmp_path / "x.pth", batch_size=4)
 
 

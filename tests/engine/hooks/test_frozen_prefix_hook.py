@@ -46,7 +46,7 @@ def test_f5_a_training_folds_by_itself_and_says_so_once(caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     trainer = trainer_of(logger=logging.getLogger("fast"))
     trainer.run()
-    assert fast_hook(trainer).renewed.plan.folds == (("vfe.0", "vfe.1"),)
+    assert fast_hook(trainer).replanner.plan.folds == (("vfe.0", "vfe.1"),)
     assert caplog.text.count("The frozen prefix, without a graph: vfe.") == 1
     assert caplog.text.count("1 norm layers folded") == 1
 
@@ -55,7 +55,7 @@ def test_f1_planning_and_the_prefix_move_no_bit_of_a_training() -> None:
     plain, fast = trainer_of(fuse=False), trainer_of(fuse=False)
     plain.hooks = [hook for hook in plain.hooks if not isinstance(hook, FrozenPrefixHook)]
     assert_same_state(run(plain), run(fast))
-    assert fast_hook(fast).renewed.plan.prefix == ("vfe",)
+    assert fast_hook(fast).replanner.plan.prefix == ("vfe",)
 
 
 def test_f5_a_folded_training_ends_where_a_plain_one_does_but_for_rounding() -> None:

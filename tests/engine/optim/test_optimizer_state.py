@@ -160,7 +160,7 @@ def test_r2_a_state_with_names_is_refused_where_a_shape_or_a_name_differs() -> N
     old = stepped(model)
     names, state = parameter_names(model, old), old.state_dict()
     renamed = [["encoder.weight", *names[0][1:]], names[1]]
-    assert "this model has not: encoder.weight" in refusal(model, made(model), state, renamed)
+    assert "not in this model: encoder.weight" in refusal(model, made(model), state, renamed)
     assert "names for [4, 1]" in refusal(model, made(model), state, [names[0], names[1][:1]])
     state["state"][0]["exp_avg"] = torch.zeros(7)
     assert "exp_avg of vfe.0.weight" in refusal(model, made(model), state, names)

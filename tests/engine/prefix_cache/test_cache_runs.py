@@ -130,7 +130,7 @@ def test_f7_an_evaluation_never_reads_the_cache(tmp_path: Path) -> None:
 
 
 def test_f7_random_draws_are_refused_until_a_number_of_variants_is_given(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"shuffle_points draw anew.*VARIANTS: 4"):
+    with pytest.raises(ConfigError, match=r"shuffle_points are random.*VARIANTS: 4"):
         run(trainer_of(cfg_with(str(tmp_path))))
     assert folders(tmp_path) == []
 
@@ -152,8 +152,8 @@ def test_f7_the_size_is_stated_first_and_what_is_there_already(tmp_path: Path, c
     size = 4 * 8 * (16 * 16 + 8 * 8 + 4 * 4)
     text = f"Cache of {names}: {size / 1e3:.3g} kB a sample (float32) x 6 samples x 2 variants = 129 kB in"
     assert caplog.text.count(text) == 2
-    assert "0 of 12 samples are there already" in caplog.text
-    assert "12 of 12 samples are there already" in caplog.text
+    assert "0 of 12 samples are in it already" in caplog.text
+    assert "12 of 12 samples are in it already" in caplog.text
 
 
 def test_f7_another_frozen_state_is_another_cache_and_the_log_says_what_differs(
@@ -165,7 +165,7 @@ def test_f7_another_frozen_state_is_another_cache_and_the_log_says_what_differs(
     before = (first / "0.bin").read_bytes()
     run(trainer_of(cfg_with(keep(tmp_path)), seed=5))
     assert len(folders(tmp_path)) == 2 and (first / "0.bin").read_bytes() == before
-    assert f"a new cache: other than the nearest in {tmp_path} are frozen state" in caplog.text
+    assert f"a new cache: it differs from the nearest one in {tmp_path} in frozen state" in caplog.text
 
 
 def test_f7_a_state_that_is_loaded_between_two_steps_is_another_cache(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_f7_a_bf16_cache_is_reported_as_approximate_and_gives_the_same_values_ea
     cfg = cfg_with(keep(tmp_path, DTYPE="bfloat16"))
     filling, reading = run(trainer_of(cfg)), run(trainer_of(cfg))
     assert_same_state(filling, reading)
-    assert "approximate: stored in bfloat16 they differ by 1." in caplog.text
+    assert "approximate: stored in bfloat16 with a relative error (L2) of 1." in caplog.text
     assert "(bfloat16) x 6 samples" in caplog.text
     exact = run(trainer_of(cfg_with(keep(tmp_path))))
     assert any(not torch.equal(exact[name], filling[name]) for name in exact)
@@ -205,7 +205,7 @@ def test_f7_a_row_that_is_not_what_the_prefix_gives_stops_the_run(tmp_path: Path
         store.begin(row)
         store.write(store.slots[0], row, torch.ones(store.slots[0].shape))
         store.mark(row, source)
-    with pytest.raises(FreezeError, match=r"row \d of backbone_2d.blocks.0 in .* differs by .*Delete"):
+    with pytest.raises(FreezeError, match=r"row \d of backbone_2d.blocks.0 in .* relative error .*Delete"):
         run(trainer_of(cfg_with(keep(tmp_path, 1))))
 
 
@@ -243,7 +243,7 @@ def test_f7_a_later_phase_whose_cache_has_no_room_goes_on_without_one(
     cfg = cfg_with(keep(tmp_path, 1), SCHEDULE=[{"EPOCH": 1, "TRAIN": ["backbone_2d.blocks"]}])
     trainer = trainer_of(cfg, [FillsTheDisk()], epochs=2)
     run(trainer)
-    assert "From here on without the cache. The cache must fit on the disk" in caplog.text
+    assert "continues without the cache. The cache must fit on the disk" in caplog.text
     assert trainer.iteration == 6 and cache_of(trainer).store is None
 
 
@@ -284,7 +284,7 @@ def test_f7_nothing_of_a_cached_forward_stays_on_the_model(tmp_path: Path) -> No
 def test_f7_a_data_set_that_cannot_name_its_samples_is_an_error(tmp_path: Path) -> None:
     trainer = trainer_of(cfg_with(keep(tmp_path)))
     trainer.loader = [1]
-    with pytest.raises(FreezeError, match="needs a data set that says which sample is which"):
+    with pytest.raises(FreezeError, match="needs a data set that identifies its samples"):
         trainer.run()
 
 

@@ -105,7 +105,7 @@ def test_f7_a_disk_without_room_is_an_error_before_anything_is_written(tmp_path:
 
 def test_f7_a_folder_that_cannot_be_written_to_is_an_error_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FreezeError, match=r"needs a folder to write to .*Choose another FOLDER"):
+    with pytest.raises(FreezeError, match=r"needs a folder in which .*Choose another FOLDER"):
         opened(tmp_path / "file" / "key")
 
 
