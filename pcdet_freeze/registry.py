@@ -1,4 +1,4 @@
-"""NAME in a YAML -> class. One registry a room; an unknown NAME lists the known ones."""
+"""Map the NAME of a config section to a class; an unknown NAME is an error that lists the known ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Classes (or functions) of one kind, found by the NAME that a config gives.
+    """Classes or functions of one kind, by the NAME that a config gives.
 
     >>> vfes = Registry("VFE")
     >>> @vfes.register
@@ -22,16 +22,16 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str) -> None:
-        """``kind``: the section that names an item, or, with a dot in it, the whole key."""
+        """``kind``: the config section whose NAME selects an item, or, with a dot in it, the whole key."""
         self.kind = kind if "." in kind else f"{kind} NAME"
         self._known: dict[str, T] = {}
 
     def register(self, item: T) -> T:
-        """Decorator: file ``item`` under its ``__name__``. A name taken twice is an error."""
+        """Decorator: register ``item`` under its ``__name__``; raises ConfigError for a name in use."""
         return self.register_as(item.__name__)(item)  # type: ignore[attr-defined]
 
     def register_as(self, name: str) -> Callable[[T], T]:
-        """Decorator: file an item under ``name``."""
+        """Decorator: register an item under ``name``; raises ConfigError for a name in use."""
 
         def add(item: T) -> T:
             if name in self._known:
@@ -49,7 +49,7 @@ class Registry(Generic[T]):
         raise ConfigError(f"{self.kind} must be one of {known}; got {name!r}.{hint}")
 
     def names(self) -> list[str]:
-        """Known names, in order of registration."""
+        """Registered names, in order of registration."""
         return list(self._known)
 
     def __contains__(self, name: object) -> bool:

@@ -1,4 +1,4 @@
-"""A short name for the exact bits of a tensor.
+"""Digest of the exact bits of a tensor.
 
 BLAKE2b with 16 bytes, about 1.3 GB/s on one core: 60 M float32 parameters take about 0.2 s.
 """
@@ -18,7 +18,8 @@ ALGORITHM = "blake2b-128"
 def tensor_digest(tensor: torch.Tensor) -> str:
     """``dtype[shape]:hash`` of a tensor of any dtype, layout and device.
 
-    Bits count, not values: two NaNs with other payloads differ, and so do 0.0 and -0.0. Strides do not count.
+    It is a digest of bits, not values: NaNs with different payloads differ, and so do 0.0 and -0.0. Strides
+    do not matter.
     """
     shape = ",".join(str(size) for size in tensor.shape)
     kind = str(tensor.dtype).removeprefix("torch.")
@@ -26,7 +27,7 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 
 
 def value_digest(value: Any) -> str:
-    """Digest of what ``get_extra_state`` returns: tensors by their bits, containers item by item."""
+    """Digest of a value of ``get_extra_state``: tensors by their bits, containers item by item."""
     digest = hashlib.blake2b(digest_size=16)
     _feed(digest, value)
     return f"state:{digest.hexdigest()}"
@@ -48,7 +49,7 @@ def _hash_tensor(tensor: torch.Tensor) -> hashlib.blake2b:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    """The bits of a strided tensor in C order, without a copy where it is contiguous and on the CPU."""
+    """Bytes of a strided tensor in C order; no copy if it is contiguous and on the CPU."""
     plain = tensor.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     if plain.numel() == 0:
         return memoryview(b"")

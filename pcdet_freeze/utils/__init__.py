@@ -1,1 +1,1 @@
-"""Small tools without knowledge of freezing: processes, random state, tensors, pickles."""
+"""Utilities that know nothing of freezing: process groups, random state, tensors, memory, pickles, names."""

@@ -1,4 +1,4 @@
-"""Most bytes that tensors hold at one time in a step."""
+"""Peak memory of tensors in a step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Step = Callable[[], Any]
 
 
 def peak_bytes(step: Step, existing: Iterable[torch.Tensor], device: torch.device) -> int:
-    """Most bytes that tensors hold at one time during ``step``, those of ``existing`` among them.
+    """Peak bytes of live tensors during ``step``, including those of ``existing``.
 
-    On a CPU each storage that an operator returns counts from then until it is freed; what an operator uses
-    inside (convolution workspaces) is not seen, nor what numpy holds. On CUDA the allocator's own figure is
-    taken, less what had been allocated besides ``existing``.
+    On the CPU each storage counts from the operator that returns it until it is freed; workspaces inside an
+    operator, and numpy's memory, are not seen. On CUDA this is the allocator's peak, without what was
+    allocated before besides ``existing``.
     """
     own = {id(storage): storage for storage in storages(existing)}
     begin = sum(storage.nbytes() for storage in own.values())
@@ -35,7 +35,7 @@ def peak_bytes(step: Step, existing: Iterable[torch.Tensor], device: torch.devic
 
 
 class _LivePeak(TorchDispatchMode):
-    """Follows the storages that operators return, until they are freed."""
+    """Tracks the storages that operators return until they are freed."""
 
     def __init__(self, existing: Iterable[torch.UntypedStorage]) -> None:
         super().__init__()
@@ -43,17 +43,17 @@ class _LivePeak(TorchDispatchMode):
         self.references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.live = self.peak = 0
         for storage in existing:
-            self._follow(storage)
+            self._track(storage)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for storage in storages(tree_leaves(result)):
-            self._follow(storage)
+            self._track(storage)
         return result
 
-    def _follow(self, storage: torch.UntypedStorage) -> None:
+    def _track(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)
         grown = storage.nbytes() - self.sizes.get(key, 0)
         if key not in self.references:
@@ -68,7 +68,7 @@ class _LivePeak(TorchDispatchMode):
 
 
 def storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
-    """The storages of those ``values`` that are dense tensors, in order; shared ones come repeatedly."""
+    """The storages of the dense tensors among ``values``, in order; a shared one repeatedly."""
     return [
         value.untyped_storage()
         for value in values
@@ -77,5 +77,5 @@ def storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Every tensor of the optimizer's state."""
+    """All tensors of the optimizer state."""
     return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

@@ -1,4 +1,4 @@
-"""A hook on a module that stays with that module, whatever is copied or saved."""
+"""A module hook that copies and pickles of the module do not keep."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class PicklableHook:
-    """Calls ``call``; a copy or a pickle of the module takes along a hook that does nothing.
+    """Calls ``call``; in a copy or pickle of the module it is a hook that does nothing.
 
-    So a model in training can be saved and copied whole, although its hooks know the trainer.
+    A model in training can so be copied and saved whole, although its hooks refer to the trainer.
     """
 
     def __init__(self, call: Callable[..., None]) -> None:
@@ -23,4 +23,4 @@ class PicklableHook:
 
 
 def _nothing(*_: Any) -> None:
-    """What the hook of a copy does."""
+    """The hook of a copy."""

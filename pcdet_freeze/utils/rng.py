@@ -1,4 +1,4 @@
-"""Seeds, and the state of every random generator as plain data."""
+"""Seed all random generators, and save and restore their state as plain data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def set_seed(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """State of all generators, as ints, lists and tensors that ``torch.load(weights_only=True)`` accepts."""
+    """State of all generators as ints, lists and tensors, which ``torch.load(weights_only=True)`` accepts."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     state: dict[str, Any] = {
@@ -39,7 +39,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put all generators back to what :func:`rng_state` returned."""
+    """Restore the state that :func:`rng_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -51,7 +51,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def untouched_rng() -> Iterator[None]:
-    """What runs inside leaves the generators as they were."""
+    """Restore the state of all generators on exit."""
     state = rng_state()
     try:
         yield

@@ -1,8 +1,8 @@
-"""Pickles of plain Python values and numpy arrays, read without running anything that they name.
+"""Load pickles of plain Python values and numpy arrays without running code that they name.
 
-A pickle names functions that rebuild its values. Here none of numpy's own is called: dtypes and arrays are
-rebuilt by the stand-ins below, from a type code, a shape and raw bytes. Both module paths of numpy are
-known, ``numpy.core`` (1.x) and ``numpy._core`` (2.x). Every other name is refused.
+A pickle names functions that rebuild its values. None of numpy's is called here: the stand-ins below rebuild
+dtypes and arrays from a type code, a shape and raw bytes. They stand for ``numpy.core`` (numpy 1.x) and
+``numpy._core`` (2.x); every other name is an error.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ _PLAIN = re.compile(r"[biufcSU]\d+")  # numbers, booleans, text; no objects, no 
 
 
 def load_plain(raw: bytes) -> Any:
-    """The value in ``raw``; raises UnpicklingError for a name that is refused, anything for damage."""
+    """Load the value in ``raw``.
+
+    Raises:
+        pickle.UnpicklingError: a name that is not allowed. Damaged bytes may raise any exception.
+    """
     return _finished(_PlainUnpickler(io.BytesIO(raw)).load())
 
 
 class _Dtype:
-    """Stands for a numpy dtype: its type code, and the byte order that its state brings."""
+    """Stands for a numpy dtype: a type code, and the byte order of its state."""
 
     def __init__(self, code: str, align: object = False, copy: object = True) -> None:
         if not isinstance(code, str) or not _PLAIN.fullmatch(code):
@@ -40,7 +44,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a numpy array until its state has come."""
+    """Stands for a numpy array until its state is set."""
 
     value: np.ndarray
 
@@ -54,7 +58,7 @@ def _reconstruct(*_: object) -> _Array:
 
 
 def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """What large arrays are pickled as under protocol 5."""
+    """Rebuild a large array of protocol 5."""
     if dtype.real.itemsize == 0:
         return np.zeros(shape, dtype.real)
     return np.frombuffer(raw, dtype.real).reshape(shape, order="F" if order == "F" else "C")
@@ -65,19 +69,19 @@ def _scalar(dtype: _Dtype, raw: bytes) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What bytes are pickled as up to protocol 2."""
+    """Rebuild bytes of protocols up to 2."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """What empty bytes are pickled as up to protocol 2."""
+    """Rebuild empty bytes of protocols up to 2."""
     return b""
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): None,  # only ever an argument of _reconstruct
+    ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
@@ -101,7 +105,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _finished(value: Any) -> Any:
-    """``value`` with arrays in the place of their stand-ins."""
+    """``value`` with arrays in place of their stand-ins."""
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, dict):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from bench_toys import IN, MIDDLE, OUT, ROWS, toy_contenders
 
 from pcdet_freeze.bench import exact_figures
 from pcdet_freeze.bench.steps import compare_steps
-from pcdet_freeze.utils.memory import peak_bytes
 
 FIRST, LAST = 2 * ROWS * IN * MIDDLE, 2 * ROWS * MIDDLE * OUT
 FLOAT = 4
-CPU = torch.device("cpu")
 
 # the first layer's input needs no gradient; the last layer's does unless everything before it is frozen
 FLOPS = {
@@ -74,31 +70,6 @@ def test_the_count_changes_no_gradient() -> None:
     exact_figures.count_saved_bytes(counted.step)
     for a, b in zip(plain.trainer.model.parameters(), counted.trainer.model.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_the_peak_is_of_what_lives_at_one_time() -> None:
-    def step() -> None:
-        first = torch.ones(1000)
-        second = first + 1
-        del first
-        third = second.view(10, 100).add_(1) + 1
-        del second
-        torch.cat([third, third])
-
-    assert peak_bytes(step, [], CPU) == 3000 * FLOAT
-
-
-def test_the_peak_begins_with_what_there_is() -> None:
-    there = torch.ones(1000)
-    assert peak_bytes(lambda: there.view(-1).add_(1), [there, there[:10]], CPU) == 1000 * FLOAT
-    assert peak_bytes(lambda: there + 1, [there], CPU) == 2000 * FLOAT
-
-
-def test_a_storage_that_grows_counts_as_large_as_it_became() -> None:
-    def step() -> Any:
-        return torch.empty(0).resize_(100)
-
-    assert peak_bytes(step, [], CPU) == 100 * FLOAT
 
 
 def test_frozen_parameters_have_no_optimizer_state_in_the_checkpoint() -> None:

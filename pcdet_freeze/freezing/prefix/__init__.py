@@ -1,11 +1,13 @@
-"""Training forwards of a model with a frozen prefix, as cheap as they can be (F1, F5, F6).
+"""Fast training forwards of a model with a frozen prefix (F1, F5, F6).
 
-Nothing here changes a model: what runs quicker does so from the beginning of a training forward to its end,
-and recorded runs of a copy have shown before that it may.
+The frozen prefix is every call of a frozen module whose inputs depend on nothing trainable. Module forwards
+are patched for the duration of one training forward; the model itself is never changed, and runs of a copy
+have shown before that the patched forward gives the same outputs.
 
-``trace`` records who reads what, ``planning`` decides what that allows, ``trial`` compares both ways on the
-copy, ``folding``, ``siblings``, ``prefix`` and ``compiled`` are the quicker ways, ``forward`` puts them to
-work, ``renewal`` keeps a plan up to date.
+``tracer`` records which call reads which output, ``planner`` makes a plan from that, ``validate`` compares
+the plan with the plain forward on a copy. ``no_grad_call``, ``fold_bn``, ``siblings`` and ``compile`` are the
+replacements, ``fast_forward`` patches them in, ``replanner`` renews the plan when the freeze changes.
+``boundary``, ``boundary_check`` and ``cached_forward`` are for the cache of the prefix's outputs (F7).
 """
 
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward

@@ -1,9 +1,8 @@
-"""Where the cached part of a forward ends: which of its outputs the rest reads (F7).
+"""Find the boundary of the cached part of a forward: which of its outputs the rest reads (F7).
 
-The cached part is the frozen prefix, and modules without state that fill the batch from the prefix's outputs
-and the batch alone (a scatter between two frozen modules). A recorded run shows which tensors of it any
-operator outside reads: those are kept. What is read otherwise than as one whole tensor is named, with the
-reason.
+The cached part is the frozen prefix, and modules without state that read the prefix's outputs and the batch
+alone (a scatter between two frozen modules). A traced forward shows which of its tensors operators outside
+read: those are cached. A tensor that cannot be cached by sample is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -19,51 +18,51 @@ from torch import Tensor, UntypedStorage, nn
 from torch.utils._pytree import tree_leaves
 
 from pcdet_freeze.freezing.layer_types import has_state
-from pcdet_freeze.freezing.prefix.tracer import Watch, only_views
+from pcdet_freeze.freezing.prefix.tracer import ModuleCallMode, only_views
 from pcdet_freeze.utils.tensors import storage_of, tensors_of
 
 CallName = tuple[str, int]
-"""(path of a module, number of the call in a step)"""
+"""(path of a module, index of the call in a step)"""
 PLAIN = (int, float, bool, str, type(None))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor that the rest of a forward reads."""
+    """One tensor that crosses the boundary."""
 
     path: str
     call: int
     key: str
-    """of the batch that the module fills; empty: the module's output itself"""
+    """key of the output dict; empty if the output is the tensor itself"""
     shape: tuple[int, ...]
-    """of one sample"""
+    """shape of one sample"""
     dtype: torch.dtype
 
     @property
     def name(self) -> str:
-        """ "backbone_2d.blocks.0" or "map_to_bev_module: spatial_features"."""
+        """``backbone_2d.blocks.0`` or ``map_to_bev_module: spatial_features``."""
         number = f" (call {self.call + 1})" if self.call else ""
         return f"{self.path}{number}" + (f": {self.key}" if self.key else "")
 
 
 @dataclass
 class Output:
-    """What one call of the cached part put out, by key."""
+    """Output of one call of the cached part."""
 
     form: str
-    """``value``: one value, with an empty key; ``dict``: a new dict; ``batch``: keys of the batch it got"""
+    """``value``: one value, with an empty key; ``dict``: a new dict; ``batch``: keys of the batch_dict"""
     values: dict[str, Any] = field(default_factory=dict)
-    """a :class:`Slot`; of a tensor that nobody reads a tensor without memory; a plain value; else None"""
+    """key -> :class:`Slot`, a meta tensor for a tensor without readers, a plain value, or None"""
 
 
 @dataclass
 class Boundary:
-    """The cached part's calls, and its tensors that are kept."""
+    """Calls of the cached part, and the tensors to cache."""
 
     outputs: dict[CallName, Output] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
     refused: tuple[str, ...] = ()
-    """what cannot be kept, each with the reason"""
+    """tensors that cannot be cached, each with the reason"""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -73,19 +72,23 @@ class Boundary:
 
 @dataclass(frozen=True)
 class _Owner:
-    """Whose output a piece of memory is; ``key`` None: nobody's output, but made inside."""
+    """The call, and key of its output, to which a storage belongs; ``key`` None: made inside the call."""
 
     call: CallName
     key: str | None
 
 
-class BoundaryTrace(Watch):
-    """``with BorderTrace(model, live, prefix) as trace: result = model(batch)``; then ``trace.border(...)``.
+class BoundaryTrace(ModuleCallMode):
+    """Traces which outputs of the cached part are read outside of it.
+
+    >>> with BoundaryTrace(model, live, prefix, given) as trace:
+    ...     result = model(batch)
+    >>> boundary = trace.boundary(result, batch_size)
 
     Args:
-        live: calls that read something live.
+        live: calls that read a live tensor (see :class:`Trace`).
         prefix: paths of the frozen prefix.
-        given: tensors of the batch.
+        given: values of the batch.
     """
 
     def __init__(
@@ -127,8 +130,8 @@ class BoundaryTrace(Watch):
                 self.written.update(owner for owner in known if owner.call != self._open)
         return result
 
-    def border(self, result: Any, batch_size: int) -> Boundary:
-        """What the run showed; ``result`` is what it returned."""
+    def boundary(self, result: Any, batch_size: int) -> Boundary:
+        """Return the boundary, after a forward that returned ``result``."""
         self._note(self._owners(tensors_of(result)))
         refused, slots = [], []
         for owner in self.read:
@@ -136,8 +139,8 @@ class BoundaryTrace(Watch):
             refused += [fault] if fault else []
             slots += [slot] if slot else []
         for (path, _), values in self.outputs.items():
-            handed_on = any(id(storage_of(t)) in self._given for t in tensors_of(list(values.values())))
-            refused += [f"{path} hands on a tensor of the batch itself"] if handed_on else []
+            passed_on = any(id(storage_of(t)) in self._given for t in tensors_of(list(values.values())))
+            refused += [f"{path} returns a tensor of the batch itself"] if passed_on else []
         kept = {(slot.path, slot.call, slot.key): slot for slot in slots}
         outputs = {
             call: Output(self.forms[call], {k: _stand_in(kept.get((*call, k)), v) for k, v in values.items()})
@@ -150,15 +153,15 @@ class BoundaryTrace(Watch):
     def _slot(self, owner: _Owner, batch_size: int) -> tuple[str, Slot | None]:
         path, number = owner.call
         if owner.key is None:
-            return f"{path} keeps tensors to itself that others read", None
+            return f"{path} stores tensors that other modules read", None
         value = self.outputs[owner.call][owner.key]
         what = f"{path}{': ' + owner.key if owner.key else ''}"
         if not isinstance(value, Tensor) or value.layout != torch.strided:
-            return f"{what} is {type(value).__name__}, no plain tensor", None
+            return f"{what} is {type(value).__name__}, not a dense tensor", None
         if value.dim() == 0 or value.shape[0] != batch_size:
             return f"{what} has shape {tuple(value.shape)}, not a row for each of {batch_size} samples", None
         if owner in self.written:
-            return f"{what} is written over by a later module of the prefix", None
+            return f"{what} is modified in place by a later module of the prefix", None
         return "", Slot(path, number, owner.key, tuple(value.shape[1:]), value.dtype)
 
     def _enter(self, path: str) -> Any:
@@ -190,7 +193,7 @@ class BoundaryTrace(Watch):
         self._open, self._before = None, {}
 
     def _follows(self, module: nn.Module, batch: Mapping[str, Any]) -> bool:
-        """Whether ``module`` has no state, and reads nothing but outputs of the cached part and the batch."""
+        """Whether ``module`` has no state, and reads outputs of the cached part and the batch alone."""
         reads = getattr(module, "reads", batch.keys())
         tensors = list(tensors_of([batch.get(key) for key in reads]))
         owned = [bool(self._owners([tensor])) for tensor in tensors]
@@ -201,7 +204,7 @@ class BoundaryTrace(Watch):
         self.read.update(dict.fromkeys(owners))
 
     def _owners(self, tensors: Iterable[Tensor]) -> list[_Owner]:
-        """Whose outputs share memory with ``tensors``: a module may hand on another one's."""
+        """Owners of the storages of ``tensors``; several where a module returns another one's output."""
         storages = [storage for tensor in tensors if (storage := storage_of(tensor)) is not None]
         return [owner for storage in storages for owner in self._tags.get(id(storage), (None, ()))[1]]
 
@@ -219,7 +222,7 @@ def _is_batch(args: tuple[Any, ...]) -> bool:
 
 
 def _stand_in(slot: Slot | None, value: Any) -> Any:
-    """What takes the place of an output in a forward that does not compute it."""
+    """The value that replaces an output in a forward that does not compute it."""
     if slot is not None:
         return slot
     if isinstance(value, Tensor):

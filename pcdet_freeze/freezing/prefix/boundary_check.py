@@ -1,4 +1,4 @@
-"""Finding the border of a model's cached part, on copies, and proving that it can be kept by samples."""
+"""Find the boundary of the cached part on copies of a model, and check that it can be cached by sample."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pcdet_freeze.freezing.prefix.validate import output_error
 from pcdet_freeze.utils.tensors import tensors_of
 
 SAME = 1e-4
-"""relative difference (L2) between a sample among others and repeated, in float32: other kernels may run"""
+"""limit of the relative error (L2) of a sample in another batch, in float32: other kernels may run"""
 SAME_LOOSE = 3e-2
-"""the same where 16 bits are in it"""
+"""the same with 16-bit arithmetic"""
 Batch = dict[str, Any]
 
 
-class Kept:
-    """A keeper in memory."""
+class MemoryRecorder:
+    """An :class:`OutputRecorder` in memory: records outputs, or supplies those given."""
 
     def __init__(self, values: dict[Slot, Tensor] | None = None) -> None:
         self.supplies, self.values = values is not None, values or {}
@@ -42,7 +42,7 @@ class Kept:
         return self.values[slot].clone()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 def find_boundary(
@@ -52,42 +52,44 @@ def find_boundary(
     batch: Batch,
     one_of: Callable[[Batch], Batch],
 ) -> tuple[Boundary, dict[Slot, Tensor]]:
-    """The border in training forwards of ``model`` on batches such as ``batch``, and what crosses it there.
+    """Find the boundary in training forwards of ``model``, and the tensors that cross it for ``batch``.
+
+    Copies of the model run; random generators advance.
 
     Args:
-        plan: how its prefix runs.
+        plan: plan of the frozen prefix.
         batch: a batch_dict with ``batch_size``; it is not changed.
-        one_of: makes of a batch one of another size that holds its last sample again and again.
-
-    Copies of the model run, and random generators go on.
+        one_of: makes a batch of another size that repeats the last sample of a batch.
     """
     root = unwrap(model)
     live = _live_calls(copy.deepcopy(root), batch)
     twin, given = copy.deepcopy(root), copy.deepcopy(batch)
     with BoundaryTrace(twin, live, plan.prefix, list(given.values())) as trace:
         result = twin(given)
-    border = trace.border(result, batch["batch_size"])
+    boundary = trace.boundary(result, batch["batch_size"])
     del trace
-    if border.refused:
-        return border, {}
-    run = _Runs(root, plan, options, border)
-    whole, kept = run(batch, Kept())
+    if boundary.refused:
+        return boundary, {}
+    run = _Runs(root, plan, options, boundary)
+    whole, kept = run(batch, MemoryRecorder())
     alone = one_of(copy.deepcopy(batch))
     try:
-        again, _ = run(batch, Kept(kept.values))
-        _, single = run(alone, Kept(), seed=1)
-    except Exception as error:  # whatever it is, it is told with the refusal
-        fault = f"a copy could not be run on kept outputs, or on one sample repeated ({error!r})"
-        return replace(border, refused=(fault,)), {}
+        again, _ = run(batch, MemoryRecorder(kept.values))
+        _, single = run(alone, MemoryRecorder(), seed=1)
+    except Exception as error:  # the refusal reports it
+        fault = f"a copy could not be run on recorded outputs, or on one repeated sample ({error!r})"
+        return replace(boundary, refused=(fault,)), {}
     limit = SAME if is_exact(root, options) else SAME_LOOSE
-    refused = [] if output_error(whole, again) <= limit else ["the loss differs when they are supplied"]
+    refused = (
+        [] if output_error(whole, again) <= limit else ["the loss differs when the outputs are supplied"]
+    )
     for slot, value in kept.values.items():
         refused += _split_fault(slot, value[-1:], single.values.get(slot), alone["batch_size"], limit)
-    return replace(border, refused=tuple(refused)), kept.values
+    return replace(boundary, refused=tuple(refused)), kept.values
 
 
 def is_exact(model: nn.Module, options: Options) -> bool:
-    """Whether the prefix computes in float32 here and now, without autocast and TF32."""
+    """Whether the prefix computes in float32 now, without autocast and TF32."""
     return options.is_exact and is_plain_float32(model)
 
 
@@ -104,21 +106,23 @@ def _live_calls(twin: nn.Module, batch: Batch) -> set[tuple[str, int]]:
 
 
 class _Runs:
-    """Runs of copies of a model, each from the same state and the same seed."""
+    """Runs copies of a model, each from the same state."""
 
-    def __init__(self, root: nn.Module, plan: Plan, options: Options, border: Boundary) -> None:
-        self.root, self.how = root, (plan, options, border)
+    def __init__(self, root: nn.Module, plan: Plan, options: Options, boundary: Boundary) -> None:
+        self.root, self.how = root, (plan, options, boundary)
 
-    def __call__(self, batch: Batch, keeper: Kept, seed: int = 0) -> tuple[list[Tensor], Kept]:
+    def __call__(
+        self, batch: Batch, recorder: MemoryRecorder, seed: int = 0
+    ) -> tuple[list[Tensor], MemoryRecorder]:
         twin = copy.deepcopy(self.root)
         torch.manual_seed(seed)
-        with torch.no_grad(), CachedForward(twin, *self.how, keeper):
+        with torch.no_grad(), CachedForward(twin, *self.how, recorder):
             result = twin(copy.deepcopy(batch))
-        return [tensor.detach() for tensor in tensors_of(result)], keeper
+        return [tensor.detach() for tensor in tensors_of(result)], recorder
 
 
 def _split_fault(slot: Slot, row: Tensor, alone: Tensor | None, count: int, limit: float) -> list[str]:
-    """What is wrong with ``slot``, where ``row``'s sample, ``count`` times over, gave ``alone``."""
+    """Why ``slot`` cannot be cached: a sample gave ``row`` in a batch, and ``alone`` when repeated."""
     if alone is None or alone.shape != (count, *slot.shape):
         shape = None if alone is None else tuple(alone.shape)
         return [f"{slot.name} has shape {(count, *slot.shape)} in one batch and {shape} in another"]

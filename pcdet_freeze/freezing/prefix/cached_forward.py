@@ -1,4 +1,4 @@
-"""Training forwards whose prefix's outputs are taken down, or supplied instead of being computed (F7)."""
+"""Training forwards that record the outputs of the cached part, or replace it by recorded ones (F7)."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from pcdet_freeze.freezing.prefix.planner import Plan
 
 
 class OutputRecorder(Protocol):
-    """Who takes values down, or has them."""
+    """Records the tensors of one forward, or supplies them."""
 
     supplies: bool
-    """it has the values of this forward: the cached part need not run"""
+    """whether it has the tensors of this forward, so that the cached part need not run"""
 
     def take(self, slot: Slot, value: Tensor) -> Tensor:
-        """Take down what was computed; the forward goes on with what is returned."""
+        """Record a computed tensor; the forward continues with the return value."""
 
     def give(self, slot: Slot) -> Tensor:
-        """What goes on in place of the computed value."""
+        """Return the tensor that replaces the computed one."""
 
     def finish(self) -> None:
-        """The forward is over, and every slot was taken or given."""
+        """Called after a forward in which every slot was recorded or supplied."""
 
 
 class CachedForward(FastForward):
-    """A :class:`FastForward` in which ``keeper`` sees or supplies what crosses ``border``."""
+    """A :class:`FastForward` in which ``recorder`` records or supplies what crosses ``boundary``."""
 
     def __init__(
-        self, model: nn.Module, plan: Plan, options: Options, border: Boundary, keeper: OutputRecorder
+        self, model: nn.Module, plan: Plan, options: Options, boundary: Boundary, recorder: OutputRecorder
     ) -> None:
         super().__init__(model, plan, options)
-        self.border, self.keeper = border, keeper
+        self.boundary, self.recorder = boundary, recorder
         self.computed: dict[int, tuple[Tensor, Tensor]] = {}
-        """id of a tensor that went on in place of a computed one -> both"""
+        """id of a tensor that replaces a computed one -> (that tensor, the computed one)"""
         self.times: Counter[str] = Counter()
         self.passed: set[Slot] = set()
         modules = {path: module for path, module, _ in walk(self.root)}
-        self._cached = [(path, modules[path]) for path in border.paths]
+        self._cached = [(path, modules[path]) for path in boundary.paths]
 
     def __exit__(self, *error: Any) -> None:
         try:
             super().__exit__(*error)
-            if error[0] is None and self.passed == set(self.border.slots):
-                self.keeper.finish()
+            if error[0] is None and self.passed == set(self.boundary.slots):
+                self.recorder.finish()
         finally:
             self.computed, self.passed, self.times = {}, set(), Counter()
 
@@ -63,7 +63,7 @@ class CachedForward(FastForward):
 
 
 class _CachedCall:
-    """What is called in place of the forward of a module of the cached part."""
+    """Replaces the forward of a module of the cached part."""
 
     def __init__(self, owner: CachedForward, path: str, forward: Any) -> None:
         self.owner, self.path, self.forward = owner, path, forward
@@ -71,12 +71,12 @@ class _CachedCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         number = self.owner.times[self.path]
         self.owner.times[self.path] += 1
-        output = self.owner.border.outputs.get((self.path, number))
+        output = self.owner.boundary.outputs.get((self.path, number))
         if output is None:
             return self.forward(*args, **kwargs)
-        if self.owner.keeper.supplies:
+        if self.owner.recorder.supplies:
             values = {key: self._given(value) for key, value in output.values.items()}
-            return _put_out(output.form, args, values)
+            return _output(output.form, args, values)
         with self._computed(args) as own:
             result = self.forward(*own, **kwargs)
         slots = {key: value for key, value in output.values.items() if isinstance(value, Slot)}
@@ -89,17 +89,17 @@ class _CachedCall:
         if not isinstance(value, Slot):
             return value
         self.owner.passed.add(value)
-        return self.owner.keeper.give(value)
+        return self.owner.recorder.give(value)
 
     def _taken(self, slot: Slot, value: Tensor) -> Tensor:
         self.owner.passed.add(slot)
-        instead = self.owner.keeper.take(slot, value)
+        instead = self.owner.recorder.take(slot, value)
         self.owner.computed[id(instead)] = (instead, value)
         return instead
 
     @contextmanager
     def _computed(self, args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-        """``args`` with what was computed in place of what went on, so that rounding does not add up."""
+        """``args`` with computed tensors in place of their replacements, so that rounding does not add up."""
         known = self.owner.computed
         if len(args) != 1 or not isinstance(args[0], dict):
             yield tuple(known[id(arg)][1] if id(arg) in known else arg for arg in args)
@@ -112,7 +112,7 @@ class _CachedCall:
                 args[0][key] = instead
 
 
-def _put_out(form: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
+def _output(form: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
     if form == "batch":
         args[0].update(values)
         return args[0]

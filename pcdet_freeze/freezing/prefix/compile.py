@@ -1,4 +1,4 @@
-"""torch.compile for parts of the prefix, on copies with the folded weights in them."""
+"""torch.compile for modules of the prefix, on copies that hold the folded weights."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from pcdet_freeze.freezing.prefix.fold_bn import Fold
 
 
 class Compiled:
-    """A frozen module that takes one tensor and gives one, compiled.
+    """A compiled copy of a frozen module that maps one tensor to one tensor.
 
-    What is compiled is a copy in which norm layers are folded away; it is made anew when a tensor of the
-    module has been written to.
+    The norm layers of the copy are folded. It is compiled again when a tensor of the module was written to.
 
     Args:
-        module: the frozen module itself.
-        folds: (path of the layer, path of the norm, both below ``module``; the fold).
+        module: the frozen module.
+        folds: (path of the layer, path of the norm, fold); paths are relative to ``module``.
     """
 
     def __init__(self, module: nn.Module, folds: Sequence[tuple[str, str, Fold]]) -> None:
         self.module, self.folds = module, tuple(folds)
         self.plain_calls = 0
-        """calls in which the code ran as it is written: torch.compile gave up on it, or was told to"""
+        """calls that ran eagerly: torch.compile fell back, or was disabled"""
         self._made_from: tuple[Any, ...] = ()
         self._run: Any = None
 
     def renew(self) -> None:
-        """Copy and compile, unless that is done. Call it while the module's own forward is in place."""
+        """Copy and compile the module if it changed. Call this while its own forward is in place."""
         state = [*self.module.parameters(), *self.module.buffers()]
         made_from = tuple((id(tensor), tensor._version, tensor.data_ptr()) for tensor in state)
         if made_from == self._made_from:
@@ -50,11 +49,13 @@ class Compiled:
         return self._run(value)
 
     def _entry(self, module: nn.Module) -> Any:
-        """A function that calls ``module``, with a code object of its own: torch.compile counts versions by
-        that, and gives up on one that has many."""
+        """A function that calls ``module``, with a code object of its own.
+
+        torch.compile counts recompilations by code object, and falls back to eager after a few.
+        """
 
         def call(value: Tensor) -> Any:
-            if not torch.compiler.is_compiling():  # what is compiled leaves this out
+            if not torch.compiler.is_compiling():  # false in compiled code, which leaves this out
                 self.plain_calls += 1
             return module(value)
 

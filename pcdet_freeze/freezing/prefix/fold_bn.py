@@ -1,8 +1,8 @@
-"""A convolution or linear layer and the frozen norm layer behind it, computed as one (F5).
+"""Fold a frozen BatchNorm into the convolution or linear layer before it (F5).
 
-A norm layer in eval mode is y = (x - mean) * s + shift with s = scale / sqrt(variance + eps), a factor a
-channel. Behind a linear map Wx + b it makes another linear map: weight s * W, bias (b - mean) * s + shift
-(Jacob et al., arXiv:1712.05877, section 3.2). The products are made in float64 and rounded once.
+BatchNorm in eval mode is y = (x - mean) * s + shift with s = scale / sqrt(variance + eps) for each channel.
+After a linear map Wx + b it gives another linear map, with weight s * W and bias (b - mean) * s + shift
+(Jacob et al., arXiv:1712.05877, section 3.2). Products are computed in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -26,80 +26,80 @@ _OUT_AXIS: dict[type, int] = {
     nn.ConvTranspose3d: 1,
 }
 _SPARSE = ("SubMConv2d", "SubMConv3d", "SparseConv2d", "SparseConv3d")
-"""spconv's layers, and those made from them, known by name: weights are (out, kernel..., in)"""
+"""names of spconv's layers, subclasses included; their weights are (out, kernel..., in)"""
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def out_axis(layer: nn.Module) -> int | None:
-    """Axis of the output channels in the weight of ``layer``; None where it cannot be folded into."""
+    """Axis of the output channels in the weight of ``layer``; None if no norm can be folded into it."""
     return 0 if is_sparse(layer) else _OUT_AXIS.get(type(layer))
 
 
 def is_sparse(layer: nn.Module) -> bool:
-    """Whether ``layer`` is one of spconv's, or made from one."""
+    """Whether ``layer`` is a convolution of spconv, or of a subclass."""
     kinds = type(layer).__mro__
     return any(kind.__module__.startswith("spconv.") and kind.__name__ in _SPARSE for kind in kinds)
 
 
 def out_channels(layer: nn.Module) -> int:
-    """Channels that ``layer`` (one with an :func:`out_axis`) puts out."""
+    """Number of output channels of ``layer``, which has an :func:`out_axis`."""
     weight, axis = layer._parameters["weight"], out_axis(layer)
     assert weight is not None
     return weight.shape[0] if axis == 0 else weight.shape[1] * int(layer.groups)  # type: ignore[arg-type]
 
 
 def is_foldable_norm(norm: nn.Module) -> bool:
-    """Whether ``norm`` is one of torch's BatchNorms, in eval mode and with running statistics."""
+    """Whether ``norm`` is a BatchNorm of torch, in eval mode, with running statistics."""
     return base_class(norm) in _NORMS and not norm.training and norm._buffers.get("running_mean") is not None
 
 
 class Fold:
-    """``layer`` and ``norm`` as one: while it is in place, ``layer`` does both and ``norm`` nothing.
+    """``layer`` with ``norm`` folded in: while patched, ``layer`` computes both and ``norm`` passes through.
 
-    Its weights are made when they are needed first, and again after anything wrote to one of the tensors that
-    they come from, or another took its place.
+    The folded weights are computed on first use, and again when one of the original tensors was written to
+    or replaced.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module, options: Options | None = None) -> None:
         self.layer, self.norm, self.options = layer, norm, options or Options()
         self.pending = 0
-        """calls of the layer that the norm has not answered"""
+        """calls of the layer that no call of the norm has followed yet"""
         self._made_from: tuple[Any, ...] = ()
         self._weights: tuple[Tensor, Tensor] | None = None
 
     def clear(self) -> bool:
-        """Begin anew; whether there was a call that the norm had not answered."""
+        """Reset ``pending``; returns whether a call of the layer was not followed by the norm."""
         unanswered, self.pending = self.pending > 0, 0
         return unanswered
 
     def forwards(self) -> dict[nn.Module, Any]:
-        """What to call in place of each module's forward."""
+        """module -> the forward that replaces its own."""
         return {self.layer: self.run_layer, self.norm: self.run_norm}
 
     def run_layer(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer with the norm in it."""
+        """Forward of the layer with the norm folded in."""
         self.pending += 1
         return self.fold(*args, **kwargs)
 
     def run_norm(self, value: Tensor) -> Any:
-        """``value`` as it is, where the layer has normalised it."""
+        """Return ``value`` unchanged if the layer has normalised it, else run the norm."""
         if not self.pending:
             return type(self.norm).forward(self.norm, value)
         self.pending -= 1
         return value
 
     def fold(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's own forward on other weights; they are in its place for the time of this call."""
+        """Run the layer's forward with the folded weights in place of its parameters."""
         own, parameters = dict(self.layer._parameters), self.layer._parameters
         weight, bias = self.weights()
-        parameters.update({"weight": weight, "bias": bias})  # type: ignore[dict-item]  # tensors will do
+        parameters.update({"weight": weight, "bias": bias})  # type: ignore[dict-item]  # plain tensors
         try:
             return type(self.layer).forward(self.layer, *args, **kwargs)
         finally:
             parameters.update(own)
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of both together."""
+        """Folded weight and bias."""
         own = [
             *self.layer._parameters.values(),
             *self.norm._parameters.values(),
@@ -117,10 +117,10 @@ class Fold:
 
 
 class ValidationFold(Fold):
-    """Computes both ways and goes on with the plain one, so that each pair is judged by itself."""
+    """Runs both forms and returns the plain output, so that each pair is compared separately."""
 
-    off = float("inf")
-    """relative difference (L2) of the norm's output"""
+    error = float("inf")
+    """relative error (L2) of the norm's output"""
 
     def run_layer(self, *args: Any, **kwargs: Any) -> Any:
         self._given = args, kwargs
@@ -135,14 +135,14 @@ class ValidationFold(Fold):
         same_memory = value.untyped_storage().data_ptr() == self._plain.untyped_storage().data_ptr()
         if same_memory and folded.stride() == self._plain.stride():
             offset = value.storage_offset() - self._plain.storage_offset() + folded.storage_offset()
-            self.off = relative_error(result, folded.as_strided(value.shape, value.stride(), offset))
+            self.error = relative_error(result, folded.as_strided(value.shape, value.stride(), offset))
         del self._given, self._plain
         return result
 
 
 @torch.no_grad()
 def folded_weights(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``layer`` with ``norm`` folded in."""
+    """Compute weight and bias of ``layer`` with ``norm`` folded in."""
     weight, bias = layer._parameters["weight"], layer._parameters.get("bias")
     mean, variance = norm._buffers["running_mean"], norm._buffers["running_var"]
     assert weight is not None and mean is not None and variance is not None
@@ -155,7 +155,7 @@ def folded_weights(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _along(factor: Tensor, weight: Tensor, layer: nn.Module) -> Tensor:
-    """``factor`` (channels,) in a shape that multiplies ``weight`` along its output channels."""
+    """``factor`` (channels,) in a shape that broadcasts along the output channels of ``weight``."""
     axis = out_axis(layer)
     if axis == 0:
         return factor.view(-1, *[1] * (weight.dim() - 1))

@@ -1,4 +1,4 @@
-"""One call of a frozen module whose inputs depend on nothing live."""
+"""Run a call of the frozen prefix under no_grad."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pcdet_freeze.utils.tensors import tensors_of
 
 
 class PrefixCall:
-    """``forward`` of ``module`` without a graph, in the dtype and layout that ``options`` ask for.
+    """Runs ``forward`` of ``module`` under no_grad, in the dtype and memory format of ``options``.
 
-    Where an input requires a gradient after all (the module is called elsewhere too), ``forward`` runs as it
-    is. What comes out is float32 and in the usual layout, unless autocast is on around it anyway.
+    If an input requires grad (another call of the same module), ``forward`` runs as written. Outputs are
+    float32 and contiguous, unless the caller runs under autocast.
     """
 
     def __init__(self, module: nn.Module, forward: Any, options: Options) -> None:
@@ -35,10 +35,10 @@ class PrefixCall:
         with torch.no_grad(), self._precision():
             result = self.forward(*map(self._laid_out, args), **kwargs)
         if isinstance(result, Tensor):
-            return self._put_back(result, keep_dtype)
+            return self._restored(result, keep_dtype)
         if isinstance(result, dict) and not keep_dtype:
             new = {key: value for key, value in result.items() if before.get(key) is not value}
-            result.update({k: self._put_back(v, False) for k, v in new.items() if isinstance(v, Tensor)})
+            result.update({k: self._restored(v, False) for k, v in new.items() if isinstance(v, Tensor)})
         return result
 
     def _inputs(self, args: Any, kwargs: Any) -> Any:
@@ -55,7 +55,7 @@ class PrefixCall:
         is_map = self.options.channels_last and isinstance(value, Tensor) and value.dim() == 4
         return value.contiguous(memory_format=torch.channels_last) if is_map else value
 
-    def _put_back(self, value: Tensor, keep_dtype: bool) -> Tensor:
+    def _restored(self, value: Tensor, keep_dtype: bool) -> Tensor:
         if not keep_dtype and value.dtype == self.options.dtype:
             value = value.float()
         return value.contiguous() if self.options.channels_last else value
@@ -66,7 +66,7 @@ def _items(args: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def autocast_is_on(kind: str) -> bool:
-    """Whether autocast is on for devices of this kind."""
+    """Whether autocast is enabled for this device type."""
     try:
         return torch.is_autocast_enabled(kind)
     except TypeError:  # torch before 2.4
@@ -74,7 +74,7 @@ def autocast_is_on(kind: str) -> bool:
 
 
 def is_plain_float32(model: nn.Module) -> bool:
-    """Whether ``model`` computes in float32 as it is written: no autocast, no TF32."""
+    """Whether ``model`` computes in float32 (or float64), without autocast and TF32."""
     some = next((p for p in model.parameters() if p.is_floating_point()), None)
     if some is None:
         return True

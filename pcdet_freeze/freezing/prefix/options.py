@@ -1,4 +1,4 @@
-"""What a training may do to its frozen prefix (MODEL.FREEZE)."""
+"""How the frozen prefix runs (MODEL.FREEZE)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pcdet_freeze.freezing.plan import FreezePlan
 
 @dataclass(frozen=True)
 class Options:
-    """The first two keys are exact but for rounding; the others are asked for."""
+    """Options of the frozen prefix. ``fuse`` changes results by rounding alone; the others are opt-in."""
 
     fuse: bool | str = True
-    """compute layers as one where that is exact but for rounding; not under autocast or TF32, unless "force".
-    False: only leave the prefix's graph away, which changes no bit"""
+    """FREEZE.FUSE: fold BatchNorms and fuse convolutions that read one map, which changes results by rounding
+    alone; under autocast or TF32 only with "force". False: no_grad alone, which changes no bit"""
     dtype: torch.dtype = torch.float32
-    """what the prefix computes in; what it puts out is float32 again"""
+    """dtype of the prefix's arithmetic; its outputs are float32"""
     channels_last: bool = False
-    """maps in the order (sample, row, column, channel) inside the prefix"""
+    """whether maps are in the channels_last memory format inside the prefix"""
     compile: bool = False
-    """torch.compile the parts of the prefix that take one tensor and give one"""
+    """whether modules of the prefix that map one tensor to one tensor are compiled (torch.compile)"""
 
     @classmethod
     def of(cls, plan: FreezePlan) -> Options:
-        """Those of a freeze list's FREEZE block."""
+        """Options of a plan's FREEZE section."""
         return cls(plan.fuse, getattr(torch, plan.prefix_dtype), plan.channels_last, plan.compile)
 
     @property
     def is_exact(self) -> bool:
-        """Whether nothing but rounding in float32 may change."""
+        """Whether the prefix computes in float32."""
         return self.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What a recorded forward allows: which calls are the frozen prefix (F1), what in it can be folded (F5)."""
+"""Plan from a traced forward: the calls of the frozen prefix (F1), and what can be folded or fused (F5)."""
 
 from __future__ import annotations
 
@@ -16,59 +16,66 @@ from pcdet_freeze.freezing.prefix.tracer import Call, trains
 from pcdet_freeze.freezing.state import is_fully_frozen
 
 QUICK_FORM = "forward_frozen"
-"""A module's own method for its training forward in the prefix: the same outputs but for rounding, sooner."""
+"""name of a module's faster forward for the prefix, whose outputs differ by rounding alone"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What runs otherwise than it is written, by path."""
+    """Which modules, by path, run otherwise than written."""
 
     prefix: tuple[str, ...] = ()
-    """outermost frozen modules that read nothing live, in the order of their calls: no graph"""
+    """outermost frozen modules that depend on nothing trainable, in call order; they run under no_grad"""
     folds: tuple[tuple[str, str], ...] = ()
-    """(layer, norm layer behind it)"""
+    """(layer, the BatchNorm that is folded into it)"""
     siblings: tuple[tuple[str, ...], ...] = ()
-    """layers that read the same map"""
+    """trainable convolutions that read the same map, computed as one"""
     quick: tuple[str, ...] = ()
-    """modules of the prefix with a quick form"""
+    """modules of the prefix that run their :data:`QUICK_FORM`"""
     compiled: tuple[str, ...] = ()
     """modules of the prefix to compile"""
     plain: tuple[str, ...] = ()
-    """what of the prefix runs as it is written, each with the reason"""
+    """parts of the prefix that run as written, each with the reason"""
     difference: float | None = None
-    """largest relative difference (L2) of the prefix's outputs from those of the run as written"""
+    """largest relative error (L2) of the prefix's outputs, against the run as written"""
 
     def lines(self) -> list[str]:
-        """For the log."""
-        told = ["No frozen module runs before the first trainable one: all runs as written."]
+        """Messages for the log."""
         if self.prefix:
-            told = [f"The frozen prefix, without a graph: {', '.join(self.prefix)}."]
-        what = [f"{len(self.folds)} norm layers folded into the layer before them"] if self.folds else []
-        what += [f"{path} on its valid points only" for path in self.quick]
-        what += [f"{', '.join(group)} as one" for group in self.siblings]
-        what += [f"{', '.join(self.compiled)} compiled"] if self.compiled else []
-        if what:
-            told.append(f"Computed in fewer operations: {'; '.join(what)}.")
+            lines = [f"Frozen prefix (under no_grad): {', '.join(self.prefix)}."]
+        else:
+            lines = ["No frozen prefix: every frozen module depends on a trainable one."]
+        fast = [f"{len(self.folds)} norm layers folded into the layers before them"] if self.folds else []
+        fast += [f"{path} on its valid points only" for path in self.quick]
+        fast += [f"{', '.join(group)} fused into one convolution" for group in self.siblings]
+        fast += [f"{', '.join(self.compiled)} compiled"] if self.compiled else []
+        if fast:
+            lines.append(f"Frozen prefix, optimized: {'; '.join(fast)}.")
         if self.difference is not None:
-            told.append(
-                f"What the prefix puts out differs by {self.difference:.1e} from before (relative L2)."
-            )
-        return told + [f"  runs plain: {line}" for line in self.plain]
+            lines.append(f"Frozen prefix: maximum relative error {self.difference:.1e} (L2).")
+        return lines + [f"  runs as written: {line}" for line in self.plain]
 
     def without(self, too_far: Mapping[str, float]) -> Plan:
-        """This plan less the norm layers and quick forms in ``too_far``, which gives their differences."""
+        """Return the plan without the norm layers and quick forms in ``too_far`` (path -> relative error)."""
         return replace(
             self,
             folds=tuple(pair for pair in self.folds if pair[1] not in too_far),
             quick=tuple(path for path in self.quick if path not in too_far),
-            plain=(*self.plain, *(f"{path}: it would differ by {off:.1e}" for path, off in too_far.items())),
+            plain=(
+                *self.plain,
+                *(f"{path}: its relative error would be {off:.1e}" for path, off in too_far.items()),
+            ),
         )
 
 
 def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compiled: bool = False) -> Plan:
-    """Work out the plan for a model whose forward made ``calls``.
+    """Make the plan for a model whose forward made ``calls``.
 
-    Raises FreezeError where a reentrant checkpoint cuts something that trains off from its gradient.
+    Args:
+        fuse: fold BatchNorms and fuse sibling convolutions.
+        compiled: compile what can be compiled.
+
+    Raises:
+        FreezeError: a reentrant checkpoint runs trainable parameters without a graph.
     """
     refuse_cut_off(calls)
     tops: dict[Call, None] = {}
@@ -92,18 +99,18 @@ def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compil
 
 
 def refuse_cut_off(calls: Sequence[Call]) -> None:
-    """Raise FreezeError, with all names, where what trains runs in a reentrant checkpoint without a graph."""
+    """Raise FreezeError that names the trainable modules in a reentrant checkpoint without a graph."""
     lost = [call.path for call in calls if call.cut_off and trains(call.module)]
     if lost:
         raise FreezeError(
-            "torch.utils.checkpoint with use_reentrant=True gives gradients only where an input requires "
-            f"one, but all before it is frozen: {', '.join(dict.fromkeys(lost))} would never learn. Call "
-            "checkpoint with use_reentrant=False."
+            "torch.utils.checkpoint with use_reentrant=True computes gradients only if an input requires "
+            f"grad, but all modules before it are frozen: {', '.join(dict.fromkeys(lost))} would get no "
+            "gradient. Call checkpoint with use_reentrant=False."
         )
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether anything but the module's own forward takes part in a call of it."""
+    """Whether a call of ``module`` runs hooks or a forward set on the instance."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,
@@ -119,7 +126,7 @@ def has_hooks_inside(module: nn.Module) -> bool:
 
 
 def tensor_owners(model: nn.Module) -> Counter[int]:
-    """How many modules of ``model`` own each parameter and buffer, by the tensor's id."""
+    """id of each parameter and buffer -> number of modules of ``model`` that own it."""
     return Counter(
         id(tensor)
         for module in model.modules()
@@ -129,7 +136,7 @@ def tensor_owners(model: nn.Module) -> Counter[int]:
 
 
 def _compilable(inside: Sequence[Call], tops: Collection[Call]) -> tuple[str, ...]:
-    """Modules of the prefix that take one tensor and give one, without hooks in them."""
+    """Modules of the prefix that map one tensor to one tensor, without hooks inside."""
     hooked = {call for call in inside if has_hooks(call.module)}
     fit = [call for call in tops if call.one_tensor and call.module._modules]
     return tuple(dict.fromkeys(c.path for c in fit if not any(one.inside({c}) for one in hooked)))
@@ -138,7 +145,7 @@ def _compilable(inside: Sequence[Call], tops: Collection[Call]) -> tuple[str, ..
 def _folds(
     calls: Sequence[Call], times: Counter[int], owners: Counter[int]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """(pairs to fold, norm layers that stay as they are with the reason)."""
+    """(pairs to fold, norm layers that are not folded with the reason)."""
     folds, plain = [], []
     for call in calls:
         if not layer_types.is_norm(call.module):
@@ -153,16 +160,16 @@ def _folds(
 
 
 def _obstacle(norm: Call, times: Counter[int], owners: Counter[int]) -> str:
-    """Why ``norm`` cannot be folded into what it reads, or an empty string."""
+    """Why ``norm`` cannot be folded into the layer before it; empty if it can."""
     layer = norm.source
     if not is_foldable_norm(norm.module):
-        return f"{type(norm.module).__name__} is none of torch's BatchNorms with running statistics"
+        return f"{type(norm.module).__name__} is not a BatchNorm of torch with running statistics"
     if layer is None or out_axis(layer.module) is None:
         return "it does not read the output of a convolution or linear layer"
     if not is_fully_frozen(layer.module) or layer.reads_live:
         return f"{layer.path} is not in the prefix"
     if out_channels(layer.module) != norm.module.num_features:
-        return f"its channels are not those of {layer.path}"
+        return f"its number of channels is not that of {layer.path}"
     for call in (norm, layer):
         if times[id(call.module)] > 1:
             return f"{call.path} is called {times[id(call.module)]} times a step"
@@ -171,7 +178,7 @@ def _obstacle(norm: Call, times: Counter[int], owners: Counter[int]) -> str:
         if any(owners[id(tensor)] > 1 for tensor in _tensors(call.module)):
             return f"{call.path} shares a tensor with another module"
     if layer.users != {norm} or layer.kept:
-        return f"others use the output of {layer.path} too"
+        return f"the output of {layer.path} has other users"
     return ""
 
 
@@ -180,9 +187,9 @@ def _tensors(module: nn.Module) -> list[object]:
 
 
 def _siblings(calls: Sequence[Call]) -> tuple[tuple[str, ...], ...]:
-    """Groups of trainable layers of one shape that were given the very same tensor, each called once.
+    """Groups of trainable convolutions of one shape that were called once, with the same tensor.
 
-    A layer that runs without a graph, or is run again in the backward pass, is left alone.
+    A layer that runs without a graph, or again in the backward pass (checkpoint), is in no group.
     """
     times = Counter(id(call.module) for call in calls)
     groups: dict[tuple[object, ...], list[str]] = {}

@@ -1,4 +1,4 @@
-"""A plan that is made when it is needed first, and again when something else is frozen."""
+"""Plan at the first training forward, and again when the freeze changes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pcdet_freeze.freezing.state import freeze_version, is_fully_frozen
 
 
 class Replanner:
-    """The :class:`FastForward` of a model, whatever is frozen in it.
+    """Holds the :class:`FastForward` of a model for its present freeze.
 
-    >>> renewed = Renewed(model)
-    >>> renewed.prepare(batch)
-    >>> with renewed.fast:
+    >>> replanner = Replanner(model)
+    >>> replanner.prepare(batch)
+    >>> with replanner.fast:
     ...     model(batch)
     """
 
@@ -27,7 +27,7 @@ class Replanner:
         self.root, self.options = unwrap(model), options or Options()
         self.fast = FastForward(self.root, Plan(), self.options)
         self._version: object = None
-        self._still: tuple[int, ...] = ()
+        self._frozen: tuple[int, ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -36,20 +36,24 @@ class Replanner:
 
     @property
     def is_settled(self) -> bool:
-        """Whether :meth:`prepare` has nothing to do: nothing was frozen or released since."""
+        """Whether the freeze is unchanged since the last :meth:`prepare`."""
         return self._version == freeze_version(self.root)
 
     def prepare(self, *args: Any, **kwargs: Any) -> bool:
-        """Make the plan for a forward with these arguments, unless there is one; returns whether it was made.
+        """Make a plan for a forward with these arguments if the frozen modules changed.
 
-        Raises FreezeError as :func:`plan_for` does.
+        Returns:
+            Whether a plan was made.
+
+        Raises:
+            FreezeError: see :func:`plan_for`.
         """
         if self.is_settled:
             return False
         self._version = freeze_version(self.root)
-        still = tuple(id(m) for m in self.root.modules() if is_fully_frozen(m))
-        if still == self._still:
+        frozen = tuple(id(m) for m in self.root.modules() if is_fully_frozen(m))
+        if frozen == self._frozen:
             return False
-        self._still = still
+        self._frozen = frozen
         self.fast = FastForward(self.root, plan_for(self.root, args, kwargs, self.options), self.options)
         return True

@@ -1,16 +1,18 @@
-"""A recorded forward: which module is called when, and which call reads whose output.
+"""Trace a forward: the calls of modules in order, and which call reads the output of which.
 
-Every operator is watched, so what code outside of modules does to a tensor counts as well. A tensor is *live*
-where it depends on anything that trains: a parameter, the statistics of a live norm layer, live dropout.
-What runs outside of torch's operators (spconv's kernels) is known by what goes into a module and comes out.
+Every torch operator is dispatched through the trace, so code outside of modules counts as well. A tensor is
+*live* if it depends on a trainable parameter, on the statistics of a norm layer that is not locked in eval
+mode, or on active dropout. Kernels outside of torch's operators (spconv) are known by the inputs and outputs
+of their modules.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,31 +35,31 @@ class Call:
     path: str
     module: nn.Module
     above: Call | None
-    """the call inside which it happened"""
+    """the call that made this call"""
     reads_live: bool = False
-    """something inside it read a live tensor"""
+    """whether an operator inside it read a live tensor"""
     cut_off: bool = False
-    """it ran inside a reentrant checkpoint that was given nothing that requires a gradient"""
+    """whether it ran in a reentrant checkpoint without an input that requires grad"""
     source: Call | None = None
-    """the call whose output is its only input"""
+    """the call whose output is its only argument"""
     given: Tensor | None = None
-    """its input, kept for layers that train: calls with the same one can be told"""
+    """its argument, kept for trainable layers, to find calls with the same one"""
     autocast: bool | None = None
-    """of a layer that trains: whether autocast is on; None without a graph, or where it runs again later"""
+    """of a trainable layer: whether autocast is on; None without a graph, or in a checkpoint"""
     one_tensor: bool = False
-    """it takes one tensor, and gives one"""
+    """whether it maps one tensor to one tensor"""
     users: set[Call] = field(default_factory=set)
     """innermost calls whose operators read its output"""
     output: weakref.ref[UntypedStorage] | None = None
-    """memory of its output, where that is one tensor"""
+    """storage of its output, if that is one tensor"""
 
     @property
     def kept(self) -> bool:
-        """Whether somebody still holds its output."""
+        """Whether its output is still referenced."""
         return self.output is not None and self.output() is not None
 
     def inside(self, calls: Collection[Call]) -> bool:
-        """Whether it is one of ``calls``, or happened inside one."""
+        """Whether it is one of ``calls``, or inside one."""
         call: Call | None = self
         while call is not None and call not in calls:
             call = call.above
@@ -66,20 +68,23 @@ class Call:
 
 @dataclass
 class _Tag:
-    """What is known of one piece of memory."""
+    """What is known of one storage."""
 
     storage: weakref.ref[UntypedStorage]
     live: bool = False
     producer: Call | None = None
 
 
-class Watch(TorchDispatchMode):
-    """``with`` it, every call of a module of ``model`` goes through ``_enter`` and ``_leave``, every operator
-    through ``__torch_dispatch__``."""
+class ModuleCallMode(TorchDispatchMode):
+    """Dispatch mode that also hooks every module of ``model``.
+
+    Subclasses get each call of a module in ``_enter`` and ``_leave``, and each operator in
+    ``__torch_dispatch__``.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # aliases are walked too: the first name of a module stays
+        # walk() yields aliases too: reversed, so that the first path of a module stays
         self._modules = {id(module): (path, module) for path, module, _ in reversed(list(walk(model)))}
         self._hooks: list[Any] = []
 
@@ -98,16 +103,19 @@ class Watch(TorchDispatchMode):
         self._hooks = []
 
     def _enter(self, path: str) -> Any:
-        raise NotImplementedError("a watch makes its own pre-hooks")
+        raise NotImplementedError(
+            "subclasses of ModuleCallMode define _enter(path), which returns a pre-hook"
+        )
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        raise NotImplementedError("a watch has its own hook")
+        raise NotImplementedError("subclasses of ModuleCallMode define _leave, a forward hook")
 
 
-class Trace(Watch):
-    """``with Trace(model) as trace: model(batch)``; ``trace.calls`` then lists all calls in order.
+class Trace(ModuleCallMode):
+    """Records the calls of a forward in ``calls``, in order. Gradients must be enabled.
 
-    Gradients must be enabled.
+    >>> with Trace(model) as trace:
+    ...     model(batch)
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -144,7 +152,7 @@ class Trace(Watch):
         return result
 
     def is_live(self, value: Any) -> bool:
-        """Whether any tensor in ``value`` depends on what trains."""
+        """Whether any tensor in ``value`` is live."""
         known = ((tensor, self._known(tensor)) for tensor in tensors_of(value))
         return any(tensor.requires_grad or (tag is not None and tag.live) for tensor, tag in known)
 
@@ -202,35 +210,45 @@ class Trace(Watch):
 
 
 def only_views(given: list[Tensor], made: list[Tensor], writes: bool) -> bool:
-    """Whether an operator made nothing but other views of what it was given."""
+    """Whether an operator that got ``given`` and returned ``made`` returned views of its inputs alone."""
     memory = {id(storage_of(tensor)) for tensor in given}
     return bool(made) and not writes and all(id(storage_of(tensor)) in memory for tensor in made)
 
 
 def trains(module: nn.Module) -> bool:
-    """Whether a parameter of ``module`` itself trains."""
+    """Whether ``module`` itself has a trainable parameter."""
     return any(p.requires_grad for p in module._parameters.values() if p is not None)
 
 
 def _autocast(device: str) -> bool | None:
-    """Whether autocast is on; None where there is no graph, or a checkpoint will run the caller again."""
-    frame = sys._getframe(1) if torch.is_grad_enabled() else None
-    while frame is not None and frame.f_code.co_filename != torch.utils.checkpoint.__file__:
-        frame = frame.f_back
-    return autocast_is_on(device) if torch.is_grad_enabled() and frame is None else None
+    """Whether autocast is on; None without a graph, or inside a checkpoint, which runs the caller again."""
+    if not torch.is_grad_enabled() or next(_checkpoint_frames(), None) is not None:
+        return None
+    return autocast_is_on(device)
 
 
 def _is_cut_off() -> bool:
-    """Whether the caller runs inside a reentrant checkpoint whose inputs all need no gradient.
+    """Whether the caller runs inside a reentrant checkpoint whose inputs do not require grad.
 
-    Such a checkpoint (torch.utils.checkpoint.CheckpointFunction) runs without a graph, and makes one in the
-    backward pass only where one of its inputs requires a gradient.
+    Such a checkpoint runs under no_grad, and recomputes with a graph only if one of its inputs requires grad.
     """
-    frame = None if torch.is_grad_enabled() else sys._getframe(1)
+    if torch.is_grad_enabled():
+        return False
+    inputs = (
+        frame.f_locals.get("args", ()) for frame in _checkpoint_frames() if frame.f_code.co_name == "forward"
+    )
+    innermost = next(inputs, None)
+    return innermost is not None and not any(tensor.requires_grad for tensor in tensors_of(innermost))
+
+
+def _checkpoint_frames() -> Iterator[FrameType]:
+    """Frames of torch.utils.checkpoint on the stack, innermost first.
+
+    The stack is inspected since torch has no hook for checkpoints: CheckpointFunction.apply passes through no
+    torch function mode, and under no_grad nothing else tells a reentrant checkpoint from a no_grad block.
+    """
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        if code.co_name == "forward" and code.co_filename == torch.utils.checkpoint.__file__:
-            given = tensors_of(frame.f_locals.get("args", ()))
-            return not any(tensor.requires_grad for tensor in given)
+        if frame.f_code.co_filename == torch.utils.checkpoint.__file__:
+            yield frame
         frame = frame.f_back
-    return False

@@ -1,4 +1,4 @@
-"""Making the plan: runs of a copy of the model, recorded and compared."""
+"""Make a plan for training forwards, and validate it on a copy of the model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from pcdet_freeze.freezing.state import is_fully_frozen
 from pcdet_freeze.utils.tensors import relative_error, tensors_of
 
 TOLERANCE = 2e-6
-"""relative difference (L2) that a layer computed otherwise may have in float32, on the same input"""
+"""limit of the relative error (L2) of a folded layer in float32, on the same input"""
 LOOSE = 3e-2
-"""the same where 16 bits or TF32 are in it: what is wrong differs by more"""
+"""the same with 16-bit arithmetic or TF32; a wrong result differs by more"""
 
 
 Outputs = dict[str, list[Tensor]]
@@ -37,23 +37,23 @@ def plan_for(
     kwargs: dict[str, Any] | None = None,
     options: Options | None = None,
 ) -> Plan:
-    """The plan for training forwards of ``model``, from a forward with these arguments in its present mode.
+    """Make the plan for training forwards of ``model`` with such arguments, in its present mode.
 
-    A copy of the model runs two or three times on copies of the arguments; random generators go on.
+    A copy of the model runs two or three times on copies of the arguments; random generators advance.
 
     Raises:
-        FreezeError: a reentrant checkpoint cuts something that trains off from its gradient.
+        FreezeError: a reentrant checkpoint runs trainable parameters without a graph.
     """
     root, options, given = unwrap(model), options or Options(), (args, kwargs or {})
     if any("_orig_mod" in module._modules for module in root.modules()):
-        return Plan(plain=("all of it: a part of the model is compiled",))
+        return Plan(plain=("the whole prefix: a part of the model is compiled",))
     try:
         twin = copy.deepcopy(root)
-        still = {id(module): (path, module) for path, module, _ in walk(twin) if is_fully_frozen(module)}
-        with recorded(still.values()) as before, Trace(twin) as trace:
+        frozen = {id(module): (path, module) for path, module, _ in walk(twin) if is_fully_frozen(module)}
+        with recorded(frozen.values()) as before, Trace(twin) as trace:
             _run(twin, given)
-    except Exception as error:  # whatever it is, the forward itself may do, or tell better
-        return Plan(plain=(f"all of it: a copy of the model could not be run and watched ({error!r})",))
+    except Exception as error:  # the forward itself may succeed, or raise a better error
+        return Plan(plain=(f"the whole prefix: a copy of the model could not be traced ({error!r})",))
     plan = make_plan(trace.calls, twin, bool(options.fuse), options.compile)
     del trace
     return Validation(twin, before, given, options).judge(plan)
@@ -65,14 +65,14 @@ def _run(model: nn.Module, given: Any) -> None:
 
 
 class Validation:
-    """Runs a copy of the model by a plan, and compares with what it put out when it ran as written."""
+    """Runs a copy of the model by a plan, and compares its outputs with those of the run as written."""
 
     def __init__(self, twin: nn.Module, before: Outputs, given: Any, options: Options) -> None:
         self.twin, self.before, self.given, self.options = twin, before, given, options
         self.tops = [(path, module) for path, module, _ in walk(twin) if path in before]
 
     def judge(self, plan: Plan) -> Plan:
-        """``plan`` less what gives other outputs on the same inputs; with how far off the prefix is then."""
+        """Return ``plan`` without what gives wrong outputs, and with the relative error of the prefix."""
         if plan.folds and not can_fold_now(self.twin, self.options):
             rule = "autocast or TF32 is on (FREEZE.FUSE: force folds there too)"
             plan = replace(plan, folds=(), plain=(*plan.plain, f"{len(plan.folds)} norm layers: {rule}"))
@@ -82,31 +82,32 @@ class Validation:
             plan = self._try_compiling(plan)
         if plan.folds or plan.quick or plan.compiled or self.options != Options(self.options.fuse):
             _, after = self._outputs(plan, self.options, Fold)
-            half_done = {layer for layer, _ in plan.folds}
-            # a module whose child was replaced counts as frozen only from the middle of the run on
-            whole = [path for path in plan.prefix if path in self.before and path not in half_done]
-            off = (output_error(self.before[path], after[path]) for path in whole)
-            plan = replace(plan, difference=max(off, default=0.0))
+            folded_layers = {layer for layer, _ in plan.folds}
+            # a layer that is itself in the list of the prefix returns the norm's output when folded
+            whole = [path for path in plan.prefix if path in self.before and path not in folded_layers]
+            errors = (output_error(self.before[path], after[path]) for path in whole)
+            plan = replace(plan, difference=max(errors, default=0.0))
         return plan
 
     def _too_far(self, plan: Plan) -> dict[str, float]:
-        """Norm layers and quick forms that differ by more than the tolerance, and by how much."""
+        """path -> relative error, of norm layers and quick forms whose error exceeds the tolerance."""
         exact = is_plain_float32(self.twin)
         options = Options("force" if self.options.fuse == "force" else True)
         fast, after = self._outputs(replace(plan, compiled=()), options, ValidationFold)
-        off = {}
+        errors = {}
         if can_fold_now(self.twin, options):
-            off = {
-                norm: getattr(fold, "off", 0.0)
+            errors = {
+                norm: getattr(fold, "error", 0.0)
                 for (_, norm), fold in zip(plan.folds, fast.folds, strict=True)
             }
-        off |= {path: output_error(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
-        return {path: far for path, far in off.items() if not far <= (TOLERANCE if exact else LOOSE)}
+        errors |= {path: output_error(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
+        limit = TOLERANCE if exact else LOOSE
+        return {path: error for path, error in errors.items() if not error <= limit}
 
     def _try_compiling(self, plan: Plan) -> Plan:
         try:
             self._outputs(plan, self.options, Fold)
-        except Exception as error:  # there are many ways in which a compiler may be missing
+        except Exception as error:  # a missing compiler shows in many kinds of errors
             first = (str(error).strip() or repr(error)).splitlines()[0]
             note = f"{', '.join(plan.compiled)}: torch.compile does not work here ({first})"
             return replace(plan, compiled=(), plain=(*plan.plain, note))
@@ -121,7 +122,7 @@ class Validation:
 
 @contextmanager
 def recorded(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Outputs]:
-    """Copies of what each of ``modules`` puts out, as long as none of the others called it."""
+    """Record copies of the outputs of ``modules``, except of calls inside another one of them."""
     found: Outputs = {}
     depth: list[int] = []
     hooks: list[Any] = []
@@ -135,7 +136,7 @@ def recorded(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Outputs]:
             depth.pop()
             known = given.pop()
             if not depth:
-                # a dict that is filled on its way through the modules holds what others wrote, too
+                # a batch_dict also holds what earlier modules wrote
                 new = [t for t in tensors_of(output) if isinstance(output, Tensor) or id(t) not in known]
                 found.setdefault(path, []).extend(tensor.detach().clone() for tensor in new)
 

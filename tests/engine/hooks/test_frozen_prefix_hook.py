@@ -47,7 +47,7 @@ def test_f5_a_training_folds_by_itself_and_says_so_once(caplog: Any) -> None:
     trainer = trainer_of(logger=logging.getLogger("fast"))
     trainer.run()
     assert fast_hook(trainer).replanner.plan.folds == (("vfe.0", "vfe.1"),)
-    assert caplog.text.count("The frozen prefix, without a graph: vfe.") == 1
+    assert caplog.text.count("Frozen prefix (under no_grad): vfe.") == 1
     assert caplog.text.count("1 norm layers folded") == 1
 
 

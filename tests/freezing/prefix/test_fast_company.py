@@ -67,7 +67,7 @@ def test_f5_a_norm_over_a_flattened_map_is_no_norm_of_the_convolutions_channels(
 
     plan = prepared(frozen_model(["conv", "norm"], Flat())).plan
     assert plan.prefix == ("conv", "norm") and plan.folds == ()
-    assert any("norm: its channels are not those of conv" in line for line in plan.lines())
+    assert any("norm: its number of channels is not that of conv" in line for line in plan.lines())
 
 
 def test_f5_a_hook_that_comes_later_sees_what_the_layer_puts_out_by_itself() -> None:

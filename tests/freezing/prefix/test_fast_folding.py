@@ -184,10 +184,10 @@ class Odd(Detector):
         ("parametrized", "does not read the output of a convolution"),
         ("shared", "blocks.0.1 shares a tensor"),
         ("relu between", "does not read the output of a convolution"),
-        ("own norm", "OwnNorm is none of torch's"),
+        ("own norm", "OwnNorm is not a BatchNorm of torch"),
         ("twice", "called 2 times a step"),
-        ("both used", "others use the output of backbone_2d.blocks.0.0"),
-        ("kept", "others use the output of backbone_2d.blocks.0.0"),
+        ("both used", "the output of backbone_2d.blocks.0.0 has other users"),
+        ("kept", "the output of backbone_2d.blocks.0.0 has other users"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*shares:UserWarning")

@@ -167,7 +167,7 @@ def test_the_plan_is_made_once_and_again_when_something_else_is_frozen() -> None
 def test_a_model_that_cannot_be_copied_runs_as_it_is_written() -> None:
     model = frozen_model(BLOCKS)
     model.result = model.head["cls"](torch.ones(1, 8, 1, 1))  # a tensor inside a graph
-    assert plan_of(model).prefix == () and "could not be run and watched" in plan_of(model).plain[0]
+    assert plan_of(model).prefix == () and "could not be traced" in plan_of(model).plain[0]
 
 
 def test_f1_no_frozen_parameter_has_a_gradient() -> None:

@@ -1,4 +1,4 @@
-"""F7, the border: which outputs of the prefix the rest reads, and which of them cannot be kept."""
+"""F7, the boundary: which outputs of the prefix the rest reads, and which of them cannot be kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.prefix import Options, plan_for
 from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
-from pcdet_freeze.freezing.prefix.boundary_check import Kept, find_boundary
+from pcdet_freeze.freezing.prefix.boundary_check import MemoryRecorder, find_boundary
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
 
 Batch = dict[str, Any]
@@ -97,9 +97,9 @@ def found(model: nn.Module, batch: Batch | None = None) -> tuple[Boundary, dict[
 
 
 def test_f7_what_live_modules_read_is_kept_and_what_lies_between_is_not() -> None:
-    border, values = found(frozen(Toy()))
-    assert border.paths == ("vfe", "scatter", "blocks.0", "blocks.1") and border.refused == ()
-    assert [(slot.name, slot.shape) for slot in border.slots] == [
+    boundary, values = found(frozen(Toy()))
+    assert boundary.paths == ("vfe", "scatter", "blocks.0", "blocks.1") and boundary.refused == ()
+    assert [(slot.name, slot.shape) for slot in boundary.slots] == [
         ("blocks.0", (4, 4, 4)),
         ("blocks.1", (4, 4, 4)),
     ]
@@ -107,19 +107,19 @@ def test_f7_what_live_modules_read_is_kept_and_what_lies_between_is_not() -> Non
 
 
 def test_f7_a_module_without_state_behind_ragged_rows_makes_maps_that_can_be_kept() -> None:
-    border, _ = found(frozen(Toy(), "vfe"))
-    assert [slot.name for slot in border.slots] == ["scatter: maps"] and border.refused == ()
+    boundary, _ = found(frozen(Toy(), "vfe"))
+    assert [slot.name for slot in boundary.slots] == ["scatter: maps"] and boundary.refused == ()
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (4,), (2, 2, 2)])
 def test_f7_supplied_values_give_loss_and_gradients_of_the_computed_ones_to_the_bit(sizes: Any) -> None:
     model, batch = frozen(Toy()), batch_of(sizes)
     plan = plan_for(model, (batch,))
-    border, values = find_boundary(model, plan, Options(), batch, last_of)
+    boundary, values = find_boundary(model, plan, Options(), batch, last_of)
     results = []
-    for keeper in (Kept(), Kept(values)):
+    for recorder in (MemoryRecorder(), MemoryRecorder(values)):
         twin = copy.deepcopy(model)
-        with CachedForward(twin, plan, Options(), border, keeper):
+        with CachedForward(twin, plan, Options(), boundary, recorder):
             loss = twin(copy.deepcopy(batch))[0]["loss"]
         loss.backward()
         results.append([loss, *(p.grad for p in twin.heads.parameters())])
@@ -129,10 +129,10 @@ def test_f7_supplied_values_give_loss_and_gradients_of_the_computed_ones_to_the_
 def test_f7_a_supplied_forward_runs_nothing_of_the_prefix_and_leaves_stand_ins() -> None:
     model, batch, ran = frozen(Toy()), batch_of(), []
     plan = plan_for(model, (batch,))
-    border, values = find_boundary(model, plan, Options(), batch, last_of)
+    boundary, values = find_boundary(model, plan, Options(), batch, last_of)
     for part in (model.vfe.linear, model.blocks[0][0], model.blocks[1][0]):
         part.register_forward_hook(lambda *_: ran.append(1))
-    with CachedForward(model, plan, Options(), border, Kept(values)):
+    with CachedForward(model, plan, Options(), boundary, MemoryRecorder(values)):
         model(batch)
     assert ran == [] and batch["stride"] == 8
     assert batch["maps"].device.type == "meta" and batch["maps"].shape == (2, 3, 4, 4)
@@ -158,9 +158,9 @@ class GivesDict(Toy):
 
 
 def test_f7_a_module_that_gives_a_new_dict_is_supplied_with_one() -> None:
-    border, _ = found(frozen(GivesDict()))
-    assert [slot.name for slot in border.slots] == ["blocks.0", "blocks.1: map"] and border.refused == ()
-    assert set(border.outputs["blocks.1", 0].values) == {"map", "unused", "stride"}
+    boundary, _ = found(frozen(GivesDict()))
+    assert [slot.name for slot in boundary.slots] == ["blocks.0", "blocks.1: map"] and boundary.refused == ()
+    assert set(boundary.outputs["blocks.1", 0].values) == {"map", "unused", "stride"}
 
 
 class ReadsTwice(GivesDict):
@@ -174,9 +174,9 @@ class ReadsTwice(GivesDict):
 
 
 def test_f7_a_tensor_that_is_handed_on_is_supplied_under_both_names() -> None:
-    border, _ = found(frozen(ReadsTwice()))
-    assert {slot.name for slot in border.slots} == {"blocks.0", "blocks.1: map", "blocks.1: unused"}
-    assert border.refused == ()
+    boundary, _ = found(frozen(ReadsTwice()))
+    assert {slot.name for slot in boundary.slots} == {"blocks.0", "blocks.1: map", "blocks.1: unused"}
+    assert boundary.refused == ()
 
 
 class ReadsRows(Toy):
@@ -239,17 +239,17 @@ class KeepsToItself(Toy):
         (ReadsRows, r"vfe: rows has shape \(8, 3\), not a row for each of 2 samples"),
         (MixesSamples, "blocks.1 is random, or depends on the other samples"),
         (DrawsByItself, "blocks.1 is random, or depends on the other samples"),
-        (WritesOver, "blocks.0 is written over by a later module of the prefix"),
-        (KeepsToItself, "vfe keeps tensors to itself that others read"),
+        (WritesOver, "blocks.0 is modified in place by a later module of the prefix"),
+        (KeepsToItself, "vfe stores tensors that other modules read"),
     ],
 )
 def test_f7_what_cannot_be_kept_whole_is_named_with_the_reason(kind: type[Toy], said: str) -> None:
-    border, _ = found(frozen(kind()))
-    assert len(border.refused) == 1
-    assert re.search(said, border.refused[0])
+    boundary, _ = found(frozen(kind()))
+    assert len(boundary.refused) == 1
+    assert re.search(said, boundary.refused[0])
 
 
-def test_f7_finding_the_border_changes_nothing() -> None:
+def test_f7_finding_the_boundary_changes_nothing() -> None:
     model, batch = frozen(Toy()), batch_of()
     state, given = copy.deepcopy(model.state_dict()), copy.deepcopy(batch)
     found(model, batch)

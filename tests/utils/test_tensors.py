@@ -1,0 +1,101 @@
+"""Tensors in nested values: copied, listed, compared."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+from math import inf, nan
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pcdet_freeze.utils.tensors import (
+    clone_detached,
+    relative_error,
+    same_bits,
+    storage_of,
+    tensors_of,
+    tensors_with_path,
+)
+
+Pair = namedtuple("Pair", "left right")
+
+
+def test_clone_detached_copies_containers_and_tensors_and_keeps_other_items() -> None:
+    other = object()
+    value = {"a": [torch.ones(2, requires_grad=True)], "b": Pair(torch.zeros(1), other)}
+    made = clone_detached(value)
+    assert made is not value and made["a"] is not value["a"]
+    assert not made["a"][0].requires_grad and made["a"][0].data_ptr() != value["a"][0].data_ptr()
+    assert isinstance(made["b"], Pair) and made["b"].right is other
+
+
+def test_clone_detached_keeps_subclasses_of_dict() -> None:
+    assert type(clone_detached(OrderedDict(a=torch.ones(1)))) is OrderedDict
+
+
+def test_clone_detached_moves_to_a_device() -> None:
+    assert clone_detached([torch.ones(1)], "meta")[0].device.type == "meta"
+
+
+def test_tensors_come_in_order_with_their_paths() -> None:
+    sparse = SimpleNamespace(features=torch.ones(2, 3), indices=torch.zeros(2, 4))
+    value = {"a": [torch.ones(1), "text"], 2: (sparse,)}
+    assert [path for path, _ in tensors_with_path(value)] == ["a[0]", "2[0].features", "2[0].indices"]
+    assert [path for path, _ in tensors_with_path(torch.ones(1), "x")] == ["x"]
+
+
+def test_tensors_of_a_sparse_tensor_are_its_features_alone() -> None:
+    sparse = SimpleNamespace(features=torch.ones(2, 3), indices=torch.zeros(2, 4))
+    assert [tensor is sparse.features for tensor in tensors_of([sparse])] == [True]
+
+
+def test_views_share_a_storage_and_sparse_layouts_have_none() -> None:
+    whole = torch.ones(4)
+    assert storage_of(whole[2:]).data_ptr() == storage_of(whole).data_ptr()
+    assert storage_of(torch.eye(2).to_sparse()) is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        (torch.tensor([nan]), torch.tensor([nan]), True),
+        (torch.tensor([0.0]), torch.tensor([-0.0]), False),
+        (torch.ones(2), torch.ones(2, dtype=torch.float64), False),
+        (torch.ones(2), torch.ones(2, 1), False),
+        (torch.eye(3)[:, 0], torch.eye(3)[0], True),
+        (torch.tensor([1 + 2j]).conj(), torch.tensor([1 - 2j]), True),
+    ],
+)
+def test_same_bits(a: torch.Tensor, b: torch.Tensor, equal: bool) -> None:
+    assert same_bits(a, b) is equal
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "error"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0),
+        ([3.0, 4.0], [3.0, 4.5], 0.1),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.0], [-0.0], 0.0),
+        ([0.0], [1e-30], inf),
+        ([nan, 3.0, 4.0], [nan, 3.0, 4.5], 0.1),
+        ([inf, 3.0, 4.0], [inf, 3.0, 4.5], 0.1),
+        ([1.0], [nan], inf),
+        ([inf], [-inf], inf),
+        ([1.0], [1.0, 1.0], inf),
+        ([], [], 0.0),
+    ],
+)
+def test_relative_error_is_l2_and_infinite_where_only_one_is_finite(a: list, b: list, error: float) -> None:
+    assert relative_error(torch.tensor(a), torch.tensor(b)) == pytest.approx(error)
+
+
+def test_relative_error_is_computed_in_float64() -> None:
+    a = torch.full((1000,), 1e30)
+    assert relative_error(a, a * 2) == pytest.approx(1)  # its square is infinite in float32
+
+
+def test_relative_error_of_complex_and_half_tensors() -> None:
+    assert relative_error(torch.tensor([3 + 4j]), torch.tensor([3 + 4.5j])) == pytest.approx(0.1)
+    assert relative_error(torch.tensor([1.0]).half(), torch.tensor([1.5])) == pytest.approx(0.5)
