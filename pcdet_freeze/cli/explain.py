@@ -181,7 +181,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "  " * depth + row.module.rpartition(".")[2],
         _count(row.parameters),
         _frozen_by(row),
-        _states((row.norm_held, "held"), (row.norm_live, "live")),
+        _states((row.norm_locked, "locked"), (row.norm_train, "train")),
         _states((row.dropout_off, "off"), (row.dropout_on, "on")),
         ",".join(map(str, row.groups)) or "-",
         _loss(row),
@@ -190,7 +190,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def _frozen_by(row: Row) -> str:
     by = ", ".join(row.entries)
-    return {"yes": by, "held": f"layers: {by}", "partly": f"{by} (part)", "no": "-"}[row.frozen]
+    return {"yes": by, "locked": f"norm layers: {by}", "partly": f"{by} (part)", "no": "-"}[row.frozen]
 
 
 def _states(*counts: tuple[int, str]) -> str:

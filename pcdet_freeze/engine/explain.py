@@ -1,4 +1,4 @@
-"""What a training would do with each module: `python -m pcdet_freeze explain` without the printing (P6)."""
+"""The table of ``explain``: what a training would do with each module (P6); printed by ``cli/explain.py``."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ from pcdet_freeze.utils.distributed import unwrap
 
 @dataclass(frozen=True)
 class Row:
-    """One module, with all that is inside it."""
+    """One module with all its submodules."""
 
     module: str
     type: str
     parameters: int
     frozen: str
-    """yes; held: its layers are, its parameters train (PARAMETERS: False); partly; no"""
+    """'yes'; 'locked': norm layers in eval mode, parameters trainable (PARAMETERS: False); 'partly'; 'no'"""
     entries: tuple[str, ...]
-    """entries of the list that freeze it or parts of it"""
-    norm_held: int
-    norm_live: int
+    """entries of the list that freeze it or a part of it"""
+    norm_locked: int
+    """norm layers locked in eval mode"""
+    norm_train: int
+    """norm layers in train mode"""
     dropout_off: int
     dropout_on: int
     groups: tuple[int, ...]
-    """optimizer groups that hold its parameters"""
+    """optimizer groups with its parameters"""
     head: str
-    """what becomes of its loss: 'loss', 'no loss'; empty where it is no head"""
+    """'loss' or 'no loss' for a head; else empty"""
     losses: tuple[str, ...]
-    """heads whose loss reaches something in it that trains"""
+    """heads whose loss depends on a trainable parameter in it"""
     unreached: tuple[str, ...]
-    """what trains or keeps statistics in it without any loss"""
+    """trainable parameters and norm layers in it that no loss depends on"""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ class Explanation:
     heads: tuple[str, ...]
     """heads that give a loss"""
     schedule: tuple[str, ...]
-    """what begins to train later, a line a phase; the rows show the start"""
+    """what later phases unfreeze, one line per entry; the rows show the first phase"""
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     problems: tuple[str, ...]
-    """why a training would stop before its first step"""
+    """errors that would stop a training before its first step"""
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -75,18 +77,18 @@ def explain(
     depth: int = 2,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Explanation:
-    """Explain the frozen model of ``handle``; the model itself runs nowhere but in a copy.
+    """Explain the frozen model of ``handle``; only a copy of it is run.
 
     Args:
         optim_cfg: ``cfg.OPTIMIZATION``.
-        batch_dict: one batch on the model's device; it is left as it is. None: no loss is traced.
-        depth: how many levels of modules; 2: those of the detector and their children.
-        optimizer: the one that would train it; None: the one that ``optim_cfg`` names.
+        batch_dict: one batch on the model's device; it is not changed. None: loss reachability is unknown.
+        depth: number of module levels; 2: children of the detector and their children.
+        optimizer: None: the one of ``optim_cfg``.
     """
     model, problems = handle.model, []
-    spans: tuple[Phase, ...] = ()
+    phases: tuple[Phase, ...] = ()
     try:
-        spans = timeline(handle.plan, model, optim_cfg.get("NUM_EPOCHS"))
+        phases = timeline(handle.plan, model, optim_cfg.get("NUM_EPOCHS"))
     except FreezeError as error:
         problems.append(str(error))
     try:
@@ -100,34 +102,34 @@ def explain(
         reach = Reachability()
         problems.append(str(error))
     problems += [_unreached_message(part) for part in reach.unreached(model)]
-    problems += [] if batch_dict is None else _later_problems(model, spans, batch_dict)
+    problems += [] if batch_dict is None else _later_problems(model, phases, batch_dict)
     groups = _groups(model, optimizer)
     paths = [(path, module) for path, module in _down_to("", unwrap(model), depth) if path]
     return Explanation(
         handle.summary(),
         tuple(_row(path, module, handle, groups, reach) for path, module in paths),
         reach.heads,
-        tuple(line for span in spans for line in span.lines()),
+        tuple(line for phase in phases for line in phase.lines()),
         (*handle.notes, *explain_steps(model)),
         tuple(str(drift) for drift in lint(model)),
         tuple(problems),
     )
 
 
-def _later_problems(model: nn.Module, spans: Sequence[Phase], batch_dict: dict[str, Any]) -> Iterator[str]:
-    """Why a training would stop when a phase of its schedule begins."""
-    for span in spans[1:]:
+def _later_problems(model: nn.Module, phases: Sequence[Phase], batch_dict: dict[str, Any]) -> Iterator[str]:
+    """Errors that would stop a training when a phase of its schedule begins."""
+    for phase in phases[1:]:
         twin = copy.deepcopy(unwrap(model))
         unfreeze(twin)
-        freeze(twin, span.plan, certify=False)
+        freeze(twin, phase.plan, certify=False)
         for part in trace_losses(twin, batch_dict).unreached(twin):
-            yield f"after EPOCH {span.begins}: {_unreached_message(part)}"
+            yield f"after EPOCH {phase.begins}: {_unreached_message(part)}"
 
 
 def _unreached_message(part: str) -> str:
     return (
-        f"{part} is live, but no remaining loss reaches it: it would learn nothing, and its statistics would "
-        f"drift. Add it to MODEL.NOT_TRAIN_IN_MULTI_TASK"
+        f"{part} is trainable, but no loss depends on it: it would learn nothing, and its running statistics "
+        f"would drift. Add it to MODEL.NOT_TRAIN_IN_MULTI_TASK"
     )
 
 
@@ -139,7 +141,7 @@ def _down_to(path: str, module: nn.Module, depth: int) -> Iterator[tuple[str, nn
 
 
 def _groups(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, int]:
-    """Parameter name -> number of the group that holds it."""
+    """Parameter name -> number of its group."""
     if optimizer is None:
         return {}
     names = parameter_names(model, optimizer)
@@ -173,14 +175,14 @@ def _frozen(module: nn.Module) -> str:
     if is_fully_frozen(module):
         return "yes"
     if is_frozen(module):
-        return "held"
+        return "locked"
     return (
         "partly" if any(is_frozen(part) for part in module.modules() if layer_types.has_state(part)) else "no"
     )
 
 
 def _entries(path: str, handle: FreezeHandle) -> tuple[str, ...]:
-    """The entry that freezes ``path``, or those that freeze parts of it."""
+    """The entry that freezes ``path``, or the entries that freeze parts of it."""
     whole = handle.resolution.entry_of(path)
     if whole:
         return (whole,)
@@ -196,9 +198,9 @@ def _head(path: str, model: nn.Module) -> str:
 
 
 def dropout_is_off(module: nn.Module) -> bool | None:
-    """Whether a layer that drops at random in training is held off; None for other layers.
+    """Whether a dropout layer is switched off by the freeze; None for other layers.
 
-    Dropout of attention and of recurrent layers counts where it is above zero.
+    Attention and recurrent layers count as dropout layers if their dropout is above zero.
     """
     if layer_types.is_dropout(module):
         return is_locked(module)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of the freeze that it was written under, read before anything is frozen anew."""
+"""Freeze metadata of a checkpoint: list, schedule and certificate, under ``CHECKPOINT_KEY``."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
 
 @dataclass(frozen=True)
 class FreezeMetadata:
-    """The freeze part of a checkpoint: where the run stands, the list it has, the proof."""
+    """The freeze metadata of a checkpoint, and its position in the run."""
 
     begun: int = 0
-    """epochs begun: the finished ones, and the one in the middle of which the run stands"""
+    """number of epochs begun: finished ones, and one that was interrupted"""
     entries: tuple[str, ...] = ()
     parameters: bool = True
     schedule: tuple[ScheduleEntry, ...] = ()
     certificate: Certificate | None = None
-    """None where nothing was frozen"""
+    """None if nothing was frozen"""
 
     @classmethod
     def of(cls, state: Mapping[str, Any] | None) -> FreezeMetadata:
-        """Read a whole checkpoint; None is the start of a run. One of OpenPCDet's has no list.
+        """Read the metadata of a whole checkpoint; None: the start of a run. OpenPCDet's have no list.
 
-        Raises CertificateError for a stored certificate that cannot be read.
+        Raises CertificateError if the certificate cannot be read.
         """
         state = state or {}
         ours = state.get(CHECKPOINT_KEY) or {}
@@ -45,7 +45,7 @@ class FreezeMetadata:
         )
 
     def changes(self, plan: FreezePlan) -> list[str]:
-        """How ``plan`` differs: a line an entry and phase, ``+`` now, ``-`` then; empty where it is equal."""
+        """Differences of ``plan``: one line per entry, ``-`` in the checkpoint, ``+`` in ``plan``."""
         lines = _diff(self.entries, plan.entries)
         if self.entries and plan.entries and self.parameters != plan.parameters:
             lines += [f"- PARAMETERS: {self.parameters}", f"+ PARAMETERS: {plan.parameters}"]
@@ -54,7 +54,7 @@ class FreezeMetadata:
 
 
 def metadata_to_plain(plan: FreezePlan, certificate: Certificate) -> dict[str, Any]:
-    """What :class:`FreezeMetadata` reads, as plain data for a checkpoint."""
+    """Plain data for a checkpoint, which :class:`FreezeMetadata` reads."""
     return {
         "entries": list(plan.entries),
         "parameters": plan.parameters,
@@ -66,9 +66,9 @@ def metadata_to_plain(plan: FreezePlan, certificate: Certificate) -> dict[str, A
 def log_list_changes(
     header: FreezeMetadata, plan: FreezePlan, is_over: bool, path: Path, logger: logging.Logger
 ) -> None:
-    """Log, line by line, how ``plan`` differs from that of the checkpoint at ``path``.
+    """Log the differences between ``plan`` and the list of the checkpoint at ``path``.
 
-    Raises CheckpointError where the run ``is_over``: another list in its folder was meant for a new stage.
+    Raises CheckpointError if the run ``is_over``: another list is then meant for a new stage.
     """
     changes = header.changes(plan)
     if not changes:
@@ -76,15 +76,15 @@ def log_list_changes(
     lines = "\n  ".join(["(- then, + now)", *changes])
     if is_over:
         raise CheckpointError(
-            f"A run can only go on under another freeze list before its end, but that of {path} is finished: "
-            f"nothing would be trained. {lines}\nFor a new stage give the file as --pretrained_model and "
-            "choose another --extra_tag; to go on, raise --epochs."
+            f"A finished run cannot be resumed with another freeze list: {path} is its last checkpoint, so "
+            f"nothing would be trained. {lines}\nFor a new stage pass the file as --pretrained_model and "
+            "choose another --extra_tag; to continue the run, raise --epochs."
         )
     logger.warning("The checkpoint was written with another freeze list %s", lines)
 
 
 def _diff(then: Sequence[str], now: Sequence[str]) -> list[str]:
-    """Lines that only one has; of lists that hold the same in another order, those that moved."""
+    """Lines that only one list has, and lines in another order."""
     return [line for line in ndiff(list(then), list(now)) if line[0] in "+-"]
 
 

@@ -63,7 +63,7 @@ def test_p6_a_frozen_module_says_by_which_entry_and_is_in_no_group() -> None:
 
 def test_p6_norm_and_dropout_modes_are_counted() -> None:
     found = rows(explained("backbone_2d.blocks", "dense_head"))
-    assert (found["backbone_2d"].norm_held, found["backbone_2d"].norm_live) == (1, 2)
+    assert (found["backbone_2d"].norm_locked, found["backbone_2d"].norm_train) == (1, 2)
     assert (found["dense_head"].dropout_off, found["lane_head"].dropout_on) == (1, 1)
 
 
@@ -71,7 +71,7 @@ def test_p6_parts_that_live_without_learning_are_marked_and_are_an_error() -> No
     found = explained("dense_head")
     assert "backbone_2d.deblocks.0.weight" in rows(found)["backbone_2d.deblocks"].unreached
     (problem,) = found.problems
-    assert problem.startswith("backbone_2d.deblocks is live, but no remaining loss reaches it")
+    assert problem.startswith("backbone_2d.deblocks is trainable, but no loss depends on it")
 
 
 def test_p6_live_statistics_without_a_loss_are_found_even_without_weights() -> None:
@@ -115,7 +115,7 @@ def test_p6_where_nothing_could_train_the_table_is_there_and_the_error_with_it()
 def test_p6_layers_that_are_only_held_are_not_called_frozen() -> None:
     handle = freeze(toy(*HEADS), FreezePlan(("vfe",), parameters=False))
     row = explain(handle, OPTIM, toy_batch("label", "lane_label"), 1).rows[0]
-    assert (row.frozen, row.norm_held, row.groups) == ("held", 1, (0, 1))
+    assert (row.frozen, row.norm_locked, row.groups) == ("locked", 1, (0, 1))
 
 
 def test_p6_a_phase_in_which_no_loss_reaches_what_begins_to_train_is_an_error() -> None:
@@ -173,7 +173,7 @@ def test_p6_the_command_prints_a_table_that_fits(
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     (line,) = (line for line in printed.splitlines() if line.startswith("  blocks"))
-    assert "2d.blocks" in line and "held" in line
+    assert "2d.blocks" in line and "locked" in line
     assert "one batch of SyntheticDataset" in printed
 
 

@@ -1,4 +1,4 @@
-"""Building models of the stand-in, and running its tools/train.py with the plugin on, in this process."""
+"""Build models of the stand-in and run its tools/train.py with the plugin, in this process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def seed(number: int = 0) -> None:
 
 
 def batch_of(number: int = 0) -> dict[str, Any]:
-    """What the loader gives, on the CPU."""
+    """A batch of the loader, on the CPU."""
     draw = torch.Generator().manual_seed(number)
     return {
         "points": torch.randn(2, 12, 4, generator=draw),
@@ -56,7 +56,7 @@ def batch_of(number: int = 0) -> dict[str, Any]:
 
 @dataclass
 class Run:
-    """What one training left."""
+    """The result of one training."""
 
     code: int
     out: str
@@ -65,7 +65,7 @@ class Run:
 
     @property
     def losses(self) -> list[str]:
-        """Loss of each iteration, to the bit."""
+        """Loss of each iteration, as hexadecimal floats."""
         return [line.split()[-1] for line in self.out.splitlines() if line.startswith("iteration")]
 
     def checkpoint(self, epoch: int = 2) -> Path:
@@ -76,23 +76,23 @@ class Run:
 
 
 class Standin:
-    """The stand-in, and what a user does with it."""
+    """The stand-in for OpenPCDet and the actions of its users."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         self.monkeypatch = monkeypatch
         self.path = sys.path[:]
         self.prepare: Callable[[], None] = lambda: None
-        """changes the stand-in before each training, as a fork would have it"""
+        """changes the stand-in before each training, like a fork"""
         self.use("8caccce")
 
     def use(self, version: str) -> None:
-        """Have the signatures of one release."""
+        """Use the signatures of one release."""
         self.monkeypatch.setenv("STANDIN_VERSION", version)
         sys.path[:] = [str(STANDIN), str(STANDIN / f"tools_{version}"), *self.path]
 
     def forget(self) -> None:
-        """Unload it, as a new process would begin."""
+        """Unload the stand-in, as in a new process."""
         ours = ("pcdet", "train_utils", "test", "_init_path")
         for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
             del sys.modules[name]
@@ -102,11 +102,11 @@ class Standin:
             handler.close()
 
     def module(self, name: str) -> Any:
-        """A module of its own, imported now."""
+        """Import one of its modules."""
         return import_module(name)
 
     def build(self, config: str, names: Any = None, **block: Any) -> Any:
-        """A model by ``pcdet.models.build_network``, in train mode; ALLOW_RANDOM unless said otherwise."""
+        """A model by ``pcdet.models.build_network``, in train mode; with ALLOW_RANDOM by default."""
         cfg = EasyDict(yaml.safe_load((CFGS / f"{config}.yaml").read_text())).MODEL
         if names is not None:
             cfg.NOT_TRAIN_IN_MULTI_TASK = names

@@ -1,4 +1,4 @@
-"""The stand-in for OpenPCDet, importable in this process for the length of a test."""
+"""Makes the stand-in for OpenPCDet importable during a test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pcdet_freeze import openpcdet
 
 @pytest.fixture
 def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
-    """Afterwards nothing of it is left: no module, no path, no working directory, no plugin."""
+    """Removes modules, paths, working directory and plugin after the test."""
     here, path, argv, finders = os.getcwd(), sys.path[:], sys.argv[:], sys.meta_path[:]
     monkeypatch.setenv("STANDIN_ROOT", str(tmp_path))
     made = Standin(tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""``python -m pcdet_freeze.openpcdet`` as a user starts it: real processes, one and two."""
+"""The command ``python -m pcdet_freeze.openpcdet``, in one and two real processes."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def frozen_equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
-def test_the_command_of_the_manual_trains_from_the_root_with_paths_as_they_are_there(tmp_path: Path) -> None:
+def test_the_documented_command_trains_from_the_root_with_paths_relative_to_it(tmp_path: Path) -> None:
     done = launch(tmp_path, "tools/train.py", "--cfg_file", CFG, "--epochs", "2", "--workers", "1", *LIST)
     assert done.returncode == 0, done.stderr
     assert "certificate intact" in done.stderr and done.stdout.count("iteration") == 8
     assert frozen_equal(state_of(tmp_path, 1), state_of(tmp_path, 2))
 
 
-def test_it_runs_from_the_tools_folder_too(standin: Standin, capsys: Any) -> None:
+def test_the_command_runs_from_the_tools_folder_too(standin: Standin, capsys: Any) -> None:
     os.chdir(STANDIN / "tools")
     words = ["train.py", "--cfg_file", "cfgs/toy_models/pv_rcnn.yaml", "--epochs", "1", *LIST]
     assert openpcdet.main(words) == 0
@@ -57,12 +57,12 @@ def test_the_scripts_own_exit_code_is_kept(standin: Standin) -> None:
     assert left.value.code == 2
 
 
-def test_a_script_that_is_not_there_is_named(capsys: Any) -> None:
+def test_a_missing_script_is_an_error_that_names_it(capsys: Any) -> None:
     assert openpcdet.main(["tools/trian.py"]) == 1
     assert "'tools/trian.py'" in capsys.readouterr().err
 
 
-def test_a_script_that_builds_nothing_is_told_that_nothing_was_frozen(
+def test_a_warning_is_printed_if_a_script_builds_no_model(
     standin: Standin, tmp_path: Path, capsys: Any
 ) -> None:
     script = tmp_path / "own.py"
@@ -73,7 +73,7 @@ def test_a_script_that_builds_nothing_is_told_that_nothing_was_frozen(
     assert "built no model by pcdet.models.build_network" in err
 
 
-def test_a_script_of_ones_own_with_install_and_its_own_loop(tmp_path: Path) -> None:
+def test_a_script_with_its_own_loop_calls_install_begin_and_verify(tmp_path: Path) -> None:
     script = tmp_path / "own.py"
     script.write_text(
         """
@@ -88,6 +88,7 @@ cfg = EasyDict(NAME="SECONDNet", VFE={"NAME": "MeanVFE"}, BACKBONE_3D={"NAME": "
                NOT_TRAIN_IN_MULTI_TASK=["backbone_3d"], FREEZE={"ALLOW_RANDOM": True})
 model = build_network(cfg, 1, types.SimpleNamespace(class_names=["Car"], logger=logging.getLogger()))
 optimizer = torch.optim.Adam(model.parameters())
+pcdet_freeze.openpcdet.begin(model, optimizer)
 before = [p.clone() for p in model.backbone_3d.parameters()]
 for step in range(3):
     model.train()
@@ -101,15 +102,15 @@ model.backbone_3d.conv1[0].weight.data += 1
 try:
     pcdet_freeze.openpcdet.verify(model)
 except pcdet_freeze.CertificateError as error:
-    print("told:", str(error).splitlines()[-1].strip())
+    print("changed:", str(error).splitlines()[-1].strip())
 """
     )
     done = launch(tmp_path, str(script), module=False)
     assert done.returncode == 0, done.stderr
-    assert "told: backbone_3d.conv1.0.weight changed" in done.stdout
+    assert "changed: backbone_3d.conv1.0.weight changed" in done.stdout
 
 
-def test_torchrun_two_processes_hold_and_agree_under_ddp_and_a_schedule(tmp_path: Path) -> None:
+def test_two_processes_train_with_ddp_and_a_schedule(tmp_path: Path) -> None:
     words = ["tools/train.py", "--launcher", "pytorch", "--cfg_file", CFG, "--epochs", "3"]
     schedule = "[{EPOCH: 2, TRAIN: [backbone_2d], LR_SCALE: 0.5}]"
     names = frozen_words("backbone_3d,backbone_2d", *RANDOM, "MODEL.FREEZE.SCHEDULE", schedule)
@@ -139,22 +140,22 @@ def shown(standin: Standin, capsys: Any) -> Any:
     return run
 
 
-def test_p6_explain_shows_what_is_frozen_and_which_loss_reaches_what(shown: Any) -> None:
+def test_p6_explain_prints_frozen_modules_and_the_losses_that_reach_each_module(shown: Any) -> None:
     code, out = shown("--cfg_file", CFG, "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", f"{TRUNK},dense_head")
     assert code == 0
     assert "frozen 573 of 767 parameters" in out and "losses traced with one batch of ToyDataset" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line and line[0].isalpha()}
-    assert rows["dense_head"].endswith("gives none") and "2 held" in rows["backbone_3d"]
+    assert rows["dense_head"].endswith("gives none") and "2 locked" in rows["backbone_3d"]
     assert "point_head, roi_head" in rows["pfe"] and "0,1" in rows["pfe"]
     assert "dense_head gives no loss; in training it runs in eval mode" in out.replace("\n  ", " ")
 
 
-def test_p6_explain_exits_with_1_where_a_training_would_be_refused(shown: Any) -> None:
+def test_p6_explain_exits_with_1_if_a_training_would_raise(shown: Any) -> None:
     code, out = shown("--cfg_file", CFG, "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "dense_head")
-    assert code == 1 and "ERROR: backbone_2d is live, but no remaining loss reaches it" in out
+    assert code == 1 and "ERROR: backbone_2d is trainable, but no loss depends on it" in out
 
 
-def test_p6_explain_works_without_data_and_says_what_it_could_not_see(shown: Any, standin: Standin) -> None:
+def test_p6_explain_works_without_data_and_says_so(shown: Any, standin: Standin) -> None:
     words = [
         "--set",
         "DATA_CONFIG.DATA_PATH",
@@ -166,7 +167,7 @@ def test_p6_explain_works_without_data_and_says_what_it_could_not_see(shown: Any
     assert code == 0 and "nothing: no batch could be read (FileNotFoundError" in out and "176" in out
 
 
-def test_p6_explain_as_data_with_a_schedule(shown: Any) -> None:
+def test_p6_explain_prints_json_with_a_schedule(shown: Any) -> None:
     schedule = ["MODEL.FREEZE.SCHEDULE", "[{EPOCH: 5, TRAIN: [backbone_2d]}]"]
     words = ["--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[backbone_3d, backbone_2d]", *schedule]
     code, out = shown("--cfg_file", CFG, "--json", *words)
@@ -180,7 +181,7 @@ def test_p6_explain_without_a_list_freezes_nothing(shown: Any) -> None:
     assert code == 0 and "nothing is frozen" in out and "loss" in out
 
 
-def test_p6_explain_copies_no_data_set(standin: Standin, capsys: Any) -> None:
+def test_p6_explain_does_not_copy_the_data_set(standin: Standin, capsys: Any) -> None:
     def refuse(self: Any, memo: Any) -> None:
         raise AssertionError("a data set was copied")
 
@@ -190,7 +191,7 @@ def test_p6_explain_copies_no_data_set(standin: Standin, capsys: Any) -> None:
     assert "losses traced with one batch of ToyDataset" in capsys.readouterr().out
 
 
-def test_p6_explain_names_what_adam_onecycle_drops(shown: Any) -> None:
+def test_p6_explain_names_parameters_that_adam_onecycle_drops(shown: Any) -> None:
     words = ["--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "backbone_2d"]
     code, out = shown("--cfg_file", "tools/cfgs/toy_models/dsvt.yaml", *words)
     assert code == 0 and "did not receive 3 trainable parameters" in out.replace("\n  ", " ")
@@ -204,6 +205,6 @@ def test_p7_verify_compares_two_checkpoints(standin: Standin, capsys: Any) -> No
     assert "roi_head.cls_layer.weight changed" in capsys.readouterr().out
 
 
-def test_without_a_word_it_says_how_it_is_used(capsys: Any) -> None:
+def test_without_arguments_the_usage_is_printed(capsys: Any) -> None:
     assert openpcdet.main([]) == 2
     assert "usage: python -m pcdet_freeze.openpcdet" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""T1 to T3 inside detectors that add their losses by hand."""
+"""T1 to T3 in detectors of OpenPCDet, which add the losses of their heads in their own code."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pcdet_freeze import FreezeError, openpcdet
 from pcdet_freeze.freezing.eval_lock import requested_mode
 
 IN_ORDER = ("dense_head", "vfe", "point_head", "roi_head", "backbone_3d")
-"""modules with a loss of their own, as the detectors add them up"""
+"""modules with a loss, in the order in which the detectors add them"""
 INLINE = ("transfusion", "bevfusion")
 TRUNKS = {
     "caddn": ["backbone_2d"],
     "pv_rcnn_focal": ["backbone_2d"],
     **{name: ["backbone_3d", "backbone_2d"] for name in ("parta2", "pv_rcnn", "pv_rcnn_plusplus")},
 }
-"""what only the dense_head trains, so that it must be frozen with it (H11)"""
+"""modules that only the loss of dense_head reaches: they must be frozen with it (H11)"""
 ONLY_LOSS = {"mppnet_e2e": "dense_head"}
-"""what a detector takes no loss from although it could"""
+"""modules whose loss the detector ignores"""
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def with_loss(model: nn.Module) -> list[str]:
 
 
 def entries(config: str, head: str) -> list[str]:
-    """A list that freezes ``head`` whole, and what nothing else trains."""
+    """A list that freezes ``head`` and the modules that no other loss reaches."""
     return [head, *(TRUNKS.get(config, []) if head == "dense_head" else [])]
 
 
@@ -50,7 +50,7 @@ def forward(model: nn.Module) -> tuple[torch.Tensor, dict[str, Any], dict[str, A
 
 
 def sum_of(model: nn.Module, names: list[str]) -> torch.Tensor:
-    """What the named modules gave in the last forward, added from the left."""
+    """The losses of the named modules in the last forward, added in order."""
     losses = [getattr(model, name).get_loss({})[0] for name in names]
     total = losses[0]
     for loss in losses[1:]:
@@ -62,10 +62,10 @@ CASES = [(config, head) for config in CONFIGS for head in IN_ORDER]
 
 
 @pytest.mark.parametrize(("config", "head"), CASES)
-def test_t1_the_loss_is_bitwise_that_without_the_frozen_term(
+def test_t1_the_loss_equals_the_sum_of_the_other_losses_bit_for_bit(
     standin: Standin, config: str, head: str
 ) -> None:
-    """For every detector and each of its losses; where none would be left, the error names the detector."""
+    """For each loss of each detector; without a remaining loss the error names the detector."""
     names = with_loss(standin.build(config))
     if head not in names:
         return
@@ -93,7 +93,7 @@ def test_t1_a_frozen_head_assigns_no_targets_and_needs_no_labels(
         assert getattr(model, other).assigned == 1
 
 
-def test_t1_a_frozen_head_changes_no_labels_and_the_live_ones_still_read_them(standin: Standin) -> None:
+def test_t1_a_frozen_head_changes_no_labels_for_the_trainable_heads(standin: Standin) -> None:
     _, _, batch = forward(standin.build("voxel_rcnn"))
     assert not torch.equal(
         batch["gt_boxes"], batch_of()["gt_boxes"]
@@ -102,7 +102,7 @@ def test_t1_a_frozen_head_changes_no_labels_and_the_live_ones_still_read_them(st
     assert torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"])
 
 
-def test_t1_a_frozen_head_cannot_replace_what_came_with_the_batch(standin: Standin) -> None:
+def test_t1_a_frozen_head_does_not_overwrite_keys_of_the_batch(standin: Standin) -> None:
     head = standin.module("pcdet.models.parts").DenseHead
     plain = head.forward
 
@@ -115,7 +115,7 @@ def test_t1_a_frozen_head_cannot_replace_what_came_with_the_batch(standin: Stand
     assert torch.equal(batch["gt_boxes"], batch_of()["gt_boxes"]) and "batch_box_preds" in batch
 
 
-def test_t1_where_a_heads_output_feeds_another_it_still_runs_as_in_eval_without_a_graph(
+def test_t1_a_frozen_head_whose_outputs_are_used_runs_in_eval_mode_without_a_graph(
     standin: Standin,
 ) -> None:
     model = standin.build("second_iou", ["dense_head"])
@@ -127,19 +127,19 @@ def test_t1_where_a_heads_output_feeds_another_it_still_runs_as_in_eval_without_
     assert torch.equal(batch["batch_box_preds"], expected)
 
 
-def test_t1_the_mode_of_a_frozen_head_is_what_it_was_after_each_forward(standin: Standin) -> None:
+def test_t1_the_training_flag_of_a_frozen_head_is_restored_after_each_forward(standin: Standin) -> None:
     model = standin.build("pv_rcnn", ["roi_head"])
     forward(model)
     assert all(requested_mode(module) for module in model.roi_head.modules())
     assert model.roi_head.training and not model.roi_head.shared_fc_layer[1].training
 
 
-def test_t1_the_log_of_a_frozen_head_says_zero(standin: Standin) -> None:
+def test_t1_the_logged_loss_of_a_frozen_head_is_zero(standin: Standin) -> None:
     _, tb_dict, _ = forward(standin.build("caddn", ["vfe"]))
     assert tb_dict["loss_depth"] == 0.0 and "ddn_loss" not in tb_dict
 
 
-def test_h9_a_backbone_with_a_loss_of_its_own_gives_none_and_keeps_its_graph(standin: Standin) -> None:
+def test_h9_a_frozen_backbone_with_a_loss_gives_no_loss_and_keeps_its_graph(standin: Standin) -> None:
     parts = standin.module("pcdet.models.parts")
     parts.MeanVFE = parts.PillarVFE  # something that trains in front of it
     model = standin.build("pv_rcnn_focal", ["backbone_3d"])
@@ -148,14 +148,14 @@ def test_h9_a_backbone_with_a_loss_of_its_own_gives_none_and_keeps_its_graph(sta
     assert batch["encoded"].requires_grad
 
 
-def test_t1_a_detector_that_calls_a_frozen_head_by_hand_goes_on(standin: Standin) -> None:
+def test_t1_a_detector_may_call_a_frozen_head_directly(standin: Standin) -> None:
     model = standin.build("pv_rcnn_plusplus", ["roi_head"])
     loss, _, batch = forward(model)
     assert torch.equal(loss, sum_of(model, ["dense_head", "point_head"]))
     assert "batch_cls_preds" in batch  # as in eval
 
 
-def test_t1_in_eval_mode_a_frozen_head_runs_as_ever(standin: Standin) -> None:
+def test_t1_a_frozen_head_is_unchanged_in_eval_mode(standin: Standin) -> None:
     frozen, plain = (
         standin.build("pv_rcnn", ["dense_head", "roi_head"]).eval(),
         standin.build("pv_rcnn").eval(),
@@ -164,7 +164,7 @@ def test_t1_in_eval_mode_a_frozen_head_runs_as_ever(standin: Standin) -> None:
     assert torch.equal(*results) and results[0].requires_grad
 
 
-def test_t2_a_head_of_which_a_part_is_frozen_still_gives_its_loss(standin: Standin) -> None:
+def test_t2_a_partly_frozen_head_gives_its_loss(standin: Standin) -> None:
     model = standin.build("pv_rcnn", ["dense_head.conv_cls"])
     loss, _, _ = forward(model)
     assert torch.equal(loss, sum_of(model, ["dense_head", "point_head", "roi_head"]))
@@ -178,14 +178,14 @@ def test_t1_parameters_false_keeps_every_loss(standin: Standin) -> None:
 
 
 @pytest.mark.parametrize("config", [name for name in CONFIGS if name not in INLINE])
-def test_t3_a_list_that_freezes_every_head_is_refused_at_build(standin: Standin, config: str) -> None:
+def test_t3_freezing_every_head_is_an_error_at_build(standin: Standin, config: str) -> None:
     model = standin.build(config)
     with pytest.raises(FreezeError, match=f"in {type(model).__name__} every head is fully frozen"):
         standin.build(config, with_loss(model))
 
 
 @pytest.mark.parametrize("config", INLINE)
-def test_t3_a_head_that_computes_its_loss_in_its_forward_is_refused_by_name(
+def test_t3_freezing_a_head_that_computes_its_loss_in_forward_is_an_error(
     standin: Standin, config: str
 ) -> None:
     kind = type(standin.build(config)).__name__
@@ -195,8 +195,8 @@ def test_t3_a_head_that_computes_its_loss_in_its_forward_is_refused_by_name(
     assert loss.requires_grad
 
 
-def test_t1_a_detector_that_cannot_do_without_a_frozen_head_is_named(standin: Standin) -> None:
-    """Two heads, one of which leaves its loss in the batch: not half of it is frozen in silence."""
+def test_t1_a_detector_that_needs_train_mode_outputs_of_a_frozen_head_is_an_error(standin: Standin) -> None:
+    """One of two heads stores its loss in the batch: it is not silently frozen in part."""
     model = standin.build("transfusion", ["backbone_2d"])
     openpcdet.uninstall()
     model.lane_head = nn.Linear(8, 1)
@@ -210,13 +210,13 @@ def test_t1_a_detector_that_cannot_do_without_a_frozen_head_is_named(standin: St
         forward(built)
 
 
-def test_t3_a_detector_that_ignores_the_loss_that_is_left_is_refused(standin: Standin) -> None:
+def test_t3_a_detector_that_ignores_the_remaining_loss_is_an_error(standin: Standin) -> None:
     model = standin.build("mppnet_e2e", ["dense_head"])
     with pytest.raises(FreezeError, match="loss of MPPNetE2E does not depend on any trainable parameter"):
         forward(model)
 
 
-def test_t1_copies_and_pickles_of_a_frozen_detector_are_quiet_too(standin: Standin) -> None:
+def test_t1_copies_and_pickles_of_a_frozen_detector_give_no_loss_of_frozen_heads(standin: Standin) -> None:
     model = standin.build("pv_rcnn", ["point_head"])
     twins = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)))
     loss, _, _ = forward(model)

@@ -1,4 +1,4 @@
-"""Putting the plugin on and taking it off: nothing is imported before, nothing stays behind after."""
+"""install and uninstall: neither imports OpenPCDet, and uninstall restores everything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOADING = "pcdet.models.detectors.detector3d_template"
 
 
 def attributes(standin: Standin) -> dict[str, Any]:
-    """Every attribute of every module and class of the stand-in, and what of torch is replaced."""
+    """All attributes of the modules and classes that the plugin patches, and ``load_state_dict`` of torch."""
     sys.path.insert(0, str(TOOLS))
     homes = [standin.module(name) for name in HOMES]
     template = standin.module(LOADING).Detector3DTemplate
@@ -30,8 +30,8 @@ def attributes(standin: Standin) -> dict[str, Any]:
     return {**found, "load_state_dict": nn.Module.load_state_dict}
 
 
-def test_importing_it_imports_nothing_of_pcdet() -> None:
-    """Nor of anything that an OpenPCDet need not have."""
+def test_installing_the_plugin_imports_nothing_of_pcdet() -> None:
+    """Nor a package that OpenPCDet may be installed without."""
     absent = {"pcdet", "spconv", "numba", "PIL", "tensorboardX"}
     code = (
         f"import sys, pcdet_freeze.openpcdet as o; o.install(); sys.exit(bool({absent} & set(sys.modules)))"
@@ -39,24 +39,24 @@ def test_importing_it_imports_nothing_of_pcdet() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_is_imported_after_install_freezes(standin: Standin) -> None:
+def test_models_freeze_if_pcdet_is_imported_after_install(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_2d"])
     assert is_frozen(model.backbone_2d) and not is_frozen(model.dense_head)
 
 
-def test_what_was_imported_before_install_freezes_too(standin: Standin) -> None:
-    taken = ModuleType("somebodys_script")
-    taken.build_network = standin.module("pcdet.models").build_network
-    sys.modules[taken.__name__] = taken
+def test_models_freeze_if_pcdet_is_imported_before_install(standin: Standin) -> None:
+    script = ModuleType("user_script")
+    script.build_network = standin.module("pcdet.models").build_network
+    sys.modules[script.__name__] = script
     try:
         openpcdet.install()
-        assert taken.build_network is standin.module("pcdet.models").build_network
+        assert script.build_network is standin.module("pcdet.models").build_network
         assert is_frozen(standin.build("second", ["backbone_2d"]).backbone_2d)
         openpcdet.uninstall()
-        assert taken.build_network is standin.module("pcdet.models").build_network
+        assert script.build_network is standin.module("pcdet.models").build_network
     finally:
-        del sys.modules[taken.__name__]
+        del sys.modules[script.__name__]
 
 
 def test_uninstall_restores_every_attribute(standin: Standin) -> None:
@@ -69,7 +69,7 @@ def test_uninstall_restores_every_attribute(standin: Standin) -> None:
     assert attributes(standin) == before
 
 
-def test_uninstall_leaves_modules_that_were_imported_meanwhile_as_they_are_on_disk(standin: Standin) -> None:
+def test_uninstall_restores_modules_that_were_imported_in_between(standin: Standin) -> None:
     openpcdet.install()
     attributes(standin)
     openpcdet.uninstall()
@@ -79,7 +79,7 @@ def test_uninstall_leaves_modules_that_were_imported_meanwhile_as_they_are_on_di
     assert all("exec_module" not in vars(loader) for loader in loaders)
 
 
-def test_uninstall_gives_the_models_back_as_they_were_built(standin: Standin) -> None:
+def test_uninstall_releases_the_models_as_they_were_built(standin: Standin) -> None:
     plain = standin.build("pv_rcnn")
     openpcdet.install()
     model = standin.build("pv_rcnn", ["backbone_2d", "dense_head"])
@@ -91,7 +91,7 @@ def test_uninstall_gives_the_models_back_as_they_were_built(standin: Standin) ->
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_reference_that_cannot_be_found_does_what_the_original_does(standin: Standin) -> None:
+def test_after_uninstall_a_kept_reference_calls_the_original(standin: Standin) -> None:
     openpcdet.install()
     build = standin.module("pcdet.models").build_network
     openpcdet.uninstall()
@@ -101,7 +101,7 @@ def test_a_reference_that_cannot_be_found_does_what_the_original_does(standin: S
     models.build_network = kept
 
 
-def test_installing_twice_is_installing_once_and_uninstalling_twice_does_nothing(standin: Standin) -> None:
+def test_a_second_install_and_a_second_uninstall_do_nothing(standin: Standin) -> None:
     before = attributes(standin)
     openpcdet.install()
     openpcdet.install()
@@ -111,7 +111,7 @@ def test_installing_twice_is_installing_once_and_uninstalling_twice_does_nothing
     assert attributes(standin) == before
 
 
-def test_n2_with_the_key_absent_a_training_is_the_same_to_the_last_bit(standin: Standin) -> None:
+def test_n2_without_the_key_a_training_is_bit_identical(standin: Standin) -> None:
     with_plugin = standin.train("pv_rcnn", tag="with")
     without = standin.train("pv_rcnn", tag="without", plugin=False)
     assert with_plugin.losses == without.losses and len(without.losses) == 8
@@ -122,7 +122,7 @@ def test_n2_with_the_key_absent_a_training_is_the_same_to_the_last_bit(standin: 
     assert "nothing is frozen" in with_plugin.err and "nothing is frozen" not in without.err
 
 
-def test_n2_with_the_key_absent_a_model_has_nothing_that_it_would_not_have_alone(standin: Standin) -> None:
+def test_n2_without_the_key_a_model_has_no_additional_attributes(standin: Standin) -> None:
     def loss_of(model: nn.Module) -> torch.Tensor:
         seed(1)
         return model(batch_of())[0]["loss"]
@@ -136,7 +136,7 @@ def test_n2_with_the_key_absent_a_model_has_nothing_that_it_would_not_have_alone
         assert [vars(m).keys() for m in model.modules()] == [vars(m).keys() for m in plain.modules()]
 
 
-def test_faults_of_the_list_come_before_anything_is_built(standin: Standin) -> None:
+def test_errors_of_the_list_are_raised_before_the_model_is_built(standin: Standin) -> None:
     openpcdet.install()
     with pytest.raises(FreezeError, match="must be a list of module names"):
         standin.build("second", "backbone_2d")
@@ -154,13 +154,15 @@ def test_faults_of_the_list_come_before_anything_is_built(standin: Standin) -> N
         {"FUSE": "force"},
     ],
 )
-def test_an_option_that_needs_a_loop_of_our_own_is_refused(standin: Standin, option: dict[str, Any]) -> None:
+def test_an_option_that_needs_the_trainer_of_pcdet_freeze_is_an_error(
+    standin: Standin, option: dict[str, Any]
+) -> None:
     openpcdet.install()
     with pytest.raises(FreezeError, match=next(iter(option))):
         standin.build("second", ["backbone_2d"], **option)
 
 
-def test_a_list_beside_model_is_an_error(standin: Standin) -> None:
+def test_a_list_outside_of_model_is_an_error(standin: Standin) -> None:
     run = standin.train("second", *["--set", "MODEL.NAME", "SECONDNet"])
     assert run.code == 0
     openpcdet.install()
@@ -171,7 +173,7 @@ def test_a_list_beside_model_is_an_error(standin: Standin) -> None:
         standin.module("pcdet.models").build_network(config.cfg.MODEL, 1, None)
 
 
-def test_a_script_that_cannot_import_pcdet_is_told_so(tmp_path: Any, capsys: Any) -> None:
+def test_a_script_that_cannot_import_pcdet_gets_advice(tmp_path: Any, capsys: Any) -> None:
     script = tmp_path / "train.py"
     script.write_text("from pcdet.models import build_network\n")
     path, argv = sys.path[:], sys.argv[:]
@@ -181,7 +183,7 @@ def test_a_script_that_cannot_import_pcdet_is_told_so(tmp_path: Any, capsys: Any
     assert "pcdet cannot be imported" in capsys.readouterr().err
 
 
-def test_an_openpcdet_without_build_network_is_too_different(standin: Standin) -> None:
+def test_an_openpcdet_without_build_network_is_an_error(standin: Standin) -> None:
     openpcdet.install()
     models = standin.module("pcdet.models")
     openpcdet.uninstall()
@@ -192,7 +194,7 @@ def test_an_openpcdet_without_build_network_is_too_different(standin: Standin) -
     assert sys.meta_path == finders
 
 
-def test_n6_set_takes_names_that_the_yaml_does_not_have(standin: Standin) -> None:
+def test_n6_set_accepts_freeze_keys_that_the_yaml_does_not_have(standin: Standin) -> None:
     run = standin.train("pv_rcnn", *frozen_words("[backbone_3d, pfe]", "MODEL.FREEZE.ALLOW_RANDOM", "True",
                                                  "OPTIMIZATION.LR", "0.001"))  # fmt: skip
     assert run.code == 0, run.err

@@ -1,4 +1,4 @@
-"""N1 in OpenPCDet's own models: any dotted path of any of its configs freezes."""
+"""N1 in OpenPCDet's models: any dotted path of any of its configs can be frozen."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def configs(reference: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in files}
 
 
-def test_n1_every_dotted_path_of_all_53_configs_names_that_module(reference: Path) -> None:
+def test_n1_each_dotted_path_of_all_53_configs_resolves_to_its_module(reference: Path) -> None:
     found = configs(reference)
     assert len(found) == 53
     for name, facts in found.items():
@@ -59,7 +59,7 @@ def test_n1_every_second_module_of_all_53_configs_freezes_by_name_and_the_others
         assert frozen == {key for key, _ in model.named_parameters() if key.startswith(second)}, name
 
 
-def test_n1_deep_paths_and_globs_freeze_what_is_in_them(reference: Path) -> None:
+def test_n1_deep_paths_and_globs_freeze_their_modules(reference: Path) -> None:
     model = skeleton(configs(reference)["kitti_models__pv_rcnn"])
     freeze(model, ["backbone_3d.conv[12]", "roi_head.shared_fc_layer.0"], certify=False)
     frozen = {key for key, parameter in model.named_parameters() if not parameter.requires_grad}

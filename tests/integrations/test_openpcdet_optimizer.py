@@ -1,4 +1,4 @@
-"""The optimizer under the plugin: nothing frozen in it (H7), all that trains in it (P5)."""
+"""The optimizer with the plugin: no frozen parameter in it (H7), every trainable one in it (P5)."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ def plugin(standin: Standin) -> None:
     openpcdet.install()
 
 
-def held_by(optimizer: Any) -> set[int]:
+def parameters_of(optimizer: Any) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
 @pytest.mark.parametrize("kind", ["adam_onecycle", "adam"])
-def test_h7_what_is_frozen_is_in_no_group_and_all_else_in_one(standin: Standin, kind: str) -> None:
+def test_h7_frozen_parameters_are_in_no_group_and_trainable_ones_in_one(standin: Standin, kind: str) -> None:
     model = standin.build("pv_rcnn", ["backbone_3d", "backbone_2d.blocks"])
     optimizer = standin.optimizer(model, kind)
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in model.parameters() if p.requires_grad}
-    assert len(held) == len(held_by(optimizer))
+    known = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in known} == {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(known) == len(parameters_of(optimizer))
     assert not any(p.requires_grad for p in model.backbone_3d.parameters())
 
 
-def test_h7_neither_weight_decay_nor_momentum_moves_what_is_frozen(standin: Standin) -> None:
+def test_h7_weight_decay_and_momentum_do_not_change_frozen_parameters(standin: Standin) -> None:
     run = standin.train("pv_rcnn", *frozen_words("backbone_3d,backbone_2d", *RANDOM,
                                                  "OPTIMIZATION.WEIGHT_DECAY", "0.5"))  # fmt: skip
     first, last = (run.state(epoch)["model_state"] for epoch in (1, 2))
-    held = [key for key in first if key.startswith("backbone")]
-    assert held and all(torch.equal(first[key], last[key]) for key in held)
+    frozen = [key for key in first if key.startswith("backbone")]
+    assert frozen and all(torch.equal(first[key], last[key]) for key in frozen)
 
 
 def dropped_by(model: nn.Module) -> list[str]:
-    """Trainable parameters that a module with children owns itself."""
+    """Trainable parameters that belong to a module with children."""
     own = ((n, m) for n, m in model.named_modules() if any(True for _ in m.children()))
     return [f"{n}.{name}" for n, m in own for name, p in m.named_parameters(recurse=False) if p.requires_grad]
 
 
-def test_p5_what_adam_onecycle_never_receives_is_named_and_trains(standin: Standin, caplog: Any) -> None:
+def test_p5_parameters_that_adam_onecycle_drops_are_named_and_trained(standin: Standin, caplog: Any) -> None:
     model = standin.build("dsvt", ["backbone_2d"])
     names = dropped_by(model)
     assert names == [
@@ -58,10 +58,10 @@ def test_p5_what_adam_onecycle_never_receives_is_named_and_trains(standin: Stand
     assert (
         all(name in line for name in names) and "OptimWrapper did not receive 3 trainable parameters" in line
     )
-    assert held_by(optimizer) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert parameters_of(optimizer) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_p5_without_the_plugin_they_never_move_and_with_it_they_do(standin: Standin) -> None:
+def test_p5_dropped_parameters_train_with_the_plugin_only(standin: Standin) -> None:
     key = "backbone_3d.token"
     plain = standin.train("dsvt", tag="plain", plugin=False)
     first, last = (plain.state(epoch)["model_state"][key] for epoch in (1, 2))
@@ -71,12 +71,12 @@ def test_p5_without_the_plugin_they_never_move_and_with_it_they_do(standin: Stan
     assert run.code == 0 and not torch.equal(first, last)
 
 
-def test_p5_what_is_frozen_is_not_missed(standin: Standin, caplog: Any) -> None:
+def test_p5_a_frozen_parameter_is_not_reported_as_dropped(standin: Standin, caplog: Any) -> None:
     standin.optimizer(standin.build("dsvt", ["backbone_3d"]))
     assert not [r for r in caplog.records if "did not receive" in r.getMessage()]
 
 
-def test_p5_an_optimizer_of_ones_own_that_lacks_a_parameter_is_an_error(standin: Standin) -> None:
+def test_p5_another_optimizer_that_lacks_a_parameter_is_an_error(standin: Standin) -> None:
     model = standin.build("second", ["backbone_3d"])
     optimizer = torch.optim.SGD(
         [p for n, p in model.named_parameters() if p.requires_grad and "conv_cls" not in n], 0.1
@@ -86,7 +86,7 @@ def test_p5_an_optimizer_of_ones_own_that_lacks_a_parameter_is_an_error(standin:
     assert optimizer.param_groups
 
 
-def test_h7_an_optimizer_of_ones_own_gives_up_what_is_frozen_before_its_first_step(standin: Standin) -> None:
+def test_h7_frozen_parameters_leave_another_optimizer_before_its_first_step(standin: Standin) -> None:
     model = standin.build("second", ["backbone_3d"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.5)
     before = {key: value.clone() for key, value in model.backbone_3d.state_dict().items()}
@@ -95,10 +95,10 @@ def test_h7_an_optimizer_of_ones_own_gives_up_what_is_frozen_before_its_first_st
         model(batch_of(step))[0]["loss"].backward()
         optimizer.step()
     assert all(torch.equal(before[key], value) for key, value in model.backbone_3d.state_dict().items())
-    assert held_by(optimizer) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert parameters_of(optimizer) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_t3_a_list_that_leaves_nothing_to_train_is_an_error_at_build(standin: Standin) -> None:
+def test_t3_a_list_without_trainable_parameters_is_an_error_at_build(standin: Standin) -> None:
     with pytest.raises(FreezeError, match="every head is fully frozen"):
         standin.build("second", ["*"])
     with pytest.raises(FreezeError, match="every parameter of the model is frozen"):

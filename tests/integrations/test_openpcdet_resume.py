@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what OpenPCDet hides in a bare ``except`` is an error."""
+"""Resuming from a checkpoint: exceptions that OpenPCDet swallows in a bare ``except`` are raised."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def same(a: Run, b: Run, epoch: int = 3) -> bool:
 
 @pytest.fixture
 def stopped(standin: Standin) -> Run:
-    """A run of one epoch, of which more are wanted."""
+    """A run that was stopped after one epoch."""
     return standin.train("pv_rcnn", "--epochs", "1", *PV)
 
 
-def test_r1_the_same_list_goes_on_from_the_checkpoint(standin: Standin, stopped: Run) -> None:
-    """torch refuses numpy's numbers in it, which alone would start the stand-in anew."""
+def test_r1_the_same_list_resumes_from_the_checkpoint(standin: Standin, stopped: Run) -> None:
+    """torch refuses numpy scalars in the checkpoint; OpenPCDet alone would then restart at epoch 0."""
     run = standin.train("pv_rcnn", "--epochs", "2", *PV)
     assert run.code == 0 and "start training from epoch 1" in run.err
     assert len(run.losses) == 4 and "certificate intact" in run.err
@@ -34,7 +34,9 @@ def test_r1_the_same_list_goes_on_from_the_checkpoint(standin: Standin, stopped:
 
 
 @pytest.mark.parametrize("names", ["backbone_3d", f"{TRUNK}", f"{TRUNK},dense_head,pfe"])
-def test_another_list_is_an_error_and_no_silent_restart(standin: Standin, stopped: Run, names: str) -> None:
+def test_another_list_on_resume_is_an_error_not_a_silent_restart(
+    standin: Standin, stopped: Run, names: str
+) -> None:
     before = stopped.checkpoint(1).read_bytes()
     run = standin.train("pv_rcnn", "--epochs", "2", *frozen_words(names, *RANDOM))
     assert run.code == 1 and run.losses == []
@@ -45,13 +47,13 @@ def test_another_list_is_an_error_and_no_silent_restart(standin: Standin, stoppe
     assert stopped.checkpoint(1).read_bytes() == before
 
 
-def test_a_list_where_there_was_none_is_an_error(standin: Standin) -> None:
+def test_adding_a_list_on_resume_is_an_error(standin: Standin) -> None:
     standin.train("pv_rcnn", "--epochs", "1")
     run = standin.train("pv_rcnn", "--epochs", "2", *PV)
     assert run.code == 1 and "+ dense_head" in run.err and run.losses == []
 
 
-def test_no_list_where_there_was_one_is_an_error_too(standin: Standin, stopped: Run) -> None:
+def test_removing_the_list_on_resume_is_an_error(standin: Standin, stopped: Run) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2")
     assert run.code == 1 and "- dense_head" in run.err and run.losses == []
 
@@ -64,7 +66,7 @@ def test_the_error_names_the_newest_checkpoint_of_several(standin: Standin, word
     assert run.code == 1 and "checkpoint_epoch_2.pth was written with others" in run.err
 
 
-def test_parameters_false_where_it_was_true_is_an_error(standin: Standin, stopped: Run) -> None:
+def test_changing_parameters_to_false_on_resume_is_an_error(standin: Standin, stopped: Run) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2", *PV, "MODEL.FREEZE.PARAMETERS", "False")
     assert run.code == 1 and "+ PARAMETERS: False" in run.err
 
@@ -75,7 +77,7 @@ def test_another_list_with_ckpt_is_the_same_error(standin: Standin, stopped: Run
     assert run.code == 1 and "can only be resumed with the MODEL.NOT_TRAIN_IN_MULTI_TASK" in run.err
 
 
-def test_a_broken_checkpoint_is_named_and_the_older_one_taken(standin: Standin) -> None:
+def test_a_broken_checkpoint_is_named_and_the_run_resumes_from_an_older_one(standin: Standin) -> None:
     first = standin.train("pv_rcnn", "--epochs", "2", *PV)
     os.utime(first.checkpoint(1), (1, 1))
     first.checkpoint(2).write_bytes(first.checkpoint(2).read_bytes()[:2000])
@@ -87,7 +89,9 @@ def test_a_broken_checkpoint_is_named_and_the_older_one_taken(standin: Standin) 
     )
 
 
-def test_where_every_checkpoint_is_broken_the_run_does_not_start_anew(standin: Standin, stopped: Run) -> None:
+def test_a_run_whose_checkpoints_are_all_broken_does_not_restart_at_epoch_0(
+    standin: Standin, stopped: Run
+) -> None:
     stopped.checkpoint(1).write_bytes(b"not a checkpoint")
     run = standin.train("pv_rcnn", "--epochs", "2", *PV)
     assert run.code == 1 and run.losses == []
@@ -95,11 +99,11 @@ def test_where_every_checkpoint_is_broken_the_run_does_not_start_anew(standin: S
 
 
 class Opaque:
-    """Something that torch does not load as plain data."""
+    """An object that torch.load refuses with weights_only."""
 
 
 @pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-def test_weights_only_is_named_with_its_cure(standin: Standin, stopped: Run) -> None:
+def test_a_weights_only_error_comes_with_advice(standin: Standin, stopped: Run) -> None:
     state = torch.load(stopped.checkpoint(1), weights_only=False)
     torch.save({**state, "extra": Opaque()}, stopped.checkpoint(1))
     run = standin.train("pv_rcnn", "--epochs", "2", *PV)
@@ -109,7 +113,9 @@ def test_weights_only_is_named_with_its_cure(standin: Standin, stopped: Run) -> 
     assert run.code == 0 and "start training from epoch 1" in run.err, run.err
 
 
-def test_p1_a_file_that_was_changed_after_it_was_written_is_refused(standin: Standin, stopped: Run) -> None:
+def test_p1_a_checkpoint_that_does_not_match_its_certificate_is_an_error(
+    standin: Standin, stopped: Run
+) -> None:
     state = torch.load(stopped.checkpoint(1), weights_only=False)
     state["model_state"]["backbone_3d.conv1.0.weight"] += 1
     torch.save(state, stopped.checkpoint(1))
@@ -117,13 +123,13 @@ def test_p1_a_file_that_was_changed_after_it_was_written_is_refused(standin: Sta
     assert run.code == 1 and "backbone_3d.conv1.0.weight changed" in run.err and run.losses == []
 
 
-def test_h6_a_checkpoint_of_the_plugin_loads_in_openpcdet_alone(standin: Standin, stopped: Run) -> None:
+def test_h6_a_checkpoint_of_the_plugin_loads_without_the_plugin(standin: Standin, stopped: Run) -> None:
     standin.forget()
     model = standin.build("pv_rcnn", None)
     model.load_state_dict(torch.load(stopped.checkpoint(1), weights_only=False)["model_state"])
 
 
-def test_a_new_stage_begins_from_the_weights_of_another_list(standin: Standin, stopped: Run) -> None:
+def test_a_new_stage_starts_from_weights_trained_with_another_list(standin: Standin, stopped: Run) -> None:
     words = ["--pretrained_model", str(stopped.checkpoint(1)), *frozen_words("backbone_3d")]
     run = standin.train("pv_rcnn", "--epochs", "1", *words, tag="next")
     assert run.code == 0, run.err
@@ -131,7 +137,7 @@ def test_a_new_stage_begins_from_the_weights_of_another_list(standin: Standin, s
     assert all(torch.equal(left[key], right[key]) for key in left if key.startswith("backbone_3d"))
 
 
-def test_the_certificate_is_taken_after_the_load_and_not_before(standin: Standin, stopped: Run) -> None:
+def test_the_certificate_is_taken_after_loading(standin: Standin, stopped: Run) -> None:
     stored = stopped.state(1)["pcdet_freeze"]["freeze"]["certificate"]["digests"]
     words = ["--pretrained_model", str(stopped.checkpoint(1)), *frozen_words(f"{TRUNK},dense_head")]
     run = standin.train("pv_rcnn", "--epochs", "1", *words, tag="next")

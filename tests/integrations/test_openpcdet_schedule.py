@@ -23,13 +23,13 @@ FREE_DEBLOCKS = "{EPOCH: 2, TRAIN: [backbone_2d.deblocks]}"
 
 
 def moved(run: Run, first: int, last: int) -> set[str]:
-    """Children of the frozen modules whose state differs between two epochs."""
+    """Children of the listed modules whose state differs between two epochs."""
     before, after = (run.state(epoch)["model_state"] for epoch in (first, last))
     keys = [k for k in before if k.startswith("backbone") and not torch.equal(before[k], after[k])]
     return {".".join(key.split(".")[:2]) for key in keys}
 
 
-def test_r3_parts_begin_to_train_at_their_epoch(standin: Standin) -> None:
+def test_r3_modules_are_unfrozen_at_their_epoch(standin: Standin) -> None:
     run = standin.train("pv_rcnn", "--epochs", "3", *scheduled(FREE_BLOCKS, FREE_DEBLOCKS))
     assert run.code == 0, run.err
     assert moved(run, 1, 2) == {"backbone_2d.blocks"}
@@ -37,7 +37,7 @@ def test_r3_parts_begin_to_train_at_their_epoch(standin: Standin) -> None:
     assert "after 1 epoch, backbone_2d.blocks begins to train (8 parameters, learning rate x 0.1)" in run.err
 
 
-def test_r3_the_certificate_goes_on_for_what_stays_frozen(standin: Standin) -> None:
+def test_r3_modules_that_stay_frozen_stay_certified(standin: Standin) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2", *scheduled(FREE_BLOCKS))
     names = run.state(2)["pcdet_freeze"]["freeze"]["certificate"]["digests"]
     assert {".".join(name.split(".")[:2]) for name in names} == {
@@ -65,8 +65,8 @@ def test_r3_another_schedule_on_resume_is_an_error(standin: Standin) -> None:
     assert run.code == 1 and "- SCHEDULE" in run.err and "+ SCHEDULE" in run.err
 
 
-def test_r3_a_learning_rate_scale_is_that_part_of_a_whole_step(standin: Standin) -> None:
-    """At the first step after it entered, the part moves by LR_SCALE times what it moves without."""
+def test_r3_lr_scale_scales_the_steps_of_added_parameters(standin: Standin) -> None:
+    """The first step of an added parameter is LR_SCALE times as long as without a scale."""
     steps = {}
     for scale in ("1.0", "0.25"):
         phase = f"{{EPOCH: 1, TRAIN: [backbone_2d.blocks], LR_SCALE: {scale}}}"
@@ -78,7 +78,7 @@ def test_r3_a_learning_rate_scale_is_that_part_of_a_whole_step(standin: Standin)
     assert torch.allclose(steps["0.25"], steps["1.0"] * 0.25, rtol=1e-3, atol=1e-6)
 
 
-def test_r3_the_optimizers_groups_stay_two_and_hold_all_that_trains(standin: Standin) -> None:
+def test_r3_added_parameters_enter_the_two_groups_of_the_optimizer(standin: Standin) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2", *scheduled(FREE_BLOCKS))
     groups = [
         [len(group["params"]) for group in run.state(epoch)["optimizer_state"]["param_groups"]]
@@ -87,28 +87,28 @@ def test_r3_the_optimizers_groups_stay_two_and_hold_all_that_trains(standin: Sta
     assert [b - a for a, b in zip(*groups, strict=True)] == [4, 4]  # two blocks: linear | norm
 
 
-def test_r3_a_phase_beyond_the_run_is_told(standin: Standin) -> None:
+def test_r3_a_phase_after_the_end_of_the_run_is_a_warning(standin: Standin) -> None:
     run = standin.train("pv_rcnn", "--epochs", "1", *scheduled(FREE_BLOCKS))
     assert run.code == 0 and "not in this run of 1 epochs: after 1 epoch, backbone_2d.blocks" in run.err
 
 
-def test_r3_a_schedule_of_what_is_not_frozen_is_an_error_before_training(standin: Standin) -> None:
+def test_r3_a_schedule_of_a_trainable_module_is_an_error_before_training(standin: Standin) -> None:
     run: Any = standin.train("pv_rcnn", *scheduled("{EPOCH: 1, TRAIN: [pfe]}"))
     assert run.code == 1 and "TRAIN must name what the list freezes" in run.err and run.losses == []
 
 
-def test_r3_a_loop_that_says_nothing_of_epochs_cannot_follow_a_schedule(standin: Standin) -> None:
+def test_r3_a_loop_without_train_model_cannot_use_a_schedule(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_3d"], SCHEDULE=[{"EPOCH": 1, "TRAIN": ["backbone_3d.conv1"]}])
     with pytest.raises(FreezeError, match="does not use train_model"):
         model(batch_of())
 
 
-def test_a_fork_without_checkpoint_state_is_told_what_it_goes_without(standin: Standin) -> None:
+def test_a_fork_without_checkpoint_state_gets_a_warning(standin: Standin) -> None:
     def lose() -> None:
         utils = standin.module("train_utils.train_utils")
         standin.monkeypatch.setattr(builtins, "checkpoint_state", utils.checkpoint_state, raising=False)
-        del utils.checkpoint_state  # its loop finds it elsewhere
+        del utils.checkpoint_state  # the loop of the fork finds it elsewhere
 
     standin.prepare = lose
     run = standin.train("second", "--epochs", "1", *frozen_words(LIST, *RANDOM))

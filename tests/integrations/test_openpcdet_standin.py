@@ -1,4 +1,4 @@
-"""The stand-in has OpenPCDet's public shape: signatures, call order, detectors and their loss calls."""
+"""The stand-in has the same signatures, call order, detectors and loss calls as OpenPCDet."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def words_of(function: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_its_signatures_are_those_of_the_release(api: Any, standin: Standin, version: str) -> None:
+def test_its_signatures_equal_those_of_the_release(api: Any, standin: Standin, version: str) -> None:
     standin.use(version)
     sys.path.insert(0, str(TOOLS))
     template = standin.module("pcdet.models.detectors.detector3d_template").Detector3DTemplate
@@ -67,7 +67,7 @@ def test_its_detectors_have_the_same_methods_and_topologies(api: Any, standin: S
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_its_train_script_calls_in_the_same_order(api: Any, version: str) -> None:
+def test_its_train_script_makes_the_same_calls_in_the_same_order(api: Any, version: str) -> None:
     expected = api[VERSIONS[version]]["tools/train.py call order"]
     tree = ast.parse((TOOLS / "train.py").read_text())
     main = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main")

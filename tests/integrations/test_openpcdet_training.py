@@ -1,4 +1,4 @@
-"""A whole training by the stand-in's own tools/train.py: what is frozen stays, and the log says so."""
+"""Whole trainings by tools/train.py of the stand-in with the plugin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _first: list[bytes] = []
 
 @pytest.fixture
 def trained(standin: Standin) -> Run:
-    """A model to start from; it is trained once."""
+    """A run whose weights other runs start from."""
     run = Run(0, "", "", standin.root / "output/toy_models/pv_rcnn/first")
     if not _first:
         run = standin.train("pv_rcnn", "--epochs", "1", tag="first")
@@ -44,13 +44,15 @@ def moved(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
     return {key.partition(".")[0] for key, x, y in both if not torch.equal(x, y)} - {"global_step"}
 
 
-def test_p1_what_the_list_names_stays_bit_for_bit_and_all_else_trains(standin: Standin, trained: Run) -> None:
+def test_p1_listed_modules_stay_bit_identical_and_all_others_train(standin: Standin, trained: Run) -> None:
     run = stage_two(standin, trained, PV)
     assert run.code == 0, run.err
     assert moved(trained.state(1), run.state(2)) == {"pfe", "point_head", "roi_head"}
 
 
-def test_the_log_says_what_is_frozen_what_drifts_and_that_it_held(standin: Standin, trained: Run) -> None:
+def test_the_log_names_frozen_modules_expected_drift_and_the_certificate(
+    standin: Standin, trained: Run
+) -> None:
     run = stage_two(standin, trained, f"{TRUNK},point_head")
     log = (run.folder / "train.log").read_text()
     assert "pcdet_freeze: frozen" in log and f"by {TRUNK.replace(',', ', ')}, point_head" in log
@@ -59,7 +61,7 @@ def test_the_log_says_what_is_frozen_what_drifts_and_that_it_held(standin: Stand
     assert "certificate intact: the frozen state is the same as at the start, bit for bit" in log
 
 
-def test_p1_the_checkpoint_carries_list_and_certificate_as_plain_data(standin: Standin, trained: Run) -> None:
+def test_p1_the_checkpoint_holds_list_and_certificate_as_plain_data(standin: Standin, trained: Run) -> None:
     run = stage_two(standin, trained, PV)
     state = run.state(2)
     ours = state.pop("pcdet_freeze")["freeze"]
@@ -73,7 +75,7 @@ def test_p1_the_checkpoint_carries_list_and_certificate_as_plain_data(standin: S
 
 
 @pytest.mark.parametrize("version", ["0.6.0", "0.5.2"])
-def test_earlier_releases_train_and_resume_under_the_list_too(standin: Standin, version: str) -> None:
+def test_earlier_releases_train_and_resume_with_the_list(standin: Standin, version: str) -> None:
     standin.use(version)
     first = standin.train("pv_rcnn", "--epochs", "1", *frozen_words(PV, *RANDOM))
     run = standin.train("pv_rcnn", "--epochs", "2", *frozen_words(PV, *RANDOM))
@@ -91,7 +93,7 @@ def test_every_detector_trains_with_its_first_stage_frozen(standin: Standin, con
     assert "certificate intact" in run.err and len(run.losses) == 4
 
 
-def test_h4_train_in_every_iteration_and_in_each_submodule_undoes_nothing(standin: Standin) -> None:
+def test_h4_train_calls_on_model_and_submodules_do_not_undo_the_freeze(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("pv_rcnn", ["backbone_3d", "backbone_2d.blocks"])
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -100,14 +102,14 @@ def test_h4_train_in_every_iteration_and_in_each_submodule_undoes_nothing(standi
         model.backbone_2d.train()
         model.backbone_2d.blocks[0][1].training = True
         model(batch_of(step))
-    held = [key for key in before if key.startswith(("backbone_3d", "backbone_2d.blocks"))]
-    assert held and all(torch.equal(before[key], model.state_dict()[key]) for key in held)
+    frozen = [key for key in before if key.startswith(("backbone_3d", "backbone_2d.blocks"))]
+    assert frozen and all(torch.equal(before[key], model.state_dict()[key]) for key in frozen)
     assert not torch.equal(before["pfe.vsa_point_feature_fusion.1.running_mean"],
                            model.state_dict()["pfe.vsa_point_feature_fusion.1.running_mean"])  # fmt: skip
 
 
-def test_h5_sync_bn_after_the_freeze_is_held_again(standin: Standin, trained: Run) -> None:
-    """On a CPU a SyncBatchNorm can only run held: all norm layers must be."""
+def test_h5_sync_bn_after_the_freeze_is_locked_again(standin: Standin, trained: Run) -> None:
+    """On a CPU a SyncBatchNorm runs in eval mode only: all norm layers must be locked."""
     names = f"{TRUNK},pfe,dense_head,roi_head.shared_fc_layer"
     run = stage_two(standin, trained, names, flags=("--sync_bn",))
     assert run.code == 0, run.err
@@ -115,7 +117,7 @@ def test_h5_sync_bn_after_the_freeze_is_held_again(standin: Standin, trained: Ru
     assert "8 norm layers" in run.err
 
 
-def test_h5_sync_bn_keeps_every_norm_layer_held_in_a_model(standin: Standin) -> None:
+def test_h5_sync_bn_keeps_every_norm_layer_of_a_model_locked(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_3d", "backbone_2d"])
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
@@ -124,13 +126,13 @@ def test_h5_sync_bn_keeps_every_norm_layer_held_in_a_model(standin: Standin) -> 
     assert norms and all(isinstance(m, nn.SyncBatchNorm) and is_locked(m) for m in norms)
 
 
-def test_p4_freezing_weights_that_no_file_supplied_is_an_error(standin: Standin) -> None:
+def test_p4_freezing_weights_that_were_never_loaded_is_an_error(standin: Standin) -> None:
     run = standin.train("pv_rcnn", *frozen_words(PV))
     assert run.code == 1 and run.losses == []
     assert "never loaded" in run.err and "  backbone_3d (" in run.err
 
 
-def test_p4_a_part_that_the_file_lacks_is_named(standin: Standin, trained: Run) -> None:
+def test_p4_a_module_that_the_file_lacks_is_named(standin: Standin, trained: Run) -> None:
     state = trained.state(1)
     state["model_state"] = {
         k: v for k, v in state["model_state"].items() if not k.startswith("backbone_2d.blocks")
@@ -140,7 +142,7 @@ def test_p4_a_part_that_the_file_lacks_is_named(standin: Standin, trained: Run) 
     assert run.code == 1 and "  backbone_2d.blocks (" in run.err and "  backbone_3d (" not in run.err
 
 
-def test_p4_weights_that_were_loaded_while_the_model_was_built_are_supplied(standin: Standin) -> None:
+def test_p4_weights_loaded_during_build_network_count_as_loaded(standin: Standin) -> None:
     openpcdet.install()
     parts = standin.module("pcdet.models.parts")
     weights = parts.Backbone3D().state_dict()
@@ -158,7 +160,7 @@ def test_p4_weights_that_were_loaded_while_the_model_was_built_are_supplied(stan
 
 
 @pytest.mark.parametrize("how", ["load_state_dict", "load of a part", "copy_"])
-def test_p4_weights_count_as_supplied_however_they_came(standin: Standin, how: str) -> None:
+def test_p4_weights_count_as_loaded_in_each_way_of_loading(standin: Standin, how: str) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_3d"], ALLOW_RANDOM=False)
     state = {key: torch.ones_like(value) for key, value in model.state_dict().items()}
@@ -174,7 +176,7 @@ def test_p4_weights_count_as_supplied_however_they_came(standin: Standin, how: s
     model(batch_of())
 
 
-def test_p4_handing_a_model_its_own_state_supplies_nothing(standin: Standin) -> None:
+def test_p4_loading_the_own_state_of_a_model_does_not_count(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_3d"], ALLOW_RANDOM=False)
     model.load_state_dict(model.state_dict())
@@ -182,13 +184,13 @@ def test_p4_handing_a_model_its_own_state_supplies_nothing(standin: Standin) -> 
         model(batch_of())
 
 
-def test_h11_what_no_remaining_loss_reaches_is_refused_before_the_first_step(standin: Standin) -> None:
+def test_h11_a_module_that_no_loss_reaches_is_an_error_before_the_first_step(standin: Standin) -> None:
     run = standin.train("pv_rcnn", *frozen_words("dense_head", *RANDOM))
     assert run.code == 1 and run.losses == []
     assert "add 'backbone_3d'" in run.err and "add 'backbone_2d'" in run.err
 
 
-def test_h3_a_frozen_module_whose_code_asks_for_training_is_named(standin: Standin) -> None:
+def test_h3_a_frozen_module_that_depends_on_self_training_is_named(standin: Standin) -> None:
     openpcdet.install()
     parts = standin.module("pcdet.models.parts")
 
@@ -204,7 +206,7 @@ def test_h3_a_frozen_module_whose_code_asks_for_training_is_named(standin: Stand
     standin.build("second", ["backbone_3d"], EVAL=["backbone_3d"])(batch_of())
 
 
-def test_p5_a_gradient_that_is_zero_in_all_first_steps_is_noted_in_the_log(standin: Standin) -> None:
+def test_p5_a_gradient_that_is_zero_in_all_audited_steps_is_logged(standin: Standin) -> None:
     def idle() -> None:
         head = standin.module("pcdet.models.parts").RoIHead
         begin, loss = head.__init__, head.get_loss
@@ -225,11 +227,11 @@ def test_p5_a_gradient_that_is_zero_in_all_first_steps_is_noted_in_the_log(stand
     assert "the gradient of roi_head.idle was zero in all of 8 steps" in run.err
 
 
-@pytest.mark.parametrize(("step", "told"), [(1, "after the first step"), (3, "after an epoch")])
-def test_p1_a_frozen_weight_that_changes_stops_the_training_by_name(
-    standin: Standin, trained: Run, step: int, told: str
+@pytest.mark.parametrize(("step", "when"), [(1, "after the first step"), (3, "after an epoch")])
+def test_p1_a_frozen_weight_that_changes_stops_the_training(
+    standin: Standin, trained: Run, step: int, when: str
 ) -> None:
-    def meddle() -> None:
+    def change_weights() -> None:
         wrapper = standin.module("train_utils.optimization.fastai_optim").OptimWrapper
         models = standin.module("pcdet.models.parts").Backbone2D
         plain, forward, seen, steps = wrapper.step, models.forward, [], []
@@ -238,22 +240,22 @@ def test_p1_a_frozen_weight_that_changes_stops_the_training_by_name(
             seen.append(self)
             return forward(self, batch_dict)
 
-        def meddling_step(self: Any) -> None:
+        def changing_step(self: Any) -> None:
             steps.append(self)
             if len(steps) == step:
                 seen[0].blocks[0][0].weight.data += 1
             plain(self)
 
-        models.forward, wrapper.step = note, meddling_step
+        models.forward, wrapper.step = note, changing_step
 
-    standin.prepare = meddle
+    standin.prepare = change_weights
     run = stage_two(standin, trained, PV)
     assert run.code == 1 and not run.checkpoint(1).exists()
-    assert f"{told} it had" in run.err and "backbone_2d.blocks.0.0.weight changed" in run.err
+    assert f"{when} it had" in run.err and "backbone_2d.blocks.0.0.weight changed" in run.err
 
 
-def test_p1_a_change_after_the_last_checkpoint_is_found_at_the_end(standin: Standin, trained: Run) -> None:
-    def meddle() -> None:
+def test_p1_a_change_after_the_last_checkpoint_is_an_error_at_the_end(standin: Standin, trained: Run) -> None:
+    def change_weights() -> None:
         utils = standin.module("train_utils.train_utils")
         keep, save, models = utils.checkpoint_state, utils.save_checkpoint, []
 
@@ -270,13 +272,13 @@ def test_p1_a_change_after_the_last_checkpoint_is_found_at_the_end(standin: Stan
 
         utils.checkpoint_state, utils.save_checkpoint = checkpoint_state, save_checkpoint
 
-    standin.prepare = meddle
+    standin.prepare = change_weights
     run = stage_two(standin, trained, PV)
     assert run.code == 1 and run.checkpoint(2).exists()
     assert "at the end it had" in run.err and "dense_head.conv_cls.bias changed" in run.err
 
 
-def test_p1_state_that_changed_since_is_found_at_the_checkpoint_itself(standin: Standin) -> None:
+def test_p1_changed_state_is_an_error_at_the_checkpoint(standin: Standin) -> None:
     openpcdet.install()
     model = standin.build("second", ["backbone_3d"])
     optimizer = standin.optimizer(model)

@@ -1,4 +1,4 @@
-"""What breaks OpenPCDet for reasons of its surroundings is named, with the cure."""
+"""Errors of OpenPCDet that come from versions and folders get advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pcdet_freeze.integrations.openpcdet import environment
 
 
 @pytest.mark.parametrize(
-    ("error", "cure"),
+    ("error", "advice"),
     [
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Floating point exception."), "numpy<2"),
         (AttributeError("module 'numpy' has no attribute 'int'."), "numpy<1.24"),
@@ -26,7 +26,7 @@ from pcdet_freeze.integrations.openpcdet import environment
             ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's"
             ),
-            "list",
+            "NOT_TRAIN_IN_MULTI_TASK",
         ),
         (
             FileNotFoundError(2, "No such file or directory", "cfgs/dataset_configs/kitti_dataset.yaml"),
@@ -34,22 +34,22 @@ from pcdet_freeze.integrations.openpcdet import environment
         ),
     ],
 )
-def test_a_known_trap_is_told_with_its_cure(error: Exception, cure: str) -> None:
-    assert cure in environment.advice_for(error)
+def test_a_known_error_comes_with_advice(error: Exception, advice: str) -> None:
+    assert advice in environment.advice_for(error)
 
 
-def test_any_other_error_is_left_alone() -> None:
+def test_any_other_error_has_no_advice() -> None:
     assert environment.advice_for(ValueError("anything else")) == ""
     assert environment.advice_for(RuntimeError("Weights only load failed: the file is cut off")) == ""
 
 
-def test_the_probe_tells_a_process_that_is_killed_by_sigfpe_from_all_others() -> None:
+def test_the_probe_recognises_a_process_that_is_killed_by_sigfpe() -> None:
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGFPE)"
     assert environment.is_killed_by_sigfpe([sys.executable, "-c", kill])
     assert not environment.is_killed_by_sigfpe([sys.executable, "-c", "raise SystemExit(1)"])
 
 
-def test_with_a_numpy_that_works_there_is_no_warning() -> None:
+def test_a_working_numpy_gives_no_warning() -> None:
     import numpy
 
     if int(numpy.__version__.partition(".")[0]) < 2:
@@ -58,7 +58,7 @@ def test_with_a_numpy_that_works_there_is_no_warning() -> None:
         assert environment.numpy_warning() == "" or "numpy<2" in environment.numpy_warning()
 
 
-def test_the_trap_of_numpy_2_is_logged_when_a_model_is_frozen(standin: Standin, caplog: Any) -> None:
+def test_numpy_2_with_an_old_cumm_is_a_warning_when_a_model_is_frozen(standin: Standin, caplog: Any) -> None:
     standin.monkeypatch.setattr(
         environment.metadata, "version", lambda name: {"numpy": "2.1.0"}.get(name, "0.4.11")
     )
@@ -73,7 +73,7 @@ def test_the_trap_of_numpy_2_is_logged_when_a_model_is_frozen(standin: Standin, 
     )
 
 
-def test_the_cure_is_printed_when_the_script_dies_of_it(tmp_path: Path, capsys: Any) -> None:
+def test_the_advice_is_printed_when_a_script_ends_with_the_error(tmp_path: Path, capsys: Any) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         "raise RuntimeError('DataLoader worker is killed by signal: Floating point exception.')\n"
