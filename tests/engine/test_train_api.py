@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tool_runs import CFG, LIST, SMALL
+from two_processes import torchrun
 
 import pcdet_freeze
 from pcdet_freeze.__main__ import main
@@ -184,6 +185,26 @@ def test_a_fault_is_an_exception_of_the_package(
     with pytest.raises(error) as caught:
         train(tmp_path, {**TINY, **overrides}, **options)
     assert text in str(caught.value)
+
+
+SYNC_BN_WORKER = """
+import sys
+from pcdet_freeze.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_sync_bn_with_two_cpu_processes_is_a_named_error_though_all_norm_layers_are_frozen(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "worker.py").write_text(SYNC_BN_WORKER)
+    frozen = [LIST, "[vfe, backbone_2d]", "MODEL.FREEZE.ALLOW_RANDOM", "True"]
+    flags = ["--launcher", "pytorch", "--sync_bn", "--device", "cpu", "--workers", "0", "--max_iters", "1"]
+    words = ["train", "--cfg_file", str(CFG), "--output_dir", str(tmp_path), *flags, "--set", *SMALL, *frozen]
+    done = torchrun(str(tmp_path / "worker.py"), *words)
+    shown = done.stdout + done.stderr
+    assert done.returncode != 0 and "--sync_bn needs CUDA with several processes" in shown
+    assert "ValueError" not in shown
 
 
 def test_an_unknown_option_is_a_type_error(tmp_path: Path) -> None:
