@@ -1,6 +1,9 @@
-# make demo    three stages on simulated scenes: detection, segmentation, lanes; one table
-# make test    the tests
-# make check   ruff, mypy and the tests: what CI runs
+# make demo      three stages on simulated scenes: detection, segmentation, lanes; one table
+# make quick     the tests of freezing, operators, metrics, configs and commands: under two minutes on two cores
+# make test      all tests but those marked `slow`: under eight minutes
+# make test-all  all tests: under 25 minutes
+# make lint      ruff and mypy
+# make check     lint, then test
 # Each builds its environment in .venv from nothing, and again only when the pins change.
 
 PYTHON ?= python3
@@ -10,12 +13,25 @@ PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 RUN := $(VENV)/.installed-$(PINS)
 DEV := $(VENV)/.installed-dev-$(PINS)
 
-.PHONY: demo test lint check clean
+# the folders of `make quick`
+QUICK := tests/freezing tests/ops tests/evaluation tests/utils tests/cli tests/engine/optim tests/test_config.py \
+	tests/test_architecture.py
+
+.PHONY: demo quick test test-slow test-all lint check clean
 
 demo: $(RUN)
 	$(PY) tools/three_stages.py
 
+quick: $(DEV)
+	$(PY) -m pytest -q -m "not slow" $(QUICK)
+
 test: $(DEV)
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(DEV)
+	$(PY) -m pytest -m slow
+
+test-all: $(DEV)
 	$(PY) -m pytest
 
 lint: $(DEV)
@@ -26,7 +42,7 @@ lint: $(DEV)
 check: lint test
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest-torch .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(RUN):
 	$(call install,.)
@@ -34,7 +50,7 @@ $(RUN):
 $(DEV):
 	$(call install,.[dev])
 
-# the pinned versions are in constraints.txt; the time is printed, since it is not the demo's
+# the pinned versions are in constraints.txt; the time is printed, since it is no part of the demo's time
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "pcdet_freeze needs Python 3.10 or later; found " + sys.version.split()[0] + " (make PYTHON=python3.11 ...)")'
 	@start=$$(date +%s); rm -f $(VENV)/.installed*; \

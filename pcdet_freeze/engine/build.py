@@ -46,7 +46,6 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
-from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
 
 
@@ -73,12 +72,12 @@ def build_data(context: RunContext, training: bool) -> Data:
 
 
 def new_model(context: RunContext, dataset: Any) -> nn.Module:
-    """The detector of the config, as it is initialised."""
+    """The detector of the config, with initial weights."""
     return build_network(model_cfg=context.cfg.MODEL, num_class=len(context.cfg.CLASS_NAMES), dataset=dataset)
 
 
 def build_model(context: RunContext, dataset: Any, sync_bn: bool = False) -> nn.Module:
-    """The detector on its device, with SyncBN where asked for and the pretrained tensors loaded."""
+    """The detector on its device, with SyncBN if ``sync_bn``, and the pretrained tensors loaded."""
     model = new_model(context, dataset)
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -100,7 +99,7 @@ def build_model(context: RunContext, dataset: Any, sync_bn: bool = False) -> nn.
 def freeze_and_resume(
     context: TrainContext, model: nn.Module, checkpoint: Checkpoint | None
 ) -> list[ConfiguredHook]:
-    """Freeze for the epoch in which the run stands, then load its state and compare with its certificate."""
+    """Freeze for the current epoch, then load the resumed state and compare it with its certificate."""
     header, plan = FreezeMetadata.of(checkpoint[1] if checkpoint else None), FreezePlan.from_cfg(context.cfg)
     if checkpoint is not None:
         log_list_changes(header, plan, context.is_over(checkpoint[1]), checkpoint[0], context.logger)
@@ -112,7 +111,7 @@ def freeze_and_resume(
     if not hooks:
         context.logger.info("MODEL.NOT_TRAIN_IN_MULTI_TASK names nothing: nothing is frozen.")
     if context.options.sync_bn:
-        check_sync_bn(model, context.device, plan)
+        check_sync_bn(model, context.device, plan, context.world.size)
     if checkpoint is not None:
         if context.options.pretrained_model is not None:
             context.logger.info(
@@ -132,7 +131,7 @@ def build_trainer(
     hooks: Sequence[ConfiguredHook],
     checkpoint: Checkpoint | None,
 ) -> Trainer:
-    """A trainer that stands where ``checkpoint`` left off, or at the start."""
+    """A trainer at the position of ``checkpoint``, or at the start."""
     require_labels(model, train.dataset)
     for hook in hooks:
         if checkpoint is None:
@@ -232,33 +231,35 @@ class Evaluation:
         return self.metrics
 
 
-def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan) -> None:
-    """Raise ConfigError where torch cannot run the SyncBatchNorm layers of ``model`` on ``device``.
+def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan, processes: int = 1) -> None:
+    """Raise ConfigError if torch does not support the SyncBatchNorm layers of ``model`` on a CPU.
 
-    On a CPU that is any layer that trains, now or later in the schedule. In several processes it is any
-    layer: DistributedDataParallel refuses a model with SyncBatchNorm on a CPU, frozen or not.
+    On a CPU a layer must not train, now or later in the schedule, and DistributedDataParallel refuses even a
+    frozen one.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)}
+    if device.type == "cuda" or not norms:
+        return
+    if processes > 1:
+        raise ConfigError(
+            f"--sync_bn needs CUDA with several processes, for frozen norm layers too, but the device of the "
+            f"{processes} processes is {device}. Leave --sync_bn out."
+        )
     freed = [path for phase in plan.schedule for name in phase.train for path in match(model, name).paths]
     live = [n for n, m in norms.items() if not is_frozen(m) or any(is_within(n, path) for path in freed)]
-    if live and device.type != "cuda":
+    if live:
         raise ConfigError(
-            f"--sync_bn needs CUDA for every norm layer that is not frozen to the end, but the device is "
-            f"{device} and {len(live)} are live: {', '.join(live[:4])}. Leave --sync_bn out, or freeze them."
-        )
-    if norms and device.type != "cuda" and distributed.is_distributed():
-        raise ConfigError(
-            f"--sync_bn needs CUDA in a run of several processes; got device {device} and "
-            f"{distributed.world_size()} processes. All {len(norms)} norm layers are frozen and use their "
-            "running statistics, which need no synchronisation: leave --sync_bn out, the result is the same."
+            f"--sync_bn needs CUDA for every norm layer that is not frozen in all epochs, but the device is "
+            f"{device} and {len(live)} are trainable: {', '.join(live[:4])}. Leave --sync_bn out, or freeze "
+            "them."
         )
 
 
 def require_labels(model: nn.Module, dataset: Any) -> None:
     """Raise one DataError for all heads that give a loss but whose label no frame of ``dataset`` has.
 
-    A head's labels are its ``reads_train``, less what modules write; what the data set can give is its
-    ``labels``. Frozen heads need none. Either of the two may be undeclared: then nothing is asked.
+    A head's labels are its ``reads_train`` without the keys that modules write; the data set declares its
+    ``labels``. Frozen heads need none. Nothing is checked where one of the two is not declared.
     """
     given = getattr(dataset, "labels", None)
     if given is None:

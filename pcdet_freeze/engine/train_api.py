@@ -22,7 +22,7 @@ from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.run_context import EvalOptions, TrainContext, TrainOptions
 from pcdet_freeze.engine.run_session import resume_advice, run_session
-from pcdet_freeze.engine.testing.watch_checkpoints import evaluate_all
+from pcdet_freeze.engine.testing.evaluator import evaluate_all
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezeHandle
@@ -85,8 +85,8 @@ def train(
         PCDetFreezeError: anything that is wrong with config, data, checkpoint or freeze.
         KeyboardInterrupt: passed on after a log line that names the checkpoint to resume from.
     """
-    chosen = TrainOptions(pretrained_model=pretrained, output_dir=output_dir, **options)
     with run_session() as session:
+        chosen = TrainOptions(pretrained_model=pretrained, output_dir=output_dir, **options)
         session.cfg = read_cfg(cfg, overrides)
         context = launch.start_training(session.cfg, chosen)
         session.advice = partial(resume_advice, context)
@@ -174,8 +174,8 @@ def evaluate(
     Raises:
         PCDetFreezeError: no weights, or anything that is wrong with config, data or checkpoint.
     """
-    chosen = EvalOptions(ckpt=ckpt, pretrained_model=pretrained, output_dir=output_dir, **options)
     with run_session() as session:
+        chosen = EvalOptions(ckpt=ckpt, pretrained_model=pretrained, output_dir=output_dir, **options)
         session.advice = lambda: "No result was written: the same evaluation starts from the beginning."
         if not (chosen.ckpt or chosen.pretrained_model):
             raise ConfigError(
@@ -199,8 +199,8 @@ def evaluate_run(
 
     ``options`` are fields of :class:`~pcdet_freeze.engine.run_context.EvalOptions`.
     """
-    chosen = EvalOptions(pretrained_model=pretrained, **options)
     with run_session() as session:
+        chosen = EvalOptions(pretrained_model=pretrained, **options)
         session.advice = lambda: "Finished epochs are in eval_list.txt: the same evaluation skips them."
         session.cfg = read_cfg(cfg, overrides)
         model, evaluation = _build_evaluation(session.cfg, chosen, ".")

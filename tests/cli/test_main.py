@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kitti_maker import make_kitti
 from tool_runs import CFG, SMALL
 
 from pcdet_freeze import __version__
@@ -78,29 +80,54 @@ def test_ctrl_c_is_one_line_and_exit_code_130(
     assert capsys.readouterr().err == f"\npcdet-freeze {name}: interrupted\n"
 
 
+READY = """
+import sys
+from pcdet_freeze.__main__ import main
+from pcdet_freeze.cli import bench, explain
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize(
-    ("words", "wait_for"),
+    ("words", "sets", "mark"),
     [
-        (["explain", "--cfg_file", str(CFG), "--batch_size", "300"], None),
-        (["bench", "--rounds", "500", "--variants", "none", "--json", "OUT"], "grid"),
+        (["explain", "--cfg_file", str(CFG), "--batch_size", "400"], FEW, "ready"),
+        (["bench", "--rounds", "500", "--variants", "none", "--json", "rows.json"], SMALL[8:], "grid"),
     ],
 )
 def test_ctrl_c_of_a_real_process_leaves_no_file_and_no_traceback(
-    words: list[str], wait_for: str | None, tmp_path: Path
+    words: list[str], sets: list[str], mark: str, tmp_path: Path
 ) -> None:
-    out = tmp_path / "rows.json"
-    words = [str(out) if word == "OUT" else word for word in words]
-    sets = ["--set", *(FEW if words[0] == "explain" else SMALL[8:])]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "pcdet_freeze", *words, *sets],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    if wait_for is not None:
-        assert process.stdout is not None and wait_for in process.stdout.readline()
-    else:
-        time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    command = [sys.executable, "-c", READY, *words, "--set", *sets]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None and process.stderr is not None
+        while mark not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
     assert process.returncode == 130
-    assert err.strip() == f"python -m pcdet_freeze {words[0]}: interrupted"
+    assert err == f"\npcdet-freeze {words[0]}: interrupted\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_in_prepare_leaves_whole_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    make_kitti(tmp_path / "kitti")
+    dumps, calls = pickle.dumps, []
+
+    def interrupted(value: Any, protocol: int) -> bytes:
+        calls.append(value)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return dumps(value, protocol)
+
+    monkeypatch.setattr("pcdet_freeze.datasets.files.pickle.dumps", interrupted)
+    words = ["kitti", "--cfg_file", "dataset_configs/kitti_dataset.yaml", "--out", str(tmp_path / "out")]
+    assert main(["prepare", *words, "--set", "DATA_PATH", str(tmp_path / "kitti")]) == 130
+    files = [path for path in (tmp_path / "out").iterdir() if path.is_file()]
+    assert len(files) == 1 and len(pickle.loads(files[0].read_bytes())) == len(calls[0])
+    assert capsys.readouterr().err == "\npcdet-freeze prepare: interrupted\n"

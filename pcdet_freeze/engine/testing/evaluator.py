@@ -1,4 +1,4 @@
-"""One pass over a loader, for all tasks that the model has: predictions, files, figures."""
+"""Evaluate a model, for all tasks that it has, or all checkpoints of a run as they appear."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import logging
 import pickle
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from tensorboardX import SummaryWriter
 from torch import nn
 from tqdm import tqdm
 
 from pcdet_freeze.datasets.loader import each_batch
+from pcdet_freeze.engine.checkpoint.io import epoch_of
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter, score
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 T = TypeVar("T")
+DONE_LIST = "eval_list.txt"
+NOTHING = "Nothing was evaluated: no checkpoint_epoch_N.pth, N >= %d, in %s that %s does not list already."
 
 
 def eval_one_epoch(
@@ -38,12 +44,12 @@ def eval_one_epoch(
     """Predict every frame of ``loader`` and score the predictions; returns metric name -> value.
 
     Boxes are scored by MODEL.POST_PROCESSING.EVAL_METRIC, every other task that the model predicts by its
-    metric in ``evaluation.TASK_METRICS``; all figures go into one table in the log.
+    metric in ``evaluation.TASK_METRICS``; all metrics are logged in one table.
 
     On rank 0 writes ``result.pkl`` (the boxes, as OpenPCDet does) and ``result.json`` (the metrics) to
     ``result_dir``, and with ``save_to_file`` one text file a frame below ``final_result/data``. With
     ``dist_test`` each rank predicts its share; all ranks return the same metrics.
-    Raises DataError where the predictions are not one for each frame, or nothing can be scored.
+    Raises DataError unless there is one prediction for each frame, and a label to score one of them.
     """
     logger.info("*************** EPOCH %s EVALUATION *****************", epoch_id)
     folder = Path(result_dir) if result_dir is not None else None
@@ -73,7 +79,7 @@ def eval_one_epoch(
 
 @dataclass
 class _Share:
-    """What one rank predicted, in the order of its loader."""
+    """Predictions of one rank, in the order of its loader."""
 
     frames: list[FrameResult] = field(default_factory=list)
     recall: dict[str, float] = field(default_factory=dict)
@@ -111,7 +117,7 @@ def _predict(
 def _annos(
     dataset: Any, batch: dict[str, Any], predictions: Any, class_names: list[str], text_folder: Path | None
 ) -> list[dict[str, Any]]:
-    """Boxes as annotation dicts; the frame_id alone where the model predicts none."""
+    """Boxes as annotation dicts; only the frame_id if the model predicts no boxes."""
     if all("pred_boxes" in found for found in predictions):
         return dataset.generate_prediction_dicts(batch, predictions, class_names, text_folder)
     return [{"frame_id": frame_id} for frame_id in batch["frame_id"]]
@@ -120,8 +126,8 @@ def _annos(
 def interleave(parts: Sequence[Sequence[T]], total: int) -> list[T]:
     """Results of all ranks in the order of the frames.
 
-    Rank r of W predicted frames r, r + W, ..., filled up from the beginning so that all ranks are equally
-    long: the fill is cut off at ``total``.
+    Rank r of W predicted frames r, r + W, ..., padded from the beginning to equal lengths: frames beyond
+    ``total`` are padding and are dropped.
     """
     longest = max(len(part) for part in parts)
     merged = [part[i] for i in range(longest) for part in parts if i < len(part)]
@@ -133,3 +139,64 @@ def _write(folder: Path, frames: Sequence[FrameResult], result: Mapping[str, flo
     with (folder / "result.pkl").open("wb") as file:
         pickle.dump([frame.anno for frame in frames], file)
     (folder / "result.json").write_text(json.dumps(dict(result), indent=1, sort_keys=True) + "\n")
+
+
+def evaluate_all(
+    model: nn.Module,
+    evaluate: Callable[[nn.Module, int], Mapping[str, Any]],
+    ckpt_dir: Path,
+    result_dir: Path,
+    logger: logging.Logger,
+    *,
+    start_epoch: int = 0,
+    max_waiting_mins: float = 30,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[int]:
+    """Evaluate each ``checkpoint_epoch_N.pth``, N >= ``start_epoch``, once, oldest first; returns the epochs.
+
+    Epochs in ``eval_list.txt``, which an earlier call wrote, are skipped. Returns when no new checkpoint
+    has appeared for ``max_waiting_mins`` minutes.
+    """
+    result_dir.mkdir(parents=True, exist_ok=True)
+    done_file, waited = result_dir / DONE_LIST, 0.0
+    finished: list[int] = []
+    while True:
+        path = distributed.from_main(_next_checkpoint(ckpt_dir, _evaluated(done_file), start_epoch))
+        if path is None:
+            if waited >= 60 * max_waiting_mins:
+                if not finished:
+                    logger.warning(NOTHING, start_epoch, ckpt_dir, done_file)
+                return finished
+            logger.info(
+                "No new checkpoint in %s; waited %.1f of %.1f minutes",
+                ckpt_dir,
+                waited / 60,
+                max_waiting_mins,
+            )
+            sleep(step := min(30.0, 60 * max_waiting_mins))
+            waited += step
+            continue
+        load_model_state(model, load_checkpoint(path)["model_state"], path)
+        _record_epoch(evaluate(model, epoch_of(path)), epoch_of(path), done_file)
+        distributed.barrier()
+        finished.append(epoch_of(path))
+        waited = 0.0
+
+
+def _next_checkpoint(folder: Path, done: set[int], start_epoch: int) -> Path | None:
+    waiting = [path for path in folder.glob("*.pth") if epoch_of(path) >= max(start_epoch, 0)]
+    return min((path for path in waiting if epoch_of(path) not in done), key=epoch_of, default=None)
+
+
+def _evaluated(file: Path) -> set[int]:
+    return {int(line) for line in file.read_text().split()} if file.is_file() else set()
+
+
+def _record_epoch(result: Mapping[str, Any], epoch: int, done_file: Path) -> None:
+    if distributed.rank() > 0:
+        return
+    with SummaryWriter(log_dir=str(done_file.parent / "tensorboard")) as writer:
+        for key, value in result.items():
+            writer.add_scalar(key, value, epoch)
+    with done_file.open("a") as file:
+        file.write(f"{epoch}\n")

@@ -1,4 +1,4 @@
-"""A short name for the exact bits of what a model puts out over a whole data set."""
+"""Digests of the outputs of a model over a whole data set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OutputDigest:
     _hash: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16), repr=False)
 
     def add(self, tensors: Iterable[tuple[str, torch.Tensor]], rows: bool) -> None:
-        """Take in the tensors of one more batch or frame: their names, dtypes, shapes and bits."""
+        """Add the tensors of a batch or frame: names, dtypes, shapes and bits."""
         for path, tensor in tensors:
             self._hash.update(f"{path}={tensor_digest(tensor)};".encode())
             self.count += len(tensor) if rows and tensor.dim() else tensor.numel()
@@ -41,10 +41,10 @@ class OutputDigest:
 def output_digests(model: nn.Module, loader: Iterable[Any], device: torch.device) -> dict[str, OutputDigest]:
     """Name -> digest over all frames of ``loader``, in eval mode and plain arithmetic.
 
-    Names are those of the heads (of their raw outputs: the declared keys, and what they keep for their loss)
+    The names are those of the heads (raw outputs: the declared keys, and tensors that are kept for the loss)
     and the keys of the predictions (``pred_boxes``, ``pred_lane_map`` ...).
 
-    Equal digests mean equal bits; to be equal, two runs need the same device, thread count and batch size.
+    Equal digests mean equal bits. Digests depend on device, thread count and batch size.
     """
     root, found = unwrap(model), dict[str, OutputDigest]()
     heads = [stage for stage in stages(root) if stage.has_loss]

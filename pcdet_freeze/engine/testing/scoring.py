@@ -1,4 +1,4 @@
-"""From predicted frames to figures: boxes by the config's evaluator, every other task by its own metric."""
+"""Metrics of predicted frames: boxes by the config's evaluator, every other task by its own metric."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pcdet_freeze.evaluation.tasks import Counts, add_up
 
 @dataclass
 class FrameResult:
-    """One predicted frame, small enough to be sent between ranks."""
+    """One predicted frame, small enough to send between ranks."""
 
     anno: dict[str, Any]
-    """boxes as an annotation dict; only the frame_id where the model predicts none"""
+    """boxes as an annotation dict; only the frame_id if the model predicts no boxes"""
     counts: dict[str, Counts | None] = field(default_factory=dict)
-    """for each other task that is predicted: its counts, None where the frame has no label of it"""
+    """for each other predicted task: its counts, None if the frame has no label of it"""
 
 
 class TaskCounter:
@@ -43,7 +43,7 @@ class TaskCounter:
     def count(
         self, batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Counts | None]]:
-        """One dict a frame of the batch; DataError where truth and prediction do not fit."""
+        """One dict for each frame of the batch; DataError if label and prediction do not match."""
         return [self._frame(batch, index, found) for index, found in enumerate(predictions)]
 
     def _frame(
@@ -63,7 +63,7 @@ class TaskCounter:
         return counts
 
     def summarise(self, frames: Sequence[FrameResult]) -> tuple[dict[str, float], list[str]]:
-        """Figures of all tasks, and why a task that is predicted has none."""
+        """Metrics of all tasks, and the predicted tasks that have none, with the reason."""
         values: dict[str, float] = {}
         unscored = []
         for task in dict.fromkeys(name for frame in frames for name in frame.counts):
@@ -76,7 +76,7 @@ class TaskCounter:
 
 
 def _truth(batch: Mapping[str, Any], label: str, per_point: bool, index: int) -> np.ndarray | None:
-    """The frame's part of ``batch[label]``; None where it has no such label."""
+    """The frame's part of ``batch[label]``; None if it has no such label."""
     flags = batch.get(f"has_{label}")
     if batch.get(label) is None or (flags is not None and not bool(flags[index])):
         return None
@@ -84,7 +84,7 @@ def _truth(batch: Mapping[str, Any], label: str, per_point: bool, index: int) ->
 
 
 def _rows(batch: Mapping[str, Any], key: str, index: int) -> np.ndarray:
-    """The frame's rows of ``batch[key]``, which has a row a point."""
+    """The frame's rows of ``batch[key]``, which has one row for each point."""
     return _plain(batch[key])[_plain(batch["points"])[:, 0] == index]
 
 
@@ -102,10 +102,10 @@ def score(
     counter: TaskCounter,
     logger: logging.Logger,
 ) -> dict[str, float]:
-    """All figures of ``frames``, which are those of ``dataset`` in order; logs one table of them.
+    """All metrics of ``frames``, which are those of ``dataset`` in order; logs them as one table.
 
-    A task that is predicted but has no label in any frame is named in a warning.
-    Raises DataError where frames are missing, or where no task at all has a label.
+    A predicted task without a label in any frame is named in a warning.
+    Raises DataError if frames are missing, or no predicted task has a label.
     """
     if len(frames) != len(dataset):
         raise DataError(
@@ -133,7 +133,7 @@ def score(
 def _score_boxes(
     cfg: Mapping[str, Any], dataset: Any, annos: Sequence[dict[str, Any]], logger: logging.Logger
 ) -> dict[str, float]:
-    """Figures over the frames that have box labels; empty where none has."""
+    """Metrics over the frames that have box labels; empty if none has."""
     truth = dataset.ground_truth_annos()
     if len(annos) != len(truth):
         raise DataError(
@@ -152,7 +152,7 @@ def _score_boxes(
 
 
 def check_metric(cfg: Mapping[str, Any]) -> None:
-    """ConfigError where MODEL.POST_PROCESSING.EVAL_METRIC is none that is there."""
+    """Raise ConfigError if MODEL.POST_PROCESSING.EVAL_METRIC is not a registered evaluator."""
     if _metric_of(cfg) is not None:
         EVALUATORS.get(_metric_of(cfg))
 

@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
-from pcdet_freeze.engine.testing.watch_checkpoints import evaluate_all
+from pcdet_freeze.engine.testing.evaluator import eval_one_epoch, evaluate_all
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.evaluation import EVALUATORS
 
