@@ -1,4 +1,4 @@
-"""What can go wrong, by whose hand it can be put right.
+"""The exceptions of this package.
 
 ```
 PCDetFreezeError            everything this package raises on purpose

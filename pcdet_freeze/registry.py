@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.names import did_you_mean
 
 T = TypeVar("T")
 
@@ -45,10 +45,9 @@ class Registry(Generic[T]):
         """Return the item called ``name``; raises ConfigError that lists the known names."""
         if name in self._known:
             return self._known[name]
-        close = difflib.get_close_matches(str(name), self._known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        known = ", ".join(self.names()) or "(none)"
         raise ConfigError(
-            f"{self.kind} must be one of {', '.join(self.names()) or '(none)'}; got {name!r}.{hint}"
+            f"{self.kind} must be one of {known}; got {name!r}{did_you_mean(name, self._known)}"
         )
 
     def names(self) -> list[str]:

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pcdet_freeze.config import cfg_from_args
+from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.random_frames import RandomFrames
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.arguments import whole
+from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.checkpoint.io import load_checkpoint
 from pcdet_freeze.engine.checkpoint.weights import compare_keys
 from pcdet_freeze.engine.explain import Explanation, Row, explain
-from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.prefix_cache.cache import outlook
 from pcdet_freeze.errors import CheckpointError, DataError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
@@ -69,9 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table (or the data); returns the exit code."""
-    cfg = cfg_from_args(args, SECTIONS)
-    check_optimization(cfg.OPTIMIZATION)
-    plan = FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
+    cfg = load_cfg(args)
+    plan = check_config(cfg, data=False)
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)

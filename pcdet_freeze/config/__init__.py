@@ -4,9 +4,10 @@ from pcdet_freeze.config.cfg import (
     cfg_from_args,
     cfg_from_list,
     cfg_from_yaml_file,
+    load_cfg,
     locate,
     plain,
     where,
 )
 
-__all__ = ["cfg_from_args", "cfg_from_list", "cfg_from_yaml_file", "locate", "plain", "where"]
+__all__ = ["cfg_from_args", "cfg_from_list", "cfg_from_yaml_file", "load_cfg", "locate", "plain", "where"]

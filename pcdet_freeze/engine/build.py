@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.config import cfg_from_args, plain
+from pcdet_freeze.config import load_cfg, plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine.arguments import idle_flags
+from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.checkpoint.io import cfg_digest, load_checkpoint, newest_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
@@ -35,7 +36,6 @@ from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
 from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
-from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.run_context import FIXED_SEED, Checkpoint, Data, Run, move_with, run_folders
 from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
 from pcdet_freeze.engine.testing.scoring import check_metric
@@ -52,9 +52,8 @@ from pcdet_freeze.utils.rng import set_seed
 
 def start_run(args: argparse.Namespace, kind: str) -> Run:
     """Read the config, join the other processes, open the log; ``kind`` is 'train' or 'eval'."""
-    cfg = cfg_from_args(args, SECTIONS)
-    if kind == "train":
-        check_optimization(cfg.OPTIMIZATION)
+    cfg = load_cfg(args)
+    plan = check_config(cfg, training=kind == "train")
     world = distributed.start(args.launcher, args.tcp_port, args.device)
     device = distributed.pick_device(args.device, world)
     folders = run_folders(args.cfg_file, args.extra_tag, args.output_dir)
@@ -66,10 +65,9 @@ def start_run(args: argparse.Namespace, kind: str) -> Run:
     log_config(logger, {key: value for key, value in vars(args).items() if key != "cfg"}, cfg)
     for line in idle_flags(args) if kind == "train" else ():
         logger.info("%s", line)
-    FreezePlan.from_cfg(cfg)  # its faults are told before any data is read
     if kind == "train" and world.is_main:
         shutil.copy(args.cfg_file, folders.root)
-    return Run(args, cfg, world, device, folders, logger)
+    return Run(args, cfg, world, device, folders, logger, plan)
 
 
 def find_checkpoint(run: Run) -> Checkpoint | None:
@@ -144,10 +142,10 @@ def build_model(run: Run, dataset: Any) -> nn.Module:
 
 def freeze_and_resume(run: Run, model: nn.Module, checkpoint: Checkpoint | None) -> list[ConfiguredHook]:
     """Freeze for the epoch in which the run stands, then load its state and compare with its certificate."""
-    header, plan = FreezeMetadata.of(checkpoint[1] if checkpoint else None), FreezePlan.from_cfg(run.cfg)
+    header, plan = FreezeMetadata.of(checkpoint[1] if checkpoint else None), run.plan
     if checkpoint is not None:
         log_list_changes(header, plan, run.is_over(checkpoint[1]), checkpoint[0], run.logger)
-    hooks = hooks_from_cfg(run.cfg, model, header.begun, run.epochs)
+    hooks = hooks_from_cfg(run.cfg, model, header.begun, run.epochs, plan)
     for line in filter(None, (hook.describe() for hook in hooks)):
         run.logger.info("%s", line)
     if not hooks:

@@ -7,8 +7,7 @@ it, so a wrapped and a plain model have the same paths.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -135,15 +134,6 @@ def _stopped(level: list[tuple[str, nn.Module]], tensor_name: str) -> Match:
     choices = tuple(name for name, child in holder._modules.items() if child is not None)
     owned = tensor_name in holder._parameters or tensor_name in holder._buffers
     return Match((), path, choices, bool(tensor_name) and owned)
-
-
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Up to ``count`` of ``known`` that look like ``name`` in either case, the best first."""
-    spelled: dict[str, list[str]] = {}
-    for item in known:
-        spelled.setdefault(item.lower(), []).append(item)
-    close = difflib.get_close_matches(name.lower(), spelled, n=count, cutoff=0.5)
-    return [item for key in close for item in spelled[key]][:count]
 
 
 def segments_match(name: str, pattern: str) -> bool:

@@ -10,8 +10,9 @@ import torch
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import digest
 from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
-from pcdet_freeze.freezing.paths import nearest, segments_match
+from pcdet_freeze.freezing.paths import segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
+from pcdet_freeze.utils.names import nearest
 
 
 def plain_key(key: str) -> str:

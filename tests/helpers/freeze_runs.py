@@ -16,6 +16,7 @@ from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import Run
 from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
 
@@ -65,7 +66,7 @@ def frozen_trainer(
     model = model or ToyModel()
     args = Namespace(sync_bn=False, pretrained_model=None, max_iters=None, epochs=epochs)
     logger = logging.getLogger("pcdet_freeze")
-    run = Run(args, cfg, World(), torch.device("cpu"), None, logger)  # type: ignore[arg-type]
+    run = Run(args, cfg, World(), torch.device("cpu"), None, logger, FreezePlan.from_cfg(cfg))  # type: ignore[arg-type]
     checkpoint = None if path is None else (path, load_checkpoint(path))
     made = freeze_and_resume(run, model, checkpoint)
     apart = [part for hook in made for part in hook.apart()]

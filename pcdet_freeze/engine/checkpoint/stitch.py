@@ -14,8 +14,9 @@ from pcdet_freeze.freezing import Certificate
 from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.freezing.digest import tensor_digest
-from pcdet_freeze.freezing.paths import nearest, segments_match
+from pcdet_freeze.freezing.paths import segments_match
 from pcdet_freeze.freezing.state_diff import plain_key
+from pcdet_freeze.utils.names import nearest
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.registry import Registry
 
 LrScaledGroups = Sequence[tuple[Collection[str], float]]
@@ -58,13 +59,19 @@ class ConfiguredHook(Hook):
 
     @classmethod
     def from_cfg(
-        cls, cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
+        cls,
+        cfg: Mapping[str, Any],
+        model: nn.Module,
+        begun: int = 0,
+        epochs: int | None = None,
+        plan: FreezePlan | None = None,
     ) -> ConfiguredHook | None:
         """The hook for ``model``, or None where ``cfg`` does not ask for it.
 
         Args:
             begun: epochs that a resumed run has begun; 0 at the start.
             epochs: length of the run; None where it is not known yet.
+            plan: the freeze plan of ``cfg``, where it is parsed.
         """
         raise NotImplementedError(f"{cls.__name__} must say when a config turns it on: define from_cfg")
 
