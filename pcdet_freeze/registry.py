@@ -45,8 +45,10 @@ class Registry(Generic[T]):
         """Return the item called ``name``; raises ConfigError that lists the known names."""
         if name in self._known:
             return self._known[name]
-        known, hint = ", ".join(self.names()) or "(none)", did_you_mean(name, self._known)
-        raise ConfigError(f"{self.kind} must be one of {known}; got {name!r}.{hint}")
+        known = ", ".join(self.names()) or "(none)"
+        raise ConfigError(
+            f"{self.kind} must be one of {known}; got {name!r}{did_you_mean(name, self._known)}"
+        )
 
     def names(self) -> list[str]:
         """Registered names, in order of registration."""

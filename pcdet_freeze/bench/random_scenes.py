@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
 from pcdet_freeze.datasets.loader import register_all
-from pcdet_freeze.datasets.registry import DATASETS, Sample, check_keys
+from pcdet_freeze.datasets.registry import DATASETS, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.rules import Count, whole
+from pcdet_freeze.utils.sections import Section, read_section
 
 POINTS, BOXES, FRAMES = 27500, 16, 64
 GROUP, REACH = 9, 0.1
@@ -21,6 +25,18 @@ NO_LINE = 255
 """value of a lane map's cell without a line"""
 USUAL_SIZE = (3.9, 1.6, 1.56)
 """length, width and height in metres of a class without an anchor in the config (KITTI's mean car)"""
+
+
+@dataclass(frozen=True)
+class SceneSettings(Section):
+    """DATA_CONFIG.RANDOM_SCENES."""
+
+    points: Count = POINTS
+    """points in a frame"""
+    boxes: Annotated[int, whole(0)] = BOXES
+    seed: Annotated[int, whole(0)] = 0
+    point_classes: Annotated[int, whole(0)] | None = None
+    """null: as many as the config's own data set has"""
 
 
 class RandomScenes(DatasetTemplate):
@@ -42,10 +58,12 @@ class RandomScenes(DatasetTemplate):
     ) -> None:
         super().__init__({**dataset_cfg, "DATA_AUGMENTOR": None}, class_names, training, root_path=".")
         section = dataset_cfg.get("RANDOM_SCENES") or {}
-        check_keys("DATA_CONFIG.RANDOM_SCENES", section, {"POINTS", "BOXES", "SEED", "POINT_CLASSES"})
-        self.points, self.boxes = int(section.get("POINTS", POINTS)), int(section.get("BOXES", BOXES))
-        self.seed = int(section.get("SEED", 0))
-        classes = int(section.get("POINT_CLASSES", _semantic_classes(dataset_cfg)))
+        settings, faults = read_section(SceneSettings, section, "DATA_CONFIG.RANDOM_SCENES")
+        raise_faults(faults)
+        assert settings is not None  # there were no faults
+        self.points, self.boxes, self.seed = settings.points, settings.boxes, settings.seed
+        given = settings.point_classes
+        classes = _semantic_classes(dataset_cfg) if given is None else given
         self.semantic_class_names = tuple(f"slab {i}" for i in range(classes))
         self.lane_map_shape = _lane_map_shape(dataset_cfg, self.point_cloud_range)
         self.sizes = dict(sizes or {})

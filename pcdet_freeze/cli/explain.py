@@ -19,9 +19,9 @@ from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames
 from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.checkpoint.weights import compare_keys, fit_state
 from pcdet_freeze.engine.explain import Explanation, Row, explain
-from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.prefix_cache.cache import outlook
 from pcdet_freeze.errors import CheckpointError, DataError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
@@ -62,9 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table (or the data); returns the exit code."""
-    cfg = cfg_of(args, SECTIONS)
-    check_optimization(cfg.OPTIMIZATION)
-    plan = FreezePlan.from_cfg(cfg)  # report its faults before any data is read
+    cfg = cfg_of(args, check=False)
+    plan = check_config(cfg, data=False)
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)

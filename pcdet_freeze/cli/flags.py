@@ -8,9 +8,9 @@ from typing import Any
 
 from easydict import EasyDict
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.config import cfg_faults, load_cfg
 from pcdet_freeze.engine.run_context import LOWEST, RunOptions, default_workers
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.faults import raise_faults
 
 CFG_HELP = "config: a file, or the name of a packaged one, such as synthetic_models/pointpillar.yaml"
 
@@ -81,14 +81,13 @@ def whole(lowest: int) -> Callable[[str], int]:
     return read
 
 
-def cfg_of(args: argparse.Namespace, needed: Sequence[str] = ()) -> EasyDict:
+def cfg_of(args: argparse.Namespace, needed: Sequence[str] = (), check: bool = True) -> EasyDict:
     """The config of ``--cfg_file`` and ``--set``; kept as ``args.cfg``, to name file and line in errors.
 
-    Raises ConfigError where the config is not valid, or a section of ``needed`` is missing.
+    Raises ConfigError where the config is not valid, or a section of ``needed`` is missing; with
+    ``check=False`` the caller checks it (:func:`~pcdet_freeze.engine.check_config.check_config`).
     """
-    args.cfg = cfg = cfg_from_yaml_file(args.cfg_file)
-    cfg_from_list(args.set_cfgs, cfg)
-    missing = [key for key in needed if key not in cfg]
-    if missing:
-        raise ConfigError(f"{args.cfg_file} must have {', '.join(needed)}; {', '.join(missing)} missing")
+    args.cfg = cfg = load_cfg(args.cfg_file, args.set_cfgs)
+    if check:
+        raise_faults(cfg_faults(cfg, needed), cfg)
     return cfg

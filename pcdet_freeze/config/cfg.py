@@ -1,4 +1,4 @@
-"""YAML -> EasyDict, with the file and line of every key at hand; `--set` on top. No global cfg.
+"""YAML -> EasyDict, with the file and line of every key, and `--set`. No global cfg.
 
 `_BASE_CONFIG_: other.yaml` (in any mapping) starts that mapping from another file. It is looked for
 beside the file, in the file's config root (the folder that holds its `cfgs/`), then in the working
@@ -8,8 +8,9 @@ directory, then in the config root.
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ import yaml
 from easydict import EasyDict
 
 from pcdet_freeze.config.find import find_config
-from pcdet_freeze.config.schema import KEY_TYPES, LIST_OF_NAMES, OPTIONAL_KEYS, TOP_LEVEL_KEYS
+from pcdet_freeze.config.schema import OptimizationSettings, TopLevel
 from pcdet_freeze.config.yaml_files import Loader, Marks, config_roots, load
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.faults import place_of, raise_faults
+from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.rules import is_union, takes_names
+from pcdet_freeze.utils.sections import SETTABLE, fields_of, read_section
 
 
 def cfg_from_yaml_file(path: str | Path) -> EasyDict:
@@ -29,42 +34,81 @@ def cfg_from_yaml_file(path: str | Path) -> EasyDict:
     Args:
         path: a YAML file, relative to the working directory or absolute, or the name of a packaged config.
     Returns:
-        EasyDict; `where(cfg, "MODEL.VFE")` tells the file and line of a key.
+        EasyDict; `where(cfg, "MODEL.VFE")` is the file and line of a key.
     Raises:
         ConfigError: missing file, YAML that does not parse, a duplicate key, an unknown top-level key,
-            a value of the wrong type; the message names file and line.
+            a value of the wrong type in OPTIMIZATION or at the top level; the message names file and line.
+    """
+    cfg = load_cfg(path)
+    raise_faults(cfg_faults(cfg), cfg)
+    return cfg
+
+
+def load_cfg(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
+    """Read a config and change the keys of ``overrides``; the caller checks it.
+
+    Args:
+        path: see :func:`cfg_from_yaml_file`.
+        overrides: the words of ``--set``.
     """
     path = find_config(path)
     data, marks = load(path)
     _find_data(data.get("DATA_CONFIG", data), path)
     cfg = EasyDict(data)
-    object.__setattr__(cfg, "_marks", marks)
+    object.__setattr__(cfg, "_marks", {"": str(path), **marks})
     object.__setattr__(cfg, "_file", path.resolve())
-    _check(cfg)
+    apply_overrides(overrides, cfg)
     return cfg
 
 
 def _find_data(data_cfg: Any, path: Path) -> None:
-    """A relative DATA_PATH that leads nowhere from here may lead somewhere from the config root."""
+    """Resolve a relative DATA_PATH in the config root where the working directory does not have it."""
     asked = data_cfg.get("DATA_PATH") if isinstance(data_cfg, dict) else None
     if isinstance(asked, str) and not Path(asked).exists():
         found = [root / asked for root in config_roots(path.resolve()) if (root / asked).exists()]
         data_cfg["DATA_PATH"] = str(found[0].resolve()) if found else asked
 
 
+def cfg_faults(cfg: EasyDict, needed: Sequence[str] = ()) -> list[str]:
+    """What is wrong at the top level and with values in OPTIMIZATION; a data set's config may stand alone."""
+    missing = [f"{key} is required, but missing" for key in needed if key not in cfg]
+    if "DATASET" in cfg and not needed:
+        return []
+    misplaced = [str(key) for key in cfg if key in _model_keys()]
+    rest = {key: value for key, value in cfg.items() if key not in misplaced}
+    _, faults = read_section(TopLevel, rest, "", partial=True)
+    optim = cfg.get("OPTIMIZATION")
+    if isinstance(optim, Mapping):
+        known = {key: value for key, value in optim.items() if key in fields_of(OptimizationSettings)}
+        faults += read_section(OptimizationSettings, known, "OPTIMIZATION", partial=True)[1]
+    return [
+        *missing,
+        *(f"{key} belongs under MODEL; at the top level it has no effect" for key in misplaced),
+        *faults,
+    ]
+
+
 def cfg_from_list(items: Sequence[str], cfg: EasyDict) -> None:
     """Apply `--set KEY VALUE KEY VALUE ...` to ``cfg`` in place.
 
     Values are YAML (`0.01`, `True`, `"[1, 2]"`); a key that holds a list also takes `a,b`. A key must exist
-    already, or be one of the freeze keys.
+    already, or be an optional key of OPTIMIZATION, of MODEL.FREEZE or of another settable section.
 
     Raises:
-        ConfigError: an option among the words, an odd number of them, an unknown key (with the nearest known
-            one), a wrong type. All checks of one pair precede its change.
+        ConfigError: an option among the words, an odd number of words, an unknown key (with the nearest known
+            one), a wrong type. Each pair is checked before it changes anything.
     """
+    apply_overrides(items, cfg)
+    raise_faults(cfg_faults(cfg), cfg)
+
+
+def apply_overrides(items: Sequence[str], cfg: EasyDict) -> None:
+    """As :func:`cfg_from_list`, without the check of the whole config."""
     options = [item for item in items if item.startswith("--")]
     if options:
-        raise ConfigError(f"--set takes all that follows it; got {options[0]} there: put --set last")
+        raise ConfigError(
+            f"--set consumes all remaining arguments, but {options[0]} follows it. Put --set last."
+        )
     if len(items) % 2:
         raise ConfigError(f"--set takes pairs KEY VALUE; got {len(items)} words: {' '.join(items)}")
     for key, text in zip(items[::2], items[1::2], strict=True):
@@ -72,26 +116,22 @@ def cfg_from_list(items: Sequence[str], cfg: EasyDict) -> None:
         marks = getattr(cfg, "_marks", None)
         if marks is not None:
             marks[key] = "--set"
-    _check(cfg)
 
 
 def where(cfg: Mapping, key: str) -> str:
-    """File and line of a dotted key (or of the nearest parent that has one); "" when not known."""
-    marks: Marks = getattr(cfg, "_marks", {})
-    while key and key not in marks:
-        key = key.rpartition(".")[0]
-    return marks.get(key, "")
+    """File and line of a dotted key (or of the nearest parent that has one); "" where it is not known."""
+    return place_of(cfg, key)
 
 
 def locate(cfg: Mapping, message: str) -> str:
     """Return ``message`` with the file and line of the key that it names, of several the deepest.
 
-    Keys below MODEL are known without it, too: FREEZE.EVAL.
+    Keys below MODEL are known without it, too: FREEZE.EVAL. A message with a place in it is left alone.
     """
     marks: Marks = getattr(cfg, "_marks", {})
-    keys = re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+)*", message)
+    keys = re.findall(r"\b[A-Z][A-Z0-9_]+(?:\.[A-Za-z0-9_]+|\[\d+\])*", message)
     keys = [f"MODEL.{key}" if f"MODEL.{key.partition('.')[0]}" in marks else key for key in keys]
-    places = {key: place for key in keys if (place := where(cfg, key))}
+    places = {key: where(cfg, key) for key in keys if key.partition(".")[0] in marks}
     if not places or any(place in message for place in places.values()):
         return message
     key = max(places, key=lambda key: key.count("."))
@@ -133,31 +173,56 @@ def _child(node: Any, part: str, key: str) -> Any:
         return node[int(part)]
     if isinstance(node, dict) and part in node:
         return node[part]
-    names = (
-        list(node) if isinstance(node, dict) else [f"0..{len(node) - 1}"] if isinstance(node, list) else []
-    )
-    names = [str(n) for n in dict.fromkeys([*names, *_optional_beside(key, part)])]
-    close = difflib.get_close_matches(part.upper(), names, n=1) or difflib.get_close_matches(part, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    names = list(node) if isinstance(node, dict) else []
+    known = [f"0..{len(node) - 1}"] if isinstance(node, list) else list(map(str, names))
+    known = list(dict.fromkeys([*known, *_optional_beside(key, part)]))
     raise ConfigError(
-        f"--set {key}: no such key {part!r}.{hint} Known here: {', '.join(map(str, names)) or 'none'}"
+        f"--set {key}: no such key {part!r}{did_you_mean(part, known)} (known: {', '.join(known) or 'none'})"
     )
+
+
+def _optional_keys() -> dict[str, Any]:
+    """The keys that --set may add although the config does not have them -> their types."""
+    found: dict[str, Any] = {"HOOK": Any}
+    for section, classes in SETTABLE.items():
+        for cls in classes:
+            _add_optional(cls, section, found)
+    return found
+
+
+def _add_optional(cls: type, section: str, found: dict[str, Any], nested: bool = False) -> None:
+    for key, field in fields_of(cls).items():
+        if field.default is dataclasses.MISSING and not nested:
+            continue
+        found[f"{section}.{key}"] = field.kind
+        for inner in typing.get_args(field.kind) if is_union(field.kind) else ():
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                _add_optional(inner, f"{section}.{key}", found, nested=True)
+
+
+def _model_keys() -> set[str]:
+    """Optional keys of MODEL that have no effect at the top level."""
+    return {key.split(".")[1] for key in _optional_keys() if key.startswith("MODEL.")}
 
 
 def _optional_beside(key: str, part: str) -> list[str]:
     """The keys that --set may add in the mapping in which it looks for ``part`` of ``key``."""
     parts = key.split(".")
     above = parts[: parts.index(part)]
-    known = [name.split(".") for name in OPTIONAL_KEYS]
-    return [name[len(above)] for name in known if above and name[: len(above)] == above]
+    known = [name.split(".") for name in _optional_keys()]
+    return [name[len(above)] for name in known if above and name[: len(above)] == above and name != above]
 
 
 def _is_optional(key: str) -> bool:
-    return any(key == known or known.startswith(key + ".") for known in OPTIONAL_KEYS)
+    return key in _optional_keys()
+
+
+def _is_list_of_names(key: str) -> bool:
+    return key == "CLASS_NAMES" or takes_names(_optional_keys().get(key))
 
 
 def _value(key: str, text: str, old: Any) -> Any:
-    if key in LIST_OF_NAMES:
+    if _is_list_of_names(key):
         return _names(text)
     try:
         new = yaml.load(text, Loader=Loader)  # a SafeLoader
@@ -177,46 +242,14 @@ def _value(key: str, text: str, old: Any) -> Any:
 def _names(text: str) -> Any:
     """`[vfe, "a.b"]` or `vfe,a.b` -> names; `null`, `[]` and the empty text -> nothing.
 
-    A mapping, a number and the like stay what they are: whoever reads the list says what it must be.
+    A mapping, a number, a tuple and the like stay what they are: the reader of the section refuses them.
     """
     text = text.strip()
     try:
         value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError:  # globs that YAML reads in another way: *, [a.*, b.[0-2]]
         value = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.startswith("("):
         return value
     parts = [part.strip().strip("\"'") for part in value.split(",")]
     return None if value == "None" else parts if parts[-1] else parts[:-1]
-
-
-def _check(cfg: EasyDict) -> None:
-    faults = []
-    if "DATASET" not in cfg:  # a dataset config may stand alone
-        faults += [_unknown(cfg, key) for key in cfg if key not in TOP_LEVEL_KEYS]
-    for key, (wanted, test) in KEY_TYPES.items():
-        value = _get(cfg, key)
-        if value is not _ABSENT and not test(value):
-            faults.append(f"{where(cfg, key) or 'config'}: {key} must be {wanted}; got {value!r}")
-    if faults:
-        raise ConfigError("\n".join(faults))
-
-
-def _unknown(cfg: EasyDict, key: str) -> str:
-    if any(optional == f"MODEL.{key}" for optional in OPTIONAL_KEYS):
-        return f"{where(cfg, key)}: {key} belongs under MODEL; at the top level it has no effect"
-    close = difflib.get_close_matches(str(key), TOP_LEVEL_KEYS, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{where(cfg, key)}: unknown top-level key {key}{hint} (known: {', '.join(TOP_LEVEL_KEYS)})"
-
-
-_ABSENT = object()
-
-
-def _get(cfg: Mapping, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return _ABSENT
-        node = node[part]
-    return node

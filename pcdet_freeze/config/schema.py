@@ -1,83 +1,99 @@
-"""What the config reader knows of a config: top-level keys, and the types of the keys that everybody sets.
+"""Sections of a config that belong to no module: the top level, OPTIMIZATION, the weights of losses.
 
-Each room checks its own sections; these checks come first because they can name file and line.
+The sections of data sets, processors, augmentors and modules are dataclasses beside their classes; that of
+MODEL.FREEZE is :class:`pcdet_freeze.freezing.plan.FreezeOptions`. All are read by
+:func:`pcdet_freeze.utils.sections.read_section`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-TOP_LEVEL_KEYS = (
-    "CLASS_NAMES", "DATA_CONFIG", "MODEL", "OPTIMIZATION", "HOOK",
-    "ROOT_DIR", "LOCAL_RANK", "TAG", "EXP_GROUP_PATH",
-)  # fmt: skip
+from pcdet_freeze.utils.rules import Count, Name, Rule, Share, above, at_least, length, not_empty, whole
+from pcdet_freeze.utils.sections import Section, settable
 
-# keys that --set may add although the YAML does not have them
-OPTIONAL_KEYS = (
-    "MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.LOSS_WEIGHTS", "MODEL.LEARN_LOSS_WEIGHTS",
-    "MODEL.FREEZE.PARAMETERS", "MODEL.FREEZE.EVAL", "MODEL.FREEZE.SHARED", "MODEL.FREEZE.ALLOW_RANDOM",
-    "MODEL.FREEZE.IGNORE", "MODEL.FREEZE.FUSE", "MODEL.FREEZE.PREFIX_DTYPE", "MODEL.FREEZE.CHANNELS_LAST",
-    "MODEL.FREEZE.COMPILE", "MODEL.FREEZE.CACHE", "MODEL.FREEZE.SCHEDULE",
-    "OPTIMIZATION.MEASURE_SAVINGS", "OPTIMIZATION.TASK_GRADIENTS", "HOOK",
-)  # fmt: skip
-LIST_OF_NAMES = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE.EVAL", "MODEL.FREEZE.IGNORE", "CLASS_NAMES")
+ClassNames = Annotated[
+    tuple[Name, ...], not_empty("a list of class names, all different", advice="CLASS_NAMES: [Car, Cyclist]")
+]
+HOOKS = (
+    "a list of hooks of your own, [{NAME: my_package.my_module.MyHook, ...}] (OpenPCDet's, such as "
+    "DisableAugmentationHook, are not built)"
+)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_list_of_hooks(value: Any) -> bool:
+    named = (isinstance(entry, Mapping) and isinstance(entry.get("NAME"), str) for entry in value or [])
+    return value is None or (isinstance(value, list) and all(named))
 
 
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+@dataclass(frozen=True)
+class TopLevel(Section):
+    """The sections of a config; each is read where it is used."""
+
+    class_names: ClassNames
+    data_config: Mapping[str, Any]
+    model: Mapping[str, Any]
+    optimization: Mapping[str, Any]
+    hook: Annotated[Any, Rule(HOOKS, _is_list_of_hooks)] = None
+    root_dir: Any = None
+    """this and the following keys are OpenPCDet's own, which it writes into its config"""
+    local_rank: Any = None
+    tag: Any = None
+    exp_group_path: Any = None
 
 
-def _numbers(length: int | None) -> Callable[[Any], bool]:
-    def test(value: Any) -> bool:
-        return isinstance(value, list) and len(value) == (length or len(value)) and all(map(_number, value))
+@settable("MODEL")
+@dataclass(frozen=True)
+class LossKeys(Section):
+    """How the losses of several tasks become one: keys of MODEL."""
 
-    return test
+    other_keys: ClassVar[bool] = True
 
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(v, str) and v for v in value)
-
-
-def _named(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, Mapping) and _text(v.get("NAME")) for v in value)
+    loss_weights: dict[str, Annotated[float, at_least(0)]] | None = None
+    """head -> factor of its loss"""
+    learn_loss_weights: bool = False
 
 
-def _mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
+@settable("OPTIMIZATION")
+@dataclass(frozen=True)
+class OptimizationSettings(Section):
+    """OPTIMIZATION: optimizer and learning-rate schedule."""
 
+    needed: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "adam_onecycle": ("MOMS", "PCT_START", "DIV_FACTOR"),
+        "adam": ("DECAY_STEP_LIST", "LR_DECAY", "LR_CLIP"),
+        "sgd": ("DECAY_STEP_LIST", "LR_DECAY", "LR_CLIP", "MOMENTUM"),
+    }
+    """optimizer -> keys that it needs besides those without a default"""
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
+    batch_size_per_gpu: Count
+    num_epochs: Count
+    optimizer: Name
+    lr: Annotated[float, above(0)]
+    weight_decay: Annotated[float, at_least(0)]
+    momentum: Share | None = None
+    moms: Annotated[tuple[Share, ...], length(2, "two numbers from 0 to 1")] = ()
+    pct_start: Share | None = None
+    div_factor: Annotated[float, above(0)] | None = None
+    decay_step_list: tuple[Annotated[float, at_least(0)], ...] = ()
+    """epochs"""
+    lr_decay: Annotated[float, at_least(0)] | None = None
+    lr_clip: Annotated[float, at_least(0)] | None = None
+    lr_warmup: bool = False
+    warmup_epoch: Annotated[float, at_least(0)] | None = None
+    grad_norm_clip: float | None = None
+    """null, or not above 0: gradients are not clipped"""
+    use_amp: bool = False
+    measure_savings: bool = True
+    """measure in the first iterations what freezing saves"""
+    task_gradients: Annotated[int, whole(0)] = 0
+    """iterations between two measurements of the gradient norm of each task at the trunk; 0: none"""
 
-
-KEY_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "CLASS_NAMES": ("a list of class names", _names),
-    "DATA_CONFIG": ("a mapping", _mapping),
-    "DATA_CONFIG.DATASET": ("the NAME of a data set", _text),
-    "DATA_CONFIG.DATA_PATH": ("a folder", _text),
-    "DATA_CONFIG.POINT_CLOUD_RANGE": ("six numbers [x0, y0, z0, x1, y1, z1]", _numbers(6)),
-    "MODEL": ("a mapping", _mapping),
-    "MODEL.NAME": ("the NAME of a detector", _text),
-    "HOOK": (
-        "a list of hooks of your own, [{NAME: my_package.my_module.MyHook, ...}] (OpenPCDet's, such as "
-        "DisableAugmentationHook, are not built)",
-        lambda value: value is None or _named(value),
-    ),
-    "OPTIMIZATION": ("a mapping", _mapping),
-    "OPTIMIZATION.BATCH_SIZE_PER_GPU": ("a whole number above 0", _count),
-    "OPTIMIZATION.NUM_EPOCHS": ("a whole number above 0", _count),
-    "OPTIMIZATION.OPTIMIZER": ("the name of an optimizer", _text),
-    "OPTIMIZATION.LR": ("a number", _number),
-    "OPTIMIZATION.WEIGHT_DECAY": ("a number", _number),
-    "OPTIMIZATION.MOMENTUM": ("a number", _number),
-    "OPTIMIZATION.MOMS": ("two numbers", _numbers(2)),
-    "OPTIMIZATION.PCT_START": ("a number", _number),
-    "OPTIMIZATION.DIV_FACTOR": ("a number", _number),
-    "OPTIMIZATION.GRAD_NORM_CLIP": ("a number, or null", lambda value: value is None or _number(value)),
-    "OPTIMIZATION.DECAY_STEP_LIST": ("a list of numbers", _numbers(None)),
-}
+    @classmethod
+    def required(cls, values: Mapping[str, Any]) -> Mapping[str, str]:
+        """The keys of the optimizer that ``values`` name."""
+        name = values.get("OPTIMIZER")
+        keys = cls.needed.get(name, ()) if isinstance(name, str) else ()
+        return {key: f" for OPTIMIZER {name}" for key in keys}

@@ -1,4 +1,4 @@
-"""YAML files with their bases -> plain data, and the file and line of every key.
+"""YAML files with their bases -> plain data, with the file and line of every key.
 
 `_BASE_CONFIG_: other.yaml` (in any mapping) starts that mapping from another file. It is looked for beside
 the file, in the file's config root (the folder that holds its `cfgs/`), then in the working directory.
@@ -39,16 +39,16 @@ Loader.add_multi_constructor("!", _exemption)
 
 
 def load(path: Path, parents: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Marks]:
-    """The content of a file laid over that of its bases, and where each key stands.
+    """Return the content of a file merged over that of its bases, and the file and line of each key.
 
     Args:
-        parents: the files that ask for this one.
+        parents: the files that name this one as their base, directly or not.
     Raises:
-        ConfigError: a file that is missing or does not parse, a key given twice, bases in a circle.
+        ConfigError: a file that is missing or does not parse, a duplicate key, a cycle of bases.
     """
     path = path.resolve()
     if path in parents:
-        raise ConfigError(f"{BASE} must not lead back to a file that asks for it; got {path} again")
+        raise ConfigError(f"{BASE} must not form a cycle; got {path} again")
     data, marks = _parse(path)
     return _with_bases(data, marks, path, (*parents, path), ""), marks
 
@@ -82,7 +82,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Marks]:
 
 
 def _walk(node: yaml.Node | None, prefix: str, path: Path, marks: Marks) -> None:
-    """Record each key's place; raise ConfigError on a key given twice in one mapping."""
+    """Record the file and line of each key; raise ConfigError for a duplicate key in a mapping."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key_node, value in node.value:
@@ -90,7 +90,7 @@ def _walk(node: yaml.Node | None, prefix: str, path: Path, marks: Marks) -> None
             name = str(key_node.value)
             if name in seen and name != "<<":
                 place = f"{path}, line {line}: key {prefix}{name}"
-                raise ConfigError(f"{place} was given already in line {seen[name]}; keep one")
+                raise ConfigError(f"{place} is a duplicate of line {seen[name]}: keep one")
             seen[name] = line
             marks[f"{prefix}{name}"] = f"{path}, line {line}"
             _walk(value, f"{prefix}{name}.", path, marks)
@@ -103,7 +103,7 @@ def _walk(node: yaml.Node | None, prefix: str, path: Path, marks: Marks) -> None
 def _with_bases(
     data: dict[str, Any], marks: Marks, path: Path, parents: tuple[Path, ...], prefix: str
 ) -> dict[str, Any]:
-    """Return ``data`` laid over its base, the same for each mapping inside; bases' marks are added."""
+    """Return ``data`` merged over its base, also in nested mappings; add the marks of the bases."""
     base: dict[str, Any] = {}
     if BASE in data:
         asked = data[BASE]
@@ -129,7 +129,7 @@ def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_roots(path: Path) -> list[Path]:
-    """The folders that hold the ``cfgs`` in which ``path`` lies, the nearest first."""
+    """Return the folders whose ``cfgs`` folder contains ``path``, the nearest first."""
     return [parent.parent for parent in path.parents if parent.name == "cfgs"]
 
 

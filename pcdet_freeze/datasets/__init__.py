@@ -1,6 +1,6 @@
 """Data sets, augmentation and processing: from files or simulated scenes to batches."""
 
-from pcdet_freeze.datasets.loader import EpochSampler, build_dataloader, build_dataset
+from pcdet_freeze.datasets.loader import EpochSampler, build_dataloader, build_dataset, data_faults
 from pcdet_freeze.datasets.registry import AUGMENTORS, DATASETS, PROCESSORS
 from pcdet_freeze.datasets.template import DatasetTemplate
 
@@ -12,4 +12,5 @@ __all__ = [
     "EpochSampler",
     "build_dataloader",
     "build_dataset",
+    "data_faults",
 ]

@@ -1,28 +1,65 @@
-"""DATA_CONFIG.SEMANTIC and DATA_CONFIG.LANE -> checked settings of labels that lie beside the frames."""
+"""DATA_CONFIG.SEMANTIC and DATA_CONFIG.LANE: labels that lie beside the frames."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from pcdet_freeze.datasets.frames import IGNORE
-from pcdet_freeze.datasets.registry import Config, check_keys, require
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.rules import Length, Name, Rule
+from pcdet_freeze.utils.sections import Section
 
 IGNORED = "ignore"
-"""What LABEL_MAP calls the values of points without a class."""
+"""the name that LABEL_MAP gives to the values of points without a class"""
+
+Value = Annotated[int, Rule("a whole number from 0 to 65535", lambda value: 0 <= value < 2**16)]
+
+
+def _is_class_list(names: Sequence[str]) -> bool:
+    return 0 < len(names) <= IGNORE and len(set(names)) == len(names)
 
 
 @dataclass(frozen=True)
-class SemanticSettings:
-    """``classes``: semantic class 0, 1, ...; ``values``: value in a file -> class or 255, None: as it is."""
+class SemanticSettings(Section):
+    """``SEMANTIC``: classes of points, and how files write them."""
 
-    classes: tuple[str, ...]
-    folder: str = "semantic"
-    values: Mapping[int, int] | None = None
+    classes: Annotated[tuple[Name, ...], Rule(f"a list of 1 to {IGNORE} different names", _is_class_list)]
+    """semantic class 0, 1, ..."""
+    label_map: dict[str, Value | tuple[Value, ...]] | None = None
+    """class, or ``ignore`` -> values in the files; null: values are classes"""
+    folder: Name = "semantic"
+
+    @property
+    def values(self) -> Mapping[int, int] | None:
+        """Value in a file -> class or 255; None: values are classes."""
+        return None if self.label_map is None else {value: number for value, number in self._pairs()}
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        for name, given in (self.label_map or {}).items():
+            number = self.classes.index(name) if name in self.classes else IGNORE
+            yield from ((value, number) for value in ([given] if isinstance(given, int) else given))
+
+    def faults(self) -> Iterator[str]:
+        """Names that are no class, values that are given twice."""
+        for name in self.label_map or {}:
+            if name not in self.classes and name.lower() != IGNORED:
+                known = ", ".join((*self.classes, IGNORED))
+                yield f"LABEL_MAP.{name} is no class: {name!r} must be one of {known}"
+        values = [value for value, _ in self._pairs()]
+        for value in dict.fromkeys(value for value in values if values.count(value) > 1):
+            yield f"LABEL_MAP must give each value to one class; {value} stands there twice"
+
+
+@dataclass(frozen=True)
+class LaneFiles(Section):
+    """``LANE`` of a data set whose lane maps are files."""
+
+    cell_size: Length
+    """metres"""
+    folder: Name = "lanes"
 
 
 @dataclass(frozen=True)
@@ -33,54 +70,17 @@ class LaneSettings:
     folder: str = "lanes"
 
 
-def semantic_settings(cfg: Config) -> SemanticSettings:
-    """From ``{CLASSES: [...], LABEL_MAP: {class: [values]}, FOLDER: name}``; ConfigError with every fault."""
-    where = "DATA_CONFIG.SEMANTIC"
-    check_keys(where, cfg, {"CLASSES", "LABEL_MAP", "FOLDER"})
-    classes = require(where, cfg, "CLASSES")
-    good = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
-    if not good or not 0 < len(classes) <= IGNORE or len(set(classes)) < len(classes):
-        raise ConfigError(f"{where}.CLASSES must be a list of 1 to {IGNORE} different names; got {classes!r}")
-    given = cfg.get("LABEL_MAP")
-    values = None if given is None else _values(f"{where}.LABEL_MAP", given, list(classes))
-    return SemanticSettings(tuple(classes), str(cfg.get("FOLDER", "semantic")), values)
+def lane_map_shape(cell_size: float, limits: np.ndarray | Sequence[float]) -> tuple[int, int]:
+    """(H, W) of a map of the range (6,) in cells of ``cell_size`` metres, which must divide it."""
+    height, width = (round((float(limits[axis + 3]) - float(limits[axis])) / cell_size) for axis in (1, 0))
+    return height, width
 
 
-def _values(where: str, given: Any, classes: list[str]) -> dict[int, int]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where} must be a mapping such as {{{classes[0]}: [40, 44]}}; got {given!r}")
-    values: dict[int, int] = {}
-    faults = [
-        f"{name!r} is no class" for name in given if name not in classes and str(name).lower() != IGNORED
-    ]
-    for name, entries in given.items():
-        for value in entries if isinstance(entries, list | tuple) else [entries]:
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**16:
-                faults.append(f"{name}: {value!r} is no whole number from 0 to 65535")
-            elif value in values:
-                faults.append(f"{value} stands there twice")
-            else:
-                values[value] = classes.index(name) if name in classes else IGNORE
-    if faults:
-        raise ConfigError(
-            f"{where} maps each of {', '.join(classes)} and {IGNORED} to the values in the files: "
-            f"{'; '.join(faults)}"
+def cell_size_faults(cell_size: float, limits: Sequence[float]) -> Iterator[str]:
+    """A fault where LANE.CELL_SIZE does not divide the range (6,) in x and y."""
+    extent = [limits[axis + 3] - limits[axis] for axis in (0, 1)]
+    if any(abs(length / cell_size - round(length / cell_size)) > 1e-3 for length in extent):
+        yield (
+            f"LANE.CELL_SIZE must divide POINT_CLOUD_RANGE in x and y ({extent[0]:g} by {extent[1]:g} m); "
+            f"got {cell_size}"
         )
-    return values
-
-
-def lane_settings(cfg: Config, limits: np.ndarray | Sequence[float]) -> LaneSettings:
-    """From ``{CELL_SIZE: metres, FOLDER: name}`` and the point cloud range (6,)."""
-    where = "DATA_CONFIG.LANE"
-    check_keys(where, cfg, {"CELL_SIZE", "FOLDER"})
-    edge = require(where, cfg, "CELL_SIZE")
-    if isinstance(edge, bool) or not isinstance(edge, int | float) or edge <= 0:
-        raise ConfigError(f"{where}.CELL_SIZE must be a positive number of metres; got {edge!r}")
-    extent = [float(limits[axis + 3]) - float(limits[axis]) for axis in (1, 0)]
-    cells = [length / edge for length in extent]
-    if any(abs(number - round(number)) > 1e-3 for number in cells):
-        raise ConfigError(
-            f"{where}.CELL_SIZE must divide POINT_CLOUD_RANGE in x and y ({extent[1]:g} by {extent[0]:g} m); "
-            f"got {edge}"
-        )
-    return LaneSettings((round(cells[0]), round(cells[1])), str(cfg.get("FOLDER", "lanes")))

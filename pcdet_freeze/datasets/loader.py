@@ -6,16 +6,20 @@ import importlib
 import logging
 import pkgutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from pcdet_freeze.datasets.registry import DATASETS, Config, find, require
+from pcdet_freeze.datasets.augmentor import read_augmentors
+from pcdet_freeze.datasets.processor import read_processors
+from pcdet_freeze.datasets.registry import DATASETS, Config, find
+from pcdet_freeze.datasets.settings import OpenDataSettings
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
 
 
@@ -28,8 +32,25 @@ def build_dataset(
 ) -> DatasetTemplate:
     """Build the data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
     register_all()
-    build = find(DATASETS, require("DATA_CONFIG", dataset_cfg, "DATASET"))
+    build = find(DATASETS, dataset_cfg.get("DATASET"))
     return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
+
+
+def data_faults(dataset_cfg: object) -> list[str]:
+    """Every fault of DATA_CONFIG that can be seen without a file: of the data set and of each step."""
+    register_all()
+    if not isinstance(dataset_cfg, Mapping):
+        return [f"DATA_CONFIG must be a section (a mapping of keys); got {dataset_cfg!r}"]
+    try:
+        build = find(DATASETS, dataset_cfg.get("DATASET"))
+    except ConfigError as error:
+        return [str(error)]
+    _, faults = read_section(getattr(build, "Settings", OpenDataSettings), dataset_cfg, "DATA_CONFIG")
+    return [
+        *faults,
+        *read_augmentors(dataset_cfg.get("DATA_AUGMENTOR"))[1],
+        *read_processors(dataset_cfg.get("DATA_PROCESSOR"))[1],
+    ]
 
 
 def register_all() -> None:

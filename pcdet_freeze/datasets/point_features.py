@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
 import numpy as np
 
-from pcdet_freeze.datasets.registry import Config, Sample, check_keys, require
+from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.rules import Name, Rule
+from pcdet_freeze.utils.sections import Section, read_section
 
 WHERE = "DATA_CONFIG.POINT_FEATURE_ENCODING"
+
+
+def _begins_with_xyz(names: Sequence[str]) -> bool:
+    return list(names[:3]) == ["x", "y", "z"]
+
+
+Columns = Annotated[tuple[Name, ...], Rule("a list of columns that begins with x, y, z", _begins_with_xyz)]
+
+
+@dataclass(frozen=True)
+class EncodingSettings(Section):
+    """DATA_CONFIG.POINT_FEATURE_ENCODING."""
+
+    lower_keys: ClassVar[bool] = True
+    not_built: ClassVar[tuple[str, ...]] = ("filter_sweeps", "max_sweeps")
+
+    used_feature_list: Columns
+    src_feature_list: Columns
+    encoding_type: Literal["absolute_coordinates_encoding"] = "absolute_coordinates_encoding"
+
+    def faults(self) -> Iterator[str]:
+        """Columns that the points do not have."""
+        missing = [name for name in self.used_feature_list if name not in self.src_feature_list]
+        if missing:
+            yield (
+                f"used_feature_list asks for {missing}, which src_feature_list "
+                f"{list(self.src_feature_list)} does not have"
+            )
 
 
 class PointFeatureEncoder:
@@ -17,32 +52,11 @@ class PointFeatureEncoder:
     """
 
     def __init__(self, cfg: Config) -> None:
-        check_keys(
-            WHERE,
-            cfg,
-            {"encoding_type", "used_feature_list", "src_feature_list"},
-            not_built={"filter_sweeps", "max_sweeps"},
-        )
-        encoding = cfg.get("encoding_type", "absolute_coordinates_encoding")
-        if encoding != "absolute_coordinates_encoding":
-            raise ConfigError(
-                f"{WHERE}.encoding_type must be absolute_coordinates_encoding; got {encoding!r}"
-            )
-        self.used_feature_list: list[str] = list(require(WHERE, cfg, "used_feature_list"))
-        self.src_feature_list: list[str] = list(require(WHERE, cfg, "src_feature_list"))
-        self._check()
+        settings, faults = read_section(EncodingSettings, cfg, WHERE)
+        raise_faults(faults)
+        self.used_feature_list = list(settings.used_feature_list) if settings else []
+        self.src_feature_list = list(settings.src_feature_list) if settings else []
         self.columns = np.array([self.src_feature_list.index(name) for name in self.used_feature_list])
-
-    def _check(self) -> None:
-        for key, names in (("used", self.used_feature_list), ("src", self.src_feature_list)):
-            if names[:3] != ["x", "y", "z"]:
-                raise ConfigError(f"{WHERE}.{key}_feature_list must begin with x, y, z; got {names}")
-        missing = [name for name in self.used_feature_list if name not in self.src_feature_list]
-        if missing:
-            raise ConfigError(
-                f"{WHERE}.used_feature_list asks for {missing}, which src_feature_list "
-                f"{self.src_feature_list} does not hold"
-            )
 
     @property
     def num_point_features(self) -> int:

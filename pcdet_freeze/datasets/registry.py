@@ -1,12 +1,13 @@
-"""NAME -> data set, augmentor or processor; and the small checks that their configs share."""
+"""NAME -> data set, augmentor or processor; and the reader of lists of them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.registry import Registry
+from pcdet_freeze.utils.sections import read_named
 
 Sample = dict[str, Any]
 """One frame on its way to a batch; the keys are listed in ``datasets/template.py``."""
@@ -66,28 +67,18 @@ def find(registry: Registry[Any], name: Any) -> Any:
     raise ConfigError(f"{registry.kind} NAME {name!r} is known from OpenPCDet but not built yet; {cure}")
 
 
-def check_keys(where: str, cfg: Config, known: Collection[str], not_built: Collection[str] = ()) -> None:
-    """Refuse keys without effect: all unknown and not-yet-built keys of ``cfg`` in one ConfigError.
-
-    A key of ``not_built`` may stand there with a value that turns it off (``False``, ``None``, empty).
-    """
-    faults = [
-        f"{key}: not built yet (set it to False or remove it)" if key in not_built else f"{key}: unknown"
-        for key, value in cfg.items()
-        if key not in known and not (key in not_built and _is_off(value))
-    ]
-    if faults:
-        raise ConfigError(
-            f"{where} has keys without effect: {'; '.join(faults)}. Known keys: {', '.join(sorted(known))}"
-        )
-
-
-def require(where: str, cfg: Config, key: str) -> Any:
-    """``cfg[key]``; ConfigError that names the place where it is missing."""
-    if key not in cfg:
-        raise ConfigError(f"{where} needs the key {key}; got {', '.join(map(str, cfg)) or 'nothing'}")
-    return cfg[key]
-
-
-def _is_off(value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, (list, tuple, dict, str)) and not value)
+def read_steps(
+    registry: Registry[Any], configs: object, where: str, skip: Collection[str] = ()
+) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """Read a list of sections with a NAME but for those to ``skip``: ((NAME, class, settings), faults)."""
+    if isinstance(configs, str | Mapping) or not isinstance(configs, Sequence):
+        return [], [f"{where} must be a list of sections with a NAME; got {configs!r}"]
+    steps, faults = [], []
+    for number, cfg in enumerate(configs):
+        if isinstance(cfg, Mapping) and cfg.get("NAME") in skip:
+            continue
+        found, wrong = read_named(lambda name: find(registry, name), cfg, f"{where}[{number}]")
+        faults += wrong
+        if found is not None:
+            steps.append((str(cfg["NAME"]), *found))
+    return steps, faults

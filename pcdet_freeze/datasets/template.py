@@ -34,7 +34,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -44,9 +44,12 @@ from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
-from pcdet_freeze.datasets.registry import Config, Sample, require
+from pcdet_freeze.datasets.registry import Config, Sample
+from pcdet_freeze.datasets.settings import DataSettings, OpenDataSettings
 from pcdet_freeze.datasets.variants import VariantsMixin
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.sections import read_section
 
 
 class DatasetTemplate(VariantsMixin, Dataset):
@@ -63,6 +66,8 @@ class DatasetTemplate(VariantsMixin, Dataset):
     ``semantic_class_names``: semantic class 0, 1, ...; ``lane_map_shape``: (H, W) of every lane map.
     """
 
+    Settings: ClassVar[type[DataSettings]] = OpenDataSettings
+    """what DATA_CONFIG is read into; a data set that knows all its keys has one of its own"""
     labels: tuple[str, ...] = ("gt_boxes",)
     semantic_class_names: tuple[str, ...] = ()
     lane_map_shape: tuple[int, int] | None = None
@@ -80,15 +85,14 @@ class DatasetTemplate(VariantsMixin, Dataset):
         self.class_names = list(class_names)
         self.training = training
         self.logger = logger or logging.getLogger("pcdet_freeze")
-        self.root_path = Path(root_path if root_path is not None else dataset_cfg.get("DATA_PATH") or ".")
+        settings = self.read_settings(dataset_cfg)
+        self.root_path = Path(root_path if root_path is not None else settings.data_path or ".")
         self.check_root()
         self.seed = 0
         self.epoch = 0
-        self.keep_empty_frames = bool(dataset_cfg.get("KEEP_EMPTY_FRAMES", False))
-        self.point_cloud_range = _checked_range(require("DATA_CONFIG", dataset_cfg, "POINT_CLOUD_RANGE"))
-        self.point_feature_encoder = PointFeatureEncoder(
-            require("DATA_CONFIG", dataset_cfg, "POINT_FEATURE_ENCODING")
-        )
+        self.keep_empty_frames = settings.keep_empty_frames
+        self.point_cloud_range = np.array(settings.point_cloud_range, np.float32)
+        self.point_feature_encoder = PointFeatureEncoder(dataset_cfg["POINT_FEATURE_ENCODING"])
         self.data_augmentor = self._build_augmentor() if training else None
         self.data_processor = DataProcessor(
             dataset_cfg.get("DATA_PROCESSOR") or [],
@@ -100,6 +104,13 @@ class DatasetTemplate(VariantsMixin, Dataset):
         self.voxel_size = self.data_processor.voxel_size
         self.depth_downsample_factor = None
         self._warned: set[str] = set()
+
+    @classmethod
+    def read_settings(cls, dataset_cfg: Config) -> Any:
+        """Read DATA_CONFIG into ``Settings``; ConfigError with every fault."""
+        settings, faults = read_section(cls.Settings, dataset_cfg, "DATA_CONFIG")
+        raise_faults(faults)
+        return settings
 
     def _build_augmentor(self) -> DataAugmentor:
         return DataAugmentor(
@@ -234,16 +245,3 @@ class DatasetTemplate(VariantsMixin, Dataset):
                 }
             )
         return annos
-
-
-def _checked_range(values: Any) -> np.ndarray:
-    try:
-        limits = np.array(values, np.float32)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"DATA_CONFIG.POINT_CLOUD_RANGE must be six numbers; got {values!r}") from error
-    if limits.shape != (6,) or not (limits[:3] < limits[3:]).all():
-        raise ConfigError(
-            "DATA_CONFIG.POINT_CLOUD_RANGE must be [x_min, y_min, z_min, x_max, y_max, z_max] "
-            f"with min < max; got {values!r}"
-        )
-    return limits

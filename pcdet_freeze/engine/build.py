@@ -100,10 +100,10 @@ def freeze_and_resume(
     context: TrainContext, model: nn.Module, checkpoint: Checkpoint | None
 ) -> list[ConfiguredHook]:
     """Freeze for the current epoch, then load the resumed state and compare it with its certificate."""
-    header, plan = FreezeMetadata.of(checkpoint[1] if checkpoint else None), FreezePlan.from_cfg(context.cfg)
+    header, plan = FreezeMetadata.of(checkpoint[1] if checkpoint else None), context.plan
     if checkpoint is not None:
         log_list_changes(header, plan, context.is_over(checkpoint[1]), checkpoint[0], context.logger)
-    hooks = hooks_from_cfg(context.cfg, model, header.begun, context.epochs)
+    hooks = hooks_from_cfg(context.cfg, model, header.begun, context.epochs, plan)
     if context.options.no_savings:
         hooks = [hook for hook in hooks if not isinstance(hook, SavingsHook)]
     for line in filter(None, (hook.describe() for hook in hooks)):

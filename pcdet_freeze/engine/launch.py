@@ -13,10 +13,9 @@ import torch
 import yaml
 
 from pcdet_freeze.config import plain
+from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
-from pcdet_freeze.engine.hooks.from_config import check_user_hooks
 from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
-from pcdet_freeze.engine.optim.settings import SECTIONS, check_optimization
 from pcdet_freeze.engine.run_context import (
     FIXED_SEED,
     Checkpoint,
@@ -30,7 +29,6 @@ from pcdet_freeze.engine.run_context import (
     folders_of,
 )
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
@@ -40,10 +38,8 @@ from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 def start_training(cfg: Any, options: TrainOptions) -> TrainContext:
     """Check the config, join the other processes, open the log, and copy the config to the run's folder."""
-    _require_sections(cfg)
-    check_optimization(cfg.OPTIMIZATION)
-    check_user_hooks(cfg)
-    context = TrainContext(options, cfg, *_start(cfg, options, "train"))
+    plan = check_config(cfg)
+    context = TrainContext(options, cfg, *_start(cfg, options, "train"), plan)
     for line in options.notes:
         context.logger.info("%s", line)
     if context.world.is_main:
@@ -53,16 +49,8 @@ def start_training(cfg: Any, options: TrainOptions) -> TrainContext:
 
 def start_evaluation(cfg: Any, options: EvalOptions) -> RunContext:
     """Check the config, join the other processes, open the log."""
-    _require_sections(cfg)
-    return RunContext(options, cfg, *_start(cfg, options, "eval"))
-
-
-def _require_sections(cfg: Any) -> None:
-    missing = [key for key in SECTIONS if key not in cfg]
-    if missing:
-        raise ConfigError(
-            f"{file_of(cfg) or 'The config'} must have {', '.join(SECTIONS)}; {', '.join(missing)} missing"
-        )
+    plan = check_config(cfg, training=False)
+    return RunContext(options, cfg, *_start(cfg, options, "eval"), plan)
 
 
 def _start(
@@ -77,7 +65,6 @@ def _start(
         raise ConfigError(f"--output_dir must be a folder to write to; {folders.root}: {error}") from error
     log_environment(logger, device, world.size)
     log_config(logger, {"cfg_file": file_of(cfg), **asdict(options)}, cfg)
-    FreezePlan.from_cfg(cfg)  # report its faults before any data is read
     return world, device, folders, logger
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import World
 
@@ -134,6 +135,8 @@ class RunContext:
     device: torch.device
     folders: RunFolders
     logger: logging.Logger
+    plan: FreezePlan
+    """parsed once, from ``cfg``"""
     seed: int = FIXED_SEED
     loaded: tuple[str, ...] = ()
     """names of the tensors that were loaded from ``pretrained_model``"""

@@ -14,7 +14,7 @@ from typing import Any
 from easydict import EasyDict
 from torch import nn
 
-from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file, plain
+from pcdet_freeze.config import apply_overrides, load_cfg, plain
 from pcdet_freeze.engine import build, launch
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
@@ -231,12 +231,12 @@ def read_cfg(cfg: Cfg, overrides: Overrides | None = None) -> EasyDict:
     Raises ConfigError as :func:`~pcdet_freeze.config.cfg_from_list` does.
     """
     if isinstance(cfg, str | Path):
-        read = cfg_from_yaml_file(cfg)
+        read = load_cfg(cfg)
     else:
         read = copy.deepcopy(cfg) if isinstance(cfg, EasyDict) else EasyDict(cfg)
     if isinstance(overrides, Mapping):
         overrides = [word for key, value in overrides.items() for word in (key, _as_yaml(key, value))]
-    cfg_from_list(overrides or [], read)
+    apply_overrides(overrides or [], read)
     return read
 
 

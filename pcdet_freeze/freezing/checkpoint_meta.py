@@ -11,7 +11,7 @@ from typing import Any
 
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
-from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
+from pcdet_freeze.freezing.plan import ScheduleEntry, read_schedule
 
 
 @dataclass(frozen=True)

@@ -1,133 +1,205 @@
-"""MODEL.NOT_TRAIN_IN_MULTI_TASK and MODEL.FREEZE as one checked value.
+"""MODEL.NOT_TRAIN_IN_MULTI_TASK and MODEL.FREEZE as one checked value, parsed once a run.
 
-Every fault of the config is collected and raised once. What a plan means for a given model is worked out by
-:mod:`pcdet_freeze.freezing.resolve`.
+A new key of MODEL.FREEZE is one field of :class:`FreezeOptions`: its type and rules are what the config
+reader checks, its default is the default of the key, and ``--set`` takes it. What a plan means for a given
+model is worked out by :mod:`pcdet_freeze.freezing.resolve` and :mod:`pcdet_freeze.freezing.schedule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.cache_config import CacheOptions, read_cache
-from pcdet_freeze.freezing.schedule_config import ScheduleEntry, read_schedule
+from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.names import nearest
+from pcdet_freeze.utils.rules import Count, Name, Rule, above
+from pcdet_freeze.utils.sections import Section, fields_of, read_section, settable
 
 KEY = "NOT_TRAIN_IN_MULTI_TASK"
 BLOCK = "FREEZE"
+SCHEDULE_KEY = f"MODEL.{BLOCK}.SCHEDULE"
 RULE = f"MODEL.{KEY} must be a list of module names"
 EXAMPLE = f"{KEY}: [vfe, backbone_2d.blocks]"
 
-DEFAULTS: dict[str, Any] = {
-    "PARAMETERS": True,
-    "EVAL": (),
-    "SHARED": "error",
-    "ALLOW_RANDOM": False,
-    "IGNORE": (),
-    "FUSE": True,
-    "PREFIX_DTYPE": "float32",
-    "CHANNELS_LAST": False,
-    "COMPILE": False,
-    "CACHE": None,
-    "SCHEDULE": (),
-}
+Dtype = Literal["float32", "bfloat16"]
+
+
+def _is_name(value: str) -> bool:
+    return bool(value.removeprefix("!").strip())
+
+
+Entries = Annotated[
+    tuple[Annotated[str, Rule("a module name", _is_name, many="module names")], ...],
+    Rule("a list of module names", advice=EXAMPLE),
+]
+Parts = Annotated[
+    tuple[Annotated[Name, Rule("a module name without '!'", lambda value: not value.startswith("!"))], ...],
+    Rule("a list of module names", bool, advice="TRAIN: [backbone_2d.blocks]"),
+]
+Epoch = Annotated[
+    int,
+    Rule(
+        "a whole number of finished epochs, 1 or more",
+        lambda value: value >= 1,
+        advice="EPOCH: 1, or take what trains from the start off the list",
+    ),
+]
 
 
 @dataclass(frozen=True)
-class FreezePlan:
+class ScheduleEntry(Section):
+    """From one epoch on, named parts train."""
+
+    example: ClassVar[str] = "{EPOCH: 10, TRAIN: [backbone_2d.blocks], LR_SCALE: 0.1}"
+    many: ClassVar[str] = f"phases such as {example}"
+
+    epoch: Epoch
+    """Finished epochs after which it begins."""
+    train: Parts
+    """Frozen modules, or parts of them, as in the list."""
+    lr_scale: Annotated[float, above(0)] = 1.0
+    """Their learning rate is this multiple of the others'."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the phase as it is written in a config."""
+        return {"EPOCH": self.epoch, "TRAIN": list(self.train), "LR_SCALE": self.lr_scale}
+
+
+@dataclass(frozen=True)
+class CacheOptions(Section):
+    """Where the outputs of the frozen prefix are kept, and how (F7)."""
+
+    example: ClassVar[str] = "{FOLDER: folder, VARIANTS: 4, DTYPE: float32}"
+    short_key: ClassVar[str] = "FOLDER"
+
+    folder: Annotated[str, Rule("a folder", lambda value: bool(value.strip()), advice="FOLDER: path")]
+    """each key has a folder of its own in it"""
+    variants: Count | None = None
+    """how many random draws of each sample are kept; None: the data must not be random"""
+    dtype: Dtype = "float32"
+    """what float32 values are stored as"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeOptions(Section):
+    """Keys of MODEL.FREEZE."""
+
+    example: ClassVar[str] = "{EVAL: [backbone_3d], FUSE: False}"
+
+    parameters: bool = True
+    """False: parameters go on training; only layers are locked (norm statistics, dropout)."""
+    eval: tuple[Name, ...] = ()
+    """Names whose own code branches on ``self.training``: locked in eval mode with all that is inside."""
+    shared: Literal["error", "freeze"] = "error"
+    """``freeze``: a tensor or module that a trainable module uses too is frozen for that user as well."""
+    allow_random: bool | tuple[Name, ...] = False
+    """True, or names: weights that no checkpoint supplied may be frozen."""
+    ignore: tuple[Name, ...] = ()
+    """Buffers (or modules, for all their buffers) that the certificate leaves out."""
+    fuse: bool | Literal["force"] = True
+    """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast and
+    TF32 too. False: every layer by itself."""
+    prefix_dtype: Dtype = "float32"
+    """Data type in which the frozen prefix computes, in training forwards."""
+    channels_last: bool = False
+    """Feature maps inside the frozen prefix are channels-last in memory, in training forwards."""
+    compile: bool = False
+    """torch.compile the frozen prefix, for training forwards."""
+    cache: CacheOptions | None = None
+    """Where and how the outputs of the frozen prefix are kept from epoch to epoch."""
+    schedule: tuple[ScheduleEntry, ...] = ()
+    """What trains later, in order of time. ``freeze`` leaves it to the engine."""
+
+    def faults(self) -> Iterator[str]:
+        """Options that do not fit each other."""
+        if self.cache is not None and not self.parameters:
+            yield (
+                "CACHE keeps the outputs of frozen modules, but with PARAMETERS: False they train: "
+                "write CACHE: null"
+            )
+        for number, (earlier, later) in enumerate(pairwise(self.schedule), 1):
+            if later.epoch < earlier.epoch:
+                yield (
+                    f"SCHEDULE[{number}].EPOCH must not be below that of the phase before; got EPOCH "
+                    f"{later.epoch} behind EPOCH {earlier.epoch}: sort the phases"
+                )
+        for number, phase in enumerate(self.schedule):
+            if not self.parameters and phase.lr_scale != 1:
+                yield (
+                    f"SCHEDULE[{number}].LR_SCALE is for parameters that start to train, but with "
+                    "PARAMETERS: False all of them train from the start: leave it out"
+                )
+
+
+DEFAULTS: dict[str, Any] = {key: field.default for key, field in fields_of(FreezeOptions).items()}
+"""keys of MODEL.FREEZE and their defaults"""
+
+
+@settable("MODEL")
+@dataclass(frozen=True)
+class FreezeKeys(Section):
+    """The two keys of MODEL that are the freeze's."""
+
+    other_keys: ClassVar[bool] = True
+
+    not_train_in_multi_task: Entries = ()
+    freeze: FreezeOptions | None = None
+
+    def faults(self) -> Iterator[str]:
+        """A schedule without a list."""
+        if self.freeze is not None and self.freeze.schedule and not self.not_train_in_multi_task:
+            yield f"{BLOCK}.SCHEDULE lets frozen parts train, but MODEL.{KEY} names none: empty both"
+
+
+@dataclass(frozen=True)
+class FreezePlan(FreezeOptions):
     """What to freeze and how. Falsy when nothing is named.
 
-    Raises FreezeError, with all faults at once, for entries or options that cannot mean anything.
+    Raises FreezeError, with all faults at once, for entries or options that are not valid.
     """
 
     entries: tuple[str, ...] = ()
     """Dotted paths from the detector, as written; globs within a segment; ``!path`` exempts."""
-    parameters: bool = True
-    """False: parameters go on training; only layers are held (norm statistics, dropout)."""
-    eval: tuple[str, ...] = ()
-    """Names whose own code branches on ``self.training``: held in eval with all that is inside."""
-    shared: str = "error"
-    """``freeze``: a tensor or module that a live path uses too is frozen for that user as well."""
-    allow_random: bool | tuple[str, ...] = False
-    """True, or names: weights that no checkpoint supplied may be frozen."""
-    ignore: tuple[str, ...] = ()
-    """Buffers (or modules, for all their buffers) that the certificate leaves out."""
-    schedule: tuple[ScheduleEntry, ...] = ()
-    """What trains later, in the order of time. ``freeze`` leaves it to the engine."""
-    fuse: bool | str = True
-    """Training forwards compute layers as one where that is exact but for rounding; ``force``: under autocast
-    and TF32 too. False: every layer by itself."""
-    prefix_dtype: str = "float32"
-    """``bfloat16``: what the frozen prefix computes in, in training forwards."""
-    channels_last: bool = False
-    """Maps inside the frozen prefix lie channel by channel in memory, in training forwards."""
-    compile: bool = False
-    """torch.compile the frozen prefix, for training forwards."""
-    cache: CacheOptions | None = None
-    """Where and how the frozen prefix's outputs are kept from epoch to epoch."""
 
     def __post_init__(self) -> None:
-        faults = entry_faults(self.entries)
-        _raise(faults)
-        object.__setattr__(self, "entries", tuple(self.entries))
-        for name in ("eval", "ignore"):
-            faults += _list_faults(name.upper(), getattr(self, name))
-        if self.shared not in ("error", "freeze"):
-            faults.append(f"{BLOCK}.SHARED must be 'error' or 'freeze'; got {self.shared!r}")
-        if not isinstance(self.parameters, bool):
-            faults.append(f"{BLOCK}.PARAMETERS must be True or False; got {self.parameters!r}")
-        if not isinstance(self.allow_random, bool):
-            faults += _list_faults("ALLOW_RANDOM", self.allow_random, "True, False or ")
-        for key in ("FUSE", "PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE"):
-            faults += option_faults(key, getattr(self, key.lower()))
-        cache, cache_faults = read_cache(self.cache)
-        object.__setattr__(self, "cache", cache)
-        if cache is not None and not self.parameters:
-            cache_faults.append(
-                f"{BLOCK}.CACHE keeps what frozen modules put out, but with PARAMETERS: False they train: "
-                "write CACHE: null"
-            )
-        phases, schedule_faults = read_schedule(self.schedule)
-        object.__setattr__(self, "schedule", phases)
-        _raise(faults + cache_faults + schedule_faults + self._idle_schedule())
-
-    def _idle_schedule(self) -> list[str]:
-        """Faults of a schedule that cannot do what it says."""
-        faults = []
-        if self.schedule and not self.entries:
-            faults.append(f"{BLOCK}.SCHEDULE lets frozen parts train, but MODEL.{KEY} names none: empty both")
-        if not self.parameters and any(phase.lr_scale != 1 for phase in self.schedule):
-            faults.append(
-                f"{BLOCK}.SCHEDULE: LR_SCALE is for parameters that start to train, but with PARAMETERS: "
-                "False all of them train from the start: leave it out"
-            )
-        return faults
+        block = {key: getattr(self, field.name) for key, field in fields_of(FreezeOptions).items()}
+        keys, faults = read_section(FreezeKeys, {KEY: self.entries, BLOCK: block}, "MODEL")
+        if keys is None or keys.freeze is None:
+            raise_faults(faults, error=FreezeError)
+            return
+        object.__setattr__(self, "entries", keys.not_train_in_multi_task)
+        for field in fields(FreezeOptions):  # lists become tuples: a plan is hashable
+            object.__setattr__(self, field.name, getattr(keys.freeze, field.name))
 
     def __bool__(self) -> bool:
         return bool(self.entries)
 
     @classmethod
-    def from_cfg(cls, cfg: Mapping[str, Any]) -> FreezePlan:
-        """Read a whole config, or its MODEL part. An absent, null or empty list gives an empty plan."""
+    def read(cls, cfg: object) -> tuple[FreezePlan, list[str]]:
+        """Read a whole config, or its MODEL part: (plan, every fault). With faults the plan is empty."""
         if not isinstance(cfg, Mapping):
-            raise FreezeError(f"a config must be a mapping; got {type(cfg).__name__}: {cfg!r}")
-        model = cfg.get("MODEL") if "MODEL" in cfg else cfg
-        faults = _misplaced(cfg)
-        if model is None:
-            model = {}
+            return cls(), [f"a config must be a mapping; got {type(cfg).__name__}: {cfg!r}"]
+        model = (cfg.get("MODEL") or {}) if "MODEL" in cfg else cfg
         if not isinstance(model, Mapping):
-            raise FreezeError(f"MODEL must be a mapping; got {type(model).__name__}: {model!r}")
-        faults += _misspelled(model)
-        entries = model.get(KEY)
-        entries = [] if entries is None else entries
-        faults += entry_faults(entries)
-        options, option_faults = read_block(model.get(BLOCK))
-        faults += option_faults
-        _raise(faults)
-        return cls(tuple(entries), **options)
+            return cls(), [f"MODEL must be a mapping; got {type(model).__name__}: {model!r}"]
+        keys, faults = read_section(FreezeKeys, model, "MODEL")
+        faults = [*_misplaced(cfg), *_misspelled(model), *faults]
+        if keys is None or faults:
+            return cls(), faults
+        return cls(keys.not_train_in_multi_task, **vars(keys.freeze or FreezeOptions())), []
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> FreezePlan:
+        """Read a whole config, or its MODEL part. An absent, null or empty list gives an empty plan.
+
+        Raises FreezeError with every fault, and with file and line where ``cfg`` knows them.
+        """
+        plan, faults = cls.read(cfg)
+        raise_faults(faults, cfg, FreezeError)
+        return plan
 
     @classmethod
     def of(cls, names: FreezePlan | Sequence[str] | None) -> FreezePlan:
@@ -137,76 +209,19 @@ class FreezePlan:
         return cls(() if names is None else names)  # type: ignore[arg-type]  # checked by __post_init__
 
 
-def entry_faults(entries: object) -> list[str]:
-    """What is wrong with a list of entries: it must be a list (or tuple) of non-empty strings."""
-    if isinstance(entries, str | bytes) or not isinstance(entries, list | tuple):
-        hint = f"write [{entries}]" if isinstance(entries, str) and entries.strip() else f"write {EXAMPLE}"
-        return [f"{RULE}; got {type(entries).__name__} {entries!r}: {hint}"]
-    faults = []
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, str):
-            faults.append(f"{RULE}; element {index} is {type(entry).__name__} {entry!r}: write {EXAMPLE}")
-        elif not entry.removeprefix("!").strip():
-            faults.append(f"{RULE}; element {index} is an empty name, {entry!r}: remove it or write a name")
-    return faults
-
-
-def read_block(block: object) -> tuple[dict[str, Any], list[str]]:
-    """MODEL.FREEZE -> (options for FreezePlan, faults)."""
-    if block is None:
-        return {}, []
-    if not isinstance(block, Mapping):
-        return {}, [f"MODEL.{BLOCK} must be a mapping; got {type(block).__name__} {block!r}"]
-    faults = [_unknown_option(key) for key in block if key not in DEFAULTS]
-    options: dict[str, Any] = {}
-    for key, default in DEFAULTS.items():
-        value = block.get(key, default)
-        value_faults = option_faults(key, value)
-        faults += value_faults
-        if not value_faults:
-            lists = ("EVAL", "IGNORE", "SCHEDULE")
-            options[key.lower()] = tuple(value or ()) if key in lists else value
-    if isinstance(options.get("allow_random"), list | tuple):
-        options["allow_random"] = tuple(options["allow_random"])
-    return options, faults
-
-
-def option_faults(key: str, value: object) -> list[str]:
-    """What is wrong with one value of the FREEZE block."""
-    if key in ("PARAMETERS", "CHANNELS_LAST", "COMPILE") and not isinstance(value, bool):
-        return [f"{BLOCK}.{key} must be True or False; got {value!r}"]
-    if key == "PREFIX_DTYPE" and value not in ("float32", "bfloat16"):
-        return [f"{BLOCK}.PREFIX_DTYPE must be float32 or bfloat16; got {value!r}"]
-    if key == "SHARED" and value not in ("error", "freeze"):
-        return [f"{BLOCK}.SHARED must be 'error' or 'freeze'; got {value!r}"]
-    if key == "FUSE" and not isinstance(value, bool) and value != "force":
-        return [f"{BLOCK}.FUSE must be True, False or 'force'; got {value!r}"]
-    if key in ("EVAL", "IGNORE"):
-        return _list_faults(key, [] if value is None else value)
-    if key == "ALLOW_RANDOM" and not isinstance(value, bool):
-        return _list_faults(key, value, "True, False or ")
-    if key == "CACHE":
-        return read_cache(value)[1]
-    return read_schedule(value)[1] if key == "SCHEDULE" else []
-
-
-def _list_faults(key: str, value: object, also: str = "") -> list[str]:
-    if isinstance(value, list | tuple) and all(isinstance(item, str) and item.strip() for item in value):
-        return []
-    return [f"{BLOCK}.{key} must be {also}a list of names; got {value!r}: write {key}: [name]"]
-
-
-def _unknown_option(key: object) -> str:
-    close = nearest(str(key).upper(), DEFAULTS, 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"MODEL.{BLOCK} knows {', '.join(DEFAULTS)}; got {key!r}{hint}"
+def read_schedule(value: object) -> tuple[tuple[ScheduleEntry, ...], list[str]]:
+    """Read a schedule, as plain data, on its own: (its phases, every fault)."""
+    options, faults = read_section(FreezeOptions, {"SCHEDULE": value}, f"MODEL.{BLOCK}")
+    return (() if options is None else options.schedule), faults
 
 
 def _misplaced(cfg: Mapping[str, Any]) -> list[str]:
-    """Keys beside MODEL that belong under it: they would be passed over without a word."""
+    """Keys beside MODEL that belong under it: they would be ignored without a message."""
     if "MODEL" not in cfg:
         return []
-    return [f"{key} belongs under MODEL; found beside it" for key in (KEY, BLOCK) if key in cfg]
+    return [
+        f"{key} belongs under MODEL; at the top level it has no effect" for key in (KEY, BLOCK) if key in cfg
+    ]
 
 
 def _misspelled(model: Mapping[str, Any]) -> list[str]:
@@ -214,14 +229,9 @@ def _misspelled(model: Mapping[str, Any]) -> list[str]:
     return [
         f"MODEL.{key} looks like MODEL.{KEY} misspelled: write MODEL.{KEY}"
         for key in model
-        if isinstance(key, str) and key != KEY and get_close_matches(_letters(key), [_letters(KEY)], 1, 0.85)
+        if isinstance(key, str) and key != KEY and nearest(_letters(key), [_letters(KEY)], 1, 0.85)
     ]
 
 
 def _letters(key: str) -> str:
     return key.upper().replace("_", "").replace("-", "")
-
-
-def _raise(faults: list[str]) -> None:
-    if faults:
-        raise FreezeError(faults[0] if len(faults) == 1 else "\n".join(["the freeze list:", *faults]))

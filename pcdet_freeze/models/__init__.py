@@ -24,6 +24,7 @@ from pcdet_freeze.models import (
     vfe,
 )
 from pcdet_freeze.models.batch_to_device import load_data_to_gpu
+from pcdet_freeze.models.detectors.topology import read_model
 from pcdet_freeze.models.registry import (
     BACKBONES_2D,
     BACKBONES_3D,
@@ -52,6 +53,7 @@ __all__ = [
     "detectors",
     "load_data_to_gpu",
     "map_to_bev",
+    "model_faults",
     "task_heads",
     "vfe",
 ]
@@ -69,6 +71,21 @@ def build_network(model_cfg: Mapping[str, Any], num_class: int, dataset: Any) ->
         ConfigError: keys that are missing, unknown, of the wrong type or not implemented; modules whose
             shapes do not match.
     """
+    return _detector_of(model_cfg)(model_cfg, num_class, dataset)
+
+
+def model_faults(model_cfg: object) -> list[str]:
+    """Every fault of ``cfg.MODEL`` that can be seen without a data set."""
+    try:
+        detector = _detector_of(model_cfg)
+    except ConfigError as error:
+        return [str(error)]
+    if not isinstance(model_cfg, Mapping) or not issubclass(detector, detectors.Detector3DTemplate):
+        return []
+    return read_model(model_cfg, detector.PostProcessing, detector.predictions)[1]
+
+
+def _detector_of(model_cfg: Any) -> Any:
     if not isinstance(model_cfg, Mapping) or not isinstance(model_cfg.get("NAME"), str):
         raise ConfigError(f"MODEL must be a section with a NAME (a string); got {model_cfg!r}")
     if model_cfg["NAME"] not in DETECTORS:
@@ -76,4 +93,4 @@ def build_network(model_cfg: Mapping[str, Any], num_class: int, dataset: Any) ->
             f"MODEL.NAME must be one of {', '.join(DETECTORS.names())}; got {model_cfg['NAME']!r}, "
             f"which is not implemented. {PLUGIN_HINT}"
         )
-    return DETECTORS.get(model_cfg["NAME"])(model_cfg, num_class, dataset)
+    return DETECTORS.get(model_cfg["NAME"])

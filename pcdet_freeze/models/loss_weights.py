@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -40,31 +38,3 @@ def apply_loss_weights(name: str, head: nn.Module, loss: Tensor, weights: Mappin
         loss = loss * weights[name]
     scale = getattr(head, NAME, None)
     return scale(loss) if isinstance(scale, LossScale) else loss
-
-
-def read_loss_weights(
-    model_cfg: Mapping[str, Any], heads: Sequence[str], faults: list[str]
-) -> dict[str, float]:
-    """``MODEL.LOSS_WEIGHTS``: head -> weight; errors are appended to ``faults``."""
-    values = model_cfg.get("LOSS_WEIGHTS")
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        faults.append(f"MODEL.LOSS_WEIGHTS must map names of heads to weights; got {values!r}")
-        return {}
-    for name, value in values.items():
-        if name not in heads:
-            faults.append(
-                f"MODEL.LOSS_WEIGHTS.{name} is not a head of the model; heads: {', '.join(heads) or '(none)'}"
-            )
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            faults.append(f"MODEL.LOSS_WEIGHTS.{name} must be a finite number of at least 0; got {value!r}")
-    return {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-
-
-def read_learned(model_cfg: Mapping[str, Any], faults: list[str]) -> bool:
-    """``MODEL.LEARN_LOSS_WEIGHTS``, default False; errors are appended to ``faults``."""
-    value = model_cfg.get("LEARN_LOSS_WEIGHTS", False)
-    if not isinstance(value, bool):
-        faults.append(f"MODEL.LEARN_LOSS_WEIGHTS must be true or false; got {value!r}")
-    return value is True

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops.iou import boxes_iou3d
 from pcdet_freeze.ops.nms import nms, nms_normal
+from pcdet_freeze.utils.rules import Count, one_of, only
+from pcdet_freeze.utils.sections import Section
 
 NMS_TYPES = {"nms_gpu": nms, "nms_normal_gpu": nms_normal}
 
 
 @dataclass(frozen=True)
-class NMSSettings:
-    """``NMS_CONFIG``; the names of the types are those of OpenPCDet. All types work on any device."""
+class NMSSettings(Section):
+    """``NMS_CONFIG``; the names of the types are OpenPCDet's, they work on any device."""
 
-    nms_type: str
+    nms_type: Annotated[str, one_of(NMS_TYPES)]
     nms_thresh: float
-    """BEV IoU above which the box with the lower score is removed"""
-    nms_pre_maxsize: int
-    nms_post_maxsize: int
+    """BEV IoU above which the lower score goes"""
+    nms_pre_maxsize: Count
+    nms_post_maxsize: Count
     multi_classes_nms: bool = False
     """NMS for each class separately"""
 
-    def __post_init__(self) -> None:
-        if self.nms_type not in NMS_TYPES:
-            raise ConfigError(f"NMS_TYPE must be one of {', '.join(NMS_TYPES)}; got {self.nms_type!r}")
-        if min(self.nms_pre_maxsize, self.nms_post_maxsize) < 1:
-            raise ConfigError(
-                "NMS_PRE_MAXSIZE and NMS_POST_MAXSIZE must be positive; got "
-                f"{self.nms_pre_maxsize} and {self.nms_post_maxsize}"
-            )
-
 
 @dataclass(frozen=True)
-class PostProcessingSettings:
+class PostProcessingSettings(Section):
     """``MODEL.POST_PROCESSING``."""
 
     nms_config: NMSSettings
@@ -52,27 +45,22 @@ class PostProcessingSettings:
     multi_classes_nms: bool = False
     """no effect, as in OpenPCDet, which reads the key of NMS_CONFIG only; the two must agree"""
 
-    def __post_init__(self) -> None:
+    def faults(self) -> Iterator[str]:
+        """A key that has no effect."""
         if self.multi_classes_nms and not self.nms_config.multi_classes_nms:
-            raise ConfigError(
-                "MULTI_CLASSES_NMS: True must be set in NMS_CONFIG; it is set outside of it only"
-            )
+            yield "MULTI_CLASSES_NMS: True belongs into NMS_CONFIG; found beside it only"
 
 
 @dataclass(frozen=True)
-class RecallSettings:
-    """``MODEL.POST_PROCESSING`` of a detector whose head runs NMS itself."""
+class RecallSettings(Section):
+    """``MODEL.POST_PROCESSING`` of a detector whose head selects its boxes itself."""
 
     recall_thresh_list: tuple[float, ...] = ()
     """3D IoU at which recall is counted"""
-    output_raw_score: bool = False
-    """not implemented: heads return probabilities"""
+    output_raw_score: Annotated[bool, only(False, "the head selects its boxes itself")] = False
+    """not built: heads give probabilities"""
     eval_metric: str = "kitti"
     """read by the evaluation"""
-
-    def __post_init__(self) -> None:
-        if self.output_raw_score:
-            raise ConfigError("OUTPUT_RAW_SCORE: True is not implemented for heads that run NMS themselves")
 
 
 def class_agnostic_nms(

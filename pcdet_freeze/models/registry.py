@@ -2,10 +2,10 @@
 
 A registered module class is built as ``cls(settings, context)``:
 
-* ``settings``: an instance of ``cls.Settings`` (a dataclass, read and validated by ``models/settings.py``);
-  if the class has no ``Settings``, the section of the config itself;
-* ``context``: a :class:`~pcdet_freeze.models.context.BuildContext` with the geometry of the data set and the
-  features that earlier modules write.
+* ``settings``: an instance of ``cls.Settings`` (a dataclass, read by ``utils/sections.py``) or,
+  where the class has no ``Settings``, the section of the config as it stands;
+* ``context``: a :class:`~pcdet_freeze.models.context.BuildContext`, with what the data set offers and what
+  the modules before it write.
 
 The class declares ``reads``, ``writes`` and ``reads_train``: keys of ``batch_dict``. A task head is one such
 class, registered with ``@TASK_HEADS.register``; a section named ``X_HEAD`` becomes the attribute ``x_head``.

@@ -1,4 +1,4 @@
-"""Suggestions for a name that is not known."""
+"""Which of the known names somebody meant: the one place that asks difflib for it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
-    """Up to ``count`` of ``known`` that resemble ``name``, upper and lower case alike, the best first.
-
-    Args:
-        cutoff: least similarity, from 0 to 1 (``difflib.get_close_matches``).
-    """
+def nearest(name: object, known: Iterable[object], count: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Return up to ``count`` of ``known`` that look like ``name`` in either case, the best first."""
     spelled: dict[str, list[str]] = {}
-    for item in known:
+    for item in map(str, known):
         spelled.setdefault(item.lower(), []).append(item)
-    close = difflib.get_close_matches(name.lower(), spelled, n=count, cutoff=cutoff)
+    close = difflib.get_close_matches(str(name).lower(), spelled, n=count, cutoff=cutoff)
     return [item for key in close for item in spelled[key]][:count]
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """`` Did you mean 'X'?`` for the best match in ``known``, to end a message with; empty without one.
-
-    >>> did_you_mean("PilarVFE", ["PillarVFE", "MeanVFE"])
-    " Did you mean 'PillarVFE'?"
-    """
-    close = nearest(str(name), known, count=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Return ``"; did you mean X?"`` for the nearest of ``known``, or an empty string."""
+    close = nearest(name, known, 1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

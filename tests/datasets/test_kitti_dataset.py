@@ -139,8 +139,8 @@ def test_an_info_that_lacks_parts_is_a_bad_frame(kitti: Kitti, kitti_cfg: EasyDi
 
 @pytest.mark.parametrize("key, value, message", [
     ("GET_ITEM_LIST", ["points", "images"], "not built"),
-    ("DATA_SPLIT", "train", "train and test"),
-    ("FOV_POINT_ONLY", True, "FOV_POINT_ONLY: unknown"),
+    ("DATA_SPLIT", "train", r"DATA_SPLIT must be a section such as {train: \.\.\., test: \.\.\.}"),
+    ("FOV_POINT_ONLY", True, r"FOV_POINT_ONLY is not a key .*did you mean FOV_POINTS_ONLY\?"),
 ])  # fmt: skip
 def test_settings_without_effect_are_errors(
     kitti: Kitti, kitti_cfg: EasyDict, key: str, value: object, message: str

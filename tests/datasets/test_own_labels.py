@@ -139,18 +139,24 @@ def test_a_task_without_labels_anywhere_stops_a_training_and_not_a_test(
 
 
 SETTINGS: list[tuple[dict[str, Any], str]] = [
-    ({"SEMANTIC": {}}, "SEMANTIC needs the key CLASSES"),
+    ({"SEMANTIC": {}}, r"DATA_CONFIG\.SEMANTIC\.CLASSES is required"),
     ({"SEMANTIC": {"CLASSES": ["a", "a"]}}, "different names"),
-    ({"SEMANTIC": {"CLASSES": "road"}}, "must be a list"),
-    ({"SEMANTIC": {"CLASSES": ["a"], "NAMES": ["b"]}}, "NAMES: unknown"),
-    ({"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": [1]}}, "must be a mapping"),
-    ({"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": {"b": [1], "a": [2, 2]}}}, "'b' is no class; 2 stands"),
-    ({"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": {"a": ["x"]}}}, "no whole number from 0 to 65535"),
-    ({"LANE": {}}, "LANE needs the key CELL_SIZE"),
-    ({"LANE": {"CELL_SIZE": 0}}, "positive number of metres"),
+    ({"SEMANTIC": {"CLASSES": "road"}}, r"SEMANTIC\.CLASSES must be a list .*write \[road\]"),
+    ({"SEMANTIC": {"CLASSES": ["a"], "NAMES": ["b"]}}, r"SEMANTIC\.NAMES is not a key"),
+    ({"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": [1]}}, r"LABEL_MAP must be a section"),
+    (
+        {"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": {"b": [1], "a": [2, 2]}}},
+        r"LABEL_MAP.b is no class[\s\S]*2 stands there twice",
+    ),
+    (
+        {"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": {"a": ["x"]}}},
+        r"SEMANTIC\.LABEL_MAP\.a.* must be a whole number from 0 to 65535",
+    ),
+    ({"LANE": {}}, r"LANE\.CELL_SIZE is required"),
+    ({"LANE": {"CELL_SIZE": 0}}, r"LANE\.CELL_SIZE must be a number above 0; got 0"),
     ({"LANE": {"CELL_SIZE": 0.7}}, r"must divide POINT_CLOUD_RANGE in x and y \(64 by 64 m\)"),
-    ({"GET_ITEM_LIST": ["points", "images"]}, "not built yet"),
-    ({"GET_ITEM_LIST": ["lane_map"]}, r"must be \[points\]"),
+    ({"GET_ITEM_LIST": ["points", "images"]}, r"GET_ITEM_LIST\[1\] must be one of .*not built; got 'images'"),
+    ({"GET_ITEM_LIST": ["lane_map"]}, "GET_ITEM_LIST must be a list with points in it"),
 ]
 
 
@@ -168,5 +174,5 @@ def test_asking_for_labels_without_their_settings_names_the_key(
     labelled: EasyDict, dataset: Kitti, key: str
 ) -> None:
     del labelled[key]
-    with pytest.raises(ConfigError, match=f"DATA_CONFIG needs the key {key}"):
+    with pytest.raises(ConfigError, match=rf"DATA_CONFIG\.{key} is required"):
         dataset()

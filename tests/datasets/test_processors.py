@@ -134,10 +134,10 @@ def test_a_processor_of_openpcdet_that_is_not_implemented_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("cfg, message", [
-    ({"NAME": "shuffle_points", "SHUFFLE_ENABLED": True}, "train and test"),
+    ({"NAME": "shuffle_points", "SHUFFLE_ENABLED": True}, "SHUFFLE_ENABLED must be a section such as {train"),
     ({**VOXELS, "VOXEL_SIZE": [0.1, 0.1]}, "VOXEL_SIZE"),
-    ({**VOXELS, "DOUBLE_FLIP": True}, "DOUBLE_FLIP: not built yet"),
-    ({**MASK, "MIN_CORNERS": 2}, "MIN_CORNERS: unknown"),
+    ({**VOXELS, "DOUBLE_FLIP": True}, "DOUBLE_FLIP is not built yet"),
+    ({**MASK, "MIN_CORNERS": 2}, "MIN_CORNERS is not a key .*did you mean min_num_corners"),
     ({"NAME": "sample_points", "NUM_POINTS": {"train": 0, "test": -1}}, "NUM_POINTS"),
 ])  # fmt: skip
 def test_settings_without_sense_are_errors(cfg: dict[str, Any], message: str) -> None:

@@ -108,8 +108,8 @@ def test_point_features_are_picked_by_name() -> None:
 
 
 @pytest.mark.parametrize("used, src, message", [
-    (["x", "y", "z", "t"], ["x", "y", "z"], "does not hold"),
-    (["y", "x", "z"], ["x", "y", "z"], "begin with x, y, z"),
+    (["x", "y", "z", "t"], ["x", "y", "z"], "does not have"),
+    (["y", "x", "z"], ["x", "y", "z"], "begins with x, y, z"),
 ])  # fmt: skip
 def test_features_that_are_not_there_are_an_error(used: list[str], src: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -99,21 +99,46 @@ def test_n3_anything_but_a_list_of_names_is_an_error_with_rule_value_and_cure(va
     with pytest.raises(FreezeError) as caught:
         FreezePlan.from_cfg(cfg(value))
     message = str(caught.value)
-    assert "MODEL.NOT_TRAIN_IN_MULTI_TASK must be a list of module names" in message
+    rule = "[0] must be a module name" if isinstance(value, list) else " must be a list of module names"
     item = next(iter(value)) if isinstance(value, list) else value
-    assert repr(item) in message and ("write" in message)
+    assert f"MODEL.NOT_TRAIN_IN_MULTI_TASK{rule}; got" in message
+    assert repr(item) in message and "write" in message
 
 
-def test_n3_a_bare_string_is_answered_with_the_list_to_write() -> None:
-    with pytest.raises(FreezeError, match=r"write \[vfe\]"):
-        FreezePlan.from_cfg(cfg("vfe"))
+@pytest.mark.parametrize(
+    ("text", "list_to_write"),
+    [
+        ("vfe", "[vfe]"),
+        ("vfe, head", "[vfe, head]"),
+        ("(vfe, head)", "[vfe, head]"),
+        ("('vfe',)", "[vfe]"),
+        ("None", "[]"),
+    ],
+)
+def test_n3_text_is_answered_with_the_list_to_write(text: str, list_to_write: str) -> None:
+    """YAML reads a tuple and the word None as text."""
+    for config, key in ((cfg(text), "NOT_TRAIN_IN_MULTI_TASK"), (cfg(["vfe"], EVAL=text), "EVAL")):
+        with pytest.raises(FreezeError) as caught:
+            FreezePlan.from_cfg(config)
+        assert key in str(caught.value) and f"write {list_to_write}" in str(caught.value)
+
+
+def test_the_word_none_is_no_folder_of_a_cache() -> None:
+    with pytest.raises(FreezeError, match=r"FREEZE\.CACHE .*got 'None': write null"):
+        FreezePlan.from_cfg(cfg(["vfe"], CACHE="None"))
+
+
+def test_a_plan_made_of_lists_equals_its_tuple_form_and_is_hashable() -> None:
+    lists = FreezePlan(["a"], eval=["x"], ignore=["y"], allow_random=["z"])  # type: ignore[arg-type]
+    tuples = FreezePlan(("a",), eval=("x",), ignore=("y",), allow_random=("z",))
+    assert lists == tuples and hash(lists) == hash(tuples)
 
 
 def test_n3_all_faults_of_the_config_come_at_once() -> None:
     with pytest.raises(FreezeError) as caught:
         FreezePlan.from_cfg(cfg(["vfe", "", 7], SHARED="yes", COMPILE=True, IGNOR=[], EVAL="vfe"))
     message = str(caught.value)
-    assert all(part in message for part in ("element 1", "element 2", "SHARED", "COMPILE", "IGNORE", "EVAL"))
+    assert all(part in message for part in ("TASK[1]", "TASK[2]", "SHARED", "COMPILE", "IGNORE", "EVAL"))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
+from pcdet_freeze.freezing.plan import ScheduleEntry
 from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
-from pcdet_freeze.freezing.schedule_config import ScheduleEntry
 
 
 def plan(*phases: Any, entries: tuple[str, ...] = ("vfe", "backbone_2d"), **options: Any) -> FreezePlan:
@@ -45,25 +45,28 @@ def test_r3_without_phases_there_is_one_span(empty: Any) -> None:
 
 
 WRONG = [
-    ("backbone_2d.blocks", "must be a list of phases; got str"),
-    ([3], "SCHEDULE[0] must be a mapping; got int"),
-    ([{"TRAIN": ["vfe"]}], "EPOCH is missing"),
-    ([{"EPOCH": 3}], "TRAIN is missing"),
+    (
+        "backbone_2d.blocks",
+        "must be a list of phases such as {EPOCH: 10, TRAIN: [backbone_2d.blocks], LR_SCALE: 0.1}; got str",
+    ),
+    ([3], "SCHEDULE[0] must be a section such as"),
+    ([{"TRAIN": ["vfe"]}], "SCHEDULE[0].EPOCH is required, but missing"),
+    ([{"EPOCH": 3}], "SCHEDULE[0].TRAIN is required, but missing"),
     ([phase(1.5, "vfe")], "EPOCH must be a whole number of finished epochs, 1 or more; got 1.5"),
     ([phase(0, "vfe")], "1 or more; got 0"),
     ([phase(True, "vfe")], "got True"),
     ([phase("2", "vfe")], "got '2'"),
     ([phase(1)], "TRAIN must be a list of module names"),
-    ([{"EPOCH": 1, "TRAIN": "vfe"}], "TRAIN must be a list of module names without '!'; got 'vfe'"),
+    ([{"EPOCH": 1, "TRAIN": "vfe"}], "TRAIN must be a list of module names; got str 'vfe': write [vfe]"),
     ([phase(1, "!vfe")], "without '!'"),
     ([phase(1, "vfe", LR_SCALE=0)], "LR_SCALE must be a number above 0; got 0"),
     ([phase(1, "vfe", LR_SCALE=float("nan"))], "above 0; got nan"),
     ([phase(1, "vfe", LR_SCALE="0.1")], "above 0; got '0.1'"),
+    ([phase(9, "vfe.0"), phase(4, "vfe.1")], "SCHEDULE[1].EPOCH must not be below that of the phase before"),
     (
-        [phase(9, "vfe.0"), phase(4, "vfe.1")],
-        "in the order in which they begin; EPOCH 4 stands behind EPOCH 9",
+        [phase(1, "vfe", LRSCALE=0.1)],
+        "SCHEDULE[0].LRSCALE is not a key of this section, or is not built yet; did you mean LR_SCALE?",
     ),
-    ([phase(1, "vfe", LRSCALE=0.1)], "got 'LRSCALE'; did you mean LR_SCALE?"),
 ]
 
 

@@ -15,6 +15,7 @@ from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import TrainContext, TrainOptions
 from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
@@ -65,7 +66,8 @@ def frozen_trainer(
     model = model or ToyModel()
     logger = logging.getLogger("pcdet_freeze")
     options = TrainOptions(epochs=epochs)
-    context = TrainContext(options, cfg, World(), torch.device("cpu"), None, logger)  # type: ignore[arg-type]
+    plan, where = FreezePlan.from_cfg(cfg), (World(), torch.device("cpu"), None)
+    context = TrainContext(options, cfg, *where, logger, plan)  # type: ignore[arg-type]
     checkpoint = None if path is None else (path, load_checkpoint(path))
     made = freeze_and_resume(context, model, checkpoint)
     groups = [part for hook in made for part in hook.lr_scaled_groups()]

@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "an entry without columns": (
         lambda h: h["SEPARATE_REG_CONFIG"].update(REG_LIST=["reg"]),
-        "an entry of REG_LIST is NAME:COLUMNS, such as size:3; got 'reg'",
+        "SEPARATE_REG_CONFIG.REG_LIST[0] must be NAME:COLUMNS, such as size:3; got 'reg'",
     ),
     "weights for another code": (
         lambda h: h["LOSS_CONFIG"]["LOSS_WEIGHTS"].update(code_weights=[1.0] * 7),
@@ -131,9 +131,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "two ways to say where a box points": (
         lambda h: h.update(USE_DIRECTION_CLASSIFIER=True),
-        "USE_DIRECTION_CLASSIFIER and encode_angle_by_sincos both settle",
+        "USE_DIRECTION_CLASSIFIER and encode_angle_by_sincos both encode the direction",
     ),
-    "not multi": (lambda h: h.update(USE_MULTIHEAD=False), "USE_MULTIHEAD must be True for AnchorHeadMulti"),
+    "not multi": (lambda h: h.update(USE_MULTIHEAD=False), "USE_MULTIHEAD must be true for AnchorHeadMulti"),
     "an unknown coder": (
         lambda h: h["TARGET_ASSIGNER_CONFIG"].update(BOX_CODER="PointResidualCoder"),
         "BOX_CODER must be one of ResidualCoder, PreviousResidualDecoder",

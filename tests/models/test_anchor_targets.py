@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.dense_heads import (
     AnchorClass,
     AnchorGenerator,
     AxisAlignedTargetAssigner,
     ResidualCoder,
 )
+from pcdet_freeze.utils.sections import read_section
 
 CPU = torch.device("cpu")
 
@@ -153,5 +153,6 @@ def test_overlap_can_regard_height() -> None:
 
 
 def test_thresholds_the_wrong_way_round_are_an_error() -> None:
-    with pytest.raises(ConfigError, match="unmatched_threshold must not exceed"):
-        AnchorClass("Car", ((4.0, 2.0, 1.5),), (0.0,), (-1.0,), 1, 0.4, 0.5)
+    anchors = AnchorClass("Car", ((4.0, 2.0, 1.5),), (0.0,), (-1.0,), 1, 0.4, 0.5)
+    _, faults = read_section(AnchorClass, vars(anchors), "ANCHORS")
+    assert "ANCHORS.unmatched_threshold must not exceed matched_threshold; got 0.5 and 0.4" in faults

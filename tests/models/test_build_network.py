@@ -79,11 +79,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "a wrong type": (
         lambda c: c["BACKBONE_2D"].update(LAYER_STRIDES=2),
-        "MODEL.BACKBONE_2D.LAYER_STRIDES must be a list; got 2",
+        "MODEL.BACKBONE_2D.LAYER_STRIDES must be a list of integers; got int 2",
     ),
     "a wrong type inside a list": (
         lambda c: c["BACKBONE_2D"].update(LAYER_STRIDES=[2, "2"]),
-        r"LAYER_STRIDES\[1\] must be an integer; got '2'",
+        r"LAYER_STRIDES\[1\] must be a whole number, 1 or more; got '2'",
     ),
     "lists of different lengths": (
         lambda c: c["BACKBONE_2D"].update(NUM_FILTERS=[8]),
@@ -112,11 +112,11 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "no post-processing": (lambda c: c.pop("POST_PROCESSING"), "MODEL.POST_PROCESSING is required"),
     "an unknown NMS": (
         lambda c: c["POST_PROCESSING"]["NMS_CONFIG"].update(NMS_TYPE="soft"),
-        "MODEL.POST_PROCESSING.NMS_CONFIG: NMS_TYPE must be one of nms_gpu, nms_normal_gpu; got 'soft'",
+        "MODEL.POST_PROCESSING.NMS_CONFIG.NMS_TYPE must be one of nms_gpu, nms_normal_gpu; got 'soft'",
     ),
     "random anchors": (
         lambda c: c["DENSE_HEAD"]["TARGET_ASSIGNER_CONFIG"].update(POS_FRACTION=0.5),
-        "TARGET_ASSIGNER_CONFIG: POS_FRACTION must be -1.0",
+        "TARGET_ASSIGNER_CONFIG.POS_FRACTION must be -1.0",
     ),
 }
 

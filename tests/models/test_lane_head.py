@@ -190,11 +190,11 @@ def test_a_batch_without_lane_keys_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"NUM_LANES": 0}, r"NUM_LANES must be in 1..254; got 0"),
+        ({"NUM_LANES": 0}, "NUM_LANES must be a number from 1 to 254; got 0"),
         ({"MAP_SIZE": [32]}, r"MAP_SIZE must be \[rows, columns\]"),
-        ({"CONF_THRESH": 0.0}, "CONF_THRESH must be .*; got 0.0"),
-        ({"POLYLINE_STEP": 0.0}, "POLYLINE_STEP and NUM_FILTERS must be positive"),
-        ({"LOSS_CONFIG": {"CONF_WEIGHT": -1.0}}, "must not be negative"),
+        ({"CONF_THRESH": 0.0}, "CONF_THRESH must be a number above 0, up to 1; got 0.0"),
+        ({"POLYLINE_STEP": 0.0}, "POLYLINE_STEP must be a number above 0; got 0.0"),
+        ({"LOSS_CONFIG": {"CONF_WEIGHT": -1.0}}, "CONF_WEIGHT must be a number, 0 or more; got -1.0"),
     ],
 )
 def test_a_fault_in_the_settings_is_one_clear_error(settings: dict[str, Any], message: str) -> None:

@@ -88,12 +88,12 @@ def test_a_batch_without_labels_of_a_task_leaves_its_learned_weight_alone() -> N
     [
         (
             {"LOSS_WEIGHTS": {"lane": 1.0}},
-            "LOSS_WEIGHTS.lane is not a head .*heads: dense_head, seg",
+            r"LOSS_WEIGHTS.lane is no head of this model; did you mean lane_head\? \(heads: dense_head, seg",
         ),
-        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be .* got -1"),
+        ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be a number, 0 or more; got -1"),
         (
             {"LOSS_WEIGHTS": {"lane_head": float("nan")}},
-            "LOSS_WEIGHTS.lane_head must be .* got nan",
+            "LOSS_WEIGHTS.lane_head must be a number, 0 or more; got nan",
         ),
         ({"LOSS_WEIGHTS": [1, 1]}, "LOSS_WEIGHTS must"),
         ({"LEARN_LOSS_WEIGHTS": 1}, "LEARN_LOSS_WEIGHTS must be true or false; got 1"),

@@ -148,11 +148,14 @@ def test_a_head_in_the_list_that_the_model_lacks_is_an_error_that_names_it() -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"OTHER_TASKS": ["segment", "parking"]}, "OTHER_TASKS may contain segment and lane"),
+        (
+            {"OTHER_TASKS": ["segment", "parking"]},
+            r"OTHER_TASKS\[1\] must be one of segment, lane; got 'parking'",
+        ),
         ({"OTHER_TASKS": ["lane", "lane"]}, "each once"),
         ({"SEGBLOCKS": {"LAYER_NUMS": [1], "NUM_FILTERS": [8, 8]}}, "one entry per level"),
         ({"LANEBLOCKS": {"LAYER_STRIDES": [1]}}, "one entry per level"),
-        ({"MIXSEGNET": {"PATCH_SIZE": 0}}, "must be positive"),
+        ({"MIXSEGNET": {"PATCH_SIZE": 0}}, "PATCH_SIZE must be a whole number, 1 or more; got 0"),
         ({"MIXSEGNET": {"PATCHES": 4}}, "MODEL.BACKBONE_2D.MIXSEGNET.PATCHES is not a key"),
     ],
 )

@@ -217,9 +217,9 @@ def test_training_on_an_empty_batch_is_an_error() -> None:
     [
         ({"NUM_CLASS": 5}, r"NUM_CLASS must be the number of .* 3 \(road, car, other\); got 5"),
         ({"LOSS_CONFIG": {"CLASS_WEIGHTS": [1.0]}}, "CLASS_WEIGHTS must have 3 entries"),
-        ({"LOSS_CONFIG": {"CE_WEIGHT": -1.0}}, "must not be negative"),
-        ({"POINT_FILTERS": []}, "POINT_FILTERS needs one positive width or more"),
-        ({"MAX_POINTS": 1}, "MAX_POINTS must be at least 2, or null"),
+        ({"LOSS_CONFIG": {"CE_WEIGHT": -1.0}}, "CE_WEIGHT must be a number, 0 or more; got -1.0"),
+        ({"POINT_FILTERS": []}, "POINT_FILTERS must be a list of one width or more"),
+        ({"MAX_POINTS": 1}, "MAX_POINTS must be a whole number, 2 or more; got 1"),
     ],
 )
 def test_a_fault_in_the_settings_is_one_clear_error(settings: dict[str, Any], message: str) -> None:

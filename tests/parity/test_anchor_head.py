@@ -20,7 +20,8 @@ from pcdet_freeze.models.dense_heads import (
     ResidualCoder,
 )
 from pcdet_freeze.models.post_processing import post_process
-from pcdet_freeze.models.settings import raise_faults, read_settings
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.sections import read_section
 
 CPU = torch.device("cpu")
 # PV-RCNN is not built, but its first stage has the anchors of SECOND
@@ -42,10 +43,11 @@ class Case:
         self.figures = load_json(reference / "anchors_targets.json")[f"cfgs/{name}.yaml"]
         self.recipe = load_recipe(reference)
         config = load_json(reference / "configs" / f"{CONFIGS[name].replace('/', '__')}.json")
-        head, faults = config["MODEL"]["DENSE_HEAD"], []  # type: ignore[var-annotated]
+        head = config["MODEL"]["DENSE_HEAD"]
         sections = head["ANCHOR_GENERATOR_CONFIG"]
-        classes = [read_settings(AnchorClass, section, "anchors", faults) for section in sections]
-        raise_faults(faults)
+        read = [read_section(AnchorClass, section, "anchors") for section in sections]
+        raise_faults([fault for _, faults in read for fault in faults])
+        classes = [found for found, _ in read]
         limits, by_class = config["DATA_CONFIG"]["POINT_CLOUD_RANGE"], head.get("USE_MULTIHEAD", False)
         grid = self.figures["grid_size"]
         self.generator = AnchorGenerator([c for c in classes if c], limits, grid, by_class)

@@ -18,7 +18,8 @@ from pointpillar_golden import assert_summary, fake_dataset, load_json, load_rec
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.dense_heads import CenterHead
 from pcdet_freeze.models.dense_heads.center_targets import draw_gaussians, gaussian_radius
-from pcdet_freeze.models.settings import raise_faults, read_settings
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.sections import read_section
 
 # config, z of the range, and the forward figures that hold the same boxes
 CASES = {
@@ -57,10 +58,10 @@ class Case:
         voxel = load_json(reference / "state_dicts" / f"{config_name}.json")["voxel_size"]
         self.figures = load_json(reference / "head_only.json")[name]
         self.recipe = load_recipe(reference)
-        section, faults = dict(config["MODEL"]["DENSE_HEAD"]), []  # type: ignore[var-annotated]
+        section = dict(config["MODEL"]["DENSE_HEAD"])
         assert section["POST_PROCESSING"] == self.figures["post_cfg"]
         assert section.pop("NAME") == "CenterHead"
-        settings = read_settings(CenterHead.Settings, section, "MODEL.DENSE_HEAD", faults)
+        settings, faults = read_section(CenterHead.Settings, section, "MODEL.DENSE_HEAD")
         raise_faults(faults)
         limits = [-25.6, -25.6, low, 25.6, 25.6, high]
         context = BuildContext.from_dataset(

@@ -17,7 +17,8 @@ from pcdet_freeze.config import cfg_from_yaml_file, plain
 from pcdet_freeze.models import BACKBONES_2D, build_network
 from pcdet_freeze.models.backbones_2d import BaseBEVResBackbone
 from pcdet_freeze.models.context import BuildContext, Features
-from pcdet_freeze.models.settings import raise_faults, read_settings
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.sections import read_section
 
 NAMES = [
     "kitti_models/pointpillar",
@@ -87,9 +88,9 @@ def test_state_dict_keys_of_the_residual_backbone_equal_openpcdet(reference: Pat
     }
     context = BuildContext(("Car",), 4, (0.0,) * 6, (468, 468, 1), (0.32, 0.32, 6.0))
     context.features["spatial_features"] = Features(192, 468, 468)
-    faults: list[str] = []
-    settings = read_settings(BaseBEVResBackbone.Settings, section, "BACKBONE_2D", faults)
+    settings, faults = read_section(BaseBEVResBackbone.Settings, section, "BACKBONE_2D")
     raise_faults(faults)
+    assert settings is not None
     with torch.device("meta"):
         backbone = BaseBEVResBackbone(settings, context)
     found = {f"backbone_2d.{key}": list(value.shape) for key, value in backbone.state_dict().items()}

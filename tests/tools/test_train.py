@@ -17,6 +17,7 @@ from pcdet_freeze.engine import build
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import RunContext, RunFolders, RunOptions
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.utils.distributed import World
 
 
@@ -239,7 +240,9 @@ def test_amp_can_be_asked_for_in_the_yaml(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("total", [1, 3])
 def test_a_batch_that_does_not_divide_is_an_error(total: int, tmp_path: Path) -> None:
     options, two = RunOptions(batch_size=total), World(rank=0, size=2)
-    run = RunContext(options, {}, two, torch.device("cpu"), RunFolders(tmp_path), logging.getLogger("t"))
+    run = RunContext(
+        options, {}, two, torch.device("cpu"), RunFolders(tmp_path), logging.getLogger("t"), FreezePlan()
+    )
     with pytest.raises(ConfigError, match=f"multiple of the number of processes; got {total} for 2"):
         _ = run.batch_size
 

@@ -33,7 +33,7 @@ def test_a_registry_names_the_kind_the_name_got_all_known_names_and_the_nearest(
     with pytest.raises(ConfigError) as error:
         vfes.get("pilarvfe")
     assert str(error.value) == (
-        "VFE NAME must be one of MeanVFE, PillarVFE; got 'pilarvfe'. Did you mean 'PillarVFE'?"
+        "VFE NAME must be one of MeanVFE, PillarVFE; got 'pilarvfe'; did you mean PillarVFE?"
     )
 
 

@@ -6,48 +6,94 @@ A small data set, meant for trying a pipeline on real frames: it reads the sweep
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.sweep import Boxes, Sweep
 from pcdet_freeze.datasets.frames import LABEL_KEYS
-from pcdet_freeze.datasets.label_settings import lane_settings
+from pcdet_freeze.datasets.label_settings import cell_size_faults, lane_map_shape
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
-from pcdet_freeze.datasets.registry import DATASETS, Config, Sample, check_keys, require
+from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
+from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines
+from pcdet_freeze.utils.rules import Count, Length, Name, Rule, whole
+from pcdet_freeze.utils.sections import Section
 
 GROUND, OTHER = "ground", "other"
-SHARED_KEYS = {
-    *("_BASE_CONFIG_", "DATASET", "DATA_PATH", "POINT_CLOUD_RANGE", "POINT_FEATURE_ENCODING"),
-    *("DATA_AUGMENTOR", "DATA_PROCESSOR", "KEEP_EMPTY_FRAMES", "INFO_ROOT"),
-}
-OWN_KEYS = {"SWEEPS", "REPEAT", "CLASS_MAP", "LANE", "MIN_POINTS"}
+
+
+def _is_sweep(name: str) -> bool:
+    log, _, stamp = name.rpartition("/")
+    return bool(log) and stamp.isdigit()
+
+
+Sweeps = Annotated[
+    tuple[Annotated[str, Rule("<log>/<timestamp in ns>", _is_sweep)], ...],
+    Rule("a list of <log>/<timestamp in ns>, one or more", bool),
+]
+
+
+def _is_class_map(given: Mapping[str, Sequence[str]]) -> bool:
+    return bool(given) and not {GROUND, OTHER} & set(given)
+
+
+ClassMap = Annotated[
+    dict[str, tuple[Name, ...]],
+    Rule(
+        f"a section of names and lists of Argoverse's categories, without {GROUND} and {OTHER}",
+        _is_class_map,
+        advice="CLASS_MAP: {Car: [REGULAR_VEHICLE]}",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class BoundarySettings(Section):
+    """``LANE``: how lane boundaries are drawn into lane maps."""
+
+    cell_size: Length
+    """metres"""
+    width: Length = 0.3
+    """metres that a line is wide"""
+    painted_only: bool = True
+    """leave out boundaries without a mark"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings(DataSettings):
+    """DATA_CONFIG of Argoverse2Sweeps; DATA_PATH holds a folder a log."""
+
+    sweeps: Modes[Sweeps]
+    class_map: ClassMap
+    """Argoverse's categories by the name that they get here; others keep their own"""
+    lane: BoundarySettings
+    min_points: Annotated[int, whole(0)] = 5
+    """boxes with fewer points get no training box, and do not count in the evaluation"""
+    repeat: Count = 1
+    """how often a training epoch goes through the sweeps"""
+
+    def faults(self) -> Iterator[str]:
+        """Cells that do not fit the range."""
+        return cell_size_faults(self.lane.cell_size, self.point_cloud_range)
 
 
 @DATASETS.register
 class Argoverse2Sweeps(DatasetTemplate):
     """Sweeps as ``SWEEPS`` lists them for train and test.
 
-    Keys of DATA_CONFIG besides the template's:
-
-    * ``DATA_PATH``: folder with a folder a log; ``SWEEPS`` {train, test}: lists of ``<log>/<timestamp>``
-    * ``CLASS_MAP`` {class: [categories]}: Argoverse's categories by the name that they get here; others keep
-      their own
-    * ``MIN_POINTS`` [5]: boxes with fewer points get no training box, and do not count in the evaluation
-    * ``REPEAT`` [1]: how often a training epoch goes through the sweeps
-    * ``LANE``: ``CELL_SIZE`` m, drawn ``WIDTH`` m [0.3], ``PAINTED_ONLY`` [True]
-
     Semantic classes: ground (by the flow labels), each name of CLASS_MAP (points in its boxes), other. Only
     the first sweep of a log has flow labels: others are labelled in part. Frame: the vehicle's, x forward,
     y left, z up, origin at the rear axle, so the ground is near z = -0.3.
     """
 
+    Settings = SweepSettings
     labels = LABEL_KEYS
 
     def __init__(
@@ -58,28 +104,22 @@ class Argoverse2Sweeps(DatasetTemplate):
         root_path: str | Path | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        check_keys("DATA_CONFIG (Argoverse2Sweeps)", dataset_cfg, SHARED_KEYS | OWN_KEYS)
-        self.class_map = _class_map(require("DATA_CONFIG", dataset_cfg, "CLASS_MAP"))
+        settings = self.read_settings(dataset_cfg)
+        self.class_map = {
+            category: name for name, categories in settings.class_map.items() for category in categories
+        }
         self.semantic_class_names = (GROUND, *dict.fromkeys(self.class_map.values()), OTHER)
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        lane = dict(require("DATA_CONFIG", dataset_cfg, "LANE"))
-        self.lane_width = float(lane.pop("WIDTH", 0.3))
-        self.painted_only = bool(lane.pop("PAINTED_ONLY", True))
-        self._grid = lane_settings(lane, self.point_cloud_range).shape
-        self.lane_map_shape = self._grid
-        self.min_points = int(dataset_cfg.get("MIN_POINTS", 5))
-        self.sweeps = self._sweeps(require("DATA_CONFIG", dataset_cfg, "SWEEPS"))
-        self.repeat = int(dataset_cfg.get("REPEAT", 1)) if training else 1
+        self.lane_width = settings.lane.width
+        self.painted_only = settings.lane.painted_only
+        self._grid = self.lane_map_shape = lane_map_shape(settings.lane.cell_size, self.point_cloud_range)
+        self.min_points = settings.min_points
+        self.sweeps = self._sweeps(settings.sweeps.of(training))
+        self.repeat = settings.repeat if training else 1
         self._read: dict[int, Sample] = {}
 
-    def _sweeps(self, listed: Any) -> list[Sweep]:
-        names = listed.get(self.mode) if isinstance(listed, Mapping) else None
-        parts = [str(name).rpartition("/") for name in names or ()]
-        if not parts or not all(log and stamp.isdigit() for log, _, stamp in parts):
-            raise ConfigError(
-                "DATA_CONFIG.SWEEPS must be a mapping with the keys train and test, each a list of "
-                f"<log>/<timestamp in ns>; got {listed!r}"
-            )
+    def _sweeps(self, names: Sequence[str]) -> list[Sweep]:
+        parts = [name.rpartition("/") for name in names]
         sweeps = [Sweep(self.root_path / log, int(stamp)) for log, _, stamp in parts]
         missing = [str(sweep.path) for sweep in sweeps if not sweep.path.is_file()]
         if missing:
@@ -161,14 +201,3 @@ class Argoverse2Sweeps(DatasetTemplate):
     ) -> list[dict[str, Any]]:
         """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels."""
         return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
-
-
-def _class_map(given: Any) -> dict[str, str]:
-    """Category -> name."""
-    good = isinstance(given, Mapping) and all(isinstance(names, list | tuple) for names in given.values())
-    if not good or not given or {GROUND, OTHER} & set(given):
-        raise ConfigError(
-            "DATA_CONFIG.CLASS_MAP must be a mapping of names to lists of Argoverse's categories, such as "
-            f"{{Car: [REGULAR_VEHICLE]}}, without {GROUND} and {OTHER}; got {given!r}"
-        )
-    return {str(category): str(name) for name, categories in given.items() for category in categories}

@@ -1,4 +1,4 @@
-"""What every augmentor is told besides its own config."""
+"""What every augmentor is built with besides its own settings."""
 
 from __future__ import annotations
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor import database_sampler as _database
 from pcdet_freeze.datasets.augmentor import world as _world
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
-from pcdet_freeze.datasets.registry import AUGMENTORS, NOT_BUILT, Config, Sample, check_keys, find, require
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.datasets.registry import AUGMENTORS, NOT_BUILT, Config, Sample, read_steps
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.rules import one_of
+from pcdet_freeze.utils.sections import Section, read_section
 
-__all__ = ["DataAugmentor", "_database", "_world"]
+__all__ = ["DataAugmentor", "_database", "_world", "read_augmentors"]
 
 PLACEHOLDER = "placeholder"
 """What OpenPCDet's YAMLs write in a DISABLE_AUG_LIST that disables nothing."""
@@ -47,10 +50,11 @@ class DataAugmentor:
         self.steps = []
         self.names: list[str] = []
         """as in the config; each of them draws random numbers"""
-        for number, cfg in enumerate(_enabled(configs)):
-            build = find(AUGMENTORS, require(f"AUG_CONFIG_LIST[{number}]", cfg, "NAME"))
-            self.steps.append(build(cfg, context))
-            self.names.append(cfg["NAME"])
+        steps, faults = read_augmentors(configs)
+        raise_faults(faults)
+        for name, build, settings in steps:
+            self.steps.append(build(settings, context))
+            self.names.append(name)
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """The augmented sample; all random draws come from ``rng``, in the order of the list."""
@@ -66,14 +70,26 @@ def wrap_heading(angle: np.ndarray) -> np.ndarray:
     return angle - np.floor(angle / (2 * np.pi) + 0.5) * (2 * np.pi)
 
 
-def _enabled(configs: Any) -> list[Config]:
-    if not hasattr(configs, "keys"):
-        return list(configs)
-    check_keys("DATA_AUGMENTOR", configs, {"AUG_CONFIG_LIST", "DISABLE_AUG_LIST"})
-    disabled = set(configs.get("DISABLE_AUG_LIST") or ())
-    known = {PLACEHOLDER, *AUGMENTORS.names(), *NOT_BUILT[AUGMENTORS.kind]}
-    if not disabled <= known:
-        raise ConfigError(
-            f"DISABLE_AUG_LIST may hold {', '.join(sorted(known))}; got {', '.join(sorted(disabled - known))}"
-        )
-    return [cfg for cfg in configs.get("AUG_CONFIG_LIST") or () if cfg.get("NAME") not in disabled]
+def _known_names() -> list[str]:
+    return [PLACEHOLDER, *AUGMENTORS.names(), *sorted(NOT_BUILT[AUGMENTORS.kind])]
+
+
+@dataclass(frozen=True)
+class AugmentorList(Section):
+    """DATA_CONFIG.DATA_AUGMENTOR."""
+
+    aug_config_list: tuple[Any, ...] = ()
+    """sections with a NAME, in the order in which they run"""
+    disable_aug_list: tuple[Annotated[str, one_of(_known_names)], ...] = ()
+    """names that are passed over"""
+
+
+def read_augmentors(configs: object) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """Read DATA_CONFIG.DATA_AUGMENTOR, a list or a section: ((NAME, class, settings) of each, faults)."""
+    where = "DATA_CONFIG.DATA_AUGMENTOR"
+    if not isinstance(configs, Mapping):
+        return read_steps(AUGMENTORS, () if configs is None else configs, where)
+    found, faults = read_section(AugmentorList, configs, where)
+    if found is None:
+        return [], faults
+    return read_steps(AUGMENTORS, found.aug_config_list, f"{where}.AUG_CONFIG_LIST", found.disable_aug_list)

@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from pcdet_freeze.datasets.files import read_bin, read_pickle
-from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.rules import Rule
+from pcdet_freeze.utils.sections import Section
 
 ObjectInfo = dict[str, Any]
 Database = dict[str, list[ObjectInfo]]
 
 
-def load_database(
-    paths: Sequence[Path], names: Sequence[str], prepare: Config, log: logging.Logger
-) -> Database:
-    """The objects of the classes ``names`` in all ``paths``, after the filters of ``PREPARE``.
+def _is_numbered(entry: str) -> bool:
+    name, _, number = entry.partition(":")
+    return bool(name) and number.strip().isdigit()
 
-    Raises DataError for a missing or broken info file, ConfigError for an unknown filter.
+
+Numbered = Annotated[str, Rule("NAME:NUMBER, such as Car:15", _is_numbered, many="NAME:NUMBER")]
+
+
+def numbers_of(entries: Iterable[str]) -> dict[str, int]:
+    """``["Car:15"]`` -> ``{"Car": 15}``."""
+    pairs = (entry.partition(":") for entry in entries)
+    return {name: int(number) for name, _, number in pairs}
+
+
+@dataclass(frozen=True)
+class Filters(Section):
+    """gt_sampling.PREPARE: which objects of the database are used."""
+
+    lower_keys: ClassVar[bool] = True
+
+    filter_by_difficulty: tuple[int, ...] = ()
+    """difficulties that are left out"""
+    filter_by_min_points: tuple[Numbered, ...] = ()
+    """class and the least number of points"""
+
+
+def load_database(
+    paths: Sequence[Path], names: Sequence[str], filters: Filters, log: logging.Logger
+) -> Database:
+    """The objects of the classes ``names`` in all ``paths``, after the ``filters``.
+
+    Raises DataError for a missing or broken info file.
     """
+    least = numbers_of(filters.filter_by_min_points)
     database: Database = {name: [] for name in names}
     for path in paths:
         infos = read_pickle(path)
@@ -31,41 +60,17 @@ def load_database(
             raise DataError(f"{path}: a database info file holds a dict of lists; got {type(infos).__name__}")
         for name in names:
             database[name] += infos.get(name, [])
-    for key, setting in prepare.items():
-        if key not in FILTERS:
-            raise ConfigError(f"gt_sampling.PREPARE knows {', '.join(FILTERS)}; got {key!r}")
-        database = FILTERS[key](database, setting)
+    if filters.filter_by_difficulty:
+        for name, objects in database.items():
+            database[name] = [o for o in objects if o["difficulty"] not in filters.filter_by_difficulty]
+    if least:
+        for name, objects in database.items():
+            database[name] = [o for o in objects if o["num_points_in_gt"] >= least.get(name, 0)]
     log.info(
         "database for gt_sampling: %s",
         ", ".join(f"{len(infos)} {name}" for name, infos in database.items()) or "empty",
     )
     return database
-
-
-def _by_difficulty(database: Database, removed: Any) -> Database:
-    return {
-        name: [info for info in infos if info["difficulty"] not in removed]
-        for name, infos in database.items()
-    }
-
-
-def _by_min_points(database: Database, entries: Any) -> Database:
-    least: dict[str, int] = {}
-    for entry in entries:
-        name, colon, number = str(entry).partition(":")
-        if not colon or not number.strip().isdigit():
-            raise ConfigError(f"filter_by_min_points must hold entries such as 'Car:5'; got {entry!r}")
-        least[name] = int(number)
-    return {
-        name: [info for info in infos if info["num_points_in_gt"] >= least.get(name, 0)]
-        for name, infos in database.items()
-    }
-
-
-FILTERS: dict[str, Callable[[Database, Any], Database]] = {
-    "filter_by_difficulty": _by_difficulty,
-    "filter_by_min_points": _by_min_points,
-}
 
 
 def read_object(root: Path, info: ObjectInfo, features: int) -> np.ndarray:

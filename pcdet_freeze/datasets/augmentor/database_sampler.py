@@ -2,73 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
-from pcdet_freeze.datasets.augmentor.database import ObjectInfo, load_database, read_object
+from pcdet_freeze.datasets.augmentor.database import (
+    Filters,
+    Numbered,
+    ObjectInfo,
+    load_database,
+    numbers_of,
+    read_object,
+)
 from pcdet_freeze.datasets.frames import IGNORE, keep_points
-from pcdet_freeze.datasets.registry import AUGMENTORS, Config, Sample, check_keys, require
+from pcdet_freeze.datasets.registry import AUGMENTORS, Sample
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.iou import boxes_iou_bev
+from pcdet_freeze.utils.rules import Count, Name, length
+from pcdet_freeze.utils.sections import Section
 
-KNOWN = {
-    "NAME",
-    "DB_INFO_PATH",
-    "PREPARE",
-    "SAMPLE_GROUPS",
-    "NUM_POINT_FEATURES",
-    "REMOVE_EXTRA_WIDTH",
-    "LIMIT_WHOLE_SCENE",
-    "USE_ROAD_PLANE",
-    "POINT_LABELS",
-    "DB_DATA_PATH",
-    "BACKUP_DB_INFO",
-}
-NOT_BUILT = {
-    "DATABASE_WITH_FAKELIDAR",
-    "USE_SHARED_MEMORY",
-    "FILTER_OBJ_POINTS_BY_TIMESTAMP",
-    "IMG_AUG_TYPE",
-    "AUG_USE_TYPE",
-}
+
+@dataclass(frozen=True)
+class BackupDatabase(Section):
+    """BACKUP_DB_INFO: stands in where no file of DB_INFO_PATH exists."""
+
+    db_info_path: Name
+    num_point_features: Count
+    """columns of its points, of which those of the scene are taken"""
+    db_data_path: Any = None
+
+
+@dataclass(frozen=True)
+class SamplerSettings(Section):
+    """Keys of gt_sampling, as in OpenPCDet."""
+
+    not_built: ClassVar[tuple[str, ...]] = (
+        "DATABASE_WITH_FAKELIDAR",
+        "USE_SHARED_MEMORY",
+        "FILTER_OBJ_POINTS_BY_TIMESTAMP",
+        "IMG_AUG_TYPE",
+        "AUG_USE_TYPE",
+    )
+
+    db_info_path: tuple[Name, ...]
+    sample_groups: tuple[Numbered, ...]
+    """class and number of candidates that are drawn"""
+    num_point_features: Count
+    prepare: Filters | None = None
+    remove_extra_width: Annotated[tuple[float, ...], length(3, "three numbers [x, y, z]")] | None = None
+    """metres added to a pasted box before the points that it covers are removed"""
+    limit_whole_scene: bool = False
+    """objects that are in the scene count"""
+    use_road_plane: bool = False
+    """objects are set onto the frame's ``road_plane``; without one they keep their own height"""
+    point_labels: dict[str, Any] | None = None
+    """class -> semantic class, or its number, of pasted points; 255: none"""
+    backup_db_info: BackupDatabase | None = None
+    db_data_path: Any = None
+    """is for a database in shared memory, which is not built, and is not read"""
 
 
 @AUGMENTORS.register_as("gt_sampling")
 class DatabaseSampler:
     """Pastes objects of the ground-truth database where they touch no other box.
 
-    Keys as in OpenPCDet: ``DB_INFO_PATH`` (list), ``PREPARE`` (filter_by_min_points,
-    filter_by_difficulty), ``SAMPLE_GROUPS`` (["Car:15", ...]: how many candidates are drawn),
-    ``NUM_POINT_FEATURES``, ``REMOVE_EXTRA_WIDTH`` (metres added to a pasted box before the points that it
-    covers are removed), ``LIMIT_WHOLE_SCENE`` (objects already there count), ``USE_ROAD_PLANE`` (objects
-    are set onto the frame's ``road_plane``; a frame without one leaves them at their own height).
     Where the scene has point labels, pasted points bring the semantic class called like their object
-    (whatever the case: Car, car), or the one that ``POINT_LABELS`` {class: semantic class or number} says;
-    255 where there is none. A scene without box labels is left as it is: what stands in it is not known.
-    ``BACKUP_DB_INFO`` (``DB_INFO_PATH``, ``NUM_POINT_FEATURES``) stands in where no file of ``DB_INFO_PATH``
-    exists; of its points the scene's columns are taken.
-    ``DB_DATA_PATH`` is for a database in shared memory, which is not built, and is not read.
+    (in either case: Car, car), or the one that ``POINT_LABELS`` says; 255 where there is none. A scene
+    without box labels is left as it is: its objects are not known.
 
     Unlike OpenPCDet's, the draw keeps no state between samples: what is pasted depends on ``rng`` alone.
     """
 
-    def __init__(self, cfg: Config, context: AugmentorContext) -> None:
-        check_keys("gt_sampling", cfg, KNOWN, NOT_BUILT)
-        self.groups = _groups(require("gt_sampling", cfg, "SAMPLE_GROUPS"), context.class_names)
+    Settings = SamplerSettings
+
+    def __init__(self, settings: SamplerSettings, context: AugmentorContext) -> None:
+        groups = numbers_of(settings.sample_groups)
+        # a list for more classes than are trained is normal
+        self.groups = {name: number for name, number in groups.items() if name in context.class_names}
         self.root = context.root_path
-        paths, self.features = _database_of(cfg, self.root)
-        self.extra_width = np.array(cfg.get("REMOVE_EXTRA_WIDTH") or [0.0, 0.0, 0.0], np.float32)
-        self.limit_whole_scene = bool(cfg.get("LIMIT_WHOLE_SCENE", False))
-        self.use_road_plane = bool(cfg.get("USE_ROAD_PLANE", False))
+        paths, self.features = _database_of(settings, self.root)
+        self.extra_width = np.array(settings.remove_extra_width or [0.0, 0.0, 0.0], np.float32)
+        self.limit_whole_scene = settings.limit_whole_scene
+        self.use_road_plane = settings.use_road_plane
         self.point_labels = _point_labels(
-            cfg.get("POINT_LABELS") or {}, list(self.groups), context.semantic_class_names
+            settings.point_labels or {}, list(self.groups), context.semantic_class_names
         )
-        self.database = load_database(paths, list(self.groups), cfg.get("PREPARE") or {}, context.logger)
+        filters = settings.prepare or Filters()
+        self.database = load_database(paths, list(self.groups), filters, context.logger)
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         chosen: list[ObjectInfo] = []
@@ -151,14 +176,12 @@ class DatabaseSampler:
         sample["gt_names"] = np.array([*sample["gt_names"], *names], dtype=str)
 
 
-def _database_of(cfg: Config, root: Path) -> tuple[list[Path], int]:
+def _database_of(settings: SamplerSettings, root: Path) -> tuple[list[Path], int]:
     """Info files, and columns of the objects' points: those of the config, or of its BACKUP_DB_INFO."""
-    paths = [root / name for name in require("gt_sampling", cfg, "DB_INFO_PATH")]
-    backup = cfg.get("BACKUP_DB_INFO")
-    if backup and not any(path.exists() for path in paths):
-        paths = [root / require("gt_sampling.BACKUP_DB_INFO", backup, "DB_INFO_PATH")]
-        return paths, int(require("gt_sampling.BACKUP_DB_INFO", backup, "NUM_POINT_FEATURES"))
-    return paths, int(require("gt_sampling", cfg, "NUM_POINT_FEATURES"))
+    paths, backup = [root / name for name in settings.db_info_path], settings.backup_db_info
+    if backup is not None and not any(path.exists() for path in paths):
+        return [root / backup.db_info_path], backup.num_point_features
+    return paths, settings.num_point_features
 
 
 def free_places(candidates: np.ndarray, taken: np.ndarray) -> list[int]:
@@ -179,7 +202,7 @@ def _boxes_of(infos: Sequence[ObjectInfo]) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, 7), np.float32)
 
 
-def _point_labels(given: Config, classes: list[str], names: tuple[str, ...]) -> dict[str, int]:
+def _point_labels(given: Mapping[str, Any], classes: list[str], names: tuple[str, ...]) -> dict[str, int]:
     """Label of the points of each pasted class; ConfigError for a semantic class that does not exist."""
     own = {name.lower(): number for number, name in enumerate(names)}
     labels = {name: own[name.lower()] for name in classes if name.lower() in own}
@@ -192,14 +215,3 @@ def _point_labels(given: Config, classes: list[str], names: tuple[str, ...]) -> 
             )
         labels[name] = number
     return labels
-
-
-def _groups(entries: Any, class_names: list[str]) -> dict[str, int]:
-    groups: dict[str, int] = {}
-    for entry in entries:
-        name, colon, number = str(entry).partition(":")
-        if not colon or not number.strip().isdigit():
-            raise ConfigError(f"gt_sampling.SAMPLE_GROUPS must hold entries such as 'Car:15'; got {entry!r}")
-        if name in class_names:  # a list for more classes than are trained is normal
-            groups[name] = int(number)
-    return groups

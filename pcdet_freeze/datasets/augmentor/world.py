@@ -8,15 +8,17 @@ at the x axis, a turn by more than a right angle), the numbers run the other way
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
 from pcdet_freeze.datasets.augmentor.raster import flip_raster, mirror_numbers, resample_raster
-from pcdet_freeze.datasets.registry import AUGMENTORS, Config, Sample, check_keys, require
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.datasets.registry import AUGMENTORS, Sample
+from pcdet_freeze.utils.rules import Rule, at_least, length
+from pcdet_freeze.utils.sections import Section
 
 Move = Callable[[np.ndarray], np.ndarray]
 
@@ -99,16 +101,36 @@ def _moved(sample: Sample, points: Move, boxes: Move, lanes: Move) -> Sample:
     return moved
 
 
+def _is_interval(bounds: Sequence[float]) -> bool:
+    return len(bounds) == 2 and bounds[0] <= bounds[1]
+
+
+Interval = Annotated[tuple[float, ...], Rule("[low, high] with low <= high", _is_interval)]
+Factors = Annotated[
+    tuple[float, ...],
+    Rule("[low, high] with 0 < low <= high", lambda bounds: _is_interval(bounds) and bounds[0] > 0),
+]
+Deviations = Annotated[
+    tuple[Annotated[float, at_least(0)], ...], length(3, "three numbers [x, y, z], 0 or more")
+]
+
+
+@dataclass(frozen=True)
+class FlipSettings(Section):
+    """Keys of random_world_flip."""
+
+    along_axis_list: tuple[Literal["x", "y"], ...]
+
+
 @AUGMENTORS.register_as("random_world_flip")
 class RandomWorldFlip:
     """Mirrors with probability one half for each axis in ``ALONG_AXIS_LIST``."""
 
-    def __init__(self, cfg: Config, context: AugmentorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "ALONG_AXIS_LIST"})
-        self.axes = list(require(cfg["NAME"], cfg, "ALONG_AXIS_LIST"))
+    Settings = FlipSettings
+
+    def __init__(self, settings: FlipSettings, context: AugmentorContext) -> None:
+        self.axes = list(settings.along_axis_list)
         self.limits = context.point_cloud_range
-        if not set(self.axes) <= {"x", "y"}:
-            raise ConfigError(f"random_world_flip.ALONG_AXIS_LIST may hold x and y; got {self.axes}")
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         for axis in self.axes:
@@ -117,34 +139,44 @@ class RandomWorldFlip:
         return sample
 
 
+@dataclass(frozen=True)
+class RotationSettings(Section):
+    """Keys of random_world_rotation."""
+
+    world_rot_angle: Annotated[float, at_least(0)] | Interval
+    """radians; one number a: [-a, a]"""
+
+
 @AUGMENTORS.register_as("random_world_rotation")
 class RandomWorldRotation:
-    """Turns by an angle uniform in ``WORLD_ROT_ANGLE`` [low, high] (radians; one number a: [-a, a])."""
+    """Turns by an angle uniform in ``WORLD_ROT_ANGLE``."""
 
-    def __init__(self, cfg: Config, context: AugmentorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "WORLD_ROT_ANGLE"})
-        value = require(cfg["NAME"], cfg, "WORLD_ROT_ANGLE")
-        self.low, self.high = _bounds(
-            "random_world_rotation.WORLD_ROT_ANGLE",
-            [-value, value] if isinstance(value, (int, float)) else value,
-        )
+    Settings = RotationSettings
+
+    def __init__(self, settings: RotationSettings, context: AugmentorContext) -> None:
+        value = settings.world_rot_angle
+        self.low, self.high = (-value, value) if isinstance(value, float) else value
         self.limits = context.point_cloud_range
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         return rotate_world(sample, rng.uniform(self.low, self.high), self.limits)
 
 
+@dataclass(frozen=True)
+class ScalingSettings(Section):
+    """Keys of random_world_scaling."""
+
+    world_scale_range: Factors
+
+
 @AUGMENTORS.register_as("random_world_scaling")
 class RandomWorldScaling:
-    """Stretches by a factor uniform in ``WORLD_SCALE_RANGE`` [low, high]; under 1e-3 wide it does nothing."""
+    """Stretches by a factor uniform in ``WORLD_SCALE_RANGE``; under 1e-3 wide it does nothing."""
 
-    def __init__(self, cfg: Config, context: AugmentorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "WORLD_SCALE_RANGE"})
-        self.low, self.high = _bounds(
-            "random_world_scaling.WORLD_SCALE_RANGE", require(cfg["NAME"], cfg, "WORLD_SCALE_RANGE")
-        )
-        if self.low <= 0:
-            raise ConfigError(f"random_world_scaling.WORLD_SCALE_RANGE must be positive; got {self.low}")
+    Settings = ScalingSettings
+
+    def __init__(self, settings: ScalingSettings, context: AugmentorContext) -> None:
+        self.low, self.high = settings.world_scale_range
         self.limits = context.point_cloud_range
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
@@ -153,35 +185,24 @@ class RandomWorldScaling:
         return scale_world(sample, rng.uniform(self.low, self.high), self.limits)
 
 
+@dataclass(frozen=True)
+class TranslationSettings(Section):
+    """Keys of random_world_translation."""
+
+    noise_translate_std: Deviations
+    """standard deviations in metres"""
+
+
 @AUGMENTORS.register_as("random_world_translation")
 class RandomWorldTranslation:
-    """Moves by normal draws, x, then y, then z; ``NOISE_TRANSLATE_STD``: their deviations in metres."""
+    """Moves by normal draws, x, then y, then z, of deviation ``NOISE_TRANSLATE_STD``."""
 
-    def __init__(self, cfg: Config, context: AugmentorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "NOISE_TRANSLATE_STD"})
-        value = require(cfg["NAME"], cfg, "NOISE_TRANSLATE_STD")
-        try:
-            self.deviations = np.array(value, np.float64).reshape(3)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"random_world_translation.NOISE_TRANSLATE_STD must be [x, y, z]; got {value!r}"
-            ) from error
-        if not (self.deviations >= 0).all():
-            raise ConfigError(
-                f"random_world_translation.NOISE_TRANSLATE_STD must not be negative; got {value}"
-            )
+    Settings = TranslationSettings
+
+    def __init__(self, settings: TranslationSettings, context: AugmentorContext) -> None:
+        self.deviations = np.array(settings.noise_translate_std, np.float64)
         self.limits = context.point_cloud_range
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         shift = np.array([rng.normal(0, deviation) for deviation in self.deviations], np.float32)
         return translate_world(sample, shift, self.limits)
-
-
-def _bounds(where: str, value: Any) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} must be [low, high]; got {value!r}") from error
-    if low > high:
-        raise ConfigError(f"{where} must be [low, high] with low <= high; got {value!r}")
-    return low, high

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -19,40 +20,54 @@ from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, label_line
 from pcdet_freeze.datasets.kitti.prepare import data_root
 from pcdet_freeze.datasets.label_files import LabelFiles
-from pcdet_freeze.datasets.label_settings import lane_settings, semantic_settings
-from pcdet_freeze.datasets.registry import DATASETS, Config, Sample, check_keys, require
+from pcdet_freeze.datasets.label_settings import (
+    LaneFiles,
+    LaneSettings,
+    SemanticSettings,
+    cell_size_faults,
+    lane_map_shape,
+)
+from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
+from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.rules import Name, Rule
 
-KNOWN = {
-    "_BASE_CONFIG_",
-    "DATASET",
-    "DATA_PATH",
-    "INFO_ROOT",
-    "POINT_CLOUD_RANGE",
-    "DATA_SPLIT",
-    "INFO_PATH",
-    "GET_ITEM_LIST",
-    "SEMANTIC",
-    "LANE",
-    "FOV_POINTS_ONLY",
-    "KEEP_EMPTY_FRAMES",
-    "DATA_AUGMENTOR",
-    "POINT_FEATURE_ENCODING",
-    "DATA_PROCESSOR",
-}
+ITEMS = ("points", "point_labels", "lane_map")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KittiSettings(DataSettings):
+    """DATA_CONFIG of KittiDataset; DATA_PATH holds training/, testing/, ImageSets/."""
+
+    data_split: Modes[Name]
+    info_path: Modes[tuple[Name, ...]]
+    get_item_list: Annotated[
+        tuple[
+            Annotated[str, Rule(f"one of {', '.join(ITEMS)}; others are not built", ITEMS.__contains__)], ...
+        ],
+        Rule("a list with points in it", lambda items: "points" in items),
+    ] = ("points",)
+    """point_labels and lane_map: labels that lie beside the frames (see ``label_files``)"""
+    semantic: SemanticSettings | None = None
+    lane: LaneFiles | None = None
+    fov_points_only: bool = False
+    """keep only points that the camera sees"""
+
+    def faults(self) -> Iterator[str]:
+        """Labels without their settings."""
+        for item, key in (("point_labels", "SEMANTIC"), ("lane_map", "LANE")):
+            if item in self.get_item_list and getattr(self, key.lower()) is None:
+                yield f"{key} is required with {item} in GET_ITEM_LIST, but missing"
+        if self.lane is not None:
+            yield from cell_size_faults(self.lane.cell_size, self.point_cloud_range)
 
 
 @DATASETS.register
 class KittiDataset(DatasetTemplate):
-    """Frames of the infos that INFO_PATH names for this mode.
+    """Frames of the infos that INFO_PATH names for this mode."""
 
-    Keys: ``DATA_PATH`` (holds training/, testing/, ImageSets/), ``INFO_ROOT`` (where the info files and
-    gt_database/ are, if not in DATA_PATH), ``DATA_SPLIT`` and ``INFO_PATH`` {train, test},
-    ``GET_ITEM_LIST`` ([points], and point_labels and lane_map to read labels that lie beside the frames; see
-    ``label_files``), ``SEMANTIC`` {CLASSES, LABEL_MAP, FOLDER}, ``LANE`` {CELL_SIZE, FOLDER},
-    ``FOV_POINTS_ONLY`` (keep only points that the camera sees).
-    """
+    Settings = KittiSettings
 
     def __init__(
         self,
@@ -62,20 +77,21 @@ class KittiDataset(DatasetTemplate):
         root_path: str | Path | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        _check_config(dataset_cfg)
-        items = dataset_cfg.get("GET_ITEM_LIST") or ()
-        semantic = lanes = None
-        if "point_labels" in items:
-            semantic = semantic_settings(require("DATA_CONFIG", dataset_cfg, "SEMANTIC"))
+        settings = self.read_settings(dataset_cfg)
+        semantic = settings.semantic if "point_labels" in settings.get_item_list else None
+        if semantic is not None:
             self.semantic_class_names = semantic.classes
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        if "lane_map" in items:
-            lanes = lane_settings(require("DATA_CONFIG", dataset_cfg, "LANE"), self.point_cloud_range)
-            self.lane_map_shape = lanes.shape
-        self.split = str(_of_mode(dataset_cfg, "DATA_SPLIT", self.mode))
+        lanes = None
+        if "lane_map" in settings.get_item_list:
+            shape = lane_map_shape(settings.lane.cell_size, self.point_cloud_range)
+            lanes = LaneSettings(shape, settings.lane.folder)
+            self.lane_map_shape = shape
+        self.split = settings.data_split.of(training)
+        self._info_names = settings.info_path.of(training)
         self.files = FrameFiles(self.root_path / ("testing" if self.split == "test" else "training"))
         self.own_labels = LabelFiles(self.files.folder, semantic, lanes)
-        self.fov_points_only = bool(dataset_cfg.get("FOV_POINTS_ONLY", False))
+        self.fov_points_only = settings.fov_points_only
         self.infos = self._read_infos()
         self.labels = self._find_labels()
         self._note_missing_planes()
@@ -85,7 +101,7 @@ class KittiDataset(DatasetTemplate):
 
     def _read_infos(self) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = []
-        paths = [self.info_root / name for name in _of_mode(self.dataset_cfg, "INFO_PATH", self.mode)]
+        paths = [self.info_root / name for name in self._info_names]
         for path in paths:
             found = read_pickle(path)
             if not isinstance(found, list):
@@ -218,20 +234,3 @@ def _boxes(annos: dict[str, Any], calib: Calibration) -> tuple[np.ndarray, np.nd
         annos["location"][real], annos["dimensions"][real], annos["rotation_y"][real], calib
     )
     return boxes, annos["name"][real]
-
-
-def _check_config(cfg: Config) -> None:
-    check_keys("DATA_CONFIG (KittiDataset)", cfg, KNOWN)
-    items = list(cfg.get("GET_ITEM_LIST") or ["points"])
-    if "points" not in items or not set(items) <= {"points", "point_labels", "lane_map"}:
-        raise ConfigError(
-            "DATA_CONFIG.GET_ITEM_LIST must be [points], and may add point_labels and lane_map: images, "
-            f"depth maps and 2D boxes are not built yet; got {items}"
-        )
-
-
-def _of_mode(cfg: Config, key: str, mode: str) -> Any:
-    values = require("DATA_CONFIG", cfg, key)
-    if not hasattr(values, "keys") or mode not in values:
-        raise ConfigError(f"DATA_CONFIG.{key} must be a mapping with the keys train and test; got {values!r}")
-    return values[mode]

@@ -1,5 +1,5 @@
 """The last steps before a batch: range mask, shuffle, sampling, voxels; under OpenPCDet's names."""
 
-from pcdet_freeze.datasets.processor.data_processor import DataProcessor
+from pcdet_freeze.datasets.processor.data_processor import DataProcessor, read_processors
 
-__all__ = ["DataProcessor"]
+__all__ = ["DataProcessor", "read_processors"]

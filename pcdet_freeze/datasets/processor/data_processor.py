@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +11,16 @@ from pcdet_freeze.datasets.processor import points as _points
 from pcdet_freeze.datasets.processor import voxels as _voxels
 from pcdet_freeze.datasets.processor.context import ProcessorContext
 from pcdet_freeze.datasets.processor.voxels import PointsToVoxels
-from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, find, require
+from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, read_steps
 from pcdet_freeze.ops.voxels import Voxelizer
+from pcdet_freeze.utils.faults import raise_faults
 
-__all__ = ["DataProcessor", "ProcessorContext", "_points", "_voxels"]
+__all__ = ["DataProcessor", "ProcessorContext", "_points", "_voxels", "read_processors"]
+
+
+def read_processors(configs: object) -> tuple[list[tuple[str, Any, Any]], list[str]]:
+    """Read DATA_CONFIG.DATA_PROCESSOR: ((NAME, class, settings) of each, every fault)."""
+    return read_steps(PROCESSORS, () if configs is None else configs, "DATA_CONFIG.DATA_PROCESSOR")
 
 
 class DataProcessor:
@@ -36,12 +43,14 @@ class DataProcessor:
         self.steps = []
         self.random_steps: list[str] = []
         """names of the steps that draw random numbers"""
-        for number, cfg in enumerate(configs):
-            step = find(PROCESSORS, require(f"DATA_PROCESSOR[{number}]", cfg, "NAME"))(cfg, context)
+        steps, faults = read_processors(configs)
+        raise_faults(faults)
+        for name, build, settings in steps:
+            step = build(settings, context)
             self.grid_size = getattr(step, "grid_size", self.grid_size)
             self.voxel_size = getattr(step, "voxel_size", self.voxel_size)
             self.steps.append(step)
-            self.random_steps += [cfg["NAME"]] if getattr(step, "random", True) else []
+            self.random_steps += [name] if getattr(step, "random", True) else []
 
     def put_off_voxels(self) -> Voxelizer | None:
         """Leave voxels out from now on, and return what makes them; None where that is not the last step."""

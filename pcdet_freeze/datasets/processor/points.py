@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import numpy as np
 
 from pcdet_freeze.datasets.frames import keep_boxes, keep_points
 from pcdet_freeze.datasets.processor.context import ProcessorContext
-from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, check_keys
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.datasets.registry import PROCESSORS, Sample
+from pcdet_freeze.datasets.settings import Modes
+from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import mask_boxes_outside_range
+from pcdet_freeze.utils.rules import Key, Rule, whole
+from pcdet_freeze.utils.sections import Section
 
 FAR = 40.0
 """Distance in metres from which points are kept first when points are sampled (PointRCNN's figure)."""
@@ -20,24 +26,30 @@ def points_in_range(points: np.ndarray, limits: np.ndarray) -> np.ndarray:
     return inside.all(axis=1)
 
 
+@dataclass(frozen=True)
+class MaskSettings(Section):
+    """Keys of mask_points_and_boxes_outside_range."""
+
+    remove_outside_boxes: bool = False
+    """in training, boxes outside of the range are dropped too"""
+    use_center_to_filter: bool = True
+    """a box stays if its centre is inside"""
+    min_num_corners: Annotated[int, Key("min_num_corners"), whole(1)] = 1
+    """without USE_CENTER_TO_FILTER: so many of its eight corners must be inside in x and y"""
+
+
 @PROCESSORS.register_as("mask_points_and_boxes_outside_range")
 class MaskOutsideRange:
-    """Drops points outside the range (x and y) and, in training, boxes outside of it.
+    """Drops points outside the range (x and y) and, in training, boxes outside of it."""
 
-    Keys: ``REMOVE_OUTSIDE_BOXES``; ``USE_CENTER_TO_FILTER`` (default True: a box stays if its centre is
-    inside) or else ``min_num_corners`` (default 1) of its eight corners must be inside in x and y.
-    """
-
+    Settings = MaskSettings
     random = False
 
-    def __init__(self, cfg: Config, context: ProcessorContext) -> None:
-        check_keys(
-            cfg["NAME"], cfg, {"NAME", "REMOVE_OUTSIDE_BOXES", "USE_CENTER_TO_FILTER", "min_num_corners"}
-        )
+    def __init__(self, settings: MaskSettings, context: ProcessorContext) -> None:
         self.limits = context.point_cloud_range
-        self.boxes_too = bool(cfg.get("REMOVE_OUTSIDE_BOXES", False)) and context.training
-        self.use_center = bool(cfg.get("USE_CENTER_TO_FILTER", True))
-        self.min_num_corners = int(cfg.get("min_num_corners", 1))
+        self.boxes_too = settings.remove_outside_boxes and context.training
+        self.use_center = settings.use_center_to_filter
+        self.min_num_corners = settings.min_num_corners
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         keep_points(sample, points_in_range(sample["points"], self.limits))
@@ -51,13 +63,21 @@ class MaskOutsideRange:
         return sample
 
 
+@dataclass(frozen=True)
+class ShuffleSettings(Section):
+    """Keys of shuffle_points."""
+
+    shuffle_enabled: Modes[bool]
+
+
 @PROCESSORS.register_as("shuffle_points")
 class ShufflePoints:
-    """Puts the points and their labels in random order. Key: ``SHUFFLE_ENABLED`` {train, test}."""
+    """Puts the points and their labels in random order."""
 
-    def __init__(self, cfg: Config, context: ProcessorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "SHUFFLE_ENABLED"})
-        self.enabled = self.random = bool(context.of_mode(cfg["NAME"], cfg, "SHUFFLE_ENABLED"))
+    Settings = ShuffleSettings
+
+    def __init__(self, settings: ShuffleSettings, context: ProcessorContext) -> None:
+        self.enabled = self.random = settings.shuffle_enabled.of(context.training)
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         if self.enabled:
@@ -65,19 +85,27 @@ class ShufflePoints:
         return sample
 
 
+@dataclass(frozen=True)
+class SampleSettings(Section):
+    """Keys of sample_points."""
+
+    num_points: Modes[
+        Annotated[int, Rule("a number of points, 1 or more, or -1 for all", lambda n: n == -1 or n >= 1)]
+    ]
+
+
 @PROCESSORS.register_as("sample_points")
 class SamplePoints:
-    """Exactly ``NUM_POINTS`` {train, test} points in random order; -1 leaves all of them as they are.
+    """Exactly ``NUM_POINTS`` points in random order; -1 leaves all of them as they are.
 
     Points farther than 40 m come first, since they are few; too few points are repeated.
     """
 
-    def __init__(self, cfg: Config, context: ProcessorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "NUM_POINTS"})
-        self.number = int(context.of_mode(cfg["NAME"], cfg, "NUM_POINTS"))
+    Settings = SampleSettings
+
+    def __init__(self, settings: SampleSettings, context: ProcessorContext) -> None:
+        self.number = settings.num_points.of(context.training)
         self.random = self.number != -1
-        if self.number < 1 and self.number != -1:
-            raise ConfigError(f"sample_points.NUM_POINTS must be positive, or -1 for all; got {self.number}")
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         if self.number != -1:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
 import numpy as np
 
 from pcdet_freeze.datasets.processor.context import ProcessorContext
-from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, check_keys, require
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.datasets.registry import PROCESSORS, Sample
+from pcdet_freeze.datasets.settings import Modes
 from pcdet_freeze.ops.voxels import Voxelizer
+from pcdet_freeze.utils.rules import Count, Length, length
+from pcdet_freeze.utils.sections import Section
 
-
-def voxel_size_of(cfg: Config) -> list[float]:
-    """VOXEL_SIZE as three positive floats (x, y, z in metres), else ConfigError."""
-    value = require(cfg["NAME"], cfg, "VOXEL_SIZE")
-    try:
-        size = [float(edge) for edge in value]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{cfg['NAME']}.VOXEL_SIZE must be three numbers; got {value!r}") from error
-    if len(size) != 3 or min(size) <= 0:
-        raise ConfigError(f"{cfg['NAME']}.VOXEL_SIZE must be three positive numbers; got {value!r}")
-    return size
+VoxelSize = Annotated[tuple[Length, ...], length(3, "three numbers above 0 [x, y, z], in metres")]
 
 
 def grid_size_of(limits: np.ndarray, voxel_size: list[float]) -> np.ndarray:
@@ -28,27 +23,36 @@ def grid_size_of(limits: np.ndarray, voxel_size: list[float]) -> np.ndarray:
     return np.round(extent / np.array(voxel_size)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class VoxelSettings(Section):
+    """Keys of transform_points_to_voxels."""
+
+    not_built: ClassVar[tuple[str, ...]] = ("DOUBLE_FLIP",)
+
+    voxel_size: VoxelSize
+    max_points_per_voxel: Count
+    max_number_of_voxels: Modes[Count]
+
+
 @PROCESSORS.register_as("transform_points_to_voxels")
 class PointsToVoxels:
     """Adds voxels (M, P, C), voxel_coords (M, 3) zyx and voxel_num_points (M,); the points stay.
 
-    Keys: ``VOXEL_SIZE``, ``MAX_POINTS_PER_VOXEL``, ``MAX_NUMBER_OF_VOXELS`` {train, test}. While ``later`` is
-    set, somebody else makes them with the same ``voxelizer``.
+    While ``later`` is set, the voxels are made elsewhere with the same ``voxelizer``.
     """
 
+    Settings = VoxelSettings
     random = False
 
-    def __init__(self, cfg: Config, context: ProcessorContext) -> None:
-        known = {"NAME", "VOXEL_SIZE", "MAX_POINTS_PER_VOXEL", "MAX_NUMBER_OF_VOXELS"}
-        check_keys(cfg["NAME"], cfg, known, not_built={"DOUBLE_FLIP"})
+    def __init__(self, settings: VoxelSettings, context: ProcessorContext) -> None:
         self.later = False
-        self.voxel_size = voxel_size_of(cfg)
+        self.voxel_size = list(settings.voxel_size)
         self.grid_size = grid_size_of(context.point_cloud_range, self.voxel_size)
         self.voxelizer = Voxelizer(
             self.voxel_size,
             context.point_cloud_range,
-            int(require(cfg["NAME"], cfg, "MAX_POINTS_PER_VOXEL")),
-            int(context.of_mode(cfg["NAME"], cfg, "MAX_NUMBER_OF_VOXELS")),
+            settings.max_points_per_voxel,
+            settings.max_number_of_voxels.of(context.training),
             context.num_point_features,
         )
 
@@ -60,15 +64,22 @@ class PointsToVoxels:
         return sample
 
 
+@dataclass(frozen=True)
+class GridSettings(Section):
+    """Keys of transform_points_to_voxels_placeholder."""
+
+    voxel_size: VoxelSize
+
+
 @PROCESSORS.register_as("transform_points_to_voxels_placeholder")
 class PointsToVoxelsPlaceholder:
-    """Only says how large the grid is; the model makes its voxels itself. Key: ``VOXEL_SIZE``."""
+    """Only says how large the grid is; the model makes its voxels itself."""
 
+    Settings = GridSettings
     random = False
 
-    def __init__(self, cfg: Config, context: ProcessorContext) -> None:
-        check_keys(cfg["NAME"], cfg, {"NAME", "VOXEL_SIZE"})
-        self.voxel_size = voxel_size_of(cfg)
+    def __init__(self, settings: GridSettings, context: ProcessorContext) -> None:
+        self.voxel_size = list(settings.voxel_size)
         self.grid_size = grid_size_of(context.point_cloud_range, self.voxel_size)
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:

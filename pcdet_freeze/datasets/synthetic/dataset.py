@@ -17,7 +17,7 @@ from pcdet_freeze.datasets.synthetic.cache import FrameCache
 from pcdet_freeze.datasets.synthetic.labels import CLASSES, occlusion_level
 from pcdet_freeze.datasets.synthetic.render import Frame, render
 from pcdet_freeze.datasets.synthetic.scene import draw_scene
-from pcdet_freeze.datasets.synthetic.settings import read_settings
+from pcdet_freeze.datasets.synthetic.settings import SyntheticSettings, read_settings
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
 
@@ -28,21 +28,13 @@ MAX_ATTEMPTS = 16
 class SyntheticDataset(DatasetTemplate):
     """Scenes that are a pure function of (seed, index) and the settings; no data files are needed.
 
-    Keys of DATA_CONFIG in addition to those of the template (defaults in brackets):
-
-    * ``SEED`` {train, test}: two different seeds; ``NUM_SCENES`` {train, test}
-    * ``SENSOR``: ``BEAMS`` [HDL-64E], HDL-32E, VLP-32C, VLP-16 or elevations in degrees; ``AZIMUTH_STEP``
-      degrees [0.36]; ``RANGE_NOISE`` m [0.02]; ``DROPOUT`` scale [1]; ``SPURIOUS`` fraction of stray points
-      [0.0002]; ``MAX_RANGE`` m [40]; ``HEIGHT`` m above the ground [1.73]
-    * ``LANE``: ``CELL_SIZE`` m of the lane map [0.32], ``WIDTH`` m of the lines drawn in it [0.3]
-    * ``MIN_POINTS`` [5]: objects with fewer points get no training box and do not count in the evaluation
-    * ``MIN_CARS`` [5]: minimum number of cars per scene with MIN_POINTS points and their centre in range
-    * ``CACHE`` [null]: ``memory`` or a folder for rendered scenes (see ``cache.FrameCache``)
+    Its keys are those of :class:`SyntheticSettings`.
 
     A sample has points (x, y, z, intensity; LiDAR frame with the sensor at the origin, ground near
     z = -HEIGHT), gt_boxes, gt_names, point_labels (``labels.CLASSES``) and lane_map.
     """
 
+    Settings = SyntheticSettings
     labels = LABEL_KEYS
     semantic_class_names = CLASSES
 

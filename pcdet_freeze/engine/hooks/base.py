@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.registry import Registry
 
 if TYPE_CHECKING:  # the trainer imports this module
@@ -77,13 +78,19 @@ class ConfiguredHook(Hook):
 
     @classmethod
     def from_cfg(
-        cls, cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
+        cls,
+        cfg: Mapping[str, Any],
+        model: nn.Module,
+        begun: int = 0,
+        epochs: int | None = None,
+        plan: FreezePlan | None = None,
     ) -> ConfiguredHook | None:
         """Return the hook for ``model``, or None where ``cfg`` does not ask for it.
 
         Args:
             begun: epochs that a resumed run has begun; 0 at the start.
             epochs: length of the run; None where it is not known yet.
+            plan: the freeze plan of ``cfg``, where it is parsed.
         """
         raise NotImplementedError(f"{cls.__name__} must say when a config turns it on: define from_cfg")
 

@@ -72,10 +72,15 @@ class MultiTaskFreezeHook(ConfiguredHook):
 
     @classmethod
     def from_cfg(
-        cls, cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
+        cls,
+        cfg: Mapping[str, Any],
+        model: nn.Module,
+        begun: int = 0,
+        epochs: int | None = None,
+        plan: FreezePlan | None = None,
     ) -> MultiTaskFreezeHook | None:
-        """Freeze what ``cfg`` names in ``model``; None where it names nothing."""
-        plan = FreezePlan.from_cfg(cfg)
+        """Freeze what ``plan``, else ``cfg``, names in ``model``; None where nothing is named."""
+        plan = FreezePlan.from_cfg(cfg) if plan is None else plan
         return cls(model, plan, cfg.get("OPTIMIZATION"), begun, epochs) if plan else None
 
     def lr_scaled_groups(self) -> LrScaledGroups:

@@ -13,26 +13,32 @@ from pcdet_freeze.config import where
 from pcdet_freeze.engine.hooks import freeze
 from pcdet_freeze.engine.hooks.base import HOOKS, ConfiguredHook, Hook
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.freezing import FreezePlan
 
 __all__ = [
-    "check_user_hooks",
     "freeze",
     "hooks_from_cfg",
+    "user_hook_faults",
     "user_hooks",
 ]  # importing freeze registers its hook
 
 
 def hooks_from_cfg(
-    cfg: Mapping[str, Any], model: nn.Module, begun: int = 0, epochs: int | None = None
+    cfg: Mapping[str, Any],
+    model: nn.Module,
+    begun: int = 0,
+    epochs: int | None = None,
+    plan: FreezePlan | None = None,
 ) -> list[ConfiguredHook]:
     """Return the registered hooks that a key of ``cfg`` turns on for ``model``, each before its companions.
 
     Args:
         begun: epochs that a resumed run has begun, the current one included.
         epochs: length of the run; None where it is not known yet.
+        plan: the freeze plan of ``cfg``, where it was parsed already.
     """
     kinds = [kind for kind in map(HOOKS.get, HOOKS.names()) if issubclass(kind, ConfiguredHook)]
-    made = (kind.from_cfg(cfg, model, begun, epochs) for kind in kinds)
+    made = (kind.from_cfg(cfg, model, begun, epochs, plan) for kind in kinds)
     return [one for hook in made if hook is not None for one in (hook, *hook.companions())]
 
 
@@ -48,16 +54,15 @@ def user_hooks(cfg: Mapping[str, Any]) -> list[Hook]:
     return [_create(cfg, number, *_checked(cfg, number)) for number in range(len(cfg.get("HOOK") or []))]
 
 
-def check_user_hooks(cfg: Mapping[str, Any]) -> None:
-    """Raise one ConfigError with every fault of the HOOK section; no hook is created."""
+def user_hook_faults(cfg: Mapping[str, Any]) -> list[str]:
+    """Every fault of the HOOK section; no hook is created."""
     faults = []
     for number in range(len(cfg.get("HOOK") or [])):
         try:
             _checked(cfg, number)
         except ConfigError as error:
             faults.append(str(error))
-    if faults:
-        raise ConfigError("\n".join(faults))
+    return faults
 
 
 def _checked(cfg: Mapping[str, Any], number: int) -> tuple[type[Hook], dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import nn
 from pcdet_freeze.engine.hooks.base import ConfiguredHook
 from pcdet_freeze.engine.prefix_cache import PrefixCache
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.freezing.cache_config import CacheOptions
+from pcdet_freeze.freezing.plan import CacheOptions
 from pcdet_freeze.freezing.prefix import FastForward, Options, Replanner
 from pcdet_freeze.freezing.prefix.fast_forward import ScopedForward
 from pcdet_freeze.utils.picklable_hook import PicklableHook

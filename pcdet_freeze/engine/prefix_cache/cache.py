@@ -16,7 +16,7 @@ from pcdet_freeze.engine.prefix_cache.step import Entry, StoreStep
 from pcdet_freeze.engine.prefix_cache.store import Store, size_text
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.cache_config import CacheOptions
+from pcdet_freeze.freezing.plan import CacheOptions
 from pcdet_freeze.freezing.prefix import FastForward, Options, Replanner
 from pcdet_freeze.freezing.prefix.boundary import Boundary
 from pcdet_freeze.freezing.prefix.boundary_check import SAME_LOOSE, find_boundary, is_exact

@@ -6,8 +6,9 @@ The region proposal network of VoxelNet (arXiv:1711.06396) in the form of PointP
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -15,38 +16,38 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import BACKBONES_2D
+from pcdet_freeze.utils.rules import Count, above
+from pcdet_freeze.utils.sections import Section
 
 
 @dataclass(frozen=True)
-class BaseBEVBackboneSettings:
-    """``MODEL.BACKBONE_2D`` of BaseBEVBackbone; lists have one entry per level."""
+class BaseBEVBackboneSettings(Section):
+    """``MODEL.BACKBONE_2D`` of BaseBEVBackbone: one entry per level."""
 
     layer_nums: tuple[int, ...]
-    """number of 3x3 convolutions of a block after the first, strided one"""
-    layer_strides: tuple[int, ...]
-    num_filters: tuple[int, ...]
-    upsample_strides: tuple[float, ...] = ()
-    """upsampling factor of each level (below 1: a strided convolution); an additional one for the result"""
-    num_upsample_filters: tuple[int, ...] = ()
+    """3x3 convolutions of a block after its first, strided one"""
+    layer_strides: tuple[Count, ...]
+    num_filters: tuple[Count, ...]
+    upsample_strides: tuple[Annotated[float, above(0)], ...] = ()
+    """scale of each level's way back up (below 1: a strided convolution); one more: of the whole"""
+    num_upsample_filters: tuple[Count, ...] = ()
     use_conv_for_no_stride: bool = False
     """an upsample stride of 1 is a 1x1 convolution instead of a transposed one"""
     bn_momentum: float = 0.01
 
-    def __post_init__(self) -> None:
+    def faults(self) -> Iterator[str]:
+        """Lists of different lengths."""
         levels, ups = len(self.layer_nums), len(self.upsample_strides)
         if not levels or not levels == len(self.layer_strides) == len(self.num_filters):
-            raise ConfigError(
+            yield (
                 "LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry per level; got "
                 f"{levels}, {len(self.layer_strides)} and {len(self.num_filters)} entries"
             )
         if ups not in (0, levels, levels + 1) or len(self.num_upsample_filters) != min(ups, levels):
-            raise ConfigError(
+            yield (
                 f"UPSAMPLE_STRIDES and NUM_UPSAMPLE_FILTERS must have {levels} entries each, or none "
                 f"(UPSAMPLE_STRIDES may have one more); got {ups} and {len(self.num_upsample_filters)}"
             )
-        filters = (*self.num_filters, *self.num_upsample_filters)
-        if min(*self.layer_strides, *self.upsample_strides, *filters) <= 0:
-            raise ConfigError(f"strides and filters must be positive; got {self}")
 
 
 @BACKBONES_2D.register

@@ -2,92 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
-from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.backbones_2d.base_bev_backbone import BaseBEVBackbone, BaseBEVBackboneSettings
 from pcdet_freeze.models.backbones_2d.encoder_decoder import EncoderDecoder, conv_norm_relu
 from pcdet_freeze.models.backbones_2d.mixsegnet import MixSegNet
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import BACKBONES_2D
+from pcdet_freeze.utils.rules import Count, Rule, one_of
+from pcdet_freeze.utils.sections import Section
 
 SEGMENT, LANE = "segment", "lane"
 WHERE = "MODEL.BACKBONE_2D (BaseBEVBackboneMultiTask)"
 
 
 @dataclass(frozen=True)
-class SegBlocksSettings:
-    """``SEGBLOCKS``: the encoder-decoder of the segmentation branch; lists have one entry per level."""
+class SegBlocksSettings(Section):
+    """``SEGBLOCKS``: the encoder-decoder of the segmentation branch, one entry per level."""
 
     layer_nums: tuple[int, ...] = (1, 1, 1)
-    """number of 3x3 convolutions of a level after the first"""
-    num_filters: tuple[int, ...] = (32, 64, 64)
-    num_out: int = 32
+    """3x3 convolutions of a level after its first"""
+    num_filters: tuple[Count, ...] = (32, 64, 64)
+    num_out: Count = 32
     """channels of seg_features_2d"""
 
-    def __post_init__(self) -> None:
+    def faults(self) -> Iterator[str]:
+        """Lists of different lengths."""
         if not self.num_filters or len(self.layer_nums) != len(self.num_filters):
-            raise ConfigError(
+            yield (
                 "LAYER_NUMS and NUM_FILTERS must have one entry per level; got "
                 f"{len(self.layer_nums)} and {len(self.num_filters)}"
             )
-        _need_positive(self, *self.num_filters, self.num_out)
 
 
 @dataclass(frozen=True)
-class LaneBlocksSettings:
-    """``LANEBLOCKS``: convolutions before ``mixsegnet``; lists have one entry per level."""
+class LaneBlocksSettings(Section):
+    """``LANEBLOCKS``: convolutions in front of ``mixsegnet``, one entry per level."""
 
     layer_nums: tuple[int, ...] = (0, 1)
-    """number of 3x3 convolutions of a level after the first, strided one"""
-    layer_strides: tuple[int, ...] = (1, 2)
-    num_filters: tuple[int, ...] = (32, 64)
+    """3x3 convolutions of a level after its first, strided one"""
+    layer_strides: tuple[Count, ...] = (1, 2)
+    num_filters: tuple[Count, ...] = (32, 64)
 
-    def __post_init__(self) -> None:
+    def faults(self) -> Iterator[str]:
+        """Lists of different lengths."""
         lengths = [len(self.layer_nums), len(self.layer_strides), len(self.num_filters)]
         if not lengths[0] or len(set(lengths)) > 1:
-            raise ConfigError(
-                f"LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry per level; got {lengths}"
-            )
-        _need_positive(self, *self.layer_strides, *self.num_filters)
+            yield f"LAYER_NUMS, LAYER_STRIDES and NUM_FILTERS must have one entry per level; got {lengths}"
 
 
 @dataclass(frozen=True)
-class MixSegNetSettings:
+class MixSegNetSettings(Section):
     """``MIXSEGNET``; see :class:`MixSegNet`."""
 
-    patch_size: int = 8
-    """side length of a patch in cells"""
-    width: int = 128
-    depth: int = 2
-    num_out: int = 64
+    patch_size: Count = 8
+    """cells of its input along a patch's side"""
+    width: Count = 128
+    depth: Count = 2
+    num_out: Count = 64
     """channels of lane_features_2d"""
-
-    def __post_init__(self) -> None:
-        _need_positive(self, self.patch_size, self.width, self.depth, self.num_out)
 
 
 @dataclass(frozen=True)
 class BaseBEVBackboneMultiTaskSettings(BaseBEVBackboneSettings):
     """``MODEL.BACKBONE_2D`` of BaseBEVBackboneMultiTask: the keys of BaseBEVBackbone and of its branches."""
 
-    other_tasks: tuple[str, ...] = ()
-    """additional branches: segment, lane"""
+    other_tasks: Annotated[
+        tuple[Annotated[str, one_of((SEGMENT, LANE))], ...],
+        Rule(f"a list of {SEGMENT} and {LANE}, each once", lambda tasks: len(set(tasks)) == len(tasks)),
+    ] = ()
+    """branches beside detection: segment, lane"""
     segblocks: SegBlocksSettings = field(default_factory=SegBlocksSettings)
     laneblocks: LaneBlocksSettings = field(default_factory=LaneBlocksSettings)
     mixsegnet: MixSegNetSettings = field(default_factory=MixSegNetSettings)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = [task for task in self.other_tasks if task not in (SEGMENT, LANE)]
-        if unknown or len(set(self.other_tasks)) < len(self.other_tasks):
-            raise ConfigError(
-                f"OTHER_TASKS may contain {SEGMENT} and {LANE}, each once; got {list(self.other_tasks)}"
-            )
 
 
 @BACKBONES_2D.register
@@ -156,8 +147,3 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
         if "lane_features_2d" in self.made_by and "lane_features_2d" not in skip:
             batch_dict["lane_features_2d"] = self.mixsegnet(self.laneblocks(x))
         return batch_dict
-
-
-def _need_positive(settings: object, *values: int) -> None:
-    if min(values) < 1:
-        raise ConfigError(f"strides, widths and sizes must be positive; got {settings}")

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.rules import Count, Length, Rule, length
+from pcdet_freeze.utils.sections import Section
+
+Size = Annotated[tuple[Length, ...], length(3, "three numbers above 0 [dx, dy, dz]")]
+Some = Rule("a list of one entry or more", bool)
 
 
 @dataclass(frozen=True)
-class AnchorClass:
+class AnchorClass(Section):
     """One entry of ``ANCHOR_GENERATOR_CONFIG``."""
 
     lower_keys: ClassVar[bool] = True
     class_name: str
-    anchor_sizes: tuple[tuple[float, ...], ...]
+    anchor_sizes: Annotated[tuple[Size, ...], Some]
     """dx, dy, dz in metres"""
-    anchor_rotations: tuple[float, ...]
+    anchor_rotations: Annotated[tuple[float, ...], Some]
     """headings in radians"""
-    anchor_bottom_heights: tuple[float, ...]
+    anchor_bottom_heights: Annotated[tuple[float, ...], Some]
     """z of the bottom face in metres"""
-    feature_map_stride: int
-    """voxels per cell of the feature map"""
+    feature_map_stride: Count
+    """cells of the voxel grid to one cell of the feature map"""
     matched_threshold: float
     """overlap from which an anchor is positive"""
     unmatched_threshold: float
@@ -34,20 +38,13 @@ class AnchorClass:
     align_center: bool = False
     """True: anchors at the centres of cells; False: from the lower to the upper border of the range"""
 
-    def __post_init__(self) -> None:
-        if not (self.anchor_sizes and self.anchor_rotations and self.anchor_bottom_heights):
-            raise ConfigError(
-                "sizes, rotations and bottom heights need at least one entry; got an empty list"
-            )
-        if any(len(size) != 3 or min(size) <= 0 for size in self.anchor_sizes):
-            raise ConfigError(f"an anchor size must be three positive numbers; got {self.anchor_sizes}")
+    def faults(self) -> Iterator[str]:
+        """Thresholds the wrong way round."""
         if self.unmatched_threshold > self.matched_threshold:
-            raise ConfigError(
+            yield (
                 f"unmatched_threshold must not exceed matched_threshold; got {self.unmatched_threshold} "
                 f"and {self.matched_threshold}"
             )
-        if self.feature_map_stride < 1:
-            raise ConfigError(f"feature_map_stride must be positive; got {self.feature_map_stride}")
 
     @property
     def per_location(self) -> int:

@@ -2,83 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.post_processing import NMSSettings
+from pcdet_freeze.utils.rules import Count, Rule, length, only
+from pcdet_freeze.utils.sections import Section
 
 # what a branch of a head predicts: name -> columns, in the order of the box code
 BOX_CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}
 
 
 @dataclass(frozen=True)
-class BranchSettings:
+class BranchSettings(Section):
     """One entry of ``SEPARATE_HEAD_CFG.HEAD_DICT``."""
 
     lower_keys: ClassVar[bool] = True
     out_channels: int
-    num_conv: int
+    num_conv: Count
     """3x3 convolutions; all but the last with norm and ReLU"""
-
-    def __post_init__(self) -> None:
-        if self.num_conv < 1:
-            raise ConfigError(f"num_conv must be positive; got {self.num_conv}")
 
 
 @dataclass(frozen=True)
-class SeparateHeadSettings:
+class SeparateHeadSettings(Section):
     """``SEPARATE_HEAD_CFG``: the branches beside the heatmap."""
 
     head_order: tuple[str, ...]
     head_dict: dict[str, BranchSettings]
 
-    def __post_init__(self) -> None:
+    def faults(self) -> Iterator[str]:
+        """Branches that are not built, or not described."""
         code = list(BOX_CODE)
         if list(self.head_order) not in (code, code[:-1]):
-            raise ConfigError(
+            yield (
                 f"HEAD_ORDER must be {', '.join(code[:-1])}, with or without {code[-1]} behind; got "
                 f"{', '.join(self.head_order)}: other branches are not built"
             )
-        if sorted(self.head_dict) != sorted(self.head_order):
-            raise ConfigError(
+        elif sorted(self.head_dict) != sorted(self.head_order):
+            yield (
                 f"HEAD_DICT must describe the branches of HEAD_ORDER, {', '.join(self.head_order)}; got "
                 f"{', '.join(self.head_dict)}"
             )
         for name, branch in self.head_dict.items():
-            if branch.out_channels != BOX_CODE[name]:
-                raise ConfigError(
-                    f"HEAD_DICT.{name}.out_channels must be {BOX_CODE[name]}; got {branch.out_channels}"
-                )
+            if branch.out_channels != BOX_CODE.get(name, branch.out_channels):
+                yield f"HEAD_DICT.{name}.out_channels must be {BOX_CODE[name]}; got {branch.out_channels}"
 
 
 @dataclass(frozen=True)
-class CenterTargetSettings:
+class CenterTargetSettings(Section):
     """``TARGET_ASSIGNER_CONFIG``."""
 
-    feature_map_stride: int
+    feature_map_stride: Count
     """cells of the voxel grid to one cell of the feature map"""
-    num_max_objs: int
+    num_max_objs: Count
     """boxes of a sample that a head takes; further ones are left out"""
-    gaussian_overlap: float
+    gaussian_overlap: Annotated[float, Rule("a number between 0 and 1", lambda value: 0 < value < 1)]
     """IoU that a box moved by the radius still has"""
     min_radius: int
     """cells"""
     dense_reg: int | None = None
     """has no effect, as in OpenPCDet"""
 
-    def __post_init__(self) -> None:
-        if min(self.feature_map_stride, self.num_max_objs) < 1:
-            raise ConfigError(
-                "FEATURE_MAP_STRIDE and NUM_MAX_OBJS must be positive; got "
-                f"{self.feature_map_stride} and {self.num_max_objs}"
-            )
-        if not 0 < self.gaussian_overlap < 1:
-            raise ConfigError(f"GAUSSIAN_OVERLAP must lie between 0 and 1; got {self.gaussian_overlap}")
-
 
 @dataclass(frozen=True)
-class CenterLossWeights:
+class CenterLossWeights(Section):
     """``LOSS_CONFIG.LOSS_WEIGHTS``."""
 
     lower_keys: ClassVar[bool] = True
@@ -89,68 +77,57 @@ class CenterLossWeights:
 
 
 @dataclass(frozen=True)
-class CenterLossSettings:
+class CenterLossSettings(Section):
     """``LOSS_CONFIG``."""
 
     loss_weights: CenterLossWeights
 
 
 @dataclass(frozen=True)
-class CenterPostProcessing:
+class CenterPostProcessing(Section):
     """``DENSE_HEAD.POST_PROCESSING``: from maps to detections, each head by itself."""
 
     score_thresh: float
     """scores must lie above it"""
-    post_center_limit_range: tuple[float, ...]
+    post_center_limit_range: Annotated[tuple[float, ...], length(6, "six numbers")]
     """x, y, z minimum, then maximum, in metres; centres outside are dropped"""
-    max_obj_per_sample: int
+    max_obj_per_sample: Count
     """best cells that a head decodes"""
     nms_config: NMSSettings
 
-    def __post_init__(self) -> None:
-        if len(self.post_center_limit_range) != 6:
-            raise ConfigError(
-                f"POST_CENTER_LIMIT_RANGE needs six numbers; got {list(self.post_center_limit_range)}"
-            )
-        if self.max_obj_per_sample < 1:
-            raise ConfigError(f"MAX_OBJ_PER_SAMPLE must be positive; got {self.max_obj_per_sample}")
+    def faults(self) -> Iterator[str]:
+        """A kind of NMS that is not built."""
         if self.nms_config.multi_classes_nms:
-            raise ConfigError(
-                "NMS_CONFIG.MULTI_CLASSES_NMS: True is not built for CenterHead, which suppresses head by "
-                "head; set it to False"
+            yield (
+                "NMS_CONFIG.MULTI_CLASSES_NMS must be false for CenterHead, which suppresses head by head; "
+                "got True"
             )
 
 
 @dataclass(frozen=True)
-class CenterHeadSettings:
+class CenterHeadSettings(Section):
     """``MODEL.DENSE_HEAD`` of CenterHead."""
 
     class_names_each_head: tuple[tuple[str, ...], ...]
     """a class belongs to one head; names that the data set does not have are passed over"""
-    shared_conv_channel: int
+    shared_conv_channel: Count
     separate_head_cfg: SeparateHeadSettings
     target_assigner_config: CenterTargetSettings
     loss_config: CenterLossSettings
     post_processing: CenterPostProcessing
     use_bias_before_norm: bool = False
-    num_hm_conv: int = 2
+    num_hm_conv: Count = 2
     """3x3 convolutions of a heatmap branch"""
-    class_agnostic: bool = False
+    class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not built")] = False
     bn_eps: float = 1e-5
     bn_mom: float = 0.1
 
-    def __post_init__(self) -> None:
-        if self.class_agnostic:
-            raise ConfigError("CLASS_AGNOSTIC: True is not built; set it to False")
-        if min(self.num_hm_conv, self.shared_conv_channel) < 1:
-            raise ConfigError(
-                "NUM_HM_CONV and SHARED_CONV_CHANNEL must be positive; got "
-                f"{self.num_hm_conv} and {self.shared_conv_channel}"
-            )
-        columns = sum(BOX_CODE[name] for name in self.separate_head_cfg.head_order)
+    def faults(self) -> Iterator[str]:
+        """Weights that do not fit the box code."""
+        columns = sum(BOX_CODE.get(name, 0) for name in self.separate_head_cfg.head_order)
         weights = self.loss_config.loss_weights.code_weights
         if len(weights) != columns:
-            raise ConfigError(
+            yield (
                 f"LOSS_CONFIG.LOSS_WEIGHTS.code_weights must have {columns} entries, one a column of the "
                 f"box code; got {len(weights)}"
             )

@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.freezing.module_graph import How, require_loss, run_in_eval_mode, training_steps
 from pcdet_freeze.models.context import BuildContext
-from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_parts
-from pcdet_freeze.models.loss_weights import (
-    NAME,
-    LossScale,
-    apply_loss_weights,
-    read_learned,
-    read_loss_weights,
-)
+from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_model
+from pcdet_freeze.models.loss_weights import NAME, LossScale, apply_loss_weights
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
-from pcdet_freeze.models.settings import raise_faults, read_settings
 from pcdet_freeze.models.trunk_gradients import task_gradient_norms, trunk_of
+from pcdet_freeze.utils.faults import raise_faults
 
 LOSS_NAMES = {"dense_head": "loss_rpn", "point_head": "loss_point", "roi_head": "loss_rcnn"}
 
@@ -70,21 +64,11 @@ class Detector3DTemplate(nn.Module):
 
     def __init__(self, model_cfg: Mapping[str, Any], num_class: int, dataset: Any) -> None:
         super().__init__()
-        faults: list[str] = []
-        parts = read_parts(model_cfg, faults)
-        self.post_processing_settings = None
-        if model_cfg.get("POST_PROCESSING") is not None:
-            self.post_processing_settings = read_settings(
-                self.PostProcessing, model_cfg["POST_PROCESSING"], "MODEL.POST_PROCESSING", faults
-            )
-        elif any(self.predictions in getattr(part.cls, "writes", ()) for part in parts):
-            faults.append("MODEL.POST_PROCESSING is required for a head that predicts boxes, but missing")
-        if not parts and not faults:
-            faults.append("MODEL must have sections for its modules (VFE, BACKBONE_2D, ...); got none")
-        heads = [part.slot.attribute for part in parts if hasattr(part.cls, "get_loss")]
-        self.loss_weights = read_loss_weights(model_cfg, heads, faults)
-        learned = read_learned(model_cfg, faults)
+        settings, faults = read_model(model_cfg, self.PostProcessing, self.predictions)
         raise_faults(faults)
+        parts = settings.parts
+        self.post_processing_settings = settings.post_processing
+        self.loss_weights = settings.loss_weights
 
         context = BuildContext.from_dataset(dataset, num_class)
         self.model_cfg = model_cfg
@@ -93,8 +77,9 @@ class Detector3DTemplate(nn.Module):
         self.module_names = tuple(part.slot.attribute for part in parts)
         for part in parts:
             self.add_module(part.slot.attribute, part.cls(part.settings, context))
-        for name in heads if learned else ():
-            getattr(self, name).add_module(NAME, LossScale())
+        for part in parts if settings.learn_loss_weights else ():
+            if hasattr(part.cls, "get_loss"):
+                getattr(self, part.slot.attribute).add_module(NAME, LossScale())
 
     @property
     def mode(self) -> str:

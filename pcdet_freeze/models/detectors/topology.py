@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from pcdet_freeze.config.schema import LossKeys
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import registry
-from pcdet_freeze.models.settings import read_settings
 from pcdet_freeze.registry import Registry
+from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.sections import read_named, read_section
 
 OTHER_KEYS = (
     "NAME",
@@ -58,6 +60,51 @@ class Part:
     settings: Any
 
 
+@dataclass(frozen=True)
+class ModelSettings:
+    """MODEL, read: what a detector is built from."""
+
+    parts: list[Part]
+    post_processing: Any
+    """None where no head predicts boxes"""
+    loss_weights: Mapping[str, float]
+    """head -> factor of its loss"""
+    learn_loss_weights: bool
+
+
+def read_model(
+    model_cfg: Mapping[str, Any], post_processing: type[Any], predictions: str
+) -> tuple[ModelSettings, list[str]]:
+    """Read MODEL of a detector: (settings, every fault). With faults the settings are not complete.
+
+    Args:
+        post_processing: dataclass of MODEL.POST_PROCESSING.
+        predictions: key of the batch that the post-processing reads.
+    """
+    faults: list[str] = []
+    parts, settings = read_parts(model_cfg, faults), None
+    if model_cfg.get("POST_PROCESSING") is not None:
+        section = model_cfg["POST_PROCESSING"]
+        settings, wrong = read_section(post_processing, section, "MODEL.POST_PROCESSING")
+        faults += wrong
+    elif any(predictions in getattr(part.cls, "writes", ()) for part in parts):
+        faults.append("MODEL.POST_PROCESSING is required where a head predicts boxes, but missing")
+    if not parts and not faults:
+        faults.append("MODEL must have sections for its modules (VFE, BACKBONE_2D, ...); got none")
+    losses, wrong = read_section(LossKeys, model_cfg, "MODEL")
+    faults += wrong
+    weights = dict(losses.loss_weights or {}) if losses is not None else {}
+    sound = {part.slot.attribute: hasattr(part.cls, "get_loss") for part in parts}
+    heads = [slot.attribute for slot in slots_of(model_cfg) if sound.get(slot.attribute, True)]
+    faults += [
+        f"MODEL.LOSS_WEIGHTS.{name} is no head of this model{did_you_mean(name, heads)} "
+        f"(heads: {', '.join(heads) or 'none'})"
+        for name in weights
+        if name not in heads
+    ]
+    return ModelSettings(parts, settings, weights, losses is not None and losses.learn_loss_weights), faults
+
+
 def slots_of(model_cfg: Mapping[str, Any]) -> list[Slot]:
     """Slots used by ``model_cfg``, in order; ``*_HEAD`` sections that are not in TOPOLOGY come last."""
     known = [slot for slot in TOPOLOGY if model_cfg.get(slot.section) is not None]
@@ -72,26 +119,20 @@ def read_parts(model_cfg: Mapping[str, Any], faults: list[str]) -> list[Part]:
     for key in model_cfg:
         if key not in known and not key.endswith("_HEAD"):
             faults.append(
-                f"MODEL.{key} is unknown or not implemented; known keys: {', '.join(known)}, and any *_HEAD"
+                f"MODEL.{key} is not a key of the model, or is not built yet{did_you_mean(key, known)} "
+                f"(known: {', '.join(known)}, and any *_HEAD)"
             )
     parts = [_read_part(slot, model_cfg[slot.section], faults) for slot in slots]
     return [part for part in parts if part is not None]
 
 
 def _read_part(slot: Slot, section: object, faults: list[str]) -> Part | None:
-    where = f"MODEL.{slot.section}"
-    if not isinstance(section, Mapping) or not isinstance(section.get("NAME"), str):
-        faults.append(f"{where} must be a section with a NAME (a string); got {section!r}")
-        return None
-    try:
-        cls = slot.registry.get(section["NAME"])
-    except ConfigError as error:
-        hint = f"{section['NAME']} is not implemented. {registry.PLUGIN_HINT}"
-        faults.append(f"{where}.NAME: {error} {hint}")
-        return None
-    settings_class = getattr(cls, "Settings", None)
-    if settings_class is None:
-        return Part(slot, cls, section)
-    values = {key: value for key, value in section.items() if key != "NAME"}
-    settings = read_settings(settings_class, values, where, faults)
-    return None if settings is None else Part(slot, cls, settings)
+    def find(name: str) -> type[nn.Module]:
+        try:
+            return slot.registry.get(name)
+        except ConfigError as error:
+            raise ConfigError(f"{error}. {name} is not implemented. {registry.PLUGIN_HINT}") from error
+
+    found, wrong = read_named(find, section, f"MODEL.{slot.section}")
+    faults += wrong
+    return None if found is None else Part(slot, *found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,55 +17,40 @@ from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
 from pcdet_freeze.models.task_heads.losses import lane_class_loss, soft_dice_loss
 from pcdet_freeze.ops.lanes import NO_LANE
+from pcdet_freeze.utils.rules import Count, Length, Rule, at_least, between, length
+from pcdet_freeze.utils.sections import Section
 
 WHERE = "MODEL.LANE_HEAD (LaneHead)"
 
 
 @dataclass(frozen=True)
-class LaneLossSettings:
+class LaneLossSettings(Section):
     """``LOSS_CONFIG``."""
 
-    conf_weight: float = 1.0
-    """weight of the dice loss of the confidence"""
-    cls_weight: float = 1.0
-    """weight of the cross-entropy of the lanes"""
-    background_weight: float = 0.2
-    """weight of cells without lane in the cross-entropy"""
-
-    def __post_init__(self) -> None:
-        if min(self.conf_weight, self.cls_weight, self.background_weight) < 0:
-            raise ConfigError(f"weights must not be negative; got {self}")
+    conf_weight: Annotated[float, at_least(0)] = 1.0
+    """of the dice loss of the confidence"""
+    cls_weight: Annotated[float, at_least(0)] = 1.0
+    """of the cross-entropy of the lanes"""
+    background_weight: Annotated[float, at_least(0)] = 0.2
+    """of cells without lane in that cross-entropy"""
 
 
 @dataclass(frozen=True)
-class LaneHeadSettings:
+class LaneHeadSettings(Section):
     """``MODEL.LANE_HEAD`` of LaneHead."""
 
-    num_lanes: int
-    """lane maps contain 0..NUM_LANES - 1, or 255: no lane"""
-    num_filters: int = 32
-    map_size: tuple[int, ...] | None = None
-    """rows (y) and columns (x) of the lane map; null: those of the data set, or else of the voxel grid"""
-    conf_thresh: float = 0.5
-    """minimum confidence of a lane cell"""
+    num_lanes: Annotated[int, between(1, NO_LANE - 1)]
+    """lane maps hold 0..NUM_LANES - 1, or 255: no lane"""
+    num_filters: Count = 32
+    map_size: Annotated[tuple[Count, ...], length(2, "[rows, columns]")] | None = None
+    """rows (y) and columns (x) of the lane map; null: those of the data set's, else of the voxel grid"""
+    conf_thresh: Annotated[float, Rule("a number above 0, up to 1", lambda value: 0 < value <= 1)] = 0.5
+    """a cell is lane from this confidence on"""
     min_cells: int = 8
-    """minimum number of cells of a polyline"""
-    polyline_step: float = 1.0
-    """distance of the vertices of a polyline, metres"""
+    """a lane with fewer cells gives no polyline"""
+    polyline_step: Length = 1.0
+    """metres between the vertices of a polyline"""
     loss_config: LaneLossSettings = field(default_factory=LaneLossSettings)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_lanes < NO_LANE:
-            raise ConfigError(f"NUM_LANES must be in 1..{NO_LANE - 1}; got {self.num_lanes}")
-        if self.map_size is not None and (len(self.map_size) != 2 or min(self.map_size) < 1):
-            raise ConfigError(f"MAP_SIZE must be [rows, columns], or null; got {list(self.map_size)}")
-        if not 0 < self.conf_thresh <= 1:
-            raise ConfigError(f"CONF_THRESH must be above 0 and at most 1; got {self.conf_thresh}")
-        if self.polyline_step <= 0 or self.num_filters < 1:
-            raise ConfigError(
-                "POLYLINE_STEP and NUM_FILTERS must be positive; got "
-                f"{self.polyline_step} and {self.num_filters}"
-            )
 
 
 @TASK_HEADS.register

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import nn
 
-from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.utils.rules import Count, Rule
+from pcdet_freeze.utils.sections import Section
 
 
 @dataclass(frozen=True)
-class PillarVFESettings:
+class PillarVFESettings(Section):
     """``MODEL.VFE`` of PillarVFE and DynPillarVFE."""
 
-    num_filters: tuple[int, ...]
+    num_filters: Annotated[tuple[Count, ...], Rule("a list of one width or more", bool)]
     """output width of each layer"""
     use_norm: bool = True
     with_distance: bool = False
@@ -25,13 +27,10 @@ class PillarVFESettings:
     """keep x, y, z in addition to the offsets (OpenPCDet's spelling)"""
     bn_momentum: float = 0.01
 
-    def __post_init__(self) -> None:
-        if not self.num_filters or min(self.num_filters) < 1:
-            raise ConfigError(
-                f"NUM_FILTERS must have at least one entry, all positive; got {list(self.num_filters)}"
-            )
+    def faults(self) -> Iterator[str]:
+        """Widths that cannot be halved."""
         if any(width % 2 for width in self.num_filters[:-1]):
-            raise ConfigError(f"NUM_FILTERS must be even except for the last; got {list(self.num_filters)}")
+            yield f"NUM_FILTERS must be even except for the last; got {list(self.num_filters)}"
 
 
 class PillarLayer(nn.Module):

@@ -10,7 +10,7 @@ from engine_toy import toy_trainer
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.engine.hooks.base import HOOKS, Hook
-from pcdet_freeze.engine.hooks.from_config import check_user_hooks, hooks_from_cfg, user_hooks
+from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hook_faults, user_hooks
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
 
@@ -109,9 +109,8 @@ def test_a_fault_names_file_line_and_cure(tmp_path: Path, entry: str, words: lis
 
 def test_all_faults_of_the_section_are_found_before_a_hook_is_created(tmp_path: Path) -> None:
     cfg = cfg_of(tmp_path, "{NAME: a.b.C}", f"{{NAME: {COUNTS}}}", f"{{NAME: {COUNTS}, EVERY: 0}}")
-    with pytest.raises(ConfigError) as caught:
-        check_user_hooks(cfg)
-    assert [f"line {line}" in str(caught.value) for line in (3, 4, 5)] == [True, True, False]
+    faults = user_hook_faults(cfg)
+    assert [f"line {line}" in "".join(faults) for line in (3, 4, 5)] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -43,18 +43,18 @@ def test_an_optimizer_needs_its_own_keys_only(name: str, idle: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
-        (without("MOMS"), "must have MOMS for adam_onecycle"),
-        (without("OPTIMIZER"), "must have OPTIMIZER"),
+        (without("MOMS"), "MOMS is required for OPTIMIZER adam_onecycle"),
+        (without("OPTIMIZER"), "OPTIMIZATION.OPTIMIZER is required"),
         ({**WHOLE, "LR": -1}, r"OPTIMIZATION\.LR must be a number above 0; got -1"),
         ({**WHOLE, "LR": True}, "LR must be a number above 0; got True"),
         ({**WHOLE, "PCT_START": 2}, r"PCT_START must be a number from 0 to 1; got 2"),
         ({**WHOLE, "DIV_FACTOR": 0}, "DIV_FACTOR must be a number above 0"),
-        ({**WHOLE, "DECAY_STEP_LIST": ["a"]}, "DECAY_STEP_LIST must be a list of epochs"),
-        ({**WHOLE, "LOSS_SCALE_FP16": 16.0}, "LOSS_SCALE_FP16: remove it, or use one of"),
+        ({**WHOLE, "DECAY_STEP_LIST": ["a"]}, r"DECAY_STEP_LIST\[0\] must be a number, 0 or more; got 'a'"),
+        ({**WHOLE, "LOSS_SCALE_FP16": 16.0}, r"LOSS_SCALE_FP16 is not a key of this section.*known: "),
         ({**WHOLE, "OPTIMIZER": "adamw"}, r"must be one of adam_onecycle, adam, sgd.*; got 'adamw'"),
     ],
 )
-def test_what_cannot_be_is_refused(cfg: dict[str, Any], message: str) -> None:
+def test_a_value_that_breaks_its_rule_is_an_error(cfg: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_optimization(cfg)
 
@@ -62,10 +62,10 @@ def test_what_cannot_be_is_refused(cfg: dict[str, Any], message: str) -> None:
 def test_all_faults_come_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_optimization({**without("MOMS"), "LR": 0, "FOO": 1})
-    assert len(str(caught.value).splitlines()) == 3
+    assert all(f"OPTIMIZATION.{key} " in str(caught.value) for key in ("MOMS", "LR", "FOO"))
 
 
-def test_an_unknown_metric_is_told_before_the_training() -> None:
+def test_an_unknown_metric_is_an_error_before_the_training() -> None:
     check_metric({"MODEL": {}})
     check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "kitti"}}})
     with pytest.raises(ConfigError, match=r"EVAL_METRIC must be one of kitti.*; got 'waymo'"):
@@ -81,12 +81,12 @@ def tool_fails_on(path: Path, text: str, capsys: Any) -> str:
 
 def test_a_config_without_its_sections_names_them(tmp_path: Path, capsys: Any) -> None:
     told = tool_fails_on(tmp_path / "m.yaml", "CLASS_NAMES: [Car]\nMODEL: {}\n", capsys)
-    assert "DATA_CONFIG, OPTIMIZATION missing" in told
+    assert all(f"m.yaml: {key} is required" in told for key in ("DATA_CONFIG", "OPTIMIZATION"))
 
 
-def test_a_fault_that_a_room_finds_names_file_and_line(tmp_path: Path, capsys: Any) -> None:
+def test_a_fault_of_a_section_has_its_file_and_line(tmp_path: Path, capsys: Any) -> None:
     text = "CLASS_NAMES: [Car]\nDATA_CONFIG: {}\nMODEL:\n  NAME: X\nOPTIMIZATION:\n  LR: 0\n"
-    assert "m.yaml, line 6)" in tool_fails_on(tmp_path / "m.yaml", text, capsys)
+    assert "m.yaml, line 6: OPTIMIZATION.LR must be" in tool_fails_on(tmp_path / "m.yaml", text, capsys)
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error(tmp_path: Path, capsys: Any, root: Path) -> None:

@@ -16,7 +16,7 @@ from two_processes import HELPERS
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.cache_config import CacheOptions
+from pcdet_freeze.freezing.plan import CacheOptions
 from pcdet_freeze.freezing.prefix import Options, Replanner
 from pcdet_freeze.freezing.prefix.validate import recorded
 from pcdet_freeze.utils.tensors import relative_error
@@ -128,13 +128,16 @@ def test_the_keys_become_options() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (3, "must be null, a folder, or"),
-        ("", "FOLDER: ''"),
-        ({"VARIANTS": 2}, "FOLDER: None"),
-        ({"FOLDER": "a", "FOLDERS": "b"}, "the key 'FOLDERS'"),
-        ({"FOLDER": "a", "VARIANTS": 0}, "VARIANTS must be a number of 1 or more, or null; got 0"),
+        (3, "CACHE must be the folder alone or a section such as"),
+        ("", "FOLDER must be a folder; got ''"),
+        ({"VARIANTS": 2}, "CACHE.FOLDER is required"),
+        (
+            {"FOLDER": "a", "FOLDERS": "b"},
+            "CACHE.FOLDERS is not a key of this section, or is not built yet; did you mean FOLDER?",
+        ),
+        ({"FOLDER": "a", "VARIANTS": 0}, "VARIANTS must be a whole number, 1 or more; got 0"),
         ({"FOLDER": "a", "VARIANTS": True}, "got True"),
-        ({"FOLDER": "a", "DTYPE": "float16"}, "DTYPE must be float32 or bfloat16; got 'float16'"),
+        ({"FOLDER": "a", "DTYPE": "float16"}, "DTYPE must be 'float32' or 'bfloat16'; got 'float16'"),
     ],
 )
 def test_f7_a_cache_that_cannot_mean_anything_is_an_error(value: Any, said: str) -> None:

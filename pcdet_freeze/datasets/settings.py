@@ -1,0 +1,63 @@
+"""DATA_CONFIG as dataclasses: the keys that all data sets have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pcdet_freeze.datasets.point_features import EncodingSettings
+from pcdet_freeze.utils.rules import Key, Name, Rule
+from pcdet_freeze.utils.sections import Section
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Modes(Section, Generic[T]):
+    """A value for training and one for everything else."""
+
+    lower_keys: ClassVar[bool] = True
+    example: ClassVar[str] = "{train: ..., test: ...}"
+
+    train: T
+    test: T
+
+    def of(self, training: bool) -> T:
+        """Return the value of the mode."""
+        return self.train if training else self.test
+
+
+def _is_range(limits: Sequence[float]) -> bool:
+    return len(limits) == 6 and all(low < high for low, high in zip(limits[:3], limits[3:], strict=True))
+
+
+Range = Annotated[
+    tuple[float, ...],
+    Rule("six numbers [x_min, y_min, z_min, x_max, y_max, z_max] with min < max, in metres", _is_range),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Section):
+    """Keys of DATA_CONFIG that every data set has; a data set adds its own in its ``Settings``."""
+
+    point_cloud_range: Range
+    point_feature_encoding: EncodingSettings
+    dataset: Name | None = None
+    data_path: str | None = None
+    info_root: str | None = None
+    """folder of info files and database, where it is not DATA_PATH"""
+    data_augmentor: Any = None
+    """read by :func:`pcdet_freeze.datasets.augmentor.read_augmentors`"""
+    data_processor: Any = None
+    """read by :func:`pcdet_freeze.datasets.processor.read_processors`"""
+    keep_empty_frames: bool = False
+    base_config: Annotated[Any, Key("_BASE_CONFIG_")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenDataSettings(DataSettings):
+    """DATA_CONFIG of a data set that does not say which keys it has."""
+
+    other_keys: ClassVar[bool] = True
