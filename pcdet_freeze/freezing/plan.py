@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.names import nearest
-from pcdet_freeze.utils.rules import Count, Name, Rule, above
+from pcdet_freeze.utils.rules import Count, Rule, above
 from pcdet_freeze.utils.sections import Section, fields_of, read_section, settable
 
 KEY = "NOT_TRAIN_IN_MULTI_TASK"
@@ -28,15 +28,18 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def _is_name(value: str) -> bool:
-    return bool(value.removeprefix("!").strip())
+    """Whether ``value`` may name a module; parts of a tuple and the word None come from Python's notation."""
+    name = value.removeprefix("!").strip()
+    return bool(name) and name != "None" and not set(name) & set("()")
 
 
 Entries = Annotated[
     tuple[Annotated[str, Rule("a module name", _is_name, many="module names")], ...],
     Rule("a list of module names", advice=EXAMPLE),
 ]
+Names = tuple[Annotated[str, Rule("a name", _is_name, many="names")], ...]
 Parts = Annotated[
-    tuple[Annotated[Name, Rule("a module name without '!'", lambda value: not value.startswith("!"))], ...],
+    tuple[Annotated[str, Rule("a module name without '!'", lambda v: _is_name(v) and v[0] != "!")], ...],
     Rule("a list of module names", bool, advice="TRAIN: [backbone_2d.blocks]"),
 ]
 Epoch = Annotated[
@@ -91,13 +94,13 @@ class FreezeOptions(Section):
 
     parameters: bool = True
     """False: parameters go on training; only layers are locked (norm statistics, dropout)."""
-    eval: tuple[Name, ...] = ()
+    eval: Names = ()
     """Names whose own code branches on ``self.training``: locked in eval mode with all that is inside."""
     shared: Literal["error", "freeze"] = "error"
     """``freeze``: a tensor or module that a trainable module uses too is frozen for that user as well."""
-    allow_random: bool | tuple[Name, ...] = False
+    allow_random: bool | Names = False
     """True, or names: weights that no checkpoint supplied may be frozen."""
-    ignore: tuple[Name, ...] = ()
+    ignore: Names = ()
     """Buffers (or modules, for all their buffers) that the certificate leaves out."""
     fuse: bool | Literal["force"] = True
     """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast and

@@ -149,8 +149,10 @@ def advice_for(kind: Any, value: object, rules: Collection[Rule] = ()) -> str:
     """What to write instead of ``value``: ``": write [vfe]"``, or an empty string."""
     words = value.strip().strip("()[]").split(",") if isinstance(value, str) else []
     names = [word.strip().strip("'\"") for word in words if word.strip()]
-    if names == ["None"]:
+    if names == ["None"] and kind is not str:
         return f": write {'[]' if _is_list(kind) else 'null'} (YAML reads None as a word)"
+    if kind is str and isinstance(value, str) and set(value) & set("()"):
+        return f": write {', '.join(names)} without parentheses (YAML has lists, no tuples)"
     if names and _is_list(kind):
         return f": write [{', '.join(names)}]"
     found = [rule.advice for rule in rules if rule.advice]

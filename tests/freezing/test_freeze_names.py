@@ -123,6 +123,18 @@ def test_n3_text_is_answered_with_the_list_to_write(text: str, list_to_write: st
         assert key in str(caught.value) and f"write {list_to_write}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("entries", "advice"), [(["(vfe", "head)"], "write vfe without parentheses"), (["vfe", "None"], "write ")]
+)
+def test_n3_parts_of_a_tuple_and_the_word_none_are_no_names(entries: list[str], advice: str) -> None:
+    """``[(vfe, head)]`` and ``[vfe, None]`` in YAML."""
+    with pytest.raises(FreezeError) as caught:
+        FreezePlan.from_cfg(cfg(entries, EVAL=entries))
+    place = entries.index(next(entry for entry in entries if "(" in entry or entry == "None"))
+    assert f"NOT_TRAIN_IN_MULTI_TASK[{place}] must be a module name" in str(caught.value)
+    assert f"EVAL[{place}] must be a name" in str(caught.value) and advice in str(caught.value)
+
+
 def test_the_word_none_is_no_folder_of_a_cache() -> None:
     with pytest.raises(FreezeError, match=r"FREEZE\.CACHE .*got 'None': write null"):
         FreezePlan.from_cfg(cfg(["vfe"], CACHE="None"))
