@@ -263,7 +263,7 @@ class Evaluation:
 def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan) -> None:
     """Raise ConfigError where torch cannot run the SyncBatchNorm layers of ``model`` on ``device``.
 
-    On a CPU that is any layer that trains, now or later in the schedule. In several processes it is any layer:
+    On a CPU that is a layer that trains, now or later in the schedule. In several processes it is any layer:
     DistributedDataParallel refuses a model with SyncBatchNorm on a CPU, frozen or not.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)}

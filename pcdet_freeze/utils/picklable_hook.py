@@ -12,11 +12,11 @@ class PicklableHook:
     So a model in training can be saved and copied whole, although its hooks know the trainer.
     """
 
-    def __init__(self, call: Callable[..., None]) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
-    def __call__(self, *args: Any) -> None:
-        self.call(*args)
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PicklableHook, (_nothing,)
