@@ -248,7 +248,10 @@ def test_parameters_false_holds_layers_and_lets_every_parameter_train() -> None:
     handle = freeze(model, FreezePlan(("vfe", "backbone_2d.blocks"), parameters=False), optimizer)
     train_step(model, optimizer)
     assert all(p.requires_grad for p in model.parameters()) and not torch.equal(model.vfe[0].weight, weight)
-    assert handle.summary() == "parameters go on training; held 4 norm layers, by vfe, backbone_2d.blocks"
+    assert (
+        handle.summary()
+        == "all parameters train; 4 norm layers locked in eval mode, by vfe, backbone_2d.blocks"
+    )
     assert {name.rpartition(".")[2] for name in handle.certificate().digests} == {
         "running_mean", "running_var", "num_batches_tracked"}  # fmt: skip
     handle.verify()

@@ -191,7 +191,7 @@ def test_the_public_names_are_these() -> None:
 def test_the_report_is_a_table_of_modules() -> None:
     model = Detector()
     lines = freeze(model, ["vfe", "backbone_2d.blocks", "!backbone_2d.blocks.2"]).report().splitlines()
-    assert lines[0].split() == ["module", "parameters", "frozen", "norm", "held", "off", "by"]
+    assert lines[0].split() == ["module", "parameters", "frozen", "norm", "locked", "off", "by"]
     row = next(line.split() for line in lines if line.startswith("backbone_2d.blocks"))
     assert row == ["backbone_2d.blocks", "264", "176", "2", "2", "backbone_2d.blocks"]
 
