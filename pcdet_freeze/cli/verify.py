@@ -1,4 +1,4 @@
-"""Compare the frozen state of two checkpoints: exit 0 when equal, 1 when not, 2 when it cannot tell."""
+"""Compare the frozen state of two checkpoints: exit code 0 when equal, 1 when not, 2 when unknown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Names(argparse.Action):
-    """Splits ``a,b c`` into names. Files that stand behind them are refused: A.pth and B.pth come first."""
+    """Splits ``a,b c`` into names. Files after them are an error: A.pth and B.pth come first."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
@@ -48,7 +48,7 @@ class _Names(argparse.Action):
         names = [part.strip() for value in values for part in value.strip("[]").split(",")]
         files = [name for name in names if name.endswith(".pth")]
         if files:
-            parser.error(f"the checkpoints come before --names; got {', '.join(files)} behind it")
+            parser.error(f"the checkpoints must come before --names; got {', '.join(files)} after it")
         setattr(namespace, self.dest, [name for name in names if name])
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"EQUAL: {len(keys)} stored tensors of {named} are the same, bit for bit.")
     for line in scope.notes:
         print(f"note: {line}")
-    print(f"Not seen, since a checkpoint does not hold them: {scope.unseen}.")
+    print(f"Not compared, because a checkpoint does not contain it: {scope.unseen}.")
     return CHANGED if changed else EQUAL
 
 
@@ -81,7 +81,7 @@ class Scope:
     """the certificate whose tensors to compare; None: all that the names say"""
     known: frozenset[str] = frozenset()
     """entries that are certainly no misspellings: they may have nothing to compare"""
-    held_only: bool = False
+    statistics_only: bool = False
     """True: statistics of norm layers only (FREEZE.PARAMETERS: False)"""
     ignore: tuple[str, ...] = ()
     """FREEZE.IGNORE"""
@@ -98,7 +98,7 @@ class Scope:
         chosen = self._by_names(keys) if certificate is None else _certified(keys, certificate)
         if not chosen:
             raise CheckpointError(
-                f"verify needs something to compare, but {', '.join(self.names)} holds no tensor."
+                f"verify needs tensors to compare, but the modules {', '.join(self.names)} contain none."
             )
         return chosen
 
@@ -108,7 +108,7 @@ class Scope:
         self.notes = tuple(
             f"{entry} has no stored tensor: there is nothing to compare in it" for entry in idle
         )
-        if self.held_only:
+        if self.statistics_only:
             keys = [key for key in keys if key.rpartition(".")[2] in STATISTICS]
         return [key for key in keys if not any(segments_match(key, name) for name in self.ignore)]
 
@@ -140,24 +140,24 @@ def scope_of(args: argparse.Namespace, before: FreezeMetadata, after: FreezeMeta
     if not scope.names:
         raise CheckpointError(
             f"verify needs the names of what was frozen, but {_source(args)} gives none. "
-            "Say them: --names vfe,backbone_2d.blocks, or --cfg_file with MODEL.NOT_TRAIN_IN_MULTI_TASK."
+            "Give them: --names vfe,backbone_2d.blocks, or --cfg_file with MODEL.NOT_TRAIN_IN_MULTI_TASK."
         )
     return scope
 
 
 def _source(args: argparse.Namespace) -> str:
-    """Where the names should have come from."""
+    """The source of the names, for a message."""
     return "--names" if args.names is not None else str(args.cfg_file or args.after)
 
 
 def _scope_of_plan(plan: FreezePlan, after: FreezeMetadata) -> Scope:
-    """What a config freezes in the epoch of B; a certificate under the same list knows it exactly."""
+    """What a config freezes in the epoch of B; the certificate in B where it has the same list."""
     if after.certificate is not None and not after.changes(plan):
         return _scope_of_certificate(after.certificate)
     freed = [f"!{name}" for phase in plan.schedule if phase.epoch < after.begun for name in phase.train]
     entries = (*plan.entries, *freed)
     known = frozenset(entries)  # a training with a misspelled one would not have begun
-    return Scope(entries, known=known, held_only=not plan.parameters, ignore=plan.ignore)
+    return Scope(entries, known=known, statistics_only=not plan.parameters, ignore=plan.ignore)
 
 
 def _scope_of_certificate(certificate: Certificate) -> Scope:

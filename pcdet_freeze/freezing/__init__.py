@@ -1,4 +1,4 @@
-"""The heart: freezing modules of a model by name, in place, provably, with an exact way back."""
+"""Freeze modules of a model by name, in place, with a certificate and an exact release."""
 
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing.api import freeze, frozen, unfreeze

@@ -46,18 +46,18 @@ def freeze(
     """Freeze the named modules of ``model`` in place; they stay the same objects.
 
     Their parameters get ``requires_grad=False`` and lose ``.grad``; their norm layers normalise with their
-    running statistics and their dropout is off, whatever ``train()`` says, until the handle is released or
-    :func:`unfreeze` is called. With ``parameters=False`` in the plan the layers are held in the same way, and
-    every parameter goes on training.
+    running statistics and their dropout is off, also after ``train()``, until the handle is released or
+    :func:`unfreeze` is called. With ``parameters=False`` in the plan the layers are locked in eval mode
+    in the same way, and every parameter trains.
 
     Args:
         model: any module, wrapped (DistributedDataParallel, ``torch.compile``) or not.
         names_or_plan: dotted paths such as ``["vfe", "backbone_2d.blocks"]``, or a :class:`FreezePlan`.
-        optimizer: takes the frozen parameters and their state out of it, where training has begun already.
-            Parameter groups stay, even where they become empty.
+        optimizer: an optimizer that exists already; the frozen parameters and their state are removed from
+            it. Parameter groups stay, even where they become empty.
         certify: take the certificate that ``handle.verify()`` compares with (0.2 s for 60 M parameters).
-        rebuilds_ddp: in the middle of a training whose loop wraps the model anew at once, so that a live
-            DistributedDataParallel is no error, and says itself what is frozen from there on.
+        rebuilds_ddp: the caller wraps the model in a new DistributedDataParallel at once, so that a live one
+            is no error, and logs the summary itself.
 
     Returns:
         The handle. Nothing is frozen, and the handle says so, where the list is empty.
@@ -90,7 +90,7 @@ def freeze(
 
 
 def _apply(model: nn.Module, request: FreezeRequest, optimizer: Any, rebuilds_ddp: bool) -> None:
-    """Everything that changes; what can be refused is refused first."""
+    """Check all that can be refused, then change the model and the optimizer."""
     root = unwrap(model)
     groups = [] if optimizer is None else optimizer_and_ddp.optimizers(optimizer)
     if not rebuilds_ddp:
@@ -103,9 +103,9 @@ def _apply(model: nn.Module, request: FreezeRequest, optimizer: Any, rebuilds_dd
 def unfreeze(model: nn.Module, names: Sequence[str] | None = None, *, rebuilds_ddp: bool = False) -> None:
     """Undo every freeze of ``model``, or of the named modules: classes, ``requires_grad``, dropout, modes.
 
-    A held layer takes its parent's current mode, unless it differed from that before the freeze. Parameters
-    are not put back into an optimizer. (To undo one freeze of several, use ``handle.release()``: a module is
-    let go by its last owner.)
+    A locked layer takes its parent's current mode, unless it differed from that before the freeze. Parameters
+    are not put back into an optimizer. To undo one freeze of several, use ``handle.release()``: a module is
+    released by its last owner.
 
     Raises:
         FreezeError: names of no module, or of modules that are not frozen, or a live DistributedDataParallel;
@@ -135,14 +135,14 @@ def _frozen_paths(root: nn.Module, names: Sequence[str]) -> list[str]:
     """The paths that ``names`` mean, all of them frozen at least in part."""
     plan = FreezePlan.of(names)
     known = [path for path, _, _ in walk(root) if path]
-    owned = [path for path, module, _ in walk(root) if get_module_state(module) is not None]
+    frozen_paths = [path for path, module, _ in walk(root) if get_module_state(module) is not None]
     faults: list[str] = []
     paths: list[str] = []
     for entry in plan.entries:
         matched = match(root, entry)
         if not matched.paths:
             faults.append(no_such_module(entry, matched, known))
-        elif not any(is_within(place, path) for place in owned for path in matched.paths):
+        elif not any(is_within(place, path) for place in frozen_paths for path in matched.paths):
             faults.append(f"{entry!r} must be frozen to be unfrozen; nothing in it is")
         paths += matched.paths
     if faults:
@@ -151,7 +151,7 @@ def _frozen_paths(root: nn.Module, names: Sequence[str]) -> list[str]:
 
 
 def _chosen(root: nn.Module, paths: list[str] | None) -> frozenset[int]:
-    """Ids of the modules to let go."""
+    """Ids of the modules to release."""
     return frozenset(
         id(module)
         for place, module, _ in walk(root)
@@ -160,7 +160,7 @@ def _chosen(root: nn.Module, paths: list[str] | None) -> frozenset[int]:
 
 
 def _drop_from_requests(root: nn.Module, paths: list[str] | None) -> set[str]:
-    """Take ``paths`` out of every claim made at ``root`` or below; returns the tokens of those claims."""
+    """Remove ``paths`` from every request made at ``root`` or below; returns the tokens of those requests."""
     known: set[str] = set()
     for place, module, _ in list(walk(root)):
         state = get_freeze_state(module)
@@ -173,8 +173,8 @@ def _drop_from_requests(root: nn.Module, paths: list[str] | None) -> set[str]:
         inside = [path[len(place) + 1 :] if place else path for path in paths if is_within(path, place)]
         for token, request in list(state.requests.items()):
             for path in inside:
-                covers = request.module_set.remove(path), request.eval_set.remove(path)
-                request = replace(request, module_set=covers[0], eval_set=covers[1])
+                sets = request.module_set.remove(path), request.eval_set.remove(path)
+                request = replace(request, module_set=sets[0], eval_set=sets[1])
             state.requests[token] = request
             if not request.module_set:
                 del state.requests[token]
@@ -182,7 +182,7 @@ def _drop_from_requests(root: nn.Module, paths: list[str] | None) -> set[str]:
 
 
 def _mark_released(root: nn.Module, foreign: dict[int, list[str]]) -> None:
-    """Tell a freeze whose root is above ``root`` that these modules are no longer its own."""
+    """Mark modules that a freeze of a root above ``root`` no longer owns."""
     for module in root.modules():
         tokens = foreign.get(id(module))
         if tokens:
@@ -193,9 +193,9 @@ def _mark_released(root: nn.Module, foreign: dict[int, list[str]]) -> None:
 
 @contextmanager
 def frozen(model: nn.Module, names_or_plan: Sequence[str] | FreezePlan) -> Iterator[FreezeHandle]:
-    """Freeze for a stretch of code: ``with frozen(model, ["vfe"]): ...``
+    """Freeze inside a ``with`` block: ``with frozen(model, ["vfe"]): ...``
 
-    No certificate is taken on entry, so that it is cheap; ``handle.renew()`` takes one.
+    No certificate is taken on entry, which keeps it cheap; ``handle.renew()`` takes one.
     """
     handle = freeze(model, names_or_plan, certify=False)
     try:

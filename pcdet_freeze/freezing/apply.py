@@ -61,7 +61,7 @@ def target_modules(root: nn.Module, request: FreezeRequest) -> Iterator[TargetMo
 
 def locks_mode(request: FreezeRequest, path: str, module: nn.Module, parent: nn.Module | None) -> bool:
     """Whether ``request`` locks this module in eval mode: for its type, or because FREEZE.EVAL names it."""
-    if request.eval_set and request.eval_set.holds(path):
+    if request.eval_set and request.eval_set.contains(path):
         return True
     return layer_types.is_recurrent(module) or layer_types.needs_eval_lock(module, parent)
 

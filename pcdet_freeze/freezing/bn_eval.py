@@ -1,8 +1,8 @@
-"""The two functions that people know from the original recipe.
+"""The two functions of the original recipe.
 
-They call ``eval()`` on norm layers, once: the next ``model.train()`` undoes them, so they belong after it in
-every iteration. Weight and bias go on training. What lasts is ``freeze``; with ``FREEZE.PARAMETERS: False``
-it is this recipe, held.
+They call ``eval()`` on norm layers, once: the next ``model.train()`` undoes it, so call them after it in
+every iteration. Weight and bias keep training. ``freeze`` with ``FREEZE.PARAMETERS: False`` does the same,
+and ``train()`` does not undo it.
 """
 
 from __future__ import annotations

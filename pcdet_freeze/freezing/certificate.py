@@ -1,4 +1,4 @@
-"""The proof that frozen state did not change (P1): a digest of each frozen tensor, as plain data."""
+"""Certificate of frozen state (P1): a digest of each frozen tensor, as plain data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Certificate:
     names: tuple[str, ...] = ()
     """The outermost frozen modules that have any state."""
     hidden: tuple[str, ...] = ()
-    """Names above that a ``state_dict`` does not hold (non-persistent buffers)."""
+    """Names that a ``state_dict`` does not contain (non-persistent buffers)."""
     algorithm: str = digest.ALGORITHM
     version: int = VERSION
 
@@ -161,7 +161,7 @@ def compare(before: Certificate, after: Certificate) -> list[str]:
 
 
 def compare_digests(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """One line for each name whose digest changed, went or came."""
+    """One line for each name whose digest changed, is missing or is new."""
     lines = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)

@@ -1,10 +1,10 @@
-"""The lint (P3): what is frozen, but gets inputs from something that still trains, will drift.
+"""The lint (P3): a frozen module whose inputs come from a trainable one will drift.
 
-Known from the order of the detector's modules and the keys that they declare (:mod:`.dataflow`). Inside one
-module nothing is declared, except where the module says which children make which key (``made_by``: a mapping
-from a key to names of children; a child that it does not mention takes part in every key):
+Read from the order of the detector's modules and the keys that they declare (:mod:`.module_graph`). Inside
+one module nothing is declared, except where the module says which children make which key (``made_by``: a
+mapping from a key to names of children; a child that it does not mention takes part in every key):
 
-* of a partly frozen module, the live children are named;
+* of a partly frozen module, the trainable children are named;
 * children of one module are taken to run in the order in which they were registered.
 """
 
@@ -28,11 +28,11 @@ BOXES = "batch_box_preds"
 
 @dataclass(frozen=True)
 class Drift:
-    """Something frozen whose inputs still train."""
+    """A frozen module whose inputs depend on trainable ones."""
 
     frozen: tuple[str, ...]
     feeders: tuple[str, ...]
-    """live modules in front of it"""
+    """trainable modules before it"""
     certain: bool
     """whether all modules on the way declare their keys"""
     what: str
@@ -51,21 +51,22 @@ class Drift:
 def lint(detector: nn.Module) -> list[Drift]:
     """What will drift in ``detector``, as it is frozen now; empty where nothing is.
 
-    Empty, too, for a model that does not tell the order of its modules (``module_names``, ``module_list``).
+    Empty, too, for a model that does not declare the order of its modules (``module_names``,
+    ``module_list``).
     """
     order = stages(detector)
     return [drift for place in range(len(order)) for drift in _drifts(order, place)]
 
 
 def live_inputs(detector: nn.Module) -> dict[str, list[str]]:
-    """Each module of ``detector`` that is frozen whole -> the live parts that feed it, or may."""
+    """Each fully frozen module of ``detector`` -> the trainable parts that feed it, or may."""
     order = stages(detector)
     frozen = [place for place, stage in enumerate(order) if is_fully_frozen(stage.module)]
     return {order[place].name: _live_before(order, place)[0] for place in frozen}
 
 
 def live_parts(path: str, module: nn.Module) -> list[str]:
-    """Paths of the outermost parts at or below ``path`` in which everything that has state still trains."""
+    """Paths of the outermost parts at or below ``path`` in which all state is trainable."""
     part = inner(module)
     own = _trains(part)
     parts = [(child_path, child) for child_path, child in children(path, part)]
@@ -78,7 +79,7 @@ def live_parts(path: str, module: nn.Module) -> list[str]:
 
 
 def frozen_parts(path: str, module: nn.Module) -> list[str]:
-    """Paths of the outermost parts at or below ``path`` that are frozen whole and have state."""
+    """Paths of the outermost parts at or below ``path`` that are fully frozen and have state."""
     whole = inner(module)
     if is_fully_frozen(whole):
         return [path] if layer_types.has_state(whole) else []
@@ -108,7 +109,9 @@ def _drifts(order: Sequence[Stage], place: int) -> Iterator[Drift]:
     feeders, certain = _live_before(order, place)
     if feeders:
         yield Drift(tuple(frozen), tuple(feeders), certain, _what(stage, len(frozen) > 1))
-    for part in [] if stage.has_loss or frozen == [stage.name] else frozen:  # a head's children run abreast
+    for part in (
+        [] if stage.has_loss or frozen == [stage.name] else frozen
+    ):  # a head's children run in parallel
         inside = _live_siblings(stage, part)
         if inside:
             yield Drift((part,), tuple(inside), False, "output")
@@ -128,7 +131,7 @@ def _what(stage: Stage, many: bool) -> str:
 
 
 def _live_before(order: Sequence[Stage], place: int) -> tuple[list[str], bool]:
-    """Live parts of all modules that feed the one at ``place``, in order, and whether that is certain."""
+    """Trainable parts of the modules that feed the one at ``place``, in order, and whether it is certain."""
     reached: dict[int, frozenset[str] | None] = {}
     certain = order[place].declared
     pending = [place]
@@ -148,7 +151,7 @@ def _live_before(order: Sequence[Stage], place: int) -> tuple[list[str], bool]:
 
 
 def _live_makers(stage: Stage, keys: frozenset[str] | None) -> list[str]:
-    """Live parts of ``stage`` that take part in making any of ``keys`` (None: of whatever it writes)."""
+    """Trainable parts of ``stage`` that help to make any of ``keys`` (None: any key that it writes)."""
     live = live_parts(stage.name, stage.module)
     made_by = stage.made_by
     if keys is None or not made_by:
@@ -177,7 +180,7 @@ def _children(stage: Stage) -> dict[str, nn.Module]:
 
 
 def _live_siblings(stage: Stage, part: str) -> list[str]:
-    """Live parts that stand before a frozen ``part`` in its module, and help to make the same keys."""
+    """Trainable parts before a frozen ``part`` in its module that help to make the same keys."""
     live = live_parts(stage.name, stage.module)
     order = [path for path, _ in _below(stage.name, stage.module)]
     makes = _keys_made(stage, part)

@@ -23,24 +23,24 @@ def copying_frozen(model: nn.Module, average: Average | None = None) -> Average:
     """An averaging function for ``AveragedModel(model, multi_avg_fn=...)`` that copies what is frozen.
 
     Args:
-        model: the model that trains; what is frozen is looked up at each update, so freezing or unfreezing
-            later counts too.
-        average: how the rest is averaged (``get_ema_multi_avg_fn(0.999)``, say); None: the equal mean.
+        model: the model that trains. Its frozen tensors are looked up at each update, so that freezing or
+            unfreezing later counts too.
+        average: averages the rest, for example ``get_ema_multi_avg_fn(0.999)``; None: the equal mean.
     """
     inner: Average = average or get_swa_multi_avg_fn()
 
     @torch.no_grad()
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
         frozen = frozen_places(model)
-        moving: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        trainable: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for target, source in zip(averaged, current, strict=True):
             if _place(source) in frozen or not (source.is_floating_point() or source.is_complex()):
                 target.copy_(source)
             else:
-                moving[0].append(target)
-                moving[1].append(source)
-        if moving[0]:
-            inner(*moving, count)
+                trainable[0].append(target)
+                trainable[1].append(source)
+        if trainable[0]:
+            inner(*trainable, count)
 
     return update
 

@@ -1,8 +1,8 @@
-"""Holding one layer in eval mode, whatever anybody sets, and letting it go again.
+"""Lock a layer in eval mode, and unlock it again.
 
-The layer stays the same object. Only its ``__class__`` becomes a subclass of its own class on which
-``training`` always reads False; this is how ``torch.nn.utils.parametrize`` changes one instance in place.
-``train()``, ``m.training = True`` and a parent's ``train()`` are remembered and change nothing.
+The layer stays the same object. Only its ``__class__`` becomes a subclass of its own class whose ``training``
+is always False, as ``torch.nn.utils.parametrize`` changes an instance in place. ``train()``,
+``m.training = True`` and a parent's ``train()`` only set the mode that the layer takes when it is unlocked.
 ``isinstance``, ``repr``, parameters and ``state_dict`` keys stay as they were; a forward costs nothing more.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import nn
 
-REQUESTED_MODE = "_pcdet_freeze_asked"
-"""Instance attribute: the mode that a held layer was last asked to take."""
-_MARK = "_pcdet_freeze_held"
+REQUESTED_MODE = "_pcdet_freeze_requested_mode"
+"""Instance attribute: the mode that a locked layer was last set to."""
+_MARK = "_pcdet_freeze_locked"
 
 
 def _get_training(self: nn.Module) -> bool:
-    """False while held. (A class put on top after holding can outlive the hold: then the real flag.)"""
+    """False while locked. A subclass made after locking may still use this later: then the real flag."""
     return False if REQUESTED_MODE in self.__dict__ else bool(self.__dict__["training"])
 
 
@@ -29,13 +29,13 @@ def _set_training(self: nn.Module, mode: bool) -> None:
 
 
 def _keep_running_stats(self: Any) -> None:
-    """While held, ``torch.optim.swa_utils.update_bn`` must not reset the statistics."""
+    """While locked, ``torch.optim.swa_utils.update_bn`` must not reset the statistics."""
     if not is_locked(self):
         base_class(self).reset_running_stats(self)  # type: ignore[attr-defined]
 
 
 def _reduce(self: nn.Module, protocol: Any) -> Any:
-    """Pickle and copy as the layer's own class would, and hold the result."""
+    """Pickle and copy as the layer's own class would, and lock the result."""
     base = base_class(self)
     reduced = base.__reduce_ex__(self, protocol)  # type: ignore[call-arg, arg-type]
     if isinstance(reduced, str):
@@ -46,14 +46,14 @@ def _reduce(self: nn.Module, protocol: Any) -> Any:
 
 
 def _rebuild(base: type, build: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Unpickle a held layer: build it as its own class would, then take the held class."""
+    """Unpickle a locked layer: build it as its own class would, then set the locked class."""
     layer = build(*arguments)
     layer.__class__ = locked_class(base)
     return layer
 
 
 def base_class(module: object) -> type:
-    """The class that ``module`` has, or would have if it were not held."""
+    """The class that ``module`` has, or would have if it were not locked."""
     for cls in type(module).__mro__:
         if _MARK in cls.__dict__:
             return cls.__bases__[0]
@@ -61,7 +61,7 @@ def base_class(module: object) -> type:
 
 
 def locked_class(base: type) -> type:
-    """The held class of ``base``: one for each class, found in Python's own list of subclasses."""
+    """The locked subclass of ``base``: one for each class, found in Python's own list of subclasses."""
     subclasses: list[type] = type.__subclasses__(base)
     for known in subclasses:
         if _MARK in known.__dict__:
@@ -88,17 +88,17 @@ def locked_class(base: type) -> type:
 
 
 def is_locked(module: nn.Module) -> bool:
-    """Whether ``module`` is held in eval mode."""
+    """Whether ``module`` is locked in eval mode."""
     return REQUESTED_MODE in module.__dict__ and hasattr(type(module), _MARK)
 
 
 def requested_mode(module: nn.Module) -> bool:
-    """The training flag that ``module`` would have if it were not held."""
+    """The training flag that ``module`` would have if it were not locked."""
     return bool(module.__dict__.get(REQUESTED_MODE, module.__dict__.get("training", module.training)))
 
 
 def lock(module: nn.Module) -> None:
-    """Hold ``module`` in eval mode. Holding twice is holding once."""
+    """Lock ``module`` in eval mode. Does nothing where it is locked already."""
     if not is_locked(module):
         module.__dict__[REQUESTED_MODE] = bool(module.training)
         module.__dict__["training"] = False
@@ -116,7 +116,7 @@ def unlock(module: nn.Module, mode: bool) -> None:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode for ``module`` and all in it; afterwards each has the training flag that it had before."""
+    """Eval mode for ``module`` and all modules in it; each gets its training flag back afterwards."""
     training = [part for part in module.modules() if requested_mode(part)]
     try:
         module.eval()

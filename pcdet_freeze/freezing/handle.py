@@ -1,4 +1,4 @@
-"""What ``freeze`` gives back: names, report, proof, and the way back."""
+"""What ``freeze`` returns: names, report, certificate, release."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pcdet_freeze.utils.distributed import agree
 
 
 class FreezeHandle:
-    """One freeze of one model. It belongs to the model it was made for, not to copies of that model."""
+    """One freeze of one model. It applies to that model, not to copies of it."""
 
     def __init__(
         self, root: nn.Module, token: str, resolution: Resolution, wrappers: tuple[nn.Module, ...] = ()
@@ -48,15 +48,17 @@ class FreezeHandle:
 
     @property
     def request(self) -> FreezeRequest | None:
-        """What the model remembers of this freeze; None once it is released."""
+        """This freeze as it is kept on the model; None once it is released."""
         state = get_freeze_state(self.model)
         return None if state is None else state.requests.get(self.token)
 
     def _active_request(self, verb: str) -> FreezeRequest | None:
-        """The claim, or None where the list was empty; FreezeError where the freeze was released."""
+        """The request, or None where the list was empty; FreezeError where the freeze was released."""
         request = self.request
         if request is None and self.plan:
-            raise FreezeError(f"{verb} needs a freeze that is held; this one was released: freeze again")
+            raise FreezeError(
+                f"{verb} needs an active freeze, but this one was released: call freeze() again"
+            )
         return request
 
     @property
@@ -71,12 +73,12 @@ class FreezeHandle:
         return () if request is None else request.module_set.names(self.model)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Every parameter that this freeze holds, once."""
+        """Every parameter that this freeze freezes, once."""
         request = self.request
         return [] if request is None else frozen_parameters(self.model, request)
 
     def norm_layers(self) -> tuple[str, ...]:
-        """Paths of the norm layers that are held."""
+        """Paths of the norm layers that are locked in eval mode."""
         request = self.request
         return () if request is None else tables.norm_layers(self.model, request)
 
@@ -85,7 +87,7 @@ class FreezeHandle:
         return tables.summary(self.model, self.plan, self.request)
 
     def report(self) -> str:
-        """A table of the model's modules: parameters, frozen ones, held layers, by which entry; and notes."""
+        """A table of modules: parameters, frozen ones, locked layers, the freezing entry; and notes."""
         return tables.report(self.model, self.request, self.resolution, self.notes)
 
     def certificate(self) -> Certificate:
@@ -97,7 +99,7 @@ class FreezeHandle:
         return certify(self.model, self.request or request)
 
     def renew(self) -> Certificate:
-        """Take the certificate that :meth:`verify` compares with anew (after loading weights, say)."""
+        """Take a new certificate for :meth:`verify` to compare with, for example after loading weights."""
         self._baseline = self.certificate()
         return self._baseline
 
@@ -133,13 +135,13 @@ class FreezeHandle:
             kept = {
                 name: value
                 for name, value in before.digests.items()
-                if request.module_set.holds(path_of(self.model, name).rpartition(".")[0])
+                if request.module_set.contains(path_of(self.model, name).rpartition(".")[0])
             }
             before = replace(before, digests=kept)
         return compare(before, now)
 
     def sync(self, copy: nn.Module) -> None:
-        """Write the frozen state into ``copy`` (an EMA, a teacher) bit for bit.
+        """Copy the frozen state to ``copy`` (an EMA, a teacher) bit for bit.
 
         Raises FreezeError, and changes nothing, where the copy lacks a tensor or has another shape or dtype.
         """
@@ -162,10 +164,10 @@ class FreezeHandle:
             targets[name].set_extra_state(sources[source_name].get_extra_state())
 
     def release(self, *, rebuilds_ddp: bool = False) -> None:
-        """Undo this freeze; what another freeze also owns stays frozen. A second call does nothing.
+        """Undo this freeze; modules of another freeze stay frozen. A second call does nothing.
 
-        Raises FreezeError where a live DistributedDataParallel holds a parameter that would train again,
-        unless ``rebuilds_ddp`` says that the model is wrapped anew.
+        Raises FreezeError where a live DistributedDataParallel has a parameter that would train again, unless
+        ``rebuilds_ddp``: the caller wraps the model in a new one.
         """
         tokens = frozenset({self.token})
         record_replaced_modules(self.model)
@@ -184,7 +186,7 @@ def _fits(theirs: torch.Tensor | None, ours: torch.Tensor) -> bool:
 
 
 def release_request(root: nn.Module, token: str) -> None:
-    """Undo one claim of ``root``; the last one takes the hook and the root's record along."""
+    """Undo one request of ``root``; after the last one, remove the hook and the freeze state."""
     state = get_freeze_state(root)
     if state is None or token not in state.requests:
         return
@@ -194,7 +196,7 @@ def release_request(root: nn.Module, token: str) -> None:
 
 
 def tidy(root: nn.Module) -> None:
-    """Forget what no claim needs any more."""
+    """Remove what no request needs any more."""
     state = get_freeze_state(root)
     if state is None:
         return
@@ -202,12 +204,12 @@ def tidy(root: nn.Module) -> None:
         detach(root)
         del root.__dict__[ROOT]
         return
-    owned = {
+    frozen_paths = {
         path
         for request in state.requests.values()
         for path, module, _ in request.module_set.modules(root)
         if get_module_state(module) is not None
     }
     state.saved_states = {
-        path: module_state for path, module_state in state.saved_states.items() if path in owned
+        path: module_state for path, module_state in state.saved_states.items() if path in frozen_paths
     }

@@ -1,4 +1,4 @@
-"""What a layer is, as far as freezing is concerned: norm, dropout, attention, recurrent, parametrization."""
+"""Types of layers that freezing treats specially: norm, dropout, attention, RNN, parametrization."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def is_dropout(module: nn.Module) -> bool:
     """Whether ``module`` draws random numbers in train mode only: dropout, RReLU, DropPath by any author.
 
     Layers from elsewhere are known by the name of their class (DropPath, StochasticDepth, DropBlock), if they
-    have no weights: a head that happens to be called DropoutHead is left alone.
+    have no weights: a head with the name DropoutHead is left alone.
     """
     if isinstance(module, _DropoutNd | nn.RReLU):
         return True
@@ -80,5 +80,5 @@ def is_uninitialised(module: nn.Module) -> bool:
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether ``module`` was compiled by TorchScript, whose flag Python cannot hold."""
+    """Whether ``module`` was compiled by TorchScript, whose flag Python cannot lock."""
     return isinstance(module, torch.jit.ScriptModule)

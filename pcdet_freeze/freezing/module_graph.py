@@ -1,10 +1,10 @@
-"""Who feeds whom in a detector, and what must run in training while a part of it is frozen (T1).
+"""Which modules of a detector feed which, and which of them run in training while a part is frozen (T1).
 
-All that is known comes from the order of the detector's modules and from what each module declares:
+This is read from the order of the detector's modules and from what each module declares:
 
 * ``reads``, ``writes``: keys of ``batch_dict`` that its forward reads and writes;
 * ``reads_train``: keys that it reads in train mode beside them (labels);
-* ``get_loss``: it is a head, and gives a loss unless it is frozen whole;
+* ``get_loss``: it is a head, and gives a loss unless it is fully frozen;
 * ``made_by``: a mapping from a key that it writes to the names of the children that make it. Its forward then
   takes ``skip`` beside the batch: keys that it need not write this time.
 
@@ -69,7 +69,7 @@ def _keys(declared: object) -> frozenset[str] | None:
 
 
 def stages(detector: nn.Module) -> tuple[Stage, ...]:
-    """The modules of ``detector`` in the order in which they run; empty where it does not tell.
+    """The modules of ``detector`` in the order in which they run; empty where it does not declare it.
 
     The order is ``module_names``, or ``module_list`` (its modules, as in OpenPCDet).
     """
@@ -103,14 +103,14 @@ class How(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one module in a training forward, and why."""
+    """How one module runs in a training forward, and why."""
 
     name: str
     how: How
     loss: bool
     """whether its loss counts"""
-    still: bool
-    """whether it is frozen whole"""
+    frozen: bool
+    """whether it is fully frozen"""
     why: str = ""
     unneeded: frozenset[str] = frozenset()
     """keys that it need not write: frozen children make them, and nothing that runs reads them"""
@@ -124,9 +124,9 @@ _known: WeakKeyDictionary[nn.Module, tuple[object, tuple[int, ...], dict[str, St
 
 
 def training_steps(detector: nn.Module) -> dict[str, Step]:
-    """Name -> what becomes of each module of ``detector`` in a training forward.
+    """Name -> how each module of ``detector`` runs in a training forward.
 
-    Worked out once for each state of freezing, and looked up after that.
+    Computed again only where something else is frozen.
     """
     root: Any = unwrap(detector)
     modules = tuple(map(id, root.module_list)) if hasattr(root, "module_list") else ()
@@ -146,7 +146,7 @@ def _own_reads(detector: nn.Module) -> Stage:
 
 
 def decide(order: Sequence[Stage], detector: Stage | None = None) -> tuple[Step, ...]:
-    """Go backwards from what lives: a frozen module runs only where something that runs may read it.
+    """Go backwards from the trainable modules: a frozen one runs only where a module that runs may read it.
 
     A module without parameters and buffers has nothing to train, and so follows the same rule where anything
     is frozen at all.
@@ -154,9 +154,11 @@ def decide(order: Sequence[Stage], detector: Stage | None = None) -> tuple[Step,
     frozen = [is_fully_frozen(stage.module) for stage in order]
     steps: list[Step] = []
     readers: list[Stage] = [] if detector is None else [detector]
-    for stage, still in zip(reversed(order), reversed(frozen), strict=True):
-        idle = still or (any(frozen) and not stage.has_loss and not has_state(stage.module))
-        step = _step(stage, readers, still) if idle else Step(stage.name, How.PLAIN, stage.has_loss, False)
+    for stage, is_frozen in zip(reversed(order), reversed(frozen), strict=True):
+        idle = is_frozen or (any(frozen) and not stage.has_loss and not has_state(stage.module))
+        step = (
+            _step(stage, readers, is_frozen) if idle else Step(stage.name, How.PLAIN, stage.has_loss, False)
+        )
         if step.how is How.PLAIN:
             step = replace(step, unneeded=_unneeded(stage, readers))
         steps.append(step)
@@ -167,18 +169,20 @@ def decide(order: Sequence[Stage], detector: Stage | None = None) -> tuple[Step,
     return tuple(reversed(steps))
 
 
-def _step(stage: Stage, readers: Sequence[Stage], still: bool) -> Step:
-    """What becomes of a module that does not train, given all that runs after it."""
+def _step(stage: Stage, readers: Sequence[Stage], is_frozen: bool) -> Step:
+    """How a module that does not train runs, given the modules that run after it."""
     run = How.EVAL if stage.has_loss else How.PLAIN
     if not stage.declared:
-        return Step(stage.name, run, False, still, "it does not declare what it writes, so it may be needed")
+        return Step(
+            stage.name, run, False, is_frozen, "it does not declare what it writes, so it may be needed"
+        )
     for reader in readers:
         if may_feed(stage, reader, training=True):
             keys = ", ".join(common_keys(stage, reader, training=True))
             why = f"{reader.name} reads {keys}" if keys else f"{reader.name} does not declare what it reads"
-            return Step(stage.name, run, False, still, why)
+            return Step(stage.name, run, False, is_frozen, why)
     written = ", ".join(sorted(stage.writes)) or "anything of it"
-    return Step(stage.name, How.SKIP, False, still, f"nothing that runs reads {written}")
+    return Step(stage.name, How.SKIP, False, is_frozen, f"nothing that runs reads {written}")
 
 
 def _unneeded(stage: Stage, readers: Sequence[Stage]) -> frozenset[str]:
@@ -202,13 +206,13 @@ def _as_in_eval(stage: Stage) -> Stage:
 
 
 def require_loss(detector: nn.Module) -> None:
-    """Raise FreezeError where heads are there but none of them is left to give a loss (T3)."""
+    """Raise FreezeError where the detector has heads, but all of them are fully frozen (T3)."""
     heads = [stage.name for stage in stages(detector) if stage.has_loss]
     steps = training_steps(detector)
     if heads and not any(steps[name].loss for name in heads):
         raise FreezeError(
-            f"A loss must be left to train with, but every head is frozen whole: {', '.join(heads)}. Take "
-            "one out of MODEL.NOT_TRAIN_IN_MULTI_TASK, or leave a part of it live (`!dense_head.conv_cls`)."
+            f"A loss must be left to train with, but every head is frozen whole: {', '.join(heads)}. Remove "
+            "one from MODEL.NOT_TRAIN_IN_MULTI_TASK, or exempt a part of it (`!dense_head.conv_cls`)."
         )
 
 
@@ -217,7 +221,7 @@ def explain_steps(detector: nn.Module) -> list[str]:
     heads = {stage.name for stage in stages(detector) if stage.has_loss}
     lines = []
     for step in training_steps(detector).values():
-        if step.still and step.name in heads:
+        if step.frozen and step.name in heads:
             lines.append(f"{step.name} gives no loss; in training it {_verb(step.how)}: {step.why}")
         elif step.how is How.SKIP:
             lines.append(f"{step.name} is skipped in training: {step.why}")

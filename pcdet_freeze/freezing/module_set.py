@@ -21,37 +21,37 @@ class ModuleSet:
     def __bool__(self) -> bool:
         return bool(self.plus)
 
-    def holds(self, path: str) -> bool:
-        """Whether the module at ``path`` is covered."""
+    def contains(self, path: str) -> bool:
+        """Whether the module at ``path`` is in the set."""
         yes = max((len(top) for top in self.plus if is_within(path, top)), default=-1)
         no = max((len(top) for top in self.minus if is_within(path, top)), default=-1)
         return yes > no
 
     def add(self, path: str) -> ModuleSet:
-        """This cover with all of ``path``."""
+        """This set with all of ``path``."""
         rest = self._outside(path)
-        return rest if rest.holds(path) else ModuleSet((*rest.plus, path), rest.minus)
+        return rest if rest.contains(path) else ModuleSet((*rest.plus, path), rest.minus)
 
     def remove(self, path: str) -> ModuleSet:
-        """This cover without anything of ``path``."""
+        """This set without any module of ``path``."""
         rest = self._outside(path)
-        return ModuleSet(rest.plus, (*rest.minus, path)) if rest.holds(path) else rest
+        return ModuleSet(rest.plus, (*rest.minus, path)) if rest.contains(path) else rest
 
     def touches(self, path: str) -> bool:
-        """Whether anything at, in or around ``path`` is covered."""
-        return self.holds(path) or any(is_within(top, path) for top in self.plus)
+        """Whether the set contains the module at ``path``, or one in it or around it."""
+        return self.contains(path) or any(is_within(top, path) for top in self.plus)
 
-    def tops(self) -> tuple[str, ...]:
-        """The outermost covered paths."""
-        return self._tops
+    def outermost(self) -> tuple[str, ...]:
+        """The outermost paths in the set."""
+        return self._outermost
 
     @cached_property
-    def _tops(self) -> tuple[str, ...]:
+    def _outermost(self) -> tuple[str, ...]:
         return tuple(top for top in self.plus if not any(is_within(top, t) for t in self.plus if t != top))
 
     def names(self, root: nn.Module) -> tuple[str, ...]:
-        """The outermost covered paths in ``root``, one for each module."""
-        found = {top: find(root, top) for top in self.tops()}
+        """The outermost paths in ``root``, one for each module."""
+        found = {top: find(root, top) for top in self.outermost()}
         modules: dict[int, str] = {}
         for top, place in found.items():
             if place is not None:
@@ -59,9 +59,9 @@ class ModuleSet:
         return tuple(modules.values())
 
     def modules(self, root: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
-        """Every covered (path, module, parent) once, parents first; paths that are gone are passed over."""
+        """Every (path, module, parent) in the set once, parents first; missing paths are skipped."""
         seen: set[tuple[int, bool]] = set()
-        for top in self.tops():
+        for top in self.outermost():
             found = find(root, top)
             # a stack and no recursion: this walk runs before every forward
             waiting = [(top, *found, True)] if found is not None else []

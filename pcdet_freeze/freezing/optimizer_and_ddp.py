@@ -1,4 +1,4 @@
-"""Who else holds a frozen parameter: an optimizer, which gives it up, and a live DDP, which cannot."""
+"""Remove frozen parameters from an optimizer; refuse changes under a live DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INNER = ("optimizer", "opt", "optim", "base_optimizer", "_optimizer")
 
 
 def optimizers(optimizer: Any) -> list[Any]:
-    """``optimizer`` and what it wraps, as far as they have parameter groups.
+    """``optimizer`` and the optimizers that it wraps, those that have parameter groups.
 
     Raises FreezeError where none has.
     """
@@ -38,7 +38,7 @@ def optimizers(optimizer: Any) -> list[Any]:
 
 
 def take_out(found: Iterable[Any], parameters: Iterable[nn.Parameter]) -> None:
-    """Remove ``parameters`` and their state. Groups stay, even empty: schedulers count on their number."""
+    """Remove ``parameters`` and their state. Groups stay, even empty: schedulers rely on their number."""
     gone = {id(parameter) for parameter in parameters}
     for optimizer in found:
         for group in optimizer.param_groups:
@@ -52,9 +52,10 @@ def take_out(found: Iterable[Any], parameters: Iterable[nn.Parameter]) -> None:
 
 
 def live_ddp(parameters: Iterable[nn.Parameter]) -> str | None:
-    """Type name of a DistributedDataParallel that holds any of ``parameters``, or None.
+    """Type name of a DistributedDataParallel that has any of ``parameters``, or None.
 
-    The inner model does not know its wrapper, so Python's garbage collector is asked for living ones.
+    A model has no reference to the DDP that wraps it, and neither has torch outside of a forward, so this
+    goes through the objects that Python's garbage collector tracks.
     """
     wanted = {id(parameter) for parameter in parameters}
     if not wanted or not (torch.distributed.is_available() and torch.distributed.is_initialized()):

@@ -147,8 +147,8 @@ def match(root: nn.Module, entry: str) -> Match:
 def _stopped(level: list[tuple[str, nn.Module]], tensor_name: str) -> Match:
     path, holder = level[0]
     choices = tuple(name for name, child in holder._modules.items() if child is not None)
-    owned = tensor_name in holder._parameters or tensor_name in holder._buffers
-    return Match((), path, choices, bool(tensor_name) and owned)
+    found = tensor_name in holder._parameters or tensor_name in holder._buffers
+    return Match((), path, choices, bool(tensor_name) and found)
 
 
 def segments_match(name: str, pattern: str) -> bool:

@@ -47,14 +47,15 @@ class Resolution:
         for entry, paths in self.named.items():
             if not entry.startswith("!") and any(is_within(path, top) for top in paths):
                 found = entry
-        return found if self.module_set.holds(path) else ""
+        return found if self.module_set.contains(path) else ""
 
 
 def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
     """Work out what ``plan`` freezes in ``model`` (wrappers are seen through). Nothing is changed.
 
     Raises FreezeError with every fault: unknown names with the nearest valid ones, names of parameters,
-    exemptions of nothing, uninitialised lazy modules, TorchScript modules, tensors shared with live modules.
+    exemptions of nothing, uninitialised lazy modules, TorchScript modules, tensors shared with trainable
+    modules.
     """
     root = unwrap(model)
     result = Resolution(plan, root)
@@ -81,7 +82,7 @@ def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
 
 
 def _apply_entry(entry: str, root: nn.Module, result: Resolution, known: list[str]) -> list[str]:
-    """Add what ``entry`` names to the cover, or take it out; returns the faults."""
+    """Add the modules that ``entry`` names to the set, or remove them; returns the faults."""
     exempt = entry.startswith("!")
     name = entry.removeprefix("!")
     matched = match(root, name)
@@ -106,11 +107,10 @@ def _note_overlap(entry: str, paths: tuple[str, ...], result: Resolution, exempt
         result.notes.append(f"{entry!r} is listed twice: merged")
         return
     for path in paths:
-        inside = [
-            top for top in result.module_set.tops() if is_within(top, path) or result.module_set.holds(path)
-        ]
-        if inside:
-            result.notes.append(f"{entry!r} overlaps with {inside[0]!r}: merged")
+        known = result.module_set.outermost()
+        overlapping = [top for top in known if is_within(top, path) or result.module_set.contains(path)]
+        if overlapping:
+            result.notes.append(f"{entry!r} overlaps with {overlapping[0]!r}: merged")
             return
 
 
@@ -153,7 +153,7 @@ def _apply_eval(root: nn.Module, result: Resolution, known: list[str]) -> list[s
         if not matched.paths:
             faults.append("FREEZE.EVAL: " + no_such_module(name, matched, known))
         for path in matched.paths:
-            if result.module_set.holds(path):
+            if result.module_set.contains(path):
                 result.eval_set = result.eval_set.add(path)
             else:
                 faults.append(f"FREEZE.EVAL must name modules inside frozen ones; {path!r} is not frozen")

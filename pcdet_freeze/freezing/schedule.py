@@ -1,7 +1,7 @@
-"""What FREEZE.SCHEDULE means for one model: which plan holds when, and which parameters enter with it.
+"""FREEZE.SCHEDULE for one model: the plan of each phase, and the parameters that begin to train in it.
 
 Nothing here changes a model. A part that trains from some epoch on is exempted from the list from there on
-(``!backbone_2d.blocks``), so each stretch of a run has a plan of its own that ``freeze`` can apply.
+(``!backbone_2d.blocks``), so each phase of a run has a plan of its own that ``freeze`` can apply.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Phase:
     """all that entered since the start of the run, in order; the last ones by ``phases``, one each"""
 
     def summary(self, handle: FreezeHandle) -> str:
-        """One line for the log: what ``handle``, the freeze of this span, holds."""
+        """One line for the log; ``handle`` is the freeze of this phase."""
         if self.entered and not self.plan:
             return "nothing is frozen any longer: all of the list has begun to train"
         return handle.summary()
@@ -68,7 +68,7 @@ def _line(phase: ScheduleEntry, entered: AddedParameters) -> str:
 def phase_at(spans: Sequence[Phase], begun: int) -> Phase:
     """The span in which the ``begun``-th epoch (from 1) runs; 0, before the first, gives the first span.
 
-    A run that stands between two epochs is still in the span of the one that it finished.
+    A run between two epochs is in the phase of the epoch that it finished.
     """
     return next(span for span in reversed(spans) if span.begins == 0 or span.begins < begun)
 
@@ -146,7 +146,7 @@ def _name_faults(
 
 def _frozen_below(root: nn.Module, module_set: ModuleSet, paths: Sequence[str]) -> Iterator[nn.Module]:
     for place, module, _ in walk(root):
-        if module_set.holds(place) and any(is_within(place, path) for path in paths):
+        if module_set.contains(place) and any(is_within(place, path) for path in paths):
             yield module
 
 
@@ -179,12 +179,14 @@ def _paths(root: nn.Module, phase: ScheduleEntry) -> list[str]:
 
 
 def _reduced(plan: FreezePlan, root: nn.Module, module_set: ModuleSet, eval_set: ModuleSet) -> FreezePlan:
-    """``plan`` with those options only that still mean something under ``cover``; empty where nothing is."""
+    """``plan`` with only the options that apply to ``module_set``; an empty plan where the set is empty."""
     if not module_set:
         return FreezePlan()
     buffers = [join(path, name) for path, module, _ in module_set.modules(root) for name in module._buffers]
     ignore = tuple(name for name in plan.ignore if any(segments_match(b, name) for b in buffers))
-    return replace(plan, eval=tuple(top for top in eval_set.tops() if module_set.holds(top)), ignore=ignore)
+    return replace(
+        plan, eval=tuple(top for top in eval_set.outermost() if module_set.contains(top)), ignore=ignore
+    )
 
 
 def _frozen_names(root: nn.Module, found: Resolution) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a frozen part shares with a live one: modules, parameters, buffers, memory (N7)."""
+"""Modules, parameters, buffers and memory that frozen and trainable modules share (N7)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CURE = "name both in the list, or set FREEZE.SHARED: freeze to freeze it for bo
 
 @dataclass(frozen=True)
 class Shared:
-    """One thing that a frozen and a live path reach."""
+    """A module or tensor that a frozen and a trainable path reach."""
 
     frozen: str
     live: str
     what: str
     owner: str = ""
-    """Path of the live module that owns it (tensors only)."""
+    """Path of the trainable module that owns it (tensors only)."""
     name: str = ""
     """Its name there."""
     is_buffer: bool = False
@@ -39,7 +39,7 @@ class Sharing:
     def faults(self) -> list[str]:
         """One error line for each."""
         return [
-            f"{item.frozen} is frozen, but {item.live}, which stays live, is the same {item.what}: {_CURE}"
+            f"{item.frozen} is frozen, but {item.live}, which trains, is the same {item.what}: {_CURE}"
             for item in self.items
         ]
 
@@ -49,12 +49,12 @@ class Sharing:
 
     @property
     def tied(self) -> tuple[tuple[str, str], ...]:
-        """(live module, parameter) pairs that share memory with a frozen tensor."""
+        """(trainable module, parameter) pairs that share memory with a frozen tensor."""
         return tuple((item.owner, item.name) for item in self.items if item.name and not item.is_buffer)
 
     @property
     def users(self) -> tuple[str, ...]:
-        """Live modules that own a frozen buffer too."""
+        """Trainable modules that own a frozen buffer too."""
         return tuple(dict.fromkeys(item.owner for item in self.items if item.name and item.is_buffer))
 
 
@@ -68,16 +68,16 @@ class _Tensor:
 
 
 def find_sharing(root: nn.Module, module_set: ModuleSet, parameters: bool) -> Sharing:
-    """What the covered part of ``root`` shares with the rest.
+    """What the modules of ``module_set`` in ``root`` share with the rest.
 
     Args:
-        parameters: False where parameters go on training: then only held layers and their buffers count.
+        parameters: False where parameters keep training: then only locked layers count, and their buffers.
     """
     frozen: dict[int, str] = {}
     live: dict[int, str] = {}
     modules: dict[int, tuple[nn.Module, nn.Module | None]] = {}
     for path, module, parent in walk(root):
-        (frozen if module_set.holds(path) else live).setdefault(id(module), path)
+        (frozen if module_set.contains(path) else live).setdefault(id(module), path)
         modules.setdefault(id(module), (module, parent))
     both = [key for key in frozen if key in live and _matters(*modules[key], parameters)]
     places = {key: (frozen[key], live[key]) for key in both}
@@ -96,7 +96,7 @@ def _inside(places: tuple[str, str], others: tuple[str, str]) -> bool:
 
 
 def _matters(module: nn.Module, parent: nn.Module | None, parameters: bool) -> bool:
-    """Whether freezing a module that a live path reaches too would be felt there."""
+    """Whether freezing a module changes what a trainable path that reaches it too computes."""
     if layer_types.needs_eval_lock(module, parent) or layer_types.is_recurrent(module):
         return True
     return parameters and (

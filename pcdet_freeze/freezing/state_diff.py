@@ -89,7 +89,9 @@ def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
     faults = []
     for entry in entries:
         close = ", ".join(nearest(entry.removeprefix("!"), modules))
-        known = f"Nearest: {close}" if close else f"They hold {', '.join(m for m in modules if '.' not in m)}"
+        known = (
+            f"Nearest: {close}" if close else f"They contain {', '.join(m for m in modules if '.' not in m)}"
+        )
         faults.append(f"{entry!r} names no module of either state. {known}")
     if faults:
         raise FreezeError("\n".join(faults))

@@ -1,4 +1,4 @@
-"""What is frozen, in words and as a table."""
+"""Summary and report of a freeze."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def summary(root: nn.Module, plan: FreezePlan, request: FreezeRequest | None) ->
     layers = f"{norms} norm layer{'' if norms == 1 else 's'}"
     by = ", ".join(dict.fromkeys(plan.entries))
     if not plan.parameters:
-        return f"parameters go on training; held {layers}, by {by}"
+        return f"all parameters train; {layers} locked in eval mode, by {by}"
     total = _size(root.parameters())
     part = _size(frozen_parameters(root, request))
     return f"frozen {counts(part, total)} parameters, {layers}, by {by}"
@@ -54,17 +54,17 @@ def report(
     root: nn.Module, request: FreezeRequest | None, resolution: Resolution, notes: Iterable[str]
 ) -> str:
     """A table with a line for each child of the detector and each frozen module, and the notes."""
-    rows: list[Sequence[str]] = [("module", "parameters", "frozen", "norm held", "off", "by")]
+    rows: list[Sequence[str]] = [("module", "parameters", "frozen", "norm locked", "off", "by")]
     paths = [path for path, _ in children("", root)]
-    tops = request.module_set.names(root) if request is not None else ()
-    paths += [top for top in tops if top not in paths]
-    held = list(target_modules(root, request)) if request is not None else []
+    outermost = request.module_set.names(root) if request is not None else ()
+    paths += [path for path in outermost if path not in paths]
+    targets = list(target_modules(root, request)) if request is not None else []
     ours = {id(parameter) for parameter in (frozen_parameters(root, request) if request is not None else [])}
     order = {path: place for place, (path, _, _) in reversed(list(enumerate(walk(root))))}
     for path in sorted(dict.fromkeys(paths), key=lambda p: order.get(p, 0)):
         found = find(root, path)
         parameters = list(found[0].parameters()) if found is not None else []
-        inside = [m for m in held if m.eval_locked and is_within(m.path, path)]
+        inside = [m for m in targets if m.eval_locked and is_within(m.path, path)]
         norms = sum(layer_types.is_norm(m.module) for m in inside)
         rows.append(
             (
@@ -73,7 +73,9 @@ def report(
                 f"{_size(p for p in parameters if id(p) in ours):,}",
                 str(norms),
                 str(len(inside) - norms),
-                resolution.entry_of(path) if request is not None and request.module_set.holds(path) else "",
+                resolution.entry_of(path)
+                if request is not None and request.module_set.contains(path)
+                else "",
             )
         )
     return "\n".join([_table(rows), *(f"note: {note}" for note in notes)])

@@ -1,4 +1,4 @@
-"""One process or many: starting a process group, agreeing between ranks, wrapping a model.
+"""Process groups, collectives over all ranks, and the model in DistributedDataParallel.
 
 Every function here also works in a single process, where it does nothing, so that callers need no branches.
 """
@@ -23,9 +23,9 @@ from pcdet_freeze.utils.wrappers import unwrap as unwrap
 
 T = TypeVar("T")
 
-# A gloo thread drops the tensors of the last collective shortly after that returned, and needs the
-# lock of the interpreter. Where that has ended by then, the process aborts with "terminate called
-# without an active exception". The pause lets the thread finish.
+# A gloo thread frees the tensors of the last collective shortly after it returned, and needs the interpreter
+# lock. If the interpreter has ended by then, the process aborts with "terminate called without an active
+# exception". The pause lets the thread finish.
 GLOO_SETTLES_S = 0.2
 
 
@@ -107,7 +107,7 @@ def stop() -> None:
 
 
 def settle() -> None:
-    """Wait until gloo's threads have let go of the last collective; only then may a process of many end."""
+    """Wait until gloo's threads have freed the last collective, so that the process can end."""
     time.sleep(GLOO_SETTLES_S)
 
 
@@ -133,7 +133,7 @@ def _named_device(wanted: str) -> torch.device:
 
 
 def is_distributed() -> bool:
-    """True where more than this process may take part."""
+    """Whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -143,7 +143,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes take part; 1 without a process group."""
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -172,7 +172,7 @@ def from_main(value: T) -> T:
 
 
 def reduce_sum(values: dict[str, float]) -> dict[str, float]:
-    """Key-wise sum over all ranks; a key that a rank lacks counts as zero there."""
+    """Key-wise sum over all ranks; a key that a rank lacks counts as zero."""
     total: dict[str, float] = {}
     for part in gather(dict(values)):
         for key, value in part.items():
@@ -209,7 +209,7 @@ def share_buffers(model: nn.Module) -> None:
 
 
 def agree(findings: Sequence[str]) -> list[str]:
-    """What all ranks found, each line with its rank; in a single process, ``findings`` as they are.
+    """The findings of all ranks, each line with its rank; in a single process, ``findings`` as they are.
 
     Every rank of the default group must call this.
     """

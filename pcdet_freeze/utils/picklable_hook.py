@@ -12,11 +12,11 @@ class PicklableHook:
     A model in training can so be copied and saved whole, although its hooks refer to the trainer.
     """
 
-    def __init__(self, call: Callable[..., None]) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
-    def __call__(self, *args: Any) -> None:
-        self.call(*args)
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PicklableHook, (_nothing,)

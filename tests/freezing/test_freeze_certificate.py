@@ -108,7 +108,7 @@ def test_p1_a_change_is_found_and_named(change, name: str) -> None:
     assert str(caught.value).splitlines() == ["frozen state changed:", f"  {name} changed"]
 
 
-def test_p1_training_changes_nothing_and_what_is_live_is_not_looked_at() -> None:
+def test_p1_training_changes_no_frozen_tensor_and_trainable_ones_are_not_certified() -> None:
     model = Detector()
     handle = freeze(model, ["vfe", "backbone_2d.blocks"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

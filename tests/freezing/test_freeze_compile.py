@@ -62,7 +62,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("compiler", "order", "fullgraph"), WAYS)
-def test_h5_what_slips_in_a_compiled_model_is_held_before_the_next_forward(
+def test_h5_the_freeze_of_a_compiled_model_is_reapplied_before_each_forward(
     compiler, order: str, fullgraph: bool
 ) -> None:
     model, compiled, handle = frozen_and_compiled(compiler, order, fullgraph)

@@ -56,20 +56,20 @@ def warnings(model: nn.Module, *entries: str) -> list[str]:
     return [str(drift) for drift in lint(model)]
 
 
-def test_p3_a_frozen_head_on_a_live_trunk_is_told_by_name() -> None:
+def test_p3_a_frozen_head_on_a_trainable_trunk_is_named() -> None:
     assert warnings(detector(), "dense_head") == [
         "dense_head is frozen, but vfe and backbone_2d feed it and still train: its detections will drift"
     ]
 
 
-def test_p3_of_a_partly_frozen_backbone_the_live_children_are_named() -> None:
+def test_p3_the_trainable_children_of_a_partly_frozen_backbone_are_named() -> None:
     made_by = {"bev": ("blocks", "deblocks"), "lane": ("blocks", "lane_deblocks")}
     assert warnings(detector(made_by), "vfe", "backbone_2d.blocks", "dense_head") == [
         "dense_head is frozen, but backbone_2d.deblocks feeds it and still trains: its detections will drift"
     ]
 
 
-def test_p3_a_live_branch_that_makes_another_key_is_no_cause_of_drift() -> None:
+def test_p3_a_trainable_branch_that_makes_another_key_causes_no_drift() -> None:
     made_by = {"bev": ("blocks", "deblocks"), "lane": ("blocks", "lane_deblocks")}
     entries = ("vfe", "backbone_2d.blocks", "backbone_2d.deblocks", "dense_head")
     assert warnings(detector(made_by), *entries) == []
@@ -77,13 +77,13 @@ def test_p3_a_live_branch_that_makes_another_key_is_no_cause_of_drift() -> None:
     assert "backbone_2d.lane_deblocks feeds it" in told
 
 
-def test_p3_a_wholly_live_backbone_is_named_by_the_branches_that_feed_the_head() -> None:
+def test_p3_a_trainable_backbone_is_named_by_the_branches_that_feed_the_head() -> None:
     made_by = {"bev": ("blocks", "deblocks"), "lane": ("blocks", "lane_deblocks")}
     (told,) = warnings(detector(made_by), "vfe", "dense_head")
     assert "backbone_2d.blocks and backbone_2d.deblocks feed it" in told
 
 
-def test_p3_a_frozen_trunk_behind_a_live_one_is_told_too() -> None:
+def test_p3_a_frozen_trunk_after_a_trainable_one_is_named_too() -> None:
     assert warnings(detector(), "backbone_2d") == [
         "backbone_2d is frozen, but vfe feeds it and still trains: its output will drift"
     ]
@@ -94,14 +94,14 @@ def test_p3_a_frozen_prefix_gives_no_warning(entries: list[str]) -> None:
     assert warnings(detector(), *entries) == []
 
 
-def test_p3_a_live_part_before_a_frozen_one_in_the_same_module_may_feed_it() -> None:
+def test_p3_a_trainable_part_before_a_frozen_one_in_the_same_module_may_feed_it() -> None:
     assert warnings(detector(), "vfe", "backbone_2d.blocks.1", "backbone_2d.lane_deblocks")[0] == (
         "backbone_2d.blocks.1 is frozen, but backbone_2d.blocks.0 may feed it and still trains: "
         "its output will drift"
     )
 
 
-def test_p3_live_statistics_alone_make_a_head_drift() -> None:
+def test_p3_running_statistics_that_update_make_a_head_drift() -> None:
     model = detector()
     model.vfe.requires_grad_(False)
     (told,) = warnings(model, "backbone_2d", "dense_head")[:1]

@@ -49,7 +49,9 @@ SHARED = [
 
 
 @pytest.mark.parametrize(("build", "frozen", "live"), SHARED)
-def test_n7_what_a_live_path_reaches_too_is_an_error_that_names_both(build, frozen: str, live: str) -> None:
+def test_n7_what_a_trainable_path_reaches_too_is_an_error_that_names_both(
+    build, frozen: str, live: str
+) -> None:
     model = build()
     with pytest.raises(FreezeError) as caught:
         freeze(model, ["a"])
@@ -65,7 +67,7 @@ def test_n7_naming_both_users_is_no_error(build, frozen: str, live: str) -> None
 
 
 @pytest.mark.parametrize(("build", "frozen", "live"), SHARED)
-def test_n7_shared_freeze_freezes_the_live_user_too_and_notes_it(build, frozen: str, live: str) -> None:
+def test_n7_shared_freeze_freezes_the_trainable_user_too_and_notes_it(build, frozen: str, live: str) -> None:
     model = build()
     handle = freeze(model, FreezePlan(("a",), shared="freeze"))
     assert any(frozen in note and live in note for note in handle.notes)
@@ -79,7 +81,7 @@ def test_n7_shared_freeze_freezes_the_live_user_too_and_notes_it(build, frozen: 
     assert all(p.requires_grad for p in model.parameters()) and user.training
 
 
-def test_n7_a_live_user_of_frozen_memory_does_not_change_it() -> None:
+def test_n7_a_trainable_user_of_frozen_memory_does_not_change_it() -> None:
     model = shared_buffer()
     handle = freeze(model, FreezePlan(("a",), shared="freeze"))
     model.train()
@@ -107,7 +109,7 @@ def test_n7_a_module_that_another_module_calls_too_is_sharing_even_if_named_itse
         freeze(shared_bn(), ["a.1"])
 
 
-def test_n7_an_exempted_part_counts_as_live() -> None:
+def test_n7_an_exempted_part_counts_as_trainable() -> None:
     model = two_parts()
     model.a[0].weight = nn.Parameter(torch.zeros(8, 8))
     model.a.append(nn.Linear(8, 8))
@@ -116,7 +118,7 @@ def test_n7_an_exempted_part_counts_as_live() -> None:
         freeze(model, ["a", "!a.4"])
 
 
-def test_n7_a_shared_layer_without_state_is_no_fault_unless_it_would_be_held() -> None:
+def test_n7_a_shared_layer_without_state_is_allowed_unless_it_would_be_locked() -> None:
     model = two_parts()
     model.b[2] = model.a[2]
     freeze(model, ["a"]).release()

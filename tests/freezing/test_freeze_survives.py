@@ -26,10 +26,6 @@ def saved_and_loaded(model: nn.Module) -> nn.Module:
     return torch.load(file, weights_only=False)
 
 
-def held_types(model: nn.Module) -> list[str]:
-    return [type(m).__name__ for m in model.modules() if not m.training]
-
-
 COPIES: list[Callable[[nn.Module], nn.Module]] = [copy.deepcopy, copy.copy, saved_and_loaded]
 
 
@@ -56,7 +52,7 @@ def test_h8_a_copy_can_be_unfrozen_exactly(make_copy) -> None:
     assert not twin._forward_pre_hooks and is_frozen(model.vfe) is (make_copy is not copy.copy)
 
 
-def test_h5_a_copy_of_a_part_stays_held_and_can_be_unfrozen() -> None:
+def test_h5_a_copy_of_a_part_stays_frozen_and_can_be_unfrozen() -> None:
     model = Detector()
     freeze(model, LIST)
     part = copy.deepcopy(model.vfe)
@@ -97,7 +93,7 @@ def test_h8_after_a_conversion_the_new_layer_gets_back_what_the_old_one_had() ->
     assert model.vfe[1].weight.requires_grad and not model.vfe[1].bias.requires_grad
 
 
-def test_h5_a_replaced_child_is_held_before_the_next_forward() -> None:
+def test_h5_a_replaced_child_is_frozen_before_the_next_forward() -> None:
     model = Detector()
     handle = freeze(model, LIST)
     model.vfe[1] = nn.BatchNorm1d(8)
@@ -239,14 +235,14 @@ class Registered(nn.BatchNorm1d):
         cls.known.append(key)
 
 
-def test_h6_a_class_that_registers_its_subclasses_does_not_see_the_held_one() -> None:
+def test_h6_a_class_that_registers_its_subclasses_does_not_see_the_locked_one() -> None:
     model = nn.Sequential(nn.Sequential(Registered(4)))
     freeze(model, ["0"])
     assert Registered.known == [] and not model.train()[0][0].training
     assert isinstance(copy.deepcopy(model)[0][0], Registered)
 
 
-def test_h6_the_held_class_goes_by_its_own_name() -> None:
+def test_h6_the_locked_class_has_the_name_of_its_base() -> None:
     model = Detector()
     freeze(model, LIST)
     cls = type(model.vfe[1])
@@ -267,7 +263,7 @@ class Slotted(nn.BatchNorm1d):
     __slots__ = ("note",)
 
 
-def test_h6_a_class_with_slots_is_held_and_released() -> None:
+def test_h6_a_class_with_slots_is_locked_and_released() -> None:
     model = nn.Sequential(nn.Sequential(Slotted(4)))
     handle = freeze(model, ["0"])
     assert not model.train()[0][0].training
@@ -284,7 +280,7 @@ def test_h5_tensors_that_a_functional_call_brings_are_not_touched() -> None:
     handle.verify()
 
 
-def test_h5_a_traced_model_has_the_held_layers_in_eval() -> None:
+def test_h5_a_traced_model_has_the_locked_layers_in_eval_mode() -> None:
     model = Detector()
     freeze(model, ["vfe", "backbone_2d"])
     traced = torch.jit.trace(model.train(), points())
@@ -299,7 +295,7 @@ def test_h5_a_lazy_child_put_into_a_frozen_module_is_an_error_at_the_next_forwar
         model.train()(points())
 
 
-def test_a_scripted_part_that_stays_live_is_no_fault() -> None:
+def test_a_trainable_scripted_part_is_allowed() -> None:
     model = Detector()
     model.dense_head = torch.jit.script(model.dense_head)
     freeze(model, LIST).verify()

@@ -1,4 +1,4 @@
-"""H8: the way back is exact, and freezes nest."""
+"""H8: a release is exact, and freezes nest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIST = ["vfe", "backbone_2d.blocks"]
 
 
 def portrait(model: nn.Module) -> list[object]:
-    """Everything that an exact undo must bring back."""
+    """All that an exact release restores."""
     modules = [(type(m), sorted(m.__dict__), m.training, len(m._forward_pre_hooks)) for m in model.modules()]
     return [*modules, *((id(p), p.requires_grad) for p in model.parameters())]
 
@@ -54,7 +54,7 @@ def test_h8_a_parameter_that_a_parametrization_moved_meanwhile_comes_back_too(tr
     model[0][0].weight.requires_grad_(trains)
     handle = freeze(model, ["0"])
     nn.utils.parametrizations.spectral_norm(model[0][0])
-    model(torch.ones(2, 4))  # the next forward holds the new parts too
+    model(torch.ones(2, 4))  # re-applies the freeze to the new parts too
     assert not model[0][0].parametrizations.weight.original.requires_grad
     handle.release()
     assert model[0][0].parametrizations.weight.original.requires_grad is trains
@@ -91,7 +91,7 @@ def test_h8_freezes_nest_and_the_last_owner_releases() -> None:
     assert portrait(model) == before
 
 
-def test_h8_a_stretch_inside_a_freeze_leaves_the_outer_one_as_it_was() -> None:
+def test_h8_a_with_block_inside_a_freeze_leaves_the_outer_one_as_it_was() -> None:
     model = Detector()
     outer = freeze(model, ["vfe"])
     with frozen(model, ["vfe", "dense_head"]):
@@ -100,7 +100,7 @@ def test_h8_a_stretch_inside_a_freeze_leaves_the_outer_one_as_it_was() -> None:
     outer.verify()
 
 
-def test_h8_layers_held_first_and_frozen_later_are_released_in_either_order() -> None:
+def test_h8_layers_locked_first_and_frozen_later_are_released_in_either_order() -> None:
     for order in (0, 1):
         model = Detector()
         before = portrait(model)
@@ -162,7 +162,7 @@ def test_h8_freezes_of_a_part_end_with_the_whole() -> None:
     assert portrait(model) == before
 
 
-def test_h8_an_error_inside_the_stretch_still_releases() -> None:
+def test_h8_an_error_inside_the_with_block_releases_too() -> None:
     model = Detector()
     with pytest.raises(ZeroDivisionError), frozen(model, ["vfe"]):
         raise ZeroDivisionError("from the user's code")
@@ -191,7 +191,7 @@ def test_the_public_names_are_these() -> None:
 def test_the_report_is_a_table_of_modules() -> None:
     model = Detector()
     lines = freeze(model, ["vfe", "backbone_2d.blocks", "!backbone_2d.blocks.2"]).report().splitlines()
-    assert lines[0].split() == ["module", "parameters", "frozen", "norm", "held", "off", "by"]
+    assert lines[0].split() == ["module", "parameters", "frozen", "norm", "locked", "off", "by"]
     row = next(line.split() for line in lines if line.startswith("backbone_2d.blocks"))
     assert row == ["backbone_2d.blocks", "264", "176", "2", "2", "backbone_2d.blocks"]
 

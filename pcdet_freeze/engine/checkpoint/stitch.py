@@ -1,4 +1,4 @@
-"""Heads that were trained apart on the same frozen trunk become one model."""
+"""Join heads that were trained separately on one frozen trunk into one checkpoint."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pcdet_freeze.utils.names import nearest
 
 @dataclass
 class Source:
-    """A checkpoint to take from: its name for messages, its tensors, its certificate if it has one."""
+    """A checkpoint: its name for messages, its tensors, its certificate if it has one."""
 
     name: str
     state: dict[str, Tensor]
     """by plain name"""
     certificate: Certificate | None = None
     digests: dict[str, str] = field(default_factory=dict)
-    """of all tensors but the step counter, and of those that only the certificate knows (hidden buffers)"""
+    """of all tensors but the step counter, and of those that only the certificate has (hidden buffers)"""
 
     @classmethod
     def of(cls, name: str, checkpoint: Mapping[str, Any]) -> Source:
@@ -56,7 +56,7 @@ class Source:
         for entry in entries:
             hit = [key for key, module in modules.items() if segments_match(module, entry)]
             if not hit:
-                known = {top for module in modules.values() for top in _tops(module)}
+                known = {top for module in modules.values() for top in _prefixes(module)}
                 raise CheckpointError(
                     f"--take must name modules of {self.name}, but it has no {entry!r}. Nearest: "
                     f"{', '.join(nearest(entry, known)) or 'none'}"
@@ -74,11 +74,11 @@ class Take:
 
 
 def stitch(trunk: Source, takes: Sequence[Take]) -> tuple[dict[str, Any], list[str]]:
-    """A checkpoint of ``trunk`` with the parts of ``takes``, and lines that say what it is made of.
+    """A checkpoint of ``trunk`` with the parts of ``takes``, and lines that list its parts.
 
-    All that is not taken from anywhere is the trunk. It must be the same in every source, bit for bit, or
-    the heads would see other features than they were trained on; only a head (or other outermost module)
-    that a source lacks altogether is not asked for.
+    The trunk is every tensor that is not taken. It must be equal in every source, bit for bit, since the
+    heads were trained on its features. A head (or other outermost module) that a source does not have at all
+    is not compared.
 
     Raises:
         CheckpointError: the trunks differ (with the tensors), two takes of one tensor, an unknown entry.
@@ -95,8 +95,8 @@ def stitch(trunk: Source, takes: Sequence[Take]) -> tuple[dict[str, Any], list[s
     state = {key: value for key, value in trunk.state.items() if key not in taken}
     for key, take in taken.items():
         state[key] = take.source.state[key]
-    tops = tuple(dict.fromkeys(key.partition(".")[0] for key in shared))
-    certificate = Certificate(shared, tops, tops, tuple(key for key in shared if key not in state))
+    modules = tuple(dict.fromkeys(key.partition(".")[0] for key in shared))
+    certificate = Certificate(shared, modules, modules, tuple(key for key in shared if key not in state))
     ours = {"freeze": {"entries": list(certificate.entries), "certificate": certificate.to_plain()}}
     checkpoint = {"epoch": 0, "it": 0, "model_state": state, "optimizer_state": None, CHECKPOINT_KEY: ours}
     return {**checkpoint, "version": f"pcdet_freeze+{__version__}"}, _report(trunk, takes, taken)
@@ -117,7 +117,7 @@ def _check_disjoint(takes: Sequence[Take]) -> dict[str, Take]:
 
 
 def _shared(trunk: Source, takes: Sequence[Take], taken: Mapping[str, Take]) -> dict[str, str]:
-    """Digests that every source must agree with: the trunk's, and buffers that only certificates know."""
+    """Digests that every source must have: the trunk's, and buffers that only certificates list."""
     shared = dict(trunk.digests)
     for take in takes:
         hidden = {key: value for key, value in take.source.digests.items() if key not in take.source.state}
@@ -126,14 +126,14 @@ def _shared(trunk: Source, takes: Sequence[Take], taken: Mapping[str, Take]) -> 
 
 
 def _differences(shared: Mapping[str, str], trunk: Source, source: Source) -> list[str]:
-    """One line for each of the ``shared`` tensors that is another one in ``source``, or missing there."""
+    """One line for each of the ``shared`` tensors that differs in ``source``, or is missing there."""
     own = {key.partition(".")[0] for key in source.digests}
-    asked = {
+    compared = {
         key: digest
         for key, digest in shared.items()
         if key in source.digests or (key in trunk.state and key.partition(".")[0] in own)
     }
-    lines = compare_digests(asked, {key: source.digests[key] for key in asked if key in source.digests})
+    lines = compare_digests(compared, {key: source.digests[key] for key in compared if key in source.digests})
     return [f"{source.name}: {line}" for line in lines]
 
 
@@ -156,13 +156,11 @@ def _report(trunk: Source, takes: Sequence[Take], taken: Mapping[str, Take]) -> 
                 f"  note: {len(left)} tensors stay behind in it, and are in no other part: {modules}"
             )
         if take.source.certificate is None:
-            lines.append(
-                "  note: it carries no certificate; its tensors were compared, not its hidden buffers"
-            )
+            lines.append("  note: it has no certificate; its tensors were compared, not its hidden buffers")
     return lines
 
 
-def _tops(module: str) -> list[str]:
+def _prefixes(module: str) -> list[str]:
     parts = module.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 

@@ -1,4 +1,4 @@
-"""H1-H4: norm layers, dropout and their kin are held, and the training flag of all others is left alone."""
+"""H1-H4: norm layers, dropout and similar layers are locked in eval mode; other modules keep their flag."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_h1_a_norm_layer_of_any_kind_uses_and_keeps_its_running_statistics(make,
     handle.verify()
 
 
-def test_h1_a_held_sync_batch_norm_runs_on_the_cpu() -> None:
+def test_h1_a_locked_sync_batch_norm_runs_on_the_cpu() -> None:
     layer = nn.SyncBatchNorm(4)
     model, x = with_layer(layer), torch.randn(6, 4)
     expected = model.eval()(x)
@@ -88,7 +88,7 @@ def test_h1_a_norm_layer_without_running_statistics_is_left_alone() -> None:
     assert model.train().part[0].training
 
 
-def test_h1_a_single_point_that_a_live_batch_norm_refuses_passes_a_held_one() -> None:
+def test_h1_a_locked_batch_norm_takes_a_single_point() -> None:
     model = Detector()
     freeze(model, ["vfe", "backbone_2d"])
     assert model.train()(points(1)).shape == (1, 2)
@@ -144,8 +144,8 @@ def test_h3_the_training_flag_of_other_modules_is_left_alone() -> None:
     model = Detector()
     freeze(model, ["vfe", "backbone_2d", "dense_head"])
     model.train()
-    held = {type(m).__name__ for m in model.modules() if not m.training}
-    assert held == {"BatchNorm1d", "Dropout"} and model.dense_head.training and model.backbone_2d.training
+    locked = {type(m).__name__ for m in model.modules() if not m.training}
+    assert locked == {"BatchNorm1d", "Dropout"} and model.dense_head.training and model.backbone_2d.training
     model.eval()
     assert not any(m.training for m in model.modules())
 
@@ -163,7 +163,7 @@ def test_h3_spectral_norm_keeps_its_buffers(old_style: bool) -> None:
 
 
 class Functional(nn.Module):
-    """Branches on ``self.training`` by itself, and holds a child that does."""
+    """Branches on ``self.training`` by itself, and has a child that does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Functional(nn.Module):
         return nn.functional.batch_norm(x, self.mean, torch.ones(4), training=self.training)
 
 
-def test_h3_code_that_branches_by_itself_is_held_where_freeze_eval_names_it() -> None:
+def test_h3_freeze_eval_locks_a_module_whose_own_code_branches_on_training() -> None:
     model, x = with_layer(Functional()), torch.randn(6, 4)
     handle = freeze(model, FreezePlan(("part",), eval=("part.0",)))
     assert torch.equal(model.train()(x), model.eval()(x))
@@ -241,14 +241,17 @@ def test_h4_batch_norm_statistics_are_not_reset_by_swa_update_bn() -> None:
     assert model.backbone_2d.blocks[0][1].num_batches_tracked == 3
 
 
-def test_parameters_false_holds_layers_and_lets_every_parameter_train() -> None:
+def test_parameters_false_locks_layers_and_every_parameter_trains() -> None:
     model = Detector()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     weight = model.vfe[0].weight.clone()
     handle = freeze(model, FreezePlan(("vfe", "backbone_2d.blocks"), parameters=False), optimizer)
     train_step(model, optimizer)
     assert all(p.requires_grad for p in model.parameters()) and not torch.equal(model.vfe[0].weight, weight)
-    assert handle.summary() == "parameters go on training; held 4 norm layers, by vfe, backbone_2d.blocks"
+    assert (
+        handle.summary()
+        == "all parameters train; 4 norm layers locked in eval mode, by vfe, backbone_2d.blocks"
+    )
     assert {name.rpartition(".")[2] for name in handle.certificate().digests} == {
         "running_mean", "running_var", "num_batches_tracked"}  # fmt: skip
     handle.verify()
@@ -273,7 +276,7 @@ def test_h5_an_uninitialised_lazy_module_is_an_error_that_asks_for_a_forward() -
     freeze(model, ["0", "1"]).verify()
 
 
-def test_h5_a_lazy_module_that_stays_live_is_no_fault() -> None:
+def test_h5_a_trainable_lazy_module_is_allowed() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4)), nn.LazyLinear(4))
     handle = freeze(model, ["0", "!0.1"])
     assert handle.summary().startswith("frozen 20 of 20 parameters")
