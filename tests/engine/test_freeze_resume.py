@@ -128,7 +128,7 @@ def test_r2_a_checkpoint_of_openpcdet_goes_on_under_a_list(
 
 REFUSED = {
     "no optimizer_state": lambda state: state.update(optimizer_state=None),
-    "kind Adam": lambda state: state[CHECKPOINT_KEY].update(optimizer_kind="Adam"),
+    "optimizer is Adam": lambda state: state[CHECKPOINT_KEY].update(optimizer_kind="Adam"),
     "not in this model: encoder": lambda state: state[CHECKPOINT_KEY].update(
         optimizer_names=[["encoder", "head.bias"], []]
     ),

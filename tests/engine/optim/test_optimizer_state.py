@@ -173,7 +173,7 @@ def test_r2_a_state_of_another_kind_of_optimizer_is_refused() -> None:
     text = refusal(model, made(model, "sgd"), state, names)
     assert "optimizer with betas where this one has momentum" in text
     text = refusal(model, made(model), state, names, "Adam")
-    assert "kind Adam where OPTIMIZATION.OPTIMIZER asks for DecoupledAdam" in text
+    assert "Adam where OPTIMIZATION.OPTIMIZER needs DecoupledAdam" in text
     assert "[6] parameters" in refusal(model, made(model), state)
 
 

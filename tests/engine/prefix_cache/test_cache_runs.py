@@ -259,19 +259,20 @@ def test_f7_outputs_without_a_row_for_each_sample_are_refused_by_name(tmp_path: 
     assert folders(tmp_path) == []
 
 
-def test_f7_the_samples_that_are_read_ahead_are_those_of_the_next_batch(tmp_path: Path) -> None:
-    trainer, coming, foreseen, seen = trainer_of(cfg_with(keep(tmp_path))), Lookahead(), [], []
+def test_f7_the_samples_that_are_prefetched_are_those_of_the_next_batch(tmp_path: Path) -> None:
+    trainer, lookahead, predicted, seen = trainer_of(cfg_with(keep(tmp_path))), Lookahead(), [], []
 
     for epoch, offset in ((0, 0), (1, 0), (2, 1)):  # the last one is resumed in its middle
         trainer.epoch, trainer.offset = epoch, offset
         trainer.loader.dataset.keep_variants(2)
-        for batch in trainer._batches():
+        trainer.sampler.set_epoch(epoch, offset)
+        for batch in trainer.loader:
             seen.append([int(row) // 2 for row in batch["cache_entry"][:, 0]])
-            foreseen.append(list(coming.after(trainer)))
+            predicted.append(list(lookahead.after(trainer)))
             trainer.offset += 1
     ends = [2, 5, 7]
-    assert all(foreseen[place] == [] for place in ends) and len(seen) == 8
-    assert all(foreseen[place] == seen[place + 1] for place in range(7) if place not in ends)
+    assert all(predicted[place] == [] for place in ends) and len(seen) == 8
+    assert all(predicted[place] == seen[place + 1] for place in range(7) if place not in ends)
 
 
 def test_f7_nothing_of_a_cached_forward_stays_on_the_model(tmp_path: Path) -> None:
