@@ -90,9 +90,9 @@ class FirstSteps:
         ):
             return
         self.stop()
-        self._watched = watched
         if optimizer is not None:
             check_groups(model, optimizer)
+        self._watched = watched
         self._determinism = None if self._determinism_checked else DeterminismCheck(handle)
         if handle.plan.parameters:
             self._reachability = ReachabilityCheck(model)
