@@ -33,11 +33,11 @@ class FreezeMetadata:
         Raises CertificateError if the certificate cannot be read.
         """
         state = state or {}
-        ours = state.get(CHECKPOINT_KEY) or {}
-        freeze = ours.get("freeze") or {}
+        metadata = state.get(CHECKPOINT_KEY) or {}
+        freeze = metadata.get("freeze") or {}
         certificate = freeze.get("certificate")
         return cls(
-            int(state.get("epoch") or 0) + bool((ours.get("sampler") or {}).get("offset")),
+            int(state.get("epoch") or 0) + bool((metadata.get("sampler") or {}).get("offset")),
             tuple(freeze.get("entries", ())),
             bool(freeze.get("parameters", True)),
             read_schedule(freeze.get("schedule"))[0],

@@ -115,10 +115,10 @@ def test_n2_without_the_key_a_training_is_bit_identical(standin: Standin) -> Non
     with_plugin = standin.train("pv_rcnn", tag="with")
     without = standin.train("pv_rcnn", tag="without", plugin=False)
     assert with_plugin.losses == without.losses and len(without.losses) == 8
-    ours, theirs = with_plugin.state(), without.state()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours["model_state"][key], value) for key, value in theirs["model_state"].items())
-    assert str(ours["optimizer_state"]) == str(theirs["optimizer_state"])
+    patched, plain = with_plugin.state(), without.state()
+    assert patched.keys() == plain.keys()
+    assert all(torch.equal(patched["model_state"][key], value) for key, value in plain["model_state"].items())
+    assert str(patched["optimizer_state"]) == str(plain["optimizer_state"])
     assert "nothing is frozen" in with_plugin.err and "nothing is frozen" not in without.err
 
 

@@ -30,7 +30,7 @@ def test_r1_the_same_list_resumes_from_the_checkpoint(standin: Standin, stopped:
     assert len(run.losses) == 4 and "certificate intact" in run.err
     plain = standin.train("pv_rcnn", "--epochs", "1", tag="plain", plugin=False)
     again = standin.train("pv_rcnn", "--epochs", "2", tag="plain", plugin=False)
-    assert plain.losses and "start training from epoch 0" in again.err  # the trap
+    assert plain.losses and "start training from epoch 0" in again.err  # without the plugin
 
 
 @pytest.mark.parametrize("names", ["backbone_3d", f"{TRUNK}", f"{TRUNK},dense_head,pfe"])

@@ -64,11 +64,11 @@ def test_the_log_names_frozen_modules_expected_drift_and_the_certificate(
 def test_p1_the_checkpoint_holds_list_and_certificate_as_plain_data(standin: Standin, trained: Run) -> None:
     run = stage_two(standin, trained, PV)
     state = run.state(2)
-    ours = state.pop("pcdet_freeze")["freeze"]
-    torch.save(ours, run.folder / "ours.pth")
-    assert torch.load(run.folder / "ours.pth", weights_only=True) == ours
-    assert ours["entries"] == PV.split(",")
-    assert {name.partition(".")[0] for name in ours["certificate"]["digests"]} == {
+    metadata = state.pop("pcdet_freeze")["freeze"]
+    torch.save(metadata, run.folder / "metadata.pth")
+    assert torch.load(run.folder / "metadata.pth", weights_only=True) == metadata
+    assert metadata["entries"] == PV.split(",")
+    assert {name.partition(".")[0] for name in metadata["certificate"]["digests"]} == {
         "backbone_3d", "backbone_2d", "dense_head",
     }  # fmt: skip
     assert sorted(state) == ["epoch", "it", "model_state", "optimizer_state", "version"]

@@ -86,13 +86,13 @@ class FirstSteps:
         """
         watched = Watched(handle, model, optimizer)
         if self._watched is not None and all(
-            ours is given for ours, given in zip(self._watched, watched, strict=True)
+            old is new for old, new in zip(self._watched, watched, strict=True)
         ):
             return
         self.stop()
-        self._watched = watched
         if optimizer is not None:
             check_groups(model, optimizer)
+        self._watched = watched
         self._determinism = None if self._determinism_checked else DeterminismCheck(handle)
         if handle.plan.parameters:
             self._reachability = ReachabilityCheck(model)
@@ -168,7 +168,7 @@ class FirstSteps:
         return findings
 
     def _unreached(self, check: ReachabilityCheck, model: nn.Module, batch: Any, output: Any) -> list[str]:
-        """One line for each live module that the loss of the first forward does not depend on."""
+        """One line for each trainable module that the loss of the first forward does not depend on."""
         loss = _loss_of(output)
         unreached = [] if loss is None else check.unreached(loss)
         self._check_gradients = any(distributed.gather(check.opaque or loss is None))

@@ -1,4 +1,4 @@
-"""Loss reachability (H11): which trainable parameters and live norm layers the losses depend on.
+"""Loss reachability (H11): which trainable parameters and norm layers in train mode the losses depend on.
 
 :func:`trace_losses` answers it per head, with a forward and a backward on a copy of the model (``explain``);
 :class:`ReachabilityCheck` answers it for the loss of one training forward, from the autograd graph.
@@ -25,7 +25,7 @@ from pcdet_freeze.utils.tensors import tensors_with_path
 
 @dataclass(frozen=True)
 class Reachability:
-    """Which heads' losses depend on each trainable parameter and each live norm layer."""
+    """Which heads' losses depend on each trainable parameter and each norm layer in train mode."""
 
     heads: tuple[str, ...] = ()
     """heads that gave a loss"""
@@ -37,7 +37,7 @@ class Reachability:
         return {name: heads for name, heads in self.found.items() if name.startswith(f"{path}.") or not path}
 
     def unreached(self, model: nn.Module) -> list[str]:
-        """Outermost live modules, or single parameters, that no loss depends on."""
+        """Outermost trainable modules, or single parameters, that no loss depends on."""
         return outermost_unreached(model, {name: bool(heads) for name, heads in self.found.items()})
 
 
@@ -106,23 +106,23 @@ def outermost_unreached(model: nn.Module, reached: dict[str, bool]) -> list[str]
 
 
 def _unreached(path: str, module: nn.Module, reached: dict[str, bool]) -> list[str]:
-    mine = {name: hit for name, hit in reached.items() if not path or name.startswith(f"{path}.")}
-    if not mine or all(mine.values()):
+    inside = {name: hit for name, hit in reached.items() if not path or name.startswith(f"{path}.")}
+    if not inside or all(inside.values()):
         return []
-    if path and not any(mine.values()):
+    if path and not any(inside.values()):
         return [path]
-    return [*_own_unreached(path, module, mine), *_unreached_below(path, module, mine)]
+    return [*_own_unreached(path, module, inside), *_unreached_below(path, module, inside)]
 
 
-def _own_unreached(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
+def _own_unreached(path: str, module: nn.Module, inside: dict[str, bool]) -> Iterator[str]:
     for name in (*module._parameters, *module._buffers, "running statistics"):
-        if mine.get(join(path, name)) is False:
+        if inside.get(join(path, name)) is False:
             yield join(path, name)
 
 
-def _unreached_below(path: str, module: nn.Module, mine: dict[str, bool]) -> Iterator[str]:
+def _unreached_below(path: str, module: nn.Module, inside: dict[str, bool]) -> Iterator[str]:
     for child_path, child in children(path, module):
-        yield from _unreached(child_path, child, mine)
+        yield from _unreached(child_path, child, inside)
 
 
 STATISTICS = "running statistics"
@@ -141,7 +141,7 @@ class ReachabilityCheck:
         self._hooks: list[Any] = []
 
     def begin(self) -> None:
-        """Hook the live norm layers."""
+        """Hook the norm layers in train mode."""
         for path, module, _ in walk(self.model):
             if layer_types.is_norm(module) and not is_locked(module):
                 self._hooks.append(module.register_forward_hook(PicklableHook(self._output_recorder(path))))
@@ -153,7 +153,7 @@ class ReachabilityCheck:
         self._hooks = []
 
     def unreached(self, loss: Tensor) -> list[str]:
-        """Outermost live modules, parameters or running statistics that ``loss`` does not depend on.
+        """Outermost trainable modules, parameters or running statistics that ``loss`` does not depend on.
 
         Empty also where the graph is ``opaque``: call :func:`without_gradient` after the backward then.
         """
@@ -186,7 +186,7 @@ class ReachabilityCheck:
 
 
 def without_gradient(model: nn.Module) -> list[str]:
-    """Outermost live modules, or single parameters, without a gradient after a backward."""
+    """Outermost trainable modules, or single parameters, without a gradient after a backward."""
     named = unwrap(model).named_parameters()
     return outermost_unreached(model, {name: p.grad is not None for name, p in named if p.requires_grad})
 

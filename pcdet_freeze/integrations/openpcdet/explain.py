@@ -158,17 +158,17 @@ def _captured_warnings() -> Iterator[list[str]]:
 def _explain(handle: FreezeHandle, optim_cfg: Any, batch: Any, *more: Any) -> Explanation:
     """The table, with one loss for each trainable module."""
     model = handle.model
-    live = [part.module for part in frozen_heads.parts(model) if part.gives_loss and not part.is_frozen]
-    for module in live:
+    trainable = [part.module for part in frozen_heads.parts(model) if part.gives_loss and not part.is_frozen]
+    for module in trainable:
         module.__dict__["get_loss"] = partial(_record_loss, module)
-    if live:
+    if trainable:
         model.__dict__["get_head_losses"] = partial(_recorded_losses, model)
     try:
         with _not_copied(getattr(model, "dataset", None)):
             return explain(handle, optim_cfg, batch, *more)
     finally:
         model.__dict__.pop("get_head_losses", None)
-        for module in live:
+        for module in trainable:
             del module.__dict__["get_loss"]
 
 

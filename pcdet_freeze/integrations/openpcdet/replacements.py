@@ -107,14 +107,14 @@ def cfg_from_list(_: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any:
     (list_name, cfg_list), (_config_name, config) = list(bound.arguments.items())[:2]
     items = list(cfg_list)
     pairs = [items[index : index + 2] for index in range(0, len(items), 2)]
-    ours = [pair for pair in pairs if pair[0] in KEYS or pair[0].startswith(f"{KEYS[1]}.")]
-    if not ours:
+    freeze_pairs = [pair for pair in pairs if pair[0] in KEYS or pair[0].startswith(f"{KEYS[1]}.")]
+    if not freeze_pairs:
         return original(*args, **kwargs)
     view = type(config)()
     view["MODEL"] = config["MODEL"]
-    configs.cfg_from_list([item for pair in ours for item in pair], view)
+    configs.cfg_from_list([item for pair in freeze_pairs for item in pair], view)
     config["MODEL"] = view["MODEL"]
-    bound.arguments[list_name] = [item for pair in pairs if pair not in ours for item in pair]
+    bound.arguments[list_name] = [item for pair in pairs if pair not in freeze_pairs for item in pair]
     return original(*bound.args, **bound.kwargs)
 
 
