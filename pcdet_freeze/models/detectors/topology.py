@@ -72,7 +72,8 @@ def read_parts(model_cfg: Mapping[str, Any], faults: list[str]) -> list[Part]:
     for key in model_cfg:
         if key not in known and not key.endswith("_HEAD"):
             faults.append(
-                f"MODEL.{key} is unknown or not implemented; known keys: {', '.join(known)}, and any *_HEAD"
+                f"MODEL.{key} is not a key of the model, or not implemented; known keys: "
+                f"{', '.join(known)}, and any *_HEAD"
             )
     parts = [_read_part(slot, model_cfg[slot.section], faults) for slot in slots]
     return [part for part in parts if part is not None]
