@@ -119,7 +119,7 @@ def read_parts(model_cfg: Mapping[str, Any], faults: list[str]) -> list[Part]:
     for key in model_cfg:
         if key not in known and not key.endswith("_HEAD"):
             faults.append(
-                f"MODEL.{key} is not a key of the model, or is not built yet{did_you_mean(key, known)} "
+                f"MODEL.{key} is not a key of the model, or is not implemented{did_you_mean(key, known)} "
                 f"(known: {', '.join(known)}, and any *_HEAD)"
             )
     parts = [_read_part(slot, model_cfg[slot.section], faults) for slot in slots]
