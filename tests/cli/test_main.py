@@ -81,9 +81,10 @@ def test_ctrl_c_is_one_line_and_exit_code_130(
 
 
 READY = """
-import sys
+import signal, sys
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli import bench, explain
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 print("ready", flush=True)
 sys.exit(main(sys.argv[1:]))
 """
