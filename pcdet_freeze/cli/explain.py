@@ -98,7 +98,7 @@ def one_batch(cfg: Any, batch_size: int) -> tuple[DatasetTemplate, dict[str, Any
     """(data set, training batch, where it comes from): real, or random where no data can be read."""
     name = cfg.DATA_CONFIG.get("DATASET")
     if name in NOT_BUILT[DATASETS.kind]:
-        return random_batch(cfg, batch_size, f"{name} is not built yet")
+        return random_batch(cfg, batch_size, f"{name} is not implemented")
     try:
         dataset, loader, sampler = build_dataloader(
             cfg.DATA_CONFIG, cfg.CLASS_NAMES, batch_size, training=True, workers=0

@@ -57,14 +57,14 @@ NOT_BUILT: dict[str, frozenset[str]] = {
 
 
 def find(registry: Registry[Any], name: Any) -> Any:
-    """The item called ``name``; ConfigError for an unknown one, and for one that is not built yet."""
+    """The item called ``name``; ConfigError for an unknown one, and for one that is not implemented."""
     if name in registry or not isinstance(name, str) or name not in NOT_BUILT.get(registry.kind, ()):
         return registry.get(name)
     built = f"one of {', '.join(registry.names())}"
     cure = f"remove it, or use {built}"
     if registry is DATASETS:
         cure = f"use {built}, or train inside OpenPCDet, which reads it: python -m pcdet_freeze.openpcdet"
-    raise ConfigError(f"{registry.kind} NAME {name!r} is known from OpenPCDet but not built yet; {cure}")
+    raise ConfigError(f"{registry.kind} NAME {name!r} is known from OpenPCDet but not implemented; {cure}")
 
 
 def read_steps(

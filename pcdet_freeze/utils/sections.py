@@ -173,10 +173,10 @@ def _unknown_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
         if key in known or (key in _of(cls, "not_built") and not value):
             continue
         if key in _of(cls, "not_built"):
-            faults.append(f"{_join(where, key)} is not built yet: set it to False, or remove it")
+            faults.append(f"{_join(where, key)} is not implemented: set it to False, or remove it")
         elif not _of(cls, "other_keys"):
             faults.append(
-                f"{_join(where, key)} is not a key of {holder}, or is not built yet"
+                f"{_join(where, key)} is not a key of {holder}, or is not implemented"
                 f"{did_you_mean(key, known)} (known: {', '.join(known) or 'none'})"
             )
     return faults

@@ -143,8 +143,8 @@ def test_free_places_keeps_the_first_of_two_that_collide() -> None:
     ({"PREPARE": {"filter_by_colour": ["red"]}}, "filter_by_colour"),
     ({"PREPARE": {"filter_by_min_points": ["Car"]}}, r"filter_by_min_points\[0\] must be NAME:NUMBER"),
     ({"SAMPLE_GROUPS": ["Car=3"]}, "SAMPLE_GROUPS"),
-    ({"DATABASE_WITH_FAKELIDAR": True}, "DATABASE_WITH_FAKELIDAR is not built yet"),
-    ({"USE_SHARED_MEMORY": True}, "USE_SHARED_MEMORY is not built yet"),
+    ({"DATABASE_WITH_FAKELIDAR": True}, "DATABASE_WITH_FAKELIDAR is not implemented"),
+    ({"USE_SHARED_MEMORY": True}, "USE_SHARED_MEMORY is not implemented"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_followed_are_errors(
     database: Path, changes: dict[str, Any], message: str

@@ -129,14 +129,14 @@ def test_an_unknown_processor_lists_the_known_ones() -> None:
 
 
 def test_a_processor_of_openpcdet_that_is_not_implemented_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"calculate_grid_size.*not built yet"):
+    with pytest.raises(ConfigError, match=r"calculate_grid_size.*not implemented"):
         processor({"NAME": "calculate_grid_size"})
 
 
 @pytest.mark.parametrize("cfg, message", [
     ({"NAME": "shuffle_points", "SHUFFLE_ENABLED": True}, "SHUFFLE_ENABLED must be a section such as {train"),
     ({**VOXELS, "VOXEL_SIZE": [0.1, 0.1]}, "VOXEL_SIZE"),
-    ({**VOXELS, "DOUBLE_FLIP": True}, "DOUBLE_FLIP is not built yet"),
+    ({**VOXELS, "DOUBLE_FLIP": True}, "DOUBLE_FLIP is not implemented"),
     ({**MASK, "MIN_CORNERS": 2}, "MIN_CORNERS is not a key .*did you mean min_num_corners"),
     ({"NAME": "sample_points", "NUM_POINTS": {"train": 0, "test": -1}}, "NUM_POINTS"),
 ])  # fmt: skip

@@ -250,5 +250,5 @@ def test_a_data_set_that_is_not_built_is_explained_with_random_frames(
     frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "vfe"]
     assert main(["explain", "--cfg_file", cfg, "--json", "--set", *small, *frozen]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["batch"] == "a random batch (2 frames), since NuScenesDataset is not built yet"
+    assert told["batch"] == "a random batch (2 frames), since NuScenesDataset is not implemented"
     assert told["heads"] == ["dense_head"]

@@ -133,7 +133,7 @@ def test_the_keys_become_options() -> None:
         ({"VARIANTS": 2}, "CACHE.FOLDER is required"),
         (
             {"FOLDER": "a", "FOLDERS": "b"},
-            "CACHE.FOLDERS is not a key of this section, or is not built yet; did you mean FOLDER?",
+            "CACHE.FOLDERS is not a key of this section, or is not implemented; did you mean FOLDER?",
         ),
         ({"FOLDER": "a", "VARIANTS": 0}, "VARIANTS must be a whole number, 1 or more; got 0"),
         ({"FOLDER": "a", "VARIANTS": True}, "got True"),
