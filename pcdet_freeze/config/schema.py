@@ -19,7 +19,7 @@ ClassNames = Annotated[
 ]
 HOOKS = (
     "a list of hooks of your own, [{NAME: my_package.my_module.MyHook, ...}] (OpenPCDet's, such as "
-    "DisableAugmentationHook, are not built)"
+    "DisableAugmentationHook, are not implemented)"
 )
 
 

@@ -53,7 +53,7 @@ NOT_BUILT: dict[str, frozenset[str]] = {
         }
     ),
 }
-"""Names that OpenPCDet knows and that are not built here yet."""
+"""Names that OpenPCDet knows and that are not implemented here."""
 
 
 def find(registry: Registry[Any], name: Any) -> Any:

@@ -58,7 +58,7 @@ class RecallSettings(Section):
     recall_thresh_list: tuple[float, ...] = ()
     """3D IoU at which recall is counted"""
     output_raw_score: Annotated[bool, only(False, "the head selects its boxes itself")] = False
-    """not built: heads give probabilities"""
+    """not implemented: heads give probabilities"""
     eval_metric: str = "kitti"
     """read by the evaluation"""
 

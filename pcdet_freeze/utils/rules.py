@@ -77,7 +77,7 @@ def one_of(known: Known) -> Rule:
 
 
 def only(value: object, why: str) -> Rule:
-    """The only value that is built: ``only(False, "... is not built")``."""
+    """The only value that is built: ``only(False, "... is not implemented")``."""
     return Rule(f"{_literal(value)}: {why}", lambda found: found == value)
 
 

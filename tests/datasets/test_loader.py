@@ -104,7 +104,7 @@ def test_an_unknown_data_set_lists_the_known_ones() -> None:
 
 def test_a_data_set_of_openpcdet_that_is_not_implemented_is_an_error() -> None:
     with pytest.raises(
-        ConfigError, match=r"LyftDataset.*not built yet.*KittiDataset.*pcdet_freeze\.openpcdet"
+        ConfigError, match=r"LyftDataset.*not implemented.*KittiDataset.*pcdet_freeze\.openpcdet"
     ):
         build_dataset({"DATASET": "LyftDataset"}, CLASSES, training=True)
 

@@ -181,7 +181,7 @@ def test_an_unknown_augmentor_lists_the_known_ones() -> None:
 
 
 def test_an_augmentor_of_openpcdet_that_is_not_implemented_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"random_local_rotation.*not built yet"):
+    with pytest.raises(ConfigError, match=r"random_local_rotation.*not implemented"):
         augmentor({"NAME": "random_local_rotation", "LOCAL_ROT_ANGLE": [-0.1, 0.1]})
 
 

@@ -65,7 +65,7 @@ WRONG = [
     ([phase(9, "vfe.0"), phase(4, "vfe.1")], "SCHEDULE[1].EPOCH must not be below that of the phase before"),
     (
         [phase(1, "vfe", LRSCALE=0.1)],
-        "SCHEDULE[0].LRSCALE is not a key of this section, or is not built yet; did you mean LR_SCALE?",
+        "SCHEDULE[0].LRSCALE is not a key of this section, or is not implemented; did you mean LR_SCALE?",
     ),
 ]
 

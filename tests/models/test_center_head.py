@@ -208,7 +208,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "one head for any class": (
         lambda h: h.update(CLASS_AGNOSTIC=True),
-        "CLASS_AGNOSTIC must be false: .*not built; got True",
+        "CLASS_AGNOSTIC must be false: .*not implemented; got True",
     ),
 }
 

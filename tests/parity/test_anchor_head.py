@@ -24,7 +24,7 @@ from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.sections import read_section
 
 CPU = torch.device("cpu")
-# PV-RCNN is not built, but its first stage has the anchors of SECOND
+# PV-RCNN is not implemented, but its first stage has the anchors of SECOND
 CONFIGS = {
     "kitti_models/pointpillar": "kitti_models/pointpillar",
     "kitti_models/second": "kitti_models/second",

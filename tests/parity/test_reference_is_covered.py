@@ -47,12 +47,12 @@ COVERED: dict[str, tuple[list[str], str]] = {
     "kitti_eval/result.json": (["evaluation/test_kitti_golden.py"], "max_abs_diff_bev_iou_vs_shapely"),
     "optim.json": (
         ["engine/optim/test_optimizer.py", "engine/optim/test_lr_schedule.py"],
-        "cosineanneal, which is not built; what onecycle_37 has beyond its end; of the toy runs "
+        "cosineanneal, which is not implemented; what onecycle_37 has beyond its end; of the toy runs "
         "what follows from the rest: final_group_opts, and at a constant rate all but losses and final",
     ),
     "optimizer_missing_params.json": (
         [HERE],
-        "all of it: parameters that OpenPCDet's optimizer never receives, of models that are not built; "
+        "all of it: parameters that OpenPCDet's optimizer never receives, of models that are not implemented; "
         "every parameter that trains is in ours",
     ),
     "state_dicts": (["parity/test_configs.py", "parity/test_families.py"], "sha of the index"),

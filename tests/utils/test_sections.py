@@ -122,7 +122,7 @@ FAULTS = [
     ({"DEPTH": 1, "FLAG": True, "RATE": 0}, "MODEL.X.RATE must not be 0 with FLAG"),
     (
         {"DEPTH": 1, "SHARED_MEMORY": True},
-        "MODEL.X.SHARED_MEMORY is not built yet: set it to False, or remove it",
+        "MODEL.X.SHARED_MEMORY is not implemented: set it to False, or remove it",
     ),
 ]
 

@@ -64,7 +64,7 @@ class SamplerSettings(Section):
     """class -> semantic class, or its number, of pasted points; 255: none"""
     backup_db_info: BackupDatabase | None = None
     db_data_path: Any = None
-    """is for a database in shared memory, which is not built, and is not read"""
+    """is for a database in shared memory, which is not implemented, and is not read"""
 
 
 @AUGMENTORS.register_as("gt_sampling")

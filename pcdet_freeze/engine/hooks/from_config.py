@@ -93,7 +93,7 @@ def _hook_class(cfg: Mapping[str, Any], number: int, name: str) -> type[Hook]:
     else:
         raise ConfigError(
             f"{place}: NAME must be the import path of a hook, like my_package.my_module.MyHook; got {name!r}"
-            " (OpenPCDet's own hooks are not built)"
+            " (OpenPCDet's own hooks are not implemented)"
         )
     if issubclass(kind, ConfiguredHook):
         raise ConfigError(

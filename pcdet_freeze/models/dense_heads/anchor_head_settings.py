@@ -45,7 +45,7 @@ class TargetAssignerSettings(Section):
     box_coder: Annotated[str, one_of(BOX_CODERS)] = "ResidualCoder"
     box_coder_config: BoxCoderSettings = field(default_factory=BoxCoderSettings)
     pos_fraction: Annotated[
-        float, Rule("-1.0, since a random selection of anchors is not built", lambda value: value < 0)
+        float, Rule("-1.0, since a random selection of anchors is not implemented", lambda value: value < 0)
     ] = -1.0
     """below 0: every anchor counts"""
     sample_size: int = 512
@@ -85,7 +85,7 @@ class AnchorHeadSettings(Section):
     anchor_generator_config: tuple[AnchorClass, ...]
     target_assigner_config: TargetAssignerSettings
     loss_config: LossSettings
-    class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not built")] = False
+    class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not implemented")] = False
     use_direction_classifier: bool = False
     dir_offset: float = 0.0
     """radians; where the first direction sector starts"""

@@ -32,12 +32,12 @@ class SeparateHeadSettings(Section):
     head_dict: dict[str, BranchSettings]
 
     def faults(self) -> Iterator[str]:
-        """Branches that are not built, or not described."""
+        """Branches that are not implemented, or not described."""
         code = list(BOX_CODE)
         if list(self.head_order) not in (code, code[:-1]):
             yield (
                 f"HEAD_ORDER must be {', '.join(code[:-1])}, with or without {code[-1]} behind; got "
-                f"{', '.join(self.head_order)}: other branches are not built"
+                f"{', '.join(self.head_order)}: other branches are not implemented"
             )
         elif sorted(self.head_dict) != sorted(self.head_order):
             yield (
@@ -96,7 +96,7 @@ class CenterPostProcessing(Section):
     nms_config: NMSSettings
 
     def faults(self) -> Iterator[str]:
-        """A kind of NMS that is not built."""
+        """A kind of NMS that is not implemented."""
         if self.nms_config.multi_classes_nms:
             yield (
                 "NMS_CONFIG.MULTI_CLASSES_NMS must be false for CenterHead, which suppresses head by head; "
@@ -118,7 +118,7 @@ class CenterHeadSettings(Section):
     use_bias_before_norm: bool = False
     num_hm_conv: Count = 2
     """3x3 convolutions of a heatmap branch"""
-    class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not built")] = False
+    class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not implemented")] = False
     bn_eps: float = 1e-5
     bn_mom: float = 0.1
 
