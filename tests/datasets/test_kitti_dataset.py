@@ -138,7 +138,7 @@ def test_an_info_that_lacks_parts_is_a_bad_frame(kitti: Kitti, kitti_cfg: EasyDi
 
 
 @pytest.mark.parametrize("key, value, message", [
-    ("GET_ITEM_LIST", ["points", "images"], "not implemented"),
+    ("GET_ITEM_LIST", ["points", "images"], r"GET_ITEM_LIST\[1\] must be one of"),
     ("DATA_SPLIT", "train", r"DATA_SPLIT must be a section such as {train: \.\.\., test: \.\.\.}"),
     ("FOV_POINT_ONLY", True, r"FOV_POINT_ONLY is not a key .*did you mean FOV_POINTS_ONLY\?"),
 ])  # fmt: skip

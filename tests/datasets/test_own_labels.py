@@ -157,7 +157,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"LANE": {"CELL_SIZE": 0.7}}, r"must divide POINT_CLOUD_RANGE in x and y \(64 by 64 m\)"),
     (
         {"GET_ITEM_LIST": ["points", "images"]},
-        r"GET_ITEM_LIST\[1\] must be one of .*not implemented; got 'images'",
+        r"GET_ITEM_LIST\[1\] must be one of .*; got 'images'",
     ),
     ({"GET_ITEM_LIST": ["lane_map"]}, "GET_ITEM_LIST must be a list with points in it"),
 ]

@@ -52,7 +52,7 @@ COVERED: dict[str, tuple[list[str], str]] = {
     ),
     "optimizer_missing_params.json": (
         [HERE],
-        "all of it: parameters that OpenPCDet's optimizer never receives, of models that are not implemented; "
+        "all of it: parameters that OpenPCDet's optimizer never receives, of models not implemented here; "
         "every parameter that trains is in ours",
     ),
     "state_dicts": (["parity/test_configs.py", "parity/test_families.py"], "sha of the index"),

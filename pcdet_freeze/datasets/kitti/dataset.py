@@ -44,9 +44,7 @@ class KittiSettings(DataSettings):
     info_path: Modes[tuple[Name, ...]]
     get_item_list: Annotated[
         tuple[
-            Annotated[
-                str, Rule(f"one of {', '.join(ITEMS)}; others are not implemented", ITEMS.__contains__)
-            ],
+            Annotated[str, Rule(f"one of {', '.join(ITEMS)}; no others yet", ITEMS.__contains__)],
             ...,
         ],
         Rule("a list with points in it", lambda items: "points" in items),
