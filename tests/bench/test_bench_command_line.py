@@ -91,7 +91,7 @@ def test_the_default_config_is_found_from_any_folder(tmp_path: Path, monkeypatch
     assert all(find_config(name).is_file() for name in bench.DEFAULT_CFGS.values())
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+def test_an_unwritable_json_file_is_an_error_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")

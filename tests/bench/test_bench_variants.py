@@ -98,7 +98,7 @@ def test_exact_leaves_its_frozen_part_to_the_bit_and_requires_grad_does_not() ->
     assert moved["requires_grad"] == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 
 
-def test_nothing_frozen_always_takes_part_and_comes_first() -> None:
+def test_the_variant_none_always_comes_first() -> None:
     assert list(toy_contenders("exact", "bn_only", "exact")) == ["none", "exact", "bn_only"]
 
 

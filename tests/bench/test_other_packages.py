@@ -1,4 +1,4 @@
-"""--against: other packages freeze the same list, or are told to be missing."""
+"""--against: other packages freeze the same list, or an error says what to install."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ def test_lightning_is_given_the_modules_of_the_list_batchnorm_too(monkeypatch: p
     assert given == [([model.vfe], False)]
 
 
-def test_an_unknown_package_is_told_with_the_known_ones() -> None:
+def test_an_unknown_package_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"other packages, lightning, timm; got 'keras'"):
         toy_contenders("keras")

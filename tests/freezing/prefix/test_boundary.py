@@ -1,4 +1,4 @@
-"""F7, the boundary: which outputs of the prefix the rest reads, and which of them cannot be kept."""
+"""F7, the boundary: which outputs of the prefix the rest reads, and which of them cannot be cached."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def found(model: nn.Module, batch: Batch | None = None) -> tuple[Boundary, dict[
     return find_boundary(model, plan_for(model, (batch,)), Options(), batch, last_of)
 
 
-def test_f7_what_live_modules_read_is_kept_and_what_lies_between_is_not() -> None:
+def test_f7_outputs_that_trainable_modules_read_are_cached_and_inner_ones_are_not() -> None:
     boundary, values = found(frozen(Toy()))
     assert boundary.paths == ("vfe", "scatter", "blocks.0", "blocks.1") and boundary.refused == ()
     assert [(slot.name, slot.shape) for slot in boundary.slots] == [
@@ -106,7 +106,7 @@ def test_f7_what_live_modules_read_is_kept_and_what_lies_between_is_not() -> Non
     assert [tuple(value.shape) for value in values.values()] == [(2, 4, 4, 4)] * 2
 
 
-def test_f7_a_module_without_state_behind_ragged_rows_makes_maps_that_can_be_kept() -> None:
+def test_f7_a_stateless_scatter_after_ragged_rows_makes_maps_that_can_be_cached() -> None:
     boundary, _ = found(frozen(Toy(), "vfe"))
     assert [slot.name for slot in boundary.slots] == ["scatter: maps"] and boundary.refused == ()
 
@@ -126,7 +126,7 @@ def test_f7_supplied_values_give_loss_and_gradients_of_the_computed_ones_to_the_
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_f7_a_supplied_forward_runs_nothing_of_the_prefix_and_leaves_stand_ins() -> None:
+def test_f7_a_supplied_forward_runs_no_module_of_the_prefix_and_leaves_meta_tensors() -> None:
     model, batch, ran = frozen(Toy()), batch_of(), []
     plan = plan_for(model, (batch,))
     boundary, values = find_boundary(model, plan, Options(), batch, last_of)
@@ -157,7 +157,7 @@ class GivesDict(Toy):
         return x["map"] if isinstance(x, dict) else x
 
 
-def test_f7_a_module_that_gives_a_new_dict_is_supplied_with_one() -> None:
+def test_f7_a_module_that_returns_a_new_dict_is_replaced_by_one() -> None:
     boundary, _ = found(frozen(GivesDict()))
     assert [slot.name for slot in boundary.slots] == ["blocks.0", "blocks.1: map"] and boundary.refused == ()
     assert set(boundary.outputs["blocks.1", 0].values) == {"map", "unused", "stride"}
@@ -173,7 +173,7 @@ class ReadsTwice(GivesDict):
         return x["map"] + x["unused"] + self.first
 
 
-def test_f7_a_tensor_that_is_handed_on_is_supplied_under_both_names() -> None:
+def test_f7_a_tensor_that_two_modules_return_is_supplied_under_both_names() -> None:
     boundary, _ = found(frozen(ReadsTwice()))
     assert {slot.name for slot in boundary.slots} == {"blocks.0", "blocks.1: map", "blocks.1: unused"}
     assert boundary.refused == ()
@@ -243,7 +243,7 @@ class KeepsToItself(Toy):
         (KeepsToItself, "vfe stores tensors that other modules read"),
     ],
 )
-def test_f7_what_cannot_be_kept_whole_is_named_with_the_reason(kind: type[Toy], said: str) -> None:
+def test_f7_tensors_that_cannot_be_cached_are_named_with_the_reason(kind: type[Toy], said: str) -> None:
     boundary, _ = found(frozen(kind()))
     assert len(boundary.refused) == 1
     assert re.search(said, boundary.refused[0])

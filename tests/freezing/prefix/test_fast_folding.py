@@ -1,4 +1,4 @@
-"""F5: conv, deconv and linear layers with the frozen norm layer behind them, computed as one."""
+"""F5: folding of frozen norm layers into conv, deconv and linear layers; fused sibling convolutions."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_f5_module_state_and_parameters_are_untouched() -> None:
 
 
 @pytest.mark.parametrize("how", ["load", "write", "replace"])
-def test_f5_folding_is_renewed_by_itself_when_frozen_tensors_change(how: str) -> None:
+def test_f5_folded_weights_are_recomputed_when_frozen_tensors_change(how: str) -> None:
     model, other = frozen_model(BLOCKS), Detector()
     fast = fast_of(model)
     with fast.fast:
@@ -191,14 +191,14 @@ class Odd(Detector):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*shares:UserWarning")
-def test_f5_what_must_not_be_folded_runs_plain_and_is_listed(how: str, said: str) -> None:
+def test_f5_layers_that_cannot_be_folded_run_as_written_and_are_listed(how: str, said: str) -> None:
     model = frozen_model(BLOCKS, Odd(how))
     fast = fast_of(model)
     assert not any("blocks.0." in layer for layer, _ in fast.plan.folds)
     assert any(said in line for line in fast.plan.lines())
 
 
-def test_f5_a_layer_whose_norm_stays_away_in_a_later_step_is_an_error_that_names_the_switch() -> None:
+def test_f5_a_folded_layer_whose_norm_is_not_called_is_an_error_that_names_the_key() -> None:
     model = frozen_model(BLOCKS)
     fast = fast_of(model)
     model.backbone_2d.blocks[0] = model.backbone_2d.blocks[0][:1]
@@ -214,7 +214,7 @@ def test_f5_under_autocast_nothing_is_folded_unless_forced() -> None:
     assert forced.folds == PAIRS
 
 
-def test_f5_folding_stops_where_autocast_begins_later() -> None:
+def test_f5_nothing_is_folded_when_autocast_is_turned_on_later() -> None:
     model = frozen_model(BLOCKS)
     fast = fast_of(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -225,7 +225,7 @@ def test_f5_folding_stops_where_autocast_begins_later() -> None:
     assert torch.equal(plain["0"][0], found["0"][0])
 
 
-def test_f5_convolutions_that_read_one_map_are_computed_as_one_with_their_own_gradients() -> None:
+def test_f5_convolutions_that_read_one_map_are_fused_with_their_own_gradients() -> None:
     model = frozen_model(BLOCKS)
     fast, calls = fast_of(model), []
     assert fast.plan.siblings == (("head.cls", "head.box"),)
@@ -245,7 +245,7 @@ def test_f5_convolutions_that_read_one_map_are_computed_as_one_with_their_own_gr
     assert model.head["cls"].weight.grad.shape == (3, 8, 1, 1)
 
 
-def test_f5_a_sibling_with_another_input_in_a_later_step_runs_by_itself() -> None:
+def test_f5_a_sibling_with_another_input_in_a_later_step_runs_separately() -> None:
     class Changing(Detector):
         apart = False
 

@@ -38,7 +38,7 @@ def outputs(options: Options) -> tuple[list[torch.Tensor], list[torch.Tensor], R
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-def test_f6_a_bf16_prefix_puts_out_float32_and_says_how_far_off_it_is(fuse: bool) -> None:
+def test_f6_a_bf16_prefix_returns_float32_and_reports_its_relative_error(fuse: bool) -> None:
     plain, fast, renewed = outputs(Options(fuse, dtype=torch.bfloat16))
     assert all(tensor.dtype == torch.float32 for tensor in fast)
     off = max(map(relative_error, plain, fast))
@@ -52,7 +52,7 @@ def test_f6_a_bf16_prefix_folds_in_float64_and_rounds_once() -> None:
     assert all(fold.weights()[0].dtype == torch.bfloat16 for fold in renewed.fast.folds)
 
 
-def test_f6_under_autocast_the_bf16_prefix_is_left_in_the_dtype_of_the_rest() -> None:
+def test_f6_under_autocast_the_outputs_of_a_bf16_prefix_stay_bf16() -> None:
     model = frozen_model(BLOCKS)
     renewed = Replanner(model, Options("force", dtype=torch.bfloat16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -70,7 +70,7 @@ def test_f6_channels_last_stays_inside_the_prefix() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_f6_an_evaluation_is_in_float32_whatever_was_asked_for() -> None:
+def test_f6_an_evaluation_is_in_float32_for_all_options() -> None:
     model = frozen_model(BLOCKS)
     before = model.eval()(image())
     renewed = Replanner(model.train(), Options(dtype=torch.bfloat16, channels_last=True))
@@ -83,7 +83,7 @@ def test_f6_an_evaluation_is_in_float32_whatever_was_asked_for() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_f6_a_compiled_prefix_is_compiled_with_its_norm_layers_folded_away() -> None:
+def test_f6_a_compiled_prefix_has_its_norm_layers_folded() -> None:
     plain, fast, renewed = outputs(Options(compile=True))
     assert renewed.plan.compiled == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
     assert max(map(relative_error, plain, fast)) <= 2e-6
@@ -114,7 +114,7 @@ def test_f6_without_a_compiler_the_prefix_runs_uncompiled_with_a_note(tmp_path: 
     ("key", "value"),
     [("PREFIX_DTYPE", "float16"), ("COMPILE", "yes"), ("CHANNELS_LAST", 1), ("COMPILE", None)],
 )
-def test_values_that_the_keys_do_not_take_are_errors(key: str, value: Any) -> None:
+def test_invalid_values_of_the_keys_are_errors(key: str, value: Any) -> None:
     with pytest.raises(FreezeError, match=f"FREEZE.{key} must be"):
         FreezePlan.from_cfg({"FREEZE": {key: value}})
 
@@ -140,7 +140,7 @@ def test_the_keys_become_options() -> None:
         ({"FOLDER": "a", "DTYPE": "float16"}, "DTYPE must be 'float32' or 'bfloat16'; got 'float16'"),
     ],
 )
-def test_f7_a_cache_that_cannot_mean_anything_is_an_error(value: Any, said: str) -> None:
+def test_f7_invalid_cache_settings_are_an_error(value: Any, said: str) -> None:
     with pytest.raises(FreezeError, match=re.escape(said)):
         FreezePlan.from_cfg({"MODEL": {"NOT_TRAIN_IN_MULTI_TASK": ["vfe"], "FREEZE": {"CACHE": value}}})
 
@@ -150,6 +150,6 @@ def test_f7_a_folder_alone_is_a_float32_cache_of_data_that_is_not_random() -> No
     assert plan.cache == CacheOptions("a/b", None, "float32")
 
 
-def test_f7_without_frozen_parameters_there_is_nothing_to_keep() -> None:
+def test_f7_a_cache_without_frozen_parameters_is_an_error() -> None:
     with pytest.raises(FreezeError, match="with PARAMETERS: False they train: write CACHE: null"):
         FreezePlan(("vfe",), parameters=False, cache=CacheOptions("a"))

@@ -1,4 +1,4 @@
-"""F1: what runs before the first trainable module, and depends on nothing live, makes no graph."""
+"""F1: the frozen prefix is found by what its calls depend on, and runs under no_grad."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def plan_of(model: nn.Module, *args: Any, fuse: bool = True) -> Plan:
     return fast.plan
 
 
-def test_f1_the_prefix_is_found_in_the_order_of_calls_with_live_modules_between() -> None:
+def test_f1_the_prefix_is_listed_in_call_order_also_with_trainable_modules_between() -> None:
     assert plan_of(frozen_model(BLOCKS)).prefix == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
 
 
-def test_f1_a_frozen_module_behind_a_trainable_one_is_not_in_the_prefix_and_passes_gradients_on() -> None:
+def test_f1_a_frozen_module_after_a_trainable_one_is_not_in_the_prefix_and_passes_gradients_on() -> None:
     model = frozen_model(["backbone_2d.blocks.1", "backbone_2d.deblocks.0"])
     assert plan_of(model).prefix == ()
     plain, fast = gradients(model, None)[1], gradients(model, False)[1]
@@ -107,7 +107,7 @@ class Chained(nn.Module):
         return self.still(self.live(self.still(x))).sum()
 
 
-def test_f1_each_call_of_a_module_is_taken_by_itself() -> None:
+def test_f1_each_call_of_a_module_is_judged_separately() -> None:
     model = frozen_model(["still"], Chained())
     x = torch.randn(4, 4)
     assert plan_of(model, x).prefix == ("still",)
@@ -126,19 +126,19 @@ class Checkpointed(Detector):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_f1_a_live_reentrant_checkpoint_behind_the_prefix_is_refused_with_the_cure() -> None:
+def test_f1_a_trainable_reentrant_checkpoint_after_the_prefix_is_an_error_that_names_the_argument() -> None:
     with pytest.raises(FreezeError, match=r"backbone_2d.deblocks.0.0, .*use_reentrant=False"):
         plan_of(frozen_model(BLOCKS, Checkpointed()))
 
 
-def test_f1_other_checkpoints_are_fine_and_reentrant_ones_behind_a_live_module_too() -> None:
+def test_f1_other_checkpoints_and_reentrant_ones_after_a_trainable_module_are_accepted() -> None:
     model = Checkpointed()
     model.reentrant = False
     assert plan_of(frozen_model(BLOCKS, model)).prefix == ("backbone_2d.blocks.0",)
     assert plan_of(frozen_model(["backbone_2d.deblocks.1"], Checkpointed())).prefix == ()
 
 
-def test_between_forwards_and_after_an_error_the_model_is_as_it_was() -> None:
+def test_the_model_is_unchanged_between_forwards_and_after_an_error() -> None:
     model = frozen_model(BLOCKS)
     before = {name: dict(module.__dict__) for name, module in model.named_modules()}
     fast = Replanner(model)
@@ -148,14 +148,14 @@ def test_between_forwards_and_after_an_error_the_model_is_as_it_was() -> None:
     assert before == {name: dict(module.__dict__) for name, module in model.named_modules()}
 
 
-def test_the_plan_is_made_on_a_copy_so_live_statistics_stay() -> None:
+def test_making_the_plan_does_not_change_running_statistics() -> None:
     model = frozen_model(BLOCKS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     Replanner(model).prepare(image())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_plan_is_made_once_and_again_when_something_else_is_frozen() -> None:
+def test_the_plan_is_made_once_and_again_when_the_freeze_changes() -> None:
     model = frozen_model(BLOCKS)
     fast = Replanner(model)
     assert fast.prepare(image()) and not fast.prepare(image())
@@ -164,7 +164,7 @@ def test_the_plan_is_made_once_and_again_when_something_else_is_frozen() -> None
     assert fast.plan.prefix == ("backbone_2d.blocks.0",)
 
 
-def test_a_model_that_cannot_be_copied_runs_as_it_is_written() -> None:
+def test_a_model_that_cannot_be_copied_runs_as_written() -> None:
     model = frozen_model(BLOCKS)
     model.result = model.head["cls"](torch.ones(1, 8, 1, 1))  # a tensor inside a graph
     assert plan_of(model).prefix == () and "could not be traced" in plan_of(model).plain[0]
@@ -175,7 +175,7 @@ def test_f1_no_frozen_parameter_has_a_gradient() -> None:
     assert not any(name.startswith("backbone_2d.blocks") for name in found)
 
 
-def test_a_deconvolution_that_is_live_is_no_part_of_the_prefix() -> None:
+def test_a_trainable_deconvolution_is_not_in_the_prefix() -> None:
     model = Detector()
     model.backbone_2d.deblocks[0] = conv(8, 4, nn.ConvTranspose2d, padding=1)
     assert plan_of(frozen_model(BLOCKS, model)).prefix == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")

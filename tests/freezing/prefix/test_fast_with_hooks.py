@@ -1,4 +1,4 @@
-"""F5 beside what others do to the same modules: hooks, forwards, checkpoints, no_grad, autocast."""
+"""F5 with hooks, replaced forwards, checkpoints, no_grad and autocast on the same modules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prepared(model: nn.Module) -> Replanner:
 
 
 class ActsOnHead(Detector):
-    """Runs the head's first convolution, or both, in surroundings of their own."""
+    """Runs the first convolution of the head, or both, in a checkpoint, no_grad or autocast."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -48,14 +48,14 @@ class ActsOnHead(Detector):
 
 
 @pytest.mark.parametrize("how", ["checkpointed", "both checkpointed", "no_grad", "autocast"])
-def test_f5_convolutions_are_computed_as_one_only_where_they_run_in_the_same_way(how: str) -> None:
+def test_f5_convolutions_are_fused_only_where_they_run_in_the_same_context(how: str) -> None:
     model = frozen_model(BLOCKS, ActsOnHead(how))
     (_, plain, _), (_, found, fast) = gradients(model, None), gradients(model, True)
     assert plain.keys() == found.keys() and fast.plan.siblings == ()
     assert max(relative_error(plain[name], found[name]) for name in plain) < 1e-4
 
 
-def test_f5_a_norm_over_a_flattened_map_is_no_norm_of_the_convolutions_channels() -> None:
+def test_f5_a_norm_over_a_flattened_map_is_not_folded() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -70,7 +70,7 @@ def test_f5_a_norm_over_a_flattened_map_is_no_norm_of_the_convolutions_channels(
     assert any("norm: its number of channels is not that of conv" in line for line in plan.lines())
 
 
-def test_f5_a_hook_that_comes_later_sees_what_the_layer_puts_out_by_itself() -> None:
+def test_f5_a_hook_added_later_sees_the_output_of_the_unfolded_layer() -> None:
     model, seen = frozen_model(BLOCKS), []
     fast, layer = prepared(model), model.backbone_2d.blocks[0][0]
     handle = layer.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
@@ -82,7 +82,7 @@ def test_f5_a_hook_that_comes_later_sees_what_the_layer_puts_out_by_itself() -> 
         assert "forward" in layer.__dict__  # folded again
 
 
-def test_f5_a_layer_that_is_parametrized_later_runs_plain() -> None:
+def test_f5_a_layer_that_is_parametrized_later_runs_as_written() -> None:
     model = frozen_model(BLOCKS)
     fast = prepared(model)
     parametrizations.weight_norm(model.backbone_2d.blocks[0][0])
@@ -105,7 +105,7 @@ def test_f5_another_eps_renews_the_folding() -> None:
         assert relative_error(plain, model(image())) < 1e-6
 
 
-def test_h6_a_forward_that_somebody_gave_a_frozen_module_stays_its_own() -> None:
+def test_h6_a_forward_set_on_a_frozen_instance_is_kept() -> None:
     model = frozen_model(BLOCKS)
     block = model.backbone_2d.blocks[0]
 
@@ -120,7 +120,7 @@ def test_h6_a_forward_that_somebody_gave_a_frozen_module_stays_its_own() -> None
         assert block.forward is doubled
 
 
-def test_f5_pillars_with_a_hook_inside_are_computed_as_they_are_written() -> None:
+def test_f5_a_pillar_encoder_with_a_hook_inside_runs_as_written() -> None:
     class Pillars(nn.Module):
         def __init__(self) -> None:
             super().__init__()
