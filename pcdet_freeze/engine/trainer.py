@@ -81,8 +81,7 @@ class Trainer:
         self.device, self.clip_norm, self.use_amp = device or torch.device("cpu"), clip_norm, use_amp
         self.move, self.logger = move, logger or logging.getLogger("pcdet_freeze")
         self.scaler = _new_scaler(self.device, use_amp and self.device.type == "cuda")
-        self.epoch = self.offset = self.iteration = 0
-        self.stopped = False
+        self.epoch, self.offset, self.iteration, self.stopped = 0, 0, 0, False
         self.loss = self.grad_norm = self.lr = math.nan
         self.tb_dict: dict[str, Any] = {}
         self.disp_dict: dict[str, Any] = {}
@@ -112,15 +111,14 @@ class Trainer:
         self.stopped = False
         self.scaler = _without_pending_step(self.scaler, self.device)
         if not self._has_more:
-            self.logger.warning("%s", _FINISHED.format(self))
+            self.logger.warning(_FINISHED, self.epoch, self.epochs, self.iteration)
         try:
             self._loop()
         except BaseException as error:
             for hook in self.hooks:
                 hook.on_exception(self)
             if isinstance(error, StopIteration):
-                place = raised_in(error)
-                raise TrainingError(_STOP_ITERATION.format(place)) from error
+                raise TrainingError(_STOP_ITERATION.format(raised_in(error))) from error
             raise
 
     def _loop(self) -> None:
@@ -192,9 +190,9 @@ class Trainer:
 
     def _restore_rng(self) -> None:
         """Set the random generators to the state of the checkpoint that the run resumes from."""
-        if self.resumed_rng is not None:
-            set_rng_state(self.resumed_rng)
-            self.resumed_rng = None
+        state, self.resumed_rng = self.resumed_rng, None
+        if state is not None:
+            set_rng_state(state)
 
     @contextmanager
     def _open_loader(self) -> Iterator[Iterator[Batch]]:
@@ -260,8 +258,8 @@ class Trainer:
 
 
 _FINISHED = (
-    "Nothing is left to train: epoch {0.epoch} of {0.epochs}, {0.iteration} iterations are done. To train "
-    "longer raise --epochs (or --max_iters); to train anew choose another --extra_tag."
+    "Nothing is left to train: epoch %d of %d, %d iterations are done. To train longer raise --epochs (or "
+    "--max_iters); to start a new run choose another --extra_tag."
 )
 _STOP_ITERATION = (
     "User code called by the training loop (a hook, the model, `move`) must not raise StopIteration, since a "
