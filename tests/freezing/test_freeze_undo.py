@@ -11,7 +11,6 @@ import torch
 from freeze_toys import Detector, points, train_step
 from torch import nn
 
-import pcdet_freeze
 from pcdet_freeze import (
     FreezeError,
     FreezePlan,
@@ -180,12 +179,6 @@ def test_the_original_recipe_logs_each_layer(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.INFO):
         names = set_bn_to_eval(Detector(), logging.getLogger("a run"))
     assert len(names) == len(caplog.records) == 7 and "vfe.1 (BatchNorm1d)" in caplog.text
-
-
-def test_the_public_names_are_these() -> None:
-    assert set(pcdet_freeze.__all__) == {
-        "Certificate", "CertificateError", "FreezeError", "FreezeHandle", "FreezePlan", "freeze", "frozen",
-        "is_frozen", "set_bn_eval", "set_bn_to_eval", "unfreeze"}  # fmt: skip
 
 
 def test_the_report_is_a_table_of_modules() -> None:
