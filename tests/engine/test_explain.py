@@ -112,7 +112,7 @@ def test_p6_where_nothing_could_train_the_table_is_there_and_the_error_with_it()
     assert "A loss must be left" in found.problems[1]
 
 
-def test_p6_layers_that_are_only_held_are_not_called_frozen() -> None:
+def test_p6_modules_with_locked_norm_layers_only_are_not_called_frozen() -> None:
     handle = freeze(toy(*HEADS), FreezePlan(("vfe",), parameters=False))
     row = explain(handle, OPTIM, toy_batch("label", "lane_label"), 1).rows[0]
     assert (row.frozen, row.norm_locked, row.groups) == ("locked", 1, (0, 1))
@@ -124,7 +124,7 @@ def test_p6_a_phase_in_which_no_loss_reaches_what_begins_to_train_is_an_error() 
     for train in (["backbone_2d.deblocks"], ["backbone_2d.deblocks", "dense_head"]):
         plan = FreezePlan(entries, schedule=({"EPOCH": 3, "TRAIN": train},))
         found.append(explain(freeze(toy(*HEADS), plan), OPTIM, toy_batch("label", "lane_label")))
-    assert [problem.partition(" is live")[0] for problem in found[0].problems] == [
+    assert [problem.partition(" is trainable")[0] for problem in found[0].problems] == [
         "after EPOCH 3: backbone_2d.deblocks"
     ]
     assert found[1].problems == ()
