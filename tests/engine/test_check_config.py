@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pcdet_freeze.engine.arguments import train_parser
-from pcdet_freeze.engine.run_tool import run_tool
-from tool_runs import CFG, tool, words
+from tool_runs import CFG, words
 
+import pcdet_freeze
+from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.errors import ConfigError, FreezeError
@@ -64,11 +63,6 @@ FAULTS = {
 }
 
 
-def arguments(path: Path, *sets: str) -> argparse.Namespace:
-    flags = ["--cfg_file", str(path), "--output_dir", str(path.parent / "out"), "--device", "cpu"]
-    return train_parser().parse_args([*flags, *(["--set", *sets] if sets else [])])
-
-
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     path = tmp_path / "broken.yaml"
@@ -78,21 +72,21 @@ def broken(tmp_path: Path) -> Path:
 
 def test_faults_in_every_section_come_at_once_with_file_and_line(broken: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        tool("train").train(arguments(broken))
+        pcdet_freeze.train(broken, output_dir=broken.parent / "out")
     for line, fault in FAULTS.items():
         assert re.search(rf"broken\.yaml, line {line}: {fault}", str(caught.value))
 
 
-def test_the_train_tool_prints_them_and_exits_with_1(broken: Path, capsys: Any) -> None:
-    assert run_tool(tool("train").train, arguments(broken)) == 1
-    told = capsys.readouterr().out
-    assert all(f"broken.yaml, line {line}: " in told for line in FAULTS)
-    assert "nowhere" not in told
+def test_the_train_command_prints_them_and_exits_with_1(broken: Path, capsys: Any) -> None:
+    assert main(["train", "--cfg_file", str(broken), "--output_dir", str(broken.parent / "out")]) == 1
+    shown = capsys.readouterr().out
+    assert all(f"broken.yaml, line {line}: " in shown for line in FAULTS)
+    assert "nowhere" not in shown
 
 
 def test_a_key_from_the_command_line_is_named_as_such(broken: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set: OPTIMIZATION\.LR must be a number above 0; got -2"):
-        tool("train").train(arguments(broken, "OPTIMIZATION.LR", "-2"))
+        pcdet_freeze.train(broken, {"OPTIMIZATION.LR": -2}, output_dir=broken.parent / "out")
 
 
 def test_faults_of_the_freeze_keys_alone_are_a_freeze_error() -> None:
@@ -121,6 +115,5 @@ def test_the_plan_is_parsed_once_a_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(FreezePlan, "read", classmethod(counted))
     flags = ["--max_iters", 1, "--batch_size", 2, "--num_epochs_to_eval", 0]
     sets = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe]", "MODEL.FREEZE.ALLOW_RANDOM", "True"]
-    args = train_parser().parse_args(words(tmp_path, *flags, sets=sets))
-    assert run_tool(tool("train").train, args) == 0
+    assert main(["train", *words(tmp_path, *flags, sets=sets)]) == 0
     assert len(parsed) == 1
