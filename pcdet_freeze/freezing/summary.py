@@ -23,7 +23,7 @@ def norm_layers(root: nn.Module, request: FreezeRequest) -> tuple[str, ...]:
 
 
 def summary(root: nn.Module, plan: FreezePlan, request: FreezeRequest | None) -> str:
-    """ "frozen 4.2 of 4.8 M parameters, 16 norm layers, by vfe, backbone_2d.blocks"."""
+    """ "frozen 4.2 of 4.8 M parameters, 17 norm layers, by vfe, backbone_2d.blocks"."""
     if not plan:
         return f"nothing is frozen: MODEL.{KEY} is absent, null or empty"
     if request is None:
