@@ -40,7 +40,7 @@ COMMANDS = {
         "kitti --cfg_file dataset_configs/kitti_dataset.yaml --set DATA_PATH /data/kitti",
     ),
     "explain": Command(
-        "show what a config freezes and which loss reaches what, without training",
+        "show what a config freezes and which modules each loss reaches, without training",
         "--cfg_file synthetic_models/stage2_segment.yaml",
     ),
     "verify": Command("compare the frozen state of two checkpoints", "before.pth after.pth"),

@@ -28,7 +28,7 @@ def step_table(rows: Sequence[Row]) -> str:
     lines += [_relative_to(rows, other) for other in base["time_ratios"]]
     for row in rows:
         if "untimed" in row:
-            lines += wrap(f"{row['variant']} has no time: {row['untimed']}", 100)
+            lines += wrap(f"{row['variant']} was not timed: {row['untimed']}", 100)
     return "\n".join([*lines, *wrap(f"Loss of the first step: {losses}", 100)])
 
 

@@ -169,7 +169,7 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
     chosen = check_variants(names)
     if len(chosen) > 1 and not FreezePlan.from_cfg(cfg):
         raise ConfigError(
-            f"the variants {', '.join(chosen[1:])} need a list of what to freeze, but "
+            f"the variants {', '.join(chosen[1:])} need a freeze list, but "
             "MODEL.NOT_TRAIN_IN_MULTI_TASK is empty: give --freeze vfe,backbone_2d.blocks"
         )
     start, prepare = copy.deepcopy(model), {**BUILT, **AGAINST}

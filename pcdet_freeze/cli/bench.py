@@ -47,9 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
                         "lanes without a network")  # fmt: skip
     parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
-    parser.add_argument("--freeze", metavar="LIST", help="a,b: instead of MODEL.NOT_TRAIN_IN_MULTI_TASK")
+    parser.add_argument(
+        "--freeze",
+        metavar="LIST",
+        help="comma-separated modules to freeze; overrides MODEL.NOT_TRAIN_IN_MULTI_TASK",
+    )
     parser.add_argument("--variants", default=",".join(bench.BUILT), metavar="a,b",
-                        help=f"which of {', '.join(bench.BUILT)}; none always takes part")  # fmt: skip
+                        help=f"which of {', '.join(bench.BUILT)}; `none` is always included")  # fmt: skip
     parser.add_argument("--against", default="", metavar="a,b",
                         help=f"also what other packages call freezing: {', '.join(AGAINST)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")

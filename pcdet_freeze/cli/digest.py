@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg(parser)
     parser.add_argument("--ckpt", required=True, help="checkpoint of that model")
     parser.add_argument(
-        "--batch_size", type=whole(1), default=4, help="frames a forward; digests depend on it"
+        "--batch_size", type=whole(1), default=4, help="frames per forward; digests depend on it"
     )
     parser.add_argument("--device", help="cpu or cuda; default: CUDA if available")
     parser.add_argument(

@@ -127,7 +127,8 @@ def load_weights(model: Any, ckpt: str | None) -> str:
     if not fit.loaded:
         raise CheckpointError(f"{ckpt} must share tensors with the model, but none fits:\n{fit.table(4)}")
     model.load_state_dict({name: state[name] for name in fit.loaded}, strict=False)
-    rest = f"{len(fit.missing)} missing, {len(fit.unexpected)} unexpected, {len(fit.misshaped)} mis-shaped"
+    counts = (len(fit.missing), len(fit.unexpected), len(fit.misshaped))
+    rest = "{} missing, {} unexpected, {} of another shape".format(*counts)
     return f"{len(fit.loaded)} tensors of {ckpt}; {rest}"
 
 
@@ -201,7 +202,7 @@ def _loss(row: Row) -> str:
         return "gives none"
     reached = ", ".join(row.losses)
     if row.unreached:
-        return f"{reached}; not all of it!" if reached else "NONE, yet it is live"
+        return f"{reached}; (partly)" if reached else "NONE, but trainable"
     return reached or "-"
 
 

@@ -58,7 +58,9 @@ def table(rows: list[list[str]]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write, and how much to train."""
-    parser.add_argument("--output_dir", default="output/recipes", help="emptied first")
+    parser.add_argument(
+        "--output_dir", default="output/recipes", help="output folder; existing results are deleted"
+    )
     parser.add_argument("--max_iters", type=whole(1), default=100, help="iterations of each stage")
     parser.add_argument("--quick", action="store_true", help="4 iterations on few scenes: not the quality")
 

@@ -35,7 +35,9 @@ class StepError(PCDetFreezeError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to write, and how much to train."""
-    parser.add_argument("--output_dir", default="output/three_stages", help="emptied first")
+    parser.add_argument(
+        "--output_dir", default="output/three_stages", help="output folder; existing results are deleted"
+    )
     parser.add_argument("--quick", action="store_true", help="few steps on few scenes: not the quality")
 
 

@@ -155,7 +155,7 @@ def _set(cfg: EasyDict, key: str, text: str) -> None:
             node[part] = EasyDict()
         node = _child(node, part, key)
         if node is None:
-            raise ConfigError(f"--set {key}: {part} holds no keys (it is null)")
+            raise ConfigError(f"--set {key}: {part} is null")
     known = isinstance(node, dict) and last in node
     if not known and _is_optional(key) and isinstance(node, dict):
         node[last] = _value(key, text, None)

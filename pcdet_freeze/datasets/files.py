@@ -36,7 +36,7 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
         kind = "empty" if not raw else "truncated"
         raise DataError(
             f"{path}: {kind} point file; its size must be a positive multiple of {row} bytes "
-            f"({features} float32 a point), got {len(raw)}. Fetch the file again"
+            f"({features} float32 per point), got {len(raw)}. Fetch the file again"
         )
     return check_points(np.frombuffer(raw, "<f4").reshape(-1, features).astype(np.float32), path)
 
@@ -54,7 +54,7 @@ def read_pickle(path: Path) -> Any:
         return load_plain(raw)
     except Exception as error:  # a damaged stream can raise anything, SystemError and SyntaxError included
         raise DataError(
-            f"{path}: not an info file of plain values ({error}). Write it anew with `{PREPARE_HINT}`"
+            f"{path}: not an info file of plain values ({error}). Regenerate it with `{PREPARE_HINT}`"
         ) from error
 
 

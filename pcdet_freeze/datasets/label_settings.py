@@ -47,10 +47,10 @@ class SemanticSettings(Section):
         for name in self.label_map or {}:
             if name not in self.classes and name.lower() != IGNORED:
                 known = ", ".join((*self.classes, IGNORED))
-                yield f"LABEL_MAP.{name} is no class: {name!r} must be one of {known}"
+                yield f"LABEL_MAP.{name} is not a class: {name!r} must be one of {known}"
         values = [value for value, _ in self._pairs()]
         for value in dict.fromkeys(value for value in values if values.count(value) > 1):
-            yield f"LABEL_MAP must give each value to one class; {value} stands there twice"
+            yield f"LABEL_MAP must give each value to one class; {value} is listed twice"
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def freeze_and_resume(
     for line in filter(None, (hook.describe() for hook in hooks)):
         context.logger.info("%s", line)
     if not hooks:
-        context.logger.info("MODEL.NOT_TRAIN_IN_MULTI_TASK names nothing: nothing is frozen.")
+        context.logger.info("MODEL.NOT_TRAIN_IN_MULTI_TASK is empty: nothing is frozen.")
     if context.options.sync_bn:
         check_sync_bn(model, context.device, plan, context.world.size)
     if checkpoint is not None:

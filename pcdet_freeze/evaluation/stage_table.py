@@ -11,7 +11,7 @@ ROWS = (
     ("segmentation mIoU", "segmentation/mIoU", "{:.1f}"),
     ("segmentation, IoU of the worst class", "worst", "{:.1f}"),
     ("lane F1, one cell of tolerance", "lane/F1", "{:.3f}"),
-    ("lane F1 of the right line", "lane/class_F1", "{:.3f}"),
+    ("lane class F1", "lane/class_F1", "{:.3f}"),
     ("lane polylines, Chamfer distance, m", "lane/chamfer_m", "{:.2f}"),
     ("boxes", "boxes", "{}"),
 )
@@ -28,7 +28,7 @@ def stage_table(columns: Mapping[str, Mapping[str, Any]], last: Sequence[tuple[s
     rows = [("", list(columns))]
     rows += [(n, [f.format(c[key]) if key in c else "-" for c in filled]) for n, key, f in ROWS]
     times = [column.get("seconds_per_iteration", {}).get("batch") for column in filled]
-    rows += [("seconds an iteration (median)", ["-" if t is None else f"{t:.3f}" for t in times])]
+    rows += [("seconds per iteration (median)", ["-" if t is None else f"{t:.3f}" for t in times])]
     rows += [(name, list(cells)) for name, cells in last]
     width = max(len(cell) for _, cells in rows for cell in cells) + 2
     return "\n".join(f"{name:<37}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows)

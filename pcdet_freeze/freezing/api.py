@@ -143,7 +143,7 @@ def _frozen_paths(root: nn.Module, names: Sequence[str]) -> list[str]:
         if not matched.paths:
             faults.append(no_such_module(entry, matched, known))
         elif not any(is_within(place, path) for place in frozen_paths for path in matched.paths):
-            faults.append(f"{entry!r} must be frozen to be unfrozen; nothing in it is")
+            faults.append(f"{entry!r} is not frozen")
         paths += matched.paths
     if faults:
         raise FreezeError("\n".join(faults))

@@ -60,7 +60,7 @@ class Certificate:
         if version not in (OLD_VERSION, VERSION) or plain.get("algorithm") != digest.ALGORITHM:
             raise CertificateError(
                 f"a certificate must be version {OLD_VERSION} or {VERSION} by {digest.ALGORITHM}; got "
-                f"version {version!r} by {plain.get('algorithm')!r}: take it anew with this version"
+                f"version {version!r} by {plain.get('algorithm')!r}: compute it again with this version"
             )
         lists = [tuple(str(item) for item in plain.get(key, ())) for key in ("entries", "names", "hidden")]
         digests = {str(k): str(v) for k, v in plain["digests"].items()}

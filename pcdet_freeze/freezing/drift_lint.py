@@ -43,7 +43,7 @@ class Drift:
         feeds = ("feeds" if single else "feed") if self.certain else "may feed"
         return (
             f"{_list(self.frozen)} {'is' if one else 'are'} frozen, but {_list(self.feeders)} {feeds} "
-            f"{'it' if one else 'them'} and still {'trains' if single else 'train'}: "
+            f"{'it' if one else 'them'} and {'is' if single else 'are'} trainable: "
             f"{'its' if one else 'their'} {self.what} will drift"
         )
 

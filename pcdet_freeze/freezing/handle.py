@@ -128,7 +128,7 @@ class FreezeHandle:
             return compare(now, certify(unwrap(other), request))
         before = self._baseline if other is None else other
         if before is None:
-            raise FreezeError("verify needs a certificate; none was taken: call renew() first or pass one")
+            raise FreezeError("verify needs a certificate; none was computed: call renew() first or pass one")
         if not isinstance(before, Certificate):
             before = Certificate.from_plain(before)
         if other is None:

@@ -97,7 +97,7 @@ class How(Enum):
     """How a module runs in a training forward."""
 
     PLAIN = "runs"
-    EVAL = "runs as in eval"
+    EVAL = "runs in eval mode"
     SKIP = "skipped"
 
 
@@ -113,10 +113,10 @@ class Step:
     """whether it is fully frozen"""
     why: str = ""
     unneeded: frozenset[str] = frozenset()
-    """keys that it need not write: frozen children make them, and nothing that runs reads them"""
+    """keys that it need not write: frozen children make them, and no running module reads them"""
 
     def __str__(self) -> str:
-        """ "dense_head: gives no loss, skipped: nothing that runs reads batch_box_preds"."""
+        """ "dense_head: gives no loss, skipped: no running module reads batch_box_preds"."""
         return f"{self.name}: {self.how.value}: {self.why}"
 
 
@@ -181,8 +181,8 @@ def _step(stage: Stage, readers: Sequence[Stage], is_frozen: bool) -> Step:
             keys = ", ".join(common_keys(stage, reader, training=True))
             why = f"{reader.name} reads {keys}" if keys else f"{reader.name} does not declare what it reads"
             return Step(stage.name, run, False, is_frozen, why)
-    written = ", ".join(sorted(stage.writes)) or "anything of it"
-    return Step(stage.name, How.SKIP, False, is_frozen, f"nothing that runs reads {written}")
+    written = ", ".join(sorted(stage.writes)) or "its outputs"
+    return Step(stage.name, How.SKIP, False, is_frozen, f"no running module reads {written}")
 
 
 def _unneeded(stage: Stage, readers: Sequence[Stage]) -> frozenset[str]:
@@ -211,7 +211,7 @@ def require_loss(detector: nn.Module) -> None:
     steps = training_steps(detector)
     if heads and not any(steps[name].loss for name in heads):
         raise FreezeError(
-            f"A loss must be left to train with, but every head is frozen whole: {', '.join(heads)}. Remove "
+            f"At least one head must give a loss, but all heads are fully frozen: {', '.join(heads)}. Remove "
             "one from MODEL.NOT_TRAIN_IN_MULTI_TASK, or exempt a part of it (`!dense_head.conv_cls`)."
         )
 
@@ -227,7 +227,7 @@ def explain_steps(detector: nn.Module) -> list[str]:
             lines.append(f"{step.name} is skipped in training: {step.why}")
         elif step.unneeded:
             keys, one = ", ".join(sorted(step.unneeded)), "it" if len(step.unneeded) == 1 else "them"
-            lines.append(f"{step.name} does not make {keys} in training: nothing that runs reads {one}")
+            lines.append(f"{step.name} does not compute {keys} in training: no running module reads {one}")
     return lines
 
 

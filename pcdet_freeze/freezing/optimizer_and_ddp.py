@@ -79,7 +79,8 @@ def refuse_live_ddp(parameters: Iterable[nn.Parameter], verb: str) -> None:
     name = live_ddp(parameters)
     if name is not None:
         raise FreezeError(
-            f"cannot {verb} parameters under a live {name}: its reducer was built for the old set, so ranks "
+            f"cannot {verb} parameters under a live {name}: its reducer was built for the previous "
+            f"trainable parameters, so ranks "
             f"would hang or diverge. {verb.capitalize()} first and wrap after, or delete the wrapper, "
             f"{verb}, and wrap again"
         )

@@ -48,7 +48,7 @@ class Phase:
     def summary(self, handle: FreezeHandle) -> str:
         """One line for the log; ``handle`` is the freeze of this phase."""
         if self.entered and not self.plan:
-            return "nothing is frozen any longer: all of the list has begun to train"
+            return "all modules of the list are unfrozen"
         return handle.summary()
 
     def lines(self) -> list[str]:
@@ -60,7 +60,7 @@ class Phase:
 def _line(phase: ScheduleEntry, entered: AddedParameters) -> str:
     epochs = "epoch" if phase.epoch == 1 else "epochs"
     begin = "begins" if len(phase.train) == 1 else "begin"
-    what = f"{len(entered.names)} parameters" if entered.names else "no parameter, layers only"
+    what = f"{len(entered.names)} parameters" if entered.names else "no parameters, only locked layers"
     rate = f", learning rate x {phase.lr_scale:g}" if phase.lr_scale != 1 else ""
     return f"after {phase.epoch} {epochs}, {', '.join(phase.train)} {begin} to train ({what}{rate})"
 

@@ -30,7 +30,7 @@ def compare_states(
         One line for each tensor that changed, is missing in ``b`` or is new there; empty where all are equal.
 
     Raises:
-        FreezeError: an entry that matches no key of either state.
+        FreezeError: an entry that matches no key of either checkpoint.
     """
     left, right = plain_state(a), plain_state(b)
     keys, idle = select_keys(entries, list(dict.fromkeys([*left, *right])))
@@ -92,7 +92,7 @@ def refuse_idle(entries: Iterable[str], keys: Iterable[str]) -> None:
         known = (
             f"Nearest: {close}" if close else f"They contain {', '.join(m for m in modules if '.' not in m)}"
         )
-        faults.append(f"{entry!r} names no module of either state. {known}")
+        faults.append(f"{entry!r} names no module of either checkpoint. {known}")
     if faults:
         raise FreezeError("\n".join(faults))
 

@@ -32,7 +32,7 @@ def summary(root: nn.Module, plan: FreezePlan, request: FreezeRequest | None) ->
     layers = f"{norms} norm layer{'' if norms == 1 else 's'}"
     by = ", ".join(dict.fromkeys(plan.entries))
     if not plan.parameters:
-        return f"all parameters train; {layers} locked in eval mode, by {by}"
+        return f"all parameters are trainable; {layers} locked in eval mode, by {by}"
     total = _size(root.parameters())
     part = _size(frozen_parameters(root, request))
     return f"frozen {counts(part, total)} parameters, {layers}, by {by}"

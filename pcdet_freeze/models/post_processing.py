@@ -48,7 +48,7 @@ class PostProcessingSettings(Section):
     def faults(self) -> Iterator[str]:
         """A key that has no effect."""
         if self.multi_classes_nms and not self.nms_config.multi_classes_nms:
-            yield "MULTI_CLASSES_NMS: True belongs into NMS_CONFIG; found beside it only"
+            yield "MULTI_CLASSES_NMS: True must be inside NMS_CONFIG"
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"A checkpoint must be a file, but there is none at {path}. Check the path.")
+        raise CheckpointError(f"Checkpoint not found: {path}. Check the path.")
     try:
         if not mmap:
             _check_sums(path)
@@ -115,9 +115,9 @@ def _why_unreadable(path: Path, error: BaseException) -> str:
     if not head:
         return f"it is empty. {_OTHER}"
     if head == _ZIP and not zipfile.is_zipfile(path):
-        return f"its end is missing, so it was cut off. {_OTHER}"
+        return f"it is truncated. {_OTHER}"
     if head != _ZIP and head[:1] != _PICKLE:
-        return f"torch.save did not write it. {_OTHER}"
+        return f"it was not written by torch.save. {_OTHER}"
     return f"it was cut off or damaged ({_detail(error)}). {_OTHER}"
 
 

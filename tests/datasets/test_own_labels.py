@@ -146,7 +146,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": [1]}}, r"LABEL_MAP must be a section"),
     (
         {"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": {"b": [1], "a": [2, 2]}}},
-        r"LABEL_MAP.b is no class[\s\S]*2 stands there twice",
+        r"LABEL_MAP.b is not a class[\s\S]*2 is listed twice",
     ),
     (
         {"SEMANTIC": {"CLASSES": ["a"], "LABEL_MAP": {"a": ["x"]}}},

@@ -1,4 +1,4 @@
-"""`explain`: which loss reaches what, found by a backward pass, and the table (P6)."""
+"""`explain`: which modules each loss reaches, found by a backward pass, and the table (P6)."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_p6_what_fits_of_a_checkpoint_is_loaded_and_counted(
     torch.save({"model_state": {"dense_head.conv_cls.bias": torch.zeros(18), "other": torch.zeros(1)}}, file)
     assert main(["explain", *flags, "--ckpt", str(file), "--set", *SMALL]) == 0
     assert "weights: 1 tensors of" in (printed := capsys.readouterr().out)
-    assert "1 unexpected, 0 mis-shaped" in " ".join(printed.split())
+    assert "1 unexpected, 0 of another shape" in " ".join(printed.split())
     torch.save({"model_state": {"other": torch.zeros(1)}}, file)
     assert main(["explain", *flags, "--ckpt", str(file), "--set", *SMALL]) == 1
     assert "none fits" in capsys.readouterr().err

@@ -198,5 +198,5 @@ def test_r3_a_list_that_trains_in_the_end_is_not_called_absent(
         resumed(tmp_path / "checkpoint_epoch_2.pth", cfg, epochs=3).run()
     else:
         frozen_trainer(cfg=cfg, epochs=2).run()
-    assert caplog.text.count("nothing is frozen any longer: all of the list has begun to train") == 1
+    assert caplog.text.count("all modules of the list are unfrozen") == 1
     assert "is absent, null or empty" not in caplog.text

@@ -14,6 +14,6 @@ def test_the_table_has_one_column_per_stage_and_a_dash_for_missing_values() -> N
     assert rows["iterations"] == ["500", "-"]
     assert rows["segmentation mIoU"] == ["-", "61.2"]
     assert rows["segmentation, IoU of the worst class"] == ["-", "22.5"]
-    assert rows["seconds an iteration (median)"] == ["0.510", "-"]
+    assert rows["seconds per iteration (median)"] == ["0.510", "-"]
     assert rows["the detector"] == ["the", "same"]
     assert len({len(line) for line in text.splitlines()}) == 1

@@ -195,5 +195,5 @@ def test_p7_an_entry_that_matches_no_key_is_an_error_with_the_nearest_names() ->
     state = Detector().state_dict()
     with pytest.raises(FreezeError) as caught:
         compare_states(state, state, ["vef", "vfe", "vfe.0.weight"])
-    assert "'vef' names no module of either state. Nearest: vfe" in str(caught.value)
+    assert "'vef' names no module of either checkpoint. Nearest: vfe" in str(caught.value)
     assert "'vfe.0.weight' names no module" in str(caught.value)

@@ -250,7 +250,7 @@ def test_parameters_false_locks_layers_and_every_parameter_trains() -> None:
     assert all(p.requires_grad for p in model.parameters()) and not torch.equal(model.vfe[0].weight, weight)
     assert (
         handle.summary()
-        == "all parameters train; 4 norm layers locked in eval mode, by vfe, backbone_2d.blocks"
+        == "all parameters are trainable; 4 norm layers locked in eval mode, by vfe, backbone_2d.blocks"
     )
     assert {name.rpartition(".")[2] for name in handle.certificate().digests} == {
         "running_mean", "running_var", "num_batches_tracked"}  # fmt: skip

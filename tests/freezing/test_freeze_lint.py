@@ -58,14 +58,14 @@ def warnings(model: nn.Module, *entries: str) -> list[str]:
 
 def test_p3_a_frozen_head_on_a_trainable_trunk_is_named() -> None:
     assert warnings(detector(), "dense_head") == [
-        "dense_head is frozen, but vfe and backbone_2d feed it and still train: its detections will drift"
+        "dense_head is frozen, but vfe and backbone_2d feed it and are trainable: its detections will drift"
     ]
 
 
 def test_p3_the_trainable_children_of_a_partly_frozen_backbone_are_named() -> None:
     made_by = {"bev": ("blocks", "deblocks"), "lane": ("blocks", "lane_deblocks")}
     assert warnings(detector(made_by), "vfe", "backbone_2d.blocks", "dense_head") == [
-        "dense_head is frozen, but backbone_2d.deblocks feeds it and still trains: its detections will drift"
+        "dense_head is frozen, but backbone_2d.deblocks feeds it and is trainable: its detections will drift"
     ]
 
 
@@ -85,7 +85,7 @@ def test_p3_a_trainable_backbone_is_named_by_the_branches_that_feed_the_head() -
 
 def test_p3_a_frozen_trunk_after_a_trainable_one_is_named_too() -> None:
     assert warnings(detector(), "backbone_2d") == [
-        "backbone_2d is frozen, but vfe feeds it and still trains: its output will drift"
+        "backbone_2d is frozen, but vfe feeds it and is trainable: its output will drift"
     ]
 
 
@@ -96,7 +96,7 @@ def test_p3_a_frozen_prefix_gives_no_warning(entries: list[str]) -> None:
 
 def test_p3_a_trainable_part_before_a_frozen_one_in_the_same_module_may_feed_it() -> None:
     assert warnings(detector(), "vfe", "backbone_2d.blocks.1", "backbone_2d.lane_deblocks")[0] == (
-        "backbone_2d.blocks.1 is frozen, but backbone_2d.blocks.0 may feed it and still trains: "
+        "backbone_2d.blocks.1 is frozen, but backbone_2d.blocks.0 may feed it and is trainable: "
         "its output will drift"
     )
 
@@ -111,7 +111,7 @@ def test_p3_running_statistics_that_update_make_a_head_drift() -> None:
 def test_p3_a_module_without_declarations_may_feed_everything() -> None:
     model = Chain(vfe=part("points", "low"), odd=block(), head=part("bev", "boxes", get_loss=loss))
     assert warnings(model, "head") == [
-        "head is frozen, but vfe and odd may feed it and still train: its predictions will drift"
+        "head is frozen, but vfe and odd may feed it and are trainable: its predictions will drift"
     ]
 
 
@@ -123,7 +123,7 @@ def test_p3_what_feeds_only_labels_makes_no_outputs_drift() -> None:
 def test_p3_a_renamed_detector_gives_the_same_warnings_under_its_names() -> None:
     model = Chain(a=part("points", "low"), b=part("low", "boxes", get_loss=loss))
     assert warnings(model, "b") == [
-        "b is frozen, but a feeds it and still trains: its predictions will drift"
+        "b is frozen, but a feeds it and is trainable: its predictions will drift"
     ]
 
 

@@ -68,7 +68,7 @@ def test_numpy_2_with_an_old_cumm_is_a_warning_when_a_model_is_frozen(standin: S
     openpcdet.install()
     standin.build("second", ["backbone_3d"])
     assert any(
-        "numpy 2.1.0 with cumm-cu120 0.4.11 kills a process with SIGFPE" in r.getMessage()
+        "numpy 2.1.0 with cumm-cu120 0.4.11 crashes a process with SIGFPE" in r.getMessage()
         for r in caplog.records
     )
 

@@ -54,5 +54,5 @@ def test_a_model_whose_only_head_is_frozen_cannot_train() -> None:
     model = center_model().train()
     freeze(model, ["dense_head"])
     model.train()
-    with pytest.raises(FreezeError, match="every head is frozen whole: dense_head"):
+    with pytest.raises(FreezeError, match="all heads are fully frozen: dense_head"):
         model(center_batch())

@@ -124,7 +124,7 @@ def test_t1_a_head_with_unknown_readers_runs_and_the_reason_is_logged() -> None:
     step(model, "label")
     assert model.dense_head.calls == [EVALUATED]
     (line,) = explain_steps(model)
-    assert line.startswith("dense_head gives no loss; in training it runs as in eval")
+    assert line.startswith("dense_head gives no loss; in training it runs in eval mode")
     assert "mute_head does not declare what it reads" in line
 
 
@@ -228,7 +228,7 @@ def test_t1_a_learned_loss_weight_of_the_head_is_frozen_with_it() -> None:
 def test_t3_no_loss_left_is_an_error_that_names_the_heads() -> None:
     model = toy(*HEADS)
     freeze(model, ["dense_head", "lane_head"])
-    with pytest.raises(FreezeError, match=r"every head is frozen whole: dense_head, lane_head"):
+    with pytest.raises(FreezeError, match=r"all heads are fully frozen: dense_head, lane_head"):
         require_loss(model)
     with pytest.raises(FreezeError, match="A loss must be left"):
         model.train()(toy_batch())

@@ -88,7 +88,7 @@ def test_a_batch_without_labels_of_a_task_leaves_its_learned_weight_alone() -> N
     [
         (
             {"LOSS_WEIGHTS": {"lane": 1.0}},
-            r"LOSS_WEIGHTS.lane is no head of this model; did you mean lane_head\? \(heads: dense_head, seg",
+            r"LOSS_WEIGHTS.lane is not a head of this model; did you mean lane_head\?",
         ),
         ({"LOSS_WEIGHTS": {"lane_head": -1}}, "LOSS_WEIGHTS.lane_head must be a number, 0 or more; got -1"),
         (

@@ -54,7 +54,7 @@ def test_a_stage_trains_its_own_parts_and_nothing_feeds_a_frozen_one(
 
 def test_t1_a_stage_does_not_run_what_earlier_stages_trained(models: dict[str, Any]) -> None:
     lines = explain_steps(models["stage3_lane"])
-    assert "backbone_2d does not make seg_features_2d, spatial_features_2d in training" in lines[0]
+    assert "backbone_2d does not compute seg_features_2d, spatial_features_2d in training" in lines[0]
     assert [line.split(" gives no loss; in training it is skipped")[0] for line in lines[1:]] == [
         *("dense_head", "segment_head")
     ]

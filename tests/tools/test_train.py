@@ -55,7 +55,7 @@ def test_a_run_leaves_openpcdets_folders(first: Path) -> None:
 
 
 def test_n2_the_log_says_in_one_line_that_nothing_is_frozen(first: Path) -> None:
-    assert log_of(first).count("NOT_TRAIN_IN_MULTI_TASK names nothing: nothing is frozen.") == 1
+    assert log_of(first).count("NOT_TRAIN_IN_MULTI_TASK is empty: nothing is frozen.") == 1
 
 
 def test_the_log_begins_with_environment_then_config_then_the_freeze(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_model_is_one_message(
     checkpoint = first / "ckpt" / "checkpoint_epoch_1.pth"
     assert train(tmp_path, flag, checkpoint, sets=["MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 16]"]) == 1
     text = refused(capsys)
-    assert "mis-shaped" in text and "backbone_2d.blocks.2.1.weight (8, 8, 3, 3) for (16, 8, 3, 3)" in text
+    assert "other shape" in text and "backbone_2d.blocks.2.1.weight (8, 8, 3, 3) for (16, 8, 3, 3)" in text
 
 
 def test_a_broken_newest_checkpoint_is_named_and_the_one_before_it_is_taken(tmp_path: Path) -> None:

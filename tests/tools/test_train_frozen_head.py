@@ -11,7 +11,7 @@ from tool_runs import FREEZE, LIST, RANDOM, folder, log_of, train
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ("[dense_head]", "A loss must be left to train with, but every head is frozen whole: dense_head"),
+        ("[dense_head]", "At least one head must give a loss, but all heads are fully frozen: dense_head"),
         ("[vfe, backbone_2d, 'dense_head.*']", "must have a trainable parameter"),
     ],
 )
@@ -27,7 +27,7 @@ def test_t3_with_nothing_left_to_learn_a_training_stops_before_it_starts(
 def test_p3_the_log_warns_once_at_the_start_of_what_will_drift(tmp_path: Path) -> None:
     assert train(tmp_path, sets=[LIST, "[vfe, backbone_2d.blocks, dense_head.conv_cls]", *RANDOM]) == 0
     log = log_of(tmp_path)
-    warning = "dense_head.conv_cls is frozen, but backbone_2d.deblocks feeds it and still trains"
+    warning = "dense_head.conv_cls is frozen, but backbone_2d.deblocks feeds it and is trainable"
     assert log.count(warning) == 1
     assert log.index("Start training") < log.index(warning) < log.index("Train: ")
 

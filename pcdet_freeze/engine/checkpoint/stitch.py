@@ -44,7 +44,7 @@ class Source:
                 raise CertificateError(
                     f"{name} must be what its own certificate says, but differs in:\n"
                     + _listing(changed)
-                    + "\nThe file was changed after it was written; take another one."
+                    + "\nThe file was changed after it was written; use another file."
                 )
             digests = {**certificate.digests, **digests}
         return cls(name, state, certificate, digests)
@@ -148,7 +148,7 @@ def _report(trunk: Source, takes: Sequence[Take], taken: Mapping[str, Take]) -> 
             trunk.digests.get(key, take.source.digests[key]) != take.source.digests[key] for key in keys
         )
         if replaced:
-            lines.append(f"  {replaced} of them replace other tensors of {trunk.name}")
+            lines.append(f"  {replaced} of them replace different tensors of {trunk.name}")
         left = [key for key in take.source.state if key not in taken and key not in trunk.state]
         if left:
             modules = ", ".join(dict.fromkeys(".".join(key.split(".")[:2]) for key in left))

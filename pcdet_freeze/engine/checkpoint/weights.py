@@ -32,9 +32,9 @@ class Fit:
     def table(self, limit: int = 8) -> str:
         """Return one line a kind: the count and the first ``limit`` names."""
         rows = (("loaded", self.loaded), ("missing", self.missing))
-        rows += (("unexpected", self.unexpected), ("mis-shaped", self.misshaped))  # type: ignore[assignment]
+        rows += (("unexpected", self.unexpected), ("other shape", self.misshaped))  # type: ignore[assignment]
         return "\n".join(
-            f"  {title:<10} {len(names):>5}  {_some(names, limit)}".rstrip() for title, names in rows
+            f"  {title:<11} {len(names):>5}  {_some(names, limit)}".rstrip() for title, names in rows
         )
 
 

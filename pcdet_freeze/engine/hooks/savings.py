@@ -70,7 +70,9 @@ class SavingsHook(ConfiguredHook):
                 saved = measure(trainer, batch, self.options, self.owner.optim_cfg)
         except Exception as error:  # the training itself did this step: no error of a copy may end it
             first = (str(error).strip() or repr(error)).splitlines()[0]
-            trainer.logger.info("What freezing saves was not measured: %s: %s", type(error).__name__, first)
+            trainer.logger.info(
+                "The savings of freezing could not be measured: %s: %s", type(error).__name__, first
+            )
         else:
             cache = ", which read no cache" if self.owner.handle.plan.cache else ""
             trainer.logger.info("%s; measured on copies of the model%s.", saved, cache)

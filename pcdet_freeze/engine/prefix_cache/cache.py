@@ -140,7 +140,7 @@ class PrefixCache:
         if changed:
             log(f"  a new cache: it differs from the nearest one in {above} in {', '.join(changed)}")
         store.open(key)
-        log(f"  {store.filled} of {store.rows} samples are in it already")
+        log(f"  {store.filled} of {store.rows} samples are cached already")
         if dtype != "float32":
             error = max(relative_error(v, v.to(getattr(torch, dtype)).to(v.dtype)) for v in values.values())
             log(f"  approximate: stored in {dtype} with a relative error (L2) of {error:.1e}")

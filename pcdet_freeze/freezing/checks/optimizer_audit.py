@@ -24,7 +24,7 @@ def check_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
             "trainable, but in no group (never updated)",
             [n for n, p in named if _is_out(p, places)],
         ),
-        ("in the groups twice (updated twice in each step)", [n for n, p in named if places[id(p)] > 1]),
+        ("in more than one group (updated twice in each step)", [n for n, p in named if places[id(p)] > 1]),
         (
             "frozen, but in a group (weight decay and momentum could change it)",
             [n for n, p in named if not p.requires_grad and places[id(p)]],

@@ -81,7 +81,7 @@ def find_boundary(
         return replace(boundary, refused=(fault,)), {}
     limit = SAME if is_exact(root, options) else SAME_LOOSE
     refused = (
-        [] if output_error(whole, again) <= limit else ["the loss differs when the outputs are supplied"]
+        [] if output_error(whole, again) <= limit else ["the loss differs when the stored outputs are used"]
     )
     for slot, value in kept.values.items():
         refused += _split_fault(slot, value[-1:], single.values.get(slot), alone["batch_size"], limit)

@@ -56,7 +56,7 @@ def numpy_warning() -> str:
         return ""
     found = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     return (
-        f"numpy {metadata.version('numpy')} with {found} kills a process with SIGFPE during voxelization: "
+        f"numpy {metadata.version('numpy')} with {found} crashes a process with SIGFPE during voxelization: "
         f"{NUMPY_ADVICE}"
     )
 

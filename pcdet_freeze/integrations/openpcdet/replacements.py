@@ -28,7 +28,7 @@ OWN_TRAINER = ("PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE", "CACHE")
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
 WITHOUT = {
     "train_one_epoch": "the certificate is not checked after each epoch, and FREEZE.SCHEDULE cannot be used",
-    "checkpoint_state": "checkpoints hold no list and no certificate, so a changed list goes unnoticed",
+    "checkpoint_state": "checkpoints hold no list and no certificate, so a changed list is not detected",
 }
 """function of train_utils -> consequence if a fork has no such function"""
 

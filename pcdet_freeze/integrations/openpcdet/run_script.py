@@ -85,7 +85,7 @@ def finish() -> None:
     if plugin is None:
         return
     if not plugin.has_built:
-        print("pcdet_freeze: this script built no model by pcdet.models.build_network", file=sys.stderr)
+        print("pcdet_freeze: this script did not call pcdet.models.build_network", file=sys.stderr)
     for session in plugin.sessions():
         if session.has_begun and not session.has_ended:
             session.end()

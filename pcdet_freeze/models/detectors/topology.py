@@ -97,7 +97,7 @@ def read_model(
     sound = {part.slot.attribute: hasattr(part.cls, "get_loss") for part in parts}
     heads = [slot.attribute for slot in slots_of(model_cfg) if sound.get(slot.attribute, True)]
     faults += [
-        f"MODEL.LOSS_WEIGHTS.{name} is no head of this model{did_you_mean(name, heads)} "
+        f"MODEL.LOSS_WEIGHTS.{name} is not a head of this model{did_you_mean(name, heads)} "
         f"(heads: {', '.join(heads) or 'none'})"
         for name in weights
         if name not in heads

@@ -92,11 +92,11 @@ def test_where_all_are_broken_nothing_starts_anew_in_silence(folder: Path) -> No
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (cut, "cannot be read: its end is missing, so it was cut off. Name another one"),
+        (cut, "cannot be read: it is truncated. Name another one"),
         (cut_old, r"cannot be read: it was cut off or damaged \(.+\). Name another one"),
         (flip, r"damaged \(the checksum of its record .+ is wrong\). Name another one"),
         (empty, "cannot be read: it is empty. Name another one"),
-        (garbage, "cannot be read: torch.save did not write it. Name another one"),
+        (garbage, "cannot be read: it was not written by torch.save. Name another one"),
         (other, "must hold the key 'model_state'"),
     ],
 )

@@ -227,7 +227,7 @@ def test_p7_what_has_no_state_is_no_error_and_is_noted(
     assert main(["verify", *stages, "--cfg_file", str(yaml)]) == 0
     assert "note: vfe.2 has no stored tensor" in capsys.readouterr().out
     assert main(["verify", *stages, "--names", "vfe.2,vfe.0"]) == 2
-    assert "'vfe.2' names no module of either state" in capsys.readouterr().err
+    assert "'vfe.2' names no module of either checkpoint" in capsys.readouterr().err
 
 
 def test_p7_an_entry_without_state_does_not_disturb_a_run_and_its_verify(tmp_path: Path, capsys: Any) -> None:

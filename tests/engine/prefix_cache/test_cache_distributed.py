@@ -34,7 +34,7 @@ def test_f7_filling_and_reading_end_with_the_same_weights_on_all_ranks(ranks: li
 def test_f7_ranks_share_one_folder_and_leave_no_sample_out(out: Path, ranks: list[dict[str, Any]]) -> None:
     assert len(list((out / "a").iterdir())) == 1
     assert all(rank[name]["filled"] == 12 for rank in ranks for name in ("filling", "reading"))
-    assert any("12 of 12 samples are in it already" in line for line in ranks[0]["reading"]["told"])
+    assert any("12 of 12 samples are cached already" in line for line in ranks[0]["reading"]["told"])
 
 
 def test_f7_the_ranks_sharing_of_buffers_opens_no_cache_anew(ranks: list[dict[str, Any]]) -> None:

@@ -152,8 +152,8 @@ def test_f7_the_size_is_stated_first_and_what_is_there_already(tmp_path: Path, c
     size = 4 * 8 * (16 * 16 + 8 * 8 + 4 * 4)
     text = f"Cache of {names}: {size / 1e3:.3g} kB a sample (float32) x 6 samples x 2 variants = 129 kB in"
     assert caplog.text.count(text) == 2
-    assert "0 of 12 samples are in it already" in caplog.text
-    assert "12 of 12 samples are in it already" in caplog.text
+    assert "0 of 12 samples are cached already" in caplog.text
+    assert "12 of 12 samples are cached already" in caplog.text
 
 
 def test_f7_another_frozen_state_is_another_cache_and_the_log_says_what_differs(
