@@ -98,8 +98,8 @@ def test_t1_skipped_branches_are_logged() -> None:
     model = task_model("segment", "lane")
     freeze(model, STAGE_3)
     assert explain_steps(model)[0] == (
-        "backbone_2d does not compute seg_features_2d, spatial_features_2d in training: no running module reads "
-        "them"
+        "backbone_2d does not compute seg_features_2d, spatial_features_2d in training: no running "
+        "module reads them"
     )
 
 

@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_model_is_one_error_that_lists_all_and_changes_n
     with pytest.raises(CheckpointError) as caught:
         load_model_state(model, load_checkpoint(saved)["model_state"], saved)
     text = str(caught.value)
-    assert "missing        2  extra.weight, extra.bias" in text
+    assert "missing         2  extra.weight, extra.bias" in text
     assert "unexpected     7  vfe.0.weight, vfe.0.bias, vfe.1.weight, vfe.1.bias and 3 more" in text
     assert "other shape     2  head.weight (1, 8) for (2, 8), head.bias (1,) for (2,)" in text
     assert_same_state(before, tensors_of(model))
@@ -203,7 +203,7 @@ def test_pretrained_tensors_are_loaded_where_name_and_shape_fit(
     fit = load_pretrained(model, saved, LOGGER)
     assert fit.missing == ("extra.weight", "extra.bias") and not fit.unexpected
     assert_same_state(load_checkpoint(saved)["model_state"]["head.weight"], model.head.weight.data)
-    assert "loaded        10" in caplog.text and "missing        2  extra.weight, extra.bias" in caplog.text
+    assert "loaded         10" in caplog.text and "missing         2  extra.weight, extra.bias" in caplog.text
 
 
 def test_a_pretrained_tensor_of_another_shape_is_an_error_and_changes_nothing(saved: Path) -> None:
