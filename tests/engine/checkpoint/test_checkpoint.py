@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_model_is_one_error_that_lists_all_and_changes_n
         load_model_state(model, load_checkpoint(saved)["model_state"], saved)
     text = str(caught.value)
     assert "missing         2  extra.weight, extra.bias" in text
-    assert "unexpected     7  vfe.0.weight, vfe.0.bias, vfe.1.weight, vfe.1.bias and 3 more" in text
+    assert "unexpected      7  vfe.0.weight, vfe.0.bias, vfe.1.weight, vfe.1.bias and 3 more" in text
     assert "other shape     2  head.weight (1, 8) for (2, 8), head.bias (1,) for (2,)" in text
     assert_same_state(before, tensors_of(model))
 
