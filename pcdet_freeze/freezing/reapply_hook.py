@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
+import torch
 from torch import nn
 from torch._compile import (
     _disable_dynamo,
 )  # torch.compiler.disable, which loads the compiler at its first call
+from torch.jit._trace import is_tracing
 
 from pcdet_freeze.freezing.apply import apply_request, needs_reapply
 from pcdet_freeze.freezing.paths import compiled_wrappers, unwrap
@@ -16,7 +20,25 @@ from pcdet_freeze.freezing.release import record_replaced
 from pcdet_freeze.freezing.state import FreezeRequest, get_freeze_state, get_module_state, set_module_state
 
 
-@_disable_dynamo
+def _uncompiled(hook: Callable[[nn.Module, Any], None]) -> Callable[[nn.Module, Any], None]:
+    """``hook``, which torch.compile is not to compile and torch.jit.trace may call.
+
+    torch 2.2 refuses to call a function with ``_disable_dynamo`` in a trace. Later versions do not; they have
+    no ``skip_code``, either.
+    """
+    uncompiled = _disable_dynamo(hook)
+    skip_code = getattr(torch._C._dynamo.eval_frame, "skip_code", None)
+    if skip_code is None:
+        return uncompiled
+
+    def call(module: nn.Module, args: Any) -> None:
+        (hook if is_tracing() else uncompiled)(module, args)
+
+    skip_code(call.__code__)
+    return wraps(hook)(call)
+
+
+@_uncompiled
 def reapply_pre_hook(module: nn.Module, _args: Any) -> None:
     """Forward pre-hook of the root: freeze what is no longer frozen (a replaced child, ``requires_grad``).
 

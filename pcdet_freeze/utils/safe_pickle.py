@@ -80,20 +80,19 @@ def _no_bytes() -> bytes:
     return b""
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
+_CORES = ("numpy.core", "numpy._core")
+NUMPY_SCALARS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
-    **{
-        (f"numpy.{core}.{module}", name): stand_in
-        for core in ("core", "_core")
-        for module, name, stand_in in (
-            ("multiarray", "_reconstruct", _reconstruct),
-            ("multiarray", "scalar", _scalar),
-            ("numeric", "_frombuffer", _frombuffer),
-        )
-    },
+    **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
+}
+"""(module, name) in a pickled numpy scalar -> its stand-in"""
+_ALLOWED: dict[tuple[str, str], Any] = {
+    **NUMPY_SCALARS,
+    ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
+    **{(f"{core}.multiarray", "_reconstruct"): _reconstruct for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): _frombuffer for core in _CORES},
 }
 
 

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.utils import plain_unpickler
 
 # a numpy scalar is pickled as a call of this function, which moved with numpy 2
 _SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _NUMBER_TYPES = "?bhilqBHILQefd"
 _ALLOWS_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 """whether the allow-list accepts a function under another name than its own"""
+_SAFE_GLOBALS = getattr(torch.serialization, "safe_globals", None)
 _UNREADABLE = (
     OSError,
     RuntimeError,
@@ -37,10 +39,10 @@ _UNREADABLE = (
 def allow_numpy_scalars() -> AbstractContextManager[Any]:
     """Context in which ``torch.load(weights_only=True)`` also accepts numpy scalars, and nothing else.
 
-    torch before 2.5 has no such allow-list; it refuses numpy scalars like everything else that is not plain.
+    torch before 2.5 has no such allow-list: there it does nothing, and :func:`load_checkpoint` reads the file
+    with an unpickler of its own (:mod:`.plain_unpickler`).
     """
-    safe_globals = getattr(torch.serialization, "safe_globals", None)
-    return nullcontext() if safe_globals is None else safe_globals(_allowed())
+    return nullcontext() if _SAFE_GLOBALS is None else _SAFE_GLOBALS(_allowed())
 
 
 def _allowed() -> list[Any]:
@@ -72,7 +74,8 @@ def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -
         # files of torch before 1.6 cannot be mapped
         mmap = mmap and zipfile.is_zipfile(path)
         with allow_numpy_scalars():
-            state = torch.load(path, map_location="cpu", weights_only=not trust, mmap=mmap)
+            # torch 2.2 maps a file only if its name is a str
+            state = torch.load(str(path), map_location="cpu", mmap=mmap, **_unpickler(trust))
     except _UNREADABLE as error:
         raise CheckpointError(
             f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
@@ -84,6 +87,13 @@ def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -
             "torch.save({'model_state': state_dict}, path)."
         )
     return state
+
+
+def _unpickler(trust: bool) -> dict[str, Any]:
+    """Arguments of ``torch.load`` that choose how it unpickles."""
+    if trust or _SAFE_GLOBALS is not None:
+        return {"weights_only": not trust}
+    return {"weights_only": False, "pickle_module": plain_unpickler}
 
 
 def _check_sums(path: Path) -> None:

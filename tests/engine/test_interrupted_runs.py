@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.trainer import Trainer, _without_pending_step
+from pcdet_freeze.engine.trainer import Trainer, _new_scaler, _without_pending_step
 from pcdet_freeze.errors import CertificateError
 
 RANDOM = {"ALLOW_RANDOM": True}
@@ -192,10 +192,12 @@ def test_iterations_before_an_interrupt_are_saved_at_the_end(tmp_path: Any) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_epoch_1.pth"]
 
 
-def test_a_scaler_that_was_interrupted_between_unscale_and_update_can_step_again() -> None:
+@pytest.mark.parametrize("enabled", [False, *([True] if hasattr(torch.amp, "GradScaler") else [])])
+def test_a_scaler_that_was_interrupted_between_unscale_and_update_can_step_again(enabled: bool) -> None:
+    """torch 2.2 has a scaler for CUDA only."""
     model = nn.Linear(2, 1)
     optimizer, device = torch.optim.SGD(model.parameters(), 0.1), torch.device("cpu")
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler = _new_scaler(device, enabled)
     scaler.scale(model(torch.ones(1, 2)).sum()).backward()
     scaler.unscale_(optimizer)
     after = _without_pending_step(scaler, device)

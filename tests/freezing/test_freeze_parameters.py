@@ -14,6 +14,8 @@ from pcdet_freeze import FreezeError, FreezePlan, freeze, unfreeze
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 
 LIST = ["vfe", "backbone_2d.blocks"]
+TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+"""whether torch's optimizers take named parameters"""
 
 
 class Wrapper:
@@ -102,15 +104,25 @@ def test_h7_groups_stay_so_that_a_scheduler_goes_on() -> None:
 
 
 def test_h7_names_in_the_groups_go_with_their_parameters() -> None:
+    """torch 2.6 takes named parameters and keeps their names; for older ones the names are added by hand."""
     model = Detector()
-    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    group = optimizer.param_groups[0]
+    group["param_names"] = [name for name, _ in model.named_parameters()]
+    freeze(model, ["vfe"], optimizer)
+    assert group["param_names"] == [name for name, p in model.named_parameters() if p.requires_grad]
+    assert len(group["params"]) == len(group["param_names"]) == len(list(model.parameters())) - 3
+
+
+@pytest.mark.parametrize("named", [False, *([True] if TAKES_NAMES else [])])
+def test_h7_an_optimizer_of_named_parameters_is_one_of_parameters(named: bool) -> None:
+    """Optimizers take named parameters since torch 2.6."""
+    model = Detector()
+    optimizer = torch.optim.SGD(model.named_parameters() if named else model.parameters(), lr=0.1)
     freeze(model, ["vfe"], optimizer)
     group = optimizer.param_groups[0]
-    if "param_names" in group:
-        assert (
-            len(group["param_names"]) == len(group["params"]) and "vfe.0.weight" not in group["param_names"]
-        )
-    assert len(group["params"]) == len(list(model.parameters())) - 3
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters() if p.requires_grad]
+    assert ("param_names" in group) == named and "vfe.0.weight" not in group.get("param_names", ())
 
 
 def test_h7_something_that_is_no_optimizer_is_an_error_before_anything_changes() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from freeze_toys import Detector, points, same_state, state_bits, train_step
+from grad_scaler import cpu_grad_scaler
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
@@ -141,7 +142,7 @@ def test_h5_amp_with_a_grad_scaler() -> None:
     model = Detector()
     handle = freeze(model, LIST)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.1)
-    scaler = torch.amp.GradScaler("cpu")
+    scaler = cpu_grad_scaler()
     for seed in range(3):
         model.train()
         optimizer.zero_grad()

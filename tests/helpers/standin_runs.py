@@ -29,6 +29,8 @@ TOOLS = STANDIN / "tools"
 CFGS = TOOLS / "cfgs" / "toy_models"
 CONFIGS = sorted(path.stem for path in CFGS.glob("*.yaml"))
 TRUNK = "vfe,backbone_3d,map_to_bev_module,backbone_2d"
+WEIGHTS_ONLY = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+"""whether torch.load refuses other than plain data by default, and OpenPCDet with it"""
 RANDOM = ["MODEL.FREEZE.ALLOW_RANDOM", "True"]
 
 

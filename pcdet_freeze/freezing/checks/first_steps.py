@@ -34,6 +34,7 @@ from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, c
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.picklable_hook import PicklableHook
+from pcdet_freeze.utils.step_hooks import keep_step_hooks
 
 
 class Watched(NamedTuple):
@@ -107,6 +108,7 @@ class FirstSteps:
         if optimizer is None:
             return
         self._audit = GradientAudit(model, handle.parameters)
+        keep_step_hooks(optimizer)
         self._optimizer_hooks += [
             optimizer.register_step_pre_hook(lambda *_: self._before_step(model)),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),

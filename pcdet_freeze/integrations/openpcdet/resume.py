@@ -78,7 +78,8 @@ def read(filename: str) -> dict[str, Any] | None:
     try:
         # with torch's default of weights_only, like OpenPCDet
         with allow_numpy_scalars():
-            state = torch.load(filename, map_location="cpu", mmap=zipfile.is_zipfile(filename))
+            # torch 2.2 maps a file only if its name is a str
+            state = torch.load(str(filename), map_location="cpu", mmap=zipfile.is_zipfile(filename))
     except Exception:
         # any error of the file: OpenPCDet reads it next and raises the same
         return None

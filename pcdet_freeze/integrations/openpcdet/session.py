@@ -22,6 +22,7 @@ from pcdet_freeze.integrations.openpcdet import frozen_heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
 from pcdet_freeze.integrations.openpcdet.optimizer import find_optimizer, fix_groups
 from pcdet_freeze.integrations.openpcdet.schedule import LrScales, add_to_groups, rewrap_ddp
+from pcdet_freeze.utils.step_hooks import keep_step_hooks
 
 BEGUN = "begun"
 """key in the freeze metadata of a checkpoint: number of epochs begun when it was written"""
@@ -184,6 +185,7 @@ class Session:
         self.has_begun = True
         self._remove_step_hook()
         if self.optimizer is not None:
+            keep_step_hooks(self.optimizer)
             self._step_hook = self.optimizer.register_step_post_hook(self._after_step)
 
     def _changed_since_built(self) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from engine_toy import ToyModel
+from grad_scaler import cpu_grad_scaler
 from proof_toys import (
     frozen,
     refusal,
@@ -121,7 +122,7 @@ def test_p5_steps_that_amp_skips_do_not_count() -> None:
     class Overflows(Hook):
         def before_train(self, trainer: Any) -> None:
             trainer.clip_norm = None
-            trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+            trainer.scaler = cpu_grad_scaler(2.0)
             weight = trainer.model.head.weight
             weight.register_hook(lambda grad: grad * (float("inf") if trainer.iteration < 5 else 1))
 
