@@ -218,6 +218,25 @@ def test_overrides_take_python_values() -> None:
     assert list(cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK) == ["vfe", "*.1"]
 
 
+@pytest.mark.parametrize(
+    ("cfg", "overrides", "words"),
+    [
+        (None, None, ["cfg must be", "None"]),
+        ([1], None, ["cfg must be", "[1]"]),
+        ({}, "OPTIMIZATION.LR 1", ["overrides must be", "OPTIMIZATION.LR"]),
+        ({}, 5, ["overrides must be", "5"]),
+        ({}, {1: 2}, ["overrides must be", "{1: 2}"]),
+        ({}, ["OPTIMIZATION.LR", 0.1], ["overrides must be", "0.1"]),
+    ],
+)
+def test_arguments_of_another_type_are_an_error_that_names_them(
+    cfg: Any, overrides: Any, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_cfg(cfg, overrides)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
 def test_the_lines_in_the_readme_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = (root / "README.md").read_text().split("```python\n")[1:]
     (code,) = [block.partition("```")[0] for block in blocks if "pcdet_freeze.train(" in block]

@@ -13,6 +13,7 @@ from pcdet_freeze.engine.hooks.base import HOOKS, Hook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hook_faults, user_hooks
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.faults import raise_faults
 
 CODE = """
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
@@ -118,6 +119,9 @@ def test_all_faults_of_the_section_are_found_before_a_hook_is_created(tmp_path: 
     cfg = cfg_of(tmp_path, "{NAME: a.b.C}", f"{{NAME: {COUNTS}}}", f"{{NAME: {COUNTS}, EVERY: 0}}")
     faults = user_hook_faults(cfg)
     assert [f"line {line}" in "".join(faults) for line in (3, 4, 5)] == [True, True, False]
+    with pytest.raises(ConfigError) as caught:
+        raise_faults(faults, cfg)
+    assert str(caught.value).count("my.yaml") == 2
 
 
 @pytest.mark.parametrize(
