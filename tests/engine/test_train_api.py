@@ -131,7 +131,7 @@ def test_a_complete_run_says_that_nothing_is_left_to_train(tmp_path: Path, capsy
     capsys.readouterr()
     again = train(tmp_path, epochs=1)
     shown = capsys.readouterr().out
-    assert "Nothing left to train" in shown and "1 finished epochs" in shown and "--epochs" in shown
+    assert "Nothing is left to train: epoch 1 of 1" in shown and "--epochs" in shown
     assert again.losses == [] and again.loss is None and again.checkpoint is not None
 
 
