@@ -45,15 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if args else 2
     try:
-        if args[0] == "verify":
-            return run_verify(args[1:])
-        if args[0] == "explain":
-            return run_explain(args[1:])
+        if args[0] in ("explain", "verify"):
+            return _run_command(args[0], args[1:])
         run_script(args)
     except PCDetFreezeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run_command(name: str, argv: Sequence[str]) -> int:
+    """Run ``explain`` or ``verify``; Ctrl-C is one line and exit code 130."""
+    try:
+        return run_verify(argv) if name == "verify" else run_explain(argv)
+    except KeyboardInterrupt:
+        print(f"\npython -m pcdet_freeze.openpcdet {name}: interrupted", file=sys.stderr)
+        return 130
 
 
 def run_verify(argv: Sequence[str]) -> int:

@@ -1,7 +1,8 @@
 """YAML files with their bases -> plain data, with the file and line of every key.
 
 `_BASE_CONFIG_: other.yaml` (in any mapping) starts that mapping from another file. It is looked for beside
-the file, in the file's config root (the folder that holds its `cfgs/`), then in the working directory.
+the file, in the file's config root (the folder that holds its `cfgs/`), in the working directory, then among
+the packaged configs.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def config_roots(path: Path) -> list[Path]:
 
 
 def _find_base(asked: str, path: Path, place: str) -> Path:
-    folders = [path.parent, *config_roots(path), Path.cwd(), packaged_configs().parent]
+    packaged = packaged_configs()
+    folders = [path.parent, *config_roots(path), Path.cwd(), packaged.parent, packaged]
     tried = [folder / asked for folder in folders]
     for candidate in tried:
         if candidate.is_file():

@@ -228,15 +228,24 @@ def _build_evaluation(cfg: EasyDict, options: EvalOptions, tag: str) -> tuple[nn
 def read_cfg(cfg: Cfg, overrides: Overrides | None = None) -> EasyDict:
     """Read ``cfg``, or copy it where it was read already, and change the keys of ``overrides``.
 
-    Raises ConfigError as :func:`~pcdet_freeze.config.cfg_from_list` does.
+    Raises ConfigError as :func:`~pcdet_freeze.config.cfg_from_list` does, and for other types.
     """
     if isinstance(cfg, str | Path):
         read = load_cfg(cfg)
+    elif not isinstance(cfg, Mapping):
+        raise ConfigError(f"cfg must be a path, the name of a packaged config or a mapping; got {cfg!r}")
     else:
         read = copy.deepcopy(cfg) if isinstance(cfg, EasyDict) else EasyDict(cfg)
+    words: Any = overrides or []
     if isinstance(overrides, Mapping):
-        overrides = [word for key, value in overrides.items() for word in (key, _as_yaml(key, value))]
-    apply_overrides(overrides or [], read)
+        words = [word for key, value in overrides.items() for word in (key, _as_yaml(key, value))]
+    is_list = isinstance(words, Sequence) and not isinstance(words, str)
+    if not is_list or not all(isinstance(word, str) for word in words):
+        raise ConfigError(
+            "overrides must be a dict of dotted keys, such as {'OPTIMIZATION.LR': 0.01}, or a list of the "
+            f"words of --set; got {overrides!r}"
+        )
+    apply_overrides(words, read)
     return read
 
 

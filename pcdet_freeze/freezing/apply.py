@@ -134,10 +134,19 @@ def requires_grad_before(root: nn.Module) -> dict[int, bool]:
 
 
 def _now_called(module: nn.Module, name: str) -> list[nn.Parameter]:
-    """The parameter ``name`` of ``module``, also where a later parametrization has moved it."""
+    """The parameter ``name`` of ``module``, also where torch has moved it since.
+
+    A parametrization moves it to a child; pruning and the older ``spectral_norm`` to ``<name>_orig``, and
+    back when they are removed.
+    """
     lists = module._modules.get("parametrizations")
     moved = None if lists is None else lists._modules.get(name)
-    now = [module._parameters.get(name)] if moved is None else moved._parameters.values()
+    if moved is not None:
+        now = list(moved._parameters.values())
+    elif module._parameters.get(name) is not None:
+        now = [module._parameters[name]]
+    else:
+        now = [module._parameters.get(key) for key in (f"{name}_orig", name.removesuffix("_orig"))]
     return [parameter for parameter in now if parameter is not None]
 
 

@@ -13,7 +13,7 @@ from pcdet_freeze.freezing.certificate import bare_name, compare_digests
 from pcdet_freeze.freezing.paths import segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.utils.names import nearest
-from pcdet_freeze.utils.wrappers import WRAPPER_CHILDREN
+from pcdet_freeze.utils.wrappers import AVERAGED, WRAPPER_CHILDREN
 
 
 def compare_states(
@@ -41,15 +41,20 @@ def compare_states(
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """A model state under the keys of the model without a wrapper around it, and without ``torch.compile``.
 
-    ``module.`` and ``_orig_mod.`` are prefixes of a wrapper only where every key begins with them: else they
-    belong to the name of a module. A segment ``_orig_mod`` stays where two keys would become one.
+    ``module.`` and ``_orig_mod.`` are prefixes of a wrapper only where every key begins with them (apart from
+    the ``n_averaged`` of AveragedModel, which is left out): else they belong to the name of a module. A
+    segment ``_orig_mod`` stays where two keys would become one.
     """
-    keys = list(state)
-    while keys and any(all(key.startswith(f"{name}.") for key in keys) for name in WRAPPER_CHILDREN):
-        keys = [key.partition(".")[2] for key in keys]
-    without = [".".join(part for part in key.split(".") if part != "_orig_mod") for key in keys]
-    names = without if len(set(without)) == len(without) else keys
-    return dict(zip(names, state.values(), strict=True))
+    keys = {key: key for key in state}
+    while rest := [key for key in keys.values() if key != AVERAGED]:
+        if not any(all(key.startswith(f"{name}.") for key in rest) for name in WRAPPER_CHILDREN):
+            break
+        keys = {key: now.partition(".")[2] for key, now in keys.items() if now != AVERAGED}
+    without = {
+        key: ".".join(part for part in now.split(".") if part != "_orig_mod") for key, now in keys.items()
+    }
+    names = without if len(set(without.values())) == len(without) else keys
+    return {name: state[key] for key, name in names.items()}
 
 
 def compare_keys(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

@@ -24,7 +24,9 @@ def raise_faults(
 
 
 def with_place(cfg: object, fault: str) -> str:
-    """Return ``fault`` behind the file and line of the key that it begins with."""
+    """Return ``fault`` behind the file and line of the key that it begins with, unless it has a place."""
+    if any(fault.startswith(f"{mark}: ") for mark in getattr(cfg, "_marks", {}).values()):
+        return fault
     place = place_of(cfg, re.split(r"[\s:]", fault, maxsplit=1)[0])
     return f"{place}: {fault}" if place else fault
 

@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 WRAPPER_CHILDREN = ("module", "_orig_mod")
 """Names that wrappers give to the module inside them."""
+AVERAGED = "n_averaged"
+"""The one key of an AveragedModel's state that is not of the module inside it."""
 
 
 def wrapped(module: nn.Module) -> tuple[str, nn.Module] | None:

@@ -114,6 +114,27 @@ def test_ctrl_c_of_a_real_process_leaves_no_file_and_no_traceback(
     assert not list(tmp_path.iterdir())
 
 
+WHILE_TORCH_LOADS = """
+import sys
+
+class CtrlC:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+from pcdet_freeze.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("words", [["train", "--cfg_file", str(CFG)], ["verify", "a.pth", "b.pth"]])
+def test_ctrl_c_in_the_seconds_in_which_torch_is_imported_prints_no_traceback(words: list[str]) -> None:
+    command = [sys.executable, "-c", WHILE_TORCH_LOADS, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, f"\npcdet-freeze {words[0]}: interrupted\n")
+
+
 def test_ctrl_c_in_prepare_leaves_whole_files_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

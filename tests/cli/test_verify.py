@@ -68,6 +68,17 @@ def test_a_checkpoint_of_a_wrapped_model_is_compared_with_a_plain_one(tmp_path: 
     assert verify(a, save(tmp_path / "b.pth", wrapped, certificate)) == 1
 
 
+@pytest.mark.parametrize("wrap", [AveragedModel, lambda model: nn.DataParallel(AveragedModel(model))])
+def test_a_checkpoint_of_an_averaged_model_is_compared_with_a_plain_one(tmp_path: Path, wrap: Any) -> None:
+    model = toy()
+    certificate = freeze(model, ["trunk"]).certificate()
+    a = save(tmp_path / "a.pth", model.state_dict())
+    averaged = wrap(model).state_dict()
+    assert verify(a, save(tmp_path / "b.pth", averaged, certificate)) == 0
+    next(value for key, value in averaged.items() if key.endswith("trunk.1.n_averaged")).add_(1)
+    assert verify(a, save(tmp_path / "b.pth", averaged, certificate)) == 1
+
+
 def test_a_certified_tensor_that_neither_file_has_is_an_error(tmp_path: Path, capsys: Any) -> None:
     model = toy()
     certificate = freeze(model, ["trunk"]).certificate()

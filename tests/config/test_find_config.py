@@ -34,10 +34,9 @@ def test_a_file_in_the_working_directory_wins(name: str, elsewhere: Path) -> Non
     assert cfg_from_yaml_file(name).CLASS_NAMES == ["Truck"]
 
 
-def test_a_config_of_ones_own_can_have_a_packaged_base(elsewhere: Path) -> None:
-    (elsewhere / "own.yaml").write_text(
-        f"_BASE_CONFIG_: cfgs/{NAME}\nDATA_CONFIG: {{NUM_SCENES: {{train: 3}}}}\n"
-    )
+@pytest.mark.parametrize("name", [NAME, f"cfgs/{NAME}"])
+def test_a_config_of_ones_own_can_have_a_packaged_base(name: str, elsewhere: Path) -> None:
+    (elsewhere / "own.yaml").write_text(f"_BASE_CONFIG_: {name}\nDATA_CONFIG: {{NUM_SCENES: {{train: 3}}}}\n")
     cfg = cfg_from_yaml_file("own.yaml")
     assert cfg.DATA_CONFIG.NUM_SCENES.train == 3 and cfg.MODEL.NAME
 

@@ -131,7 +131,7 @@ def test_a_complete_run_says_that_nothing_is_left_to_train(tmp_path: Path, capsy
     capsys.readouterr()
     again = train(tmp_path, epochs=1)
     shown = capsys.readouterr().out
-    assert "Nothing left to train" in shown and "1 finished epochs" in shown and "--epochs" in shown
+    assert "Nothing is left to train: epoch 1 of 1" in shown and "--epochs" in shown
     assert again.losses == [] and again.loss is None and again.checkpoint is not None
 
 
@@ -216,6 +216,25 @@ def test_overrides_take_python_values() -> None:
     cfg = read_cfg(CFG, {"OPTIMIZATION.LR": 1e-5, "MODEL.FREEZE.CACHE": Path("a"), LIST: ("vfe", "*.1")})
     assert cfg.OPTIMIZATION.LR == 1e-5 and cfg.MODEL.FREEZE.CACHE == "a"
     assert list(cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK) == ["vfe", "*.1"]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "overrides", "words"),
+    [
+        (None, None, ["cfg must be", "None"]),
+        ([1], None, ["cfg must be", "[1]"]),
+        ({}, "OPTIMIZATION.LR 1", ["overrides must be", "OPTIMIZATION.LR"]),
+        ({}, 5, ["overrides must be", "5"]),
+        ({}, {1: 2}, ["overrides must be", "{1: 2}"]),
+        ({}, ["OPTIMIZATION.LR", 0.1], ["overrides must be", "0.1"]),
+    ],
+)
+def test_arguments_of_another_type_are_an_error_that_names_them(
+    cfg: Any, overrides: Any, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_cfg(cfg, overrides)
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_the_lines_in_the_readme_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from freeze_toys import Detector, points, train_step
 from torch import nn
 
@@ -57,6 +58,33 @@ def test_h8_a_parameter_that_a_parametrization_moved_meanwhile_comes_back_too(tr
     assert not model[0][0].parametrizations.weight.original.requires_grad
     handle.release()
     assert model[0][0].parametrizations.weight.original.requires_grad is trains
+
+
+MOVES = {
+    "pruning": lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.5),
+    "the older spectral_norm": nn.utils.spectral_norm,
+    "pruning, removed again": lambda layer: nn.utils.prune.remove(MOVES["pruning"](layer), "weight"),
+}
+"""what moves ``weight`` to ``weight_orig``"""
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("runs", [True, False])
+def test_h8_a_parameter_that_torch_has_renamed_meanwhile_comes_back_too(
+    move: str, trains: bool, runs: bool
+) -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 1))
+    model[0][0].weight.requires_grad_(trains)
+    handle = freeze(model, ["0"])
+    MOVES[move](model[0][0])
+    if runs:
+        model(torch.ones(2, 4))  # re-applies the freeze
+    assert not any(parameter.requires_grad for parameter in model[0].parameters())
+    handle.release()
+    assert {name: p.requires_grad for name, p in model[0][0].named_parameters()} == {
+        "bias": True, "weight" if "removed" in move else "weight_orig": trains
+    }  # fmt: skip
 
 
 def test_h8_a_released_layer_takes_its_parents_current_mode() -> None:

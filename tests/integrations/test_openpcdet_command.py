@@ -197,6 +197,18 @@ def test_p6_explain_names_parameters_that_adam_onecycle_drops(shown: Any) -> Non
     assert code == 0 and "did not receive 3 trainable parameters" in out.replace("\n  ", " ")
 
 
+@pytest.mark.parametrize("name", ["explain", "verify"])
+def test_ctrl_c_is_one_line_and_exit_code_130(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupted(argv: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(openpcdet, f"run_{name}", interrupted)
+    assert openpcdet.main([name, "a.pth", "b.pth"]) == 130
+    assert capsys.readouterr().err == f"\npython -m pcdet_freeze.openpcdet {name}: interrupted\n"
+
+
 def test_p7_verify_compares_two_checkpoints(standin: Standin, capsys: Any) -> None:
     run = standin.train("pv_rcnn", *LIST)
     files = [str(run.checkpoint(epoch)) for epoch in (1, 2)]

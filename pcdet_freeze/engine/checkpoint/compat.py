@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from pcdet_freeze.utils.wrappers import AVERAGED
+
 PREFIXES = ("module.", "_orig_mod.")
-AVERAGED = "n_averaged"
-"""the one key of an AveragedModel that has no prefix"""
 
 
 def fit_layouts(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -86,8 +86,6 @@ def _hook_class(cfg: Mapping[str, Any], number: int, name: str) -> type[Hook]:
     place, (module, _, attribute) = _place(cfg, number), name.rpartition(".")
     if module:
         kind = _imported(place, name, module, attribute)
-        if name not in HOOKS:
-            HOOKS.register_as(name)(kind)
     elif name in HOOKS:
         kind = HOOKS.get(name)
     else:
@@ -100,13 +98,15 @@ def _hook_class(cfg: Mapping[str, Any], number: int, name: str) -> type[Hook]:
             f"{place}: {name} is a ConfiguredHook, which a key of its own turns on (from_cfg). Remove it "
             "from HOOK, or derive it from Hook"
         )
+    if name not in HOOKS:  # only now: a ConfiguredHook in HOOKS is asked by every later training
+        HOOKS.register_as(name)(kind)
     return kind
 
 
 def _imported(place: str, name: str, module: str, attribute: str) -> type[Hook]:
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the user's code, which can raise anything
+    except (Exception, SystemExit) as error:  # importing runs the user's code: a script may end there
         raise ConfigError(
             f"{place}: {name} cannot be imported: {type(error).__name__}: {error}. Install the package, or "
             "add its folder to PYTHONPATH"

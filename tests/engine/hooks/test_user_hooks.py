@@ -13,6 +13,7 @@ from pcdet_freeze.engine.hooks.base import HOOKS, Hook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hook_faults, user_hooks
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.faults import raise_faults
 
 CODE = """
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
@@ -37,12 +38,13 @@ class NoHook:
 
 @pytest.fixture(autouse=True)
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package of the user's with two modules, one of them broken; HOOKS is restored afterwards."""
+    """A package of the user's with three modules, two of them broken; HOOKS is restored afterwards."""
     folder = tmp_path / "users_package"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     (folder / "hooks.py").write_text(CODE)
     (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "script.py").write_text("raise SystemExit(3)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(HOOKS, "_known", dict(HOOKS._known))
 
@@ -90,6 +92,7 @@ def test_no_section_is_no_hook(tmp_path: Path, section: str) -> None:
         ("{NAME: no_such_package.hooks.Counts}", ["cannot be imported", "No module named", "PYTHONPATH"]),
         ("{NAME: users_package.hooks.Count}", ["cannot be imported", "Count"]),
         ("{NAME: users_package.broken.Counts}", ["cannot be imported", "ZeroDivisionError"]),
+        ("{NAME: users_package.script.Counts}", ["cannot be imported", "SystemExit: 3"]),
         ("{NAME: users_package.hooks.NoHook}", ["must be a class derived from", "Hook"]),
         ("{NAME: users_package.hooks.Configured}", ["ConfiguredHook", "derive it from Hook"]),
         (f"{{NAME: {COUNTS}}}", ["settings", "EVERY, START", "every"]),
@@ -107,10 +110,18 @@ def test_a_fault_names_file_line_and_cure(tmp_path: Path, entry: str, words: lis
     assert [word for word in words if word not in message] == []
 
 
+def test_a_refused_hook_does_not_stay_for_the_next_training(tmp_path: Path) -> None:
+    assert user_hook_faults(cfg_of(tmp_path, "{NAME: users_package.hooks.Configured}"))
+    assert hooks_from_cfg({"MODEL": {}}, toy_trainer().model) == []
+
+
 def test_all_faults_of_the_section_are_found_before_a_hook_is_created(tmp_path: Path) -> None:
     cfg = cfg_of(tmp_path, "{NAME: a.b.C}", f"{{NAME: {COUNTS}}}", f"{{NAME: {COUNTS}, EVERY: 0}}")
     faults = user_hook_faults(cfg)
     assert [f"line {line}" in "".join(faults) for line in (3, 4, 5)] == [True, True, False]
+    with pytest.raises(ConfigError) as caught:
+        raise_faults(faults, cfg)
+    assert str(caught.value).count("my.yaml") == 2
 
 
 @pytest.mark.parametrize(
