@@ -66,7 +66,7 @@ def test_sync_bn_on_cpu_with_two_processes_is_refused_before_training(root: Path
     cfg = root / "cfgs" / "synthetic_models" / "pointpillar.yaml"
     flags = [*FLAGS, "--cfg_file", str(cfg), "--output_dir", str(tmp_path), "--sync_bn", "--set", *SMALL]
     frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d]"]
-    done = torchrun(worker("pointpillar_worker.py"), str(root), str(tmp_path), *flags, *frozen)
+    done = torchrun(worker("pointpillar_worker.py"), str(tmp_path), *flags, *frozen)
     assert done.returncode != 0
     assert "ConfigError" in done.stderr and "--sync_bn needs CUDA with several processes" in done.stderr
     assert "only work with GPU modules" not in done.stderr

@@ -279,7 +279,7 @@ def with_two_heads(hooks: Any, *phases: Any) -> Trainer:
 
 def test_h11_what_begins_to_train_without_a_loss_is_an_error_before_its_first_step() -> None:
     trainer = with_two_heads((), phase(1, "backbone_2d.deblocks"))
-    with pytest.raises(FreezeError, match=r"no loss reaches[\s\S]*backbone_2d\.deblocks"):
+    with pytest.raises(FreezeError, match=r"no loss depends on[\s\S]*backbone_2d\.deblocks"):
         trainer.run()
     assert trainer.iteration == 2
 

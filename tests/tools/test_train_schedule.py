@@ -153,7 +153,12 @@ def test_r2_a_finished_run_under_another_list_is_an_error_that_names_pretrained_
 ) -> None:
     assert train(tmp_path, "--ckpt", base / "checkpoint_epoch_2.pth", sets=FREEZE) == 1
     text = capsys.readouterr().out.rpartition("ERROR")[2]
-    assert "checkpoint_epoch_2.pth is finished" in text and "--pretrained_model" in text and "+ vfe" in text
+    assert (
+        "finished run" in text
+        and "checkpoint_epoch_2.pth" in text
+        and "--pretrained_model" in text
+        and "+ vfe" in text
+    )
     assert train(tmp_path, "--ckpt", base / "checkpoint_epoch_2.pth") == 0
 
 

@@ -111,5 +111,5 @@ def test_a_named_checkpoint_that_is_broken_is_an_error_that_says_how(
 
 
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is none at .*no\.pth"):
+    with pytest.raises(CheckpointError, match=r"not found: .*no\.pth"):
         load_checkpoint(tmp_path / "no.pth")

@@ -120,6 +120,6 @@ def test_without_parameters_nothing_of_f_applies() -> None:
 
 @pytest.mark.parametrize("value", ["yes", 1, None])
 def test_fuse_is_true_false_or_force(value: Any) -> None:
-    with pytest.raises(FreezeError, match="FUSE must be True, False or 'force'"):
+    with pytest.raises(FreezeError, match="FUSE must be true, false or 'force'"):
         FreezePlan.from_cfg({"MODEL": {"FREEZE": {"FUSE": value}}})
     assert FreezePlan.from_cfg({"MODEL": {"FREEZE": {"FUSE": "force"}}}).fuse == "force"
