@@ -102,7 +102,7 @@ def _first_host(nodes: str) -> str:
 def stop() -> None:
     """Leave the process group, if there is one."""
     if is_distributed():
-        settle()  # torch 2.2 holds Python's lock while it waits for these threads, which may need it: a deadlock
+        settle()  # torch 2.2 holds Python's lock while it waits for these threads, which may need it
         dist.destroy_process_group()
         settle()
 
