@@ -89,10 +89,10 @@ def resume_advice(context: TrainContext) -> str:
     except CheckpointError as error:
         return str(error)
     if found is None:
-        return f"No checkpoint has been written to {folder} yet: the same training starts from the beginning."
+        return f"No checkpoint is in {folder} yet: run the same command to start from the beginning."
     if context.is_over(found[1]):
-        return f"The training is complete in {found[0]}; its evaluation is not: evaluate that checkpoint."
-    return f"The same training resumes from {found[0]} (iteration {found[1].get('it')})."
+        return f"The training is complete ({found[0]}); its evaluation is not: evaluate that checkpoint."
+    return f"Run the same command to resume from {found[0]} (iteration {found[1].get('it')})."
 
 
 def _open(logger: logging.Logger) -> None:

@@ -125,7 +125,7 @@ def no_such_module(entry: str, matched: Match, known: Iterable[str]) -> str:
     hint = f" Nearest: {', '.join(close)}." if close else ""
     inside = ", ".join(matched.choices) or "no modules"
     holds = f"{matched.deepest or 'The model'} holds {inside}"
-    return f"{entry!r} names no module of this model.{hint} {holds}. Write e.g. {EXAMPLE}"
+    return f"{entry!r} names no module of this model.{hint} {holds}. Example: {EXAMPLE}"
 
 
 def aliases(root: nn.Module, path: str) -> list[str]:

@@ -285,5 +285,5 @@ def test_p1_changed_state_is_an_error_at_the_checkpoint(standin: Standin) -> Non
     model(batch_of())
     model.backbone_3d.conv1[0].weight.data += 1
     save = standin.module("train_utils.train_utils").checkpoint_state
-    with pytest.raises(CertificateError, match=r"at a checkpoint it had.*\n.*\n.*conv1.0.weight changed"):
+    with pytest.raises(CertificateError, match=r"found at a checkpoint.*\n.*\n.*conv1.0.weight changed"):
         save(model, optimizer, 1, 8)

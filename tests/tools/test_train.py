@@ -97,7 +97,7 @@ def test_r1_ctrl_c_names_the_checkpoint_and_the_same_command_goes_on_to_the_same
 ) -> None:
     interrupt(5)
     assert train(tmp_path, *flags) == 130
-    assert f"resumes from {folder(tmp_path) / 'ckpt' / last}" in capsys.readouterr().out
+    assert f"resume from {folder(tmp_path) / 'ckpt' / last}" in capsys.readouterr().out
     interrupt(0)
     assert train(tmp_path, *flags) == 0
     name = "ckpt/checkpoint_epoch_2.pth"
@@ -110,7 +110,7 @@ def test_r1_ctrl_c_names_the_checkpoint_and_the_same_command_goes_on_to_the_same
 def test_ctrl_c_before_any_checkpoint_says_so(tmp_path: Path, interrupt: Any, capsys: Any) -> None:
     interrupt(1)
     assert train(tmp_path) == 130
-    assert "the same training starts from the beginning" in capsys.readouterr().out
+    assert "to start from the beginning" in capsys.readouterr().out
 
 
 def test_the_number_of_loader_processes_changes_nothing(first: Path, tmp_path: Path) -> None:

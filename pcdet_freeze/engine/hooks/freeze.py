@@ -143,7 +143,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
     def before_epoch(self, trainer: Trainer) -> None:
         phase = phase_at(self.phases, trainer.epoch + 1)
         if phase is not self.phase:
-            self._check(f"before epoch {trainer.epoch + 1}, when parts of it begin to train,")
+            self._check(f"before epoch {trainer.epoch + 1}, at the start of a schedule phase")
             self._enter(phase, trainer)
 
     def after_step(self, trainer: Trainer) -> None:
@@ -197,6 +197,6 @@ class MultiTaskFreezeHook(ConfiguredHook):
             self.handle.verify()
         except CertificateError as error:
             raise CertificateError(
-                f"Frozen state must not change, but {when} it had. No checkpoint was written with it. Look "
+                f"Frozen state changed (found {when}). No checkpoint was written with it. Look "
                 f"for code other than the optimizer that writes to these tensors.\n{error}"
             ) from error

@@ -240,7 +240,7 @@ class Session:
             self.handle.verify(agreed=agreed)
         except CertificateError as error:
             raise CertificateError(
-                f"Frozen state must not change, but {when} it had. Look for code other than the optimizer "
+                f"Frozen state changed (found {when}). Look for code other than the optimizer "
                 f"that writes to these tensors.\n{error}"
             ) from error
 
