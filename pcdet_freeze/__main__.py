@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from pcdet_freeze import __version__
 from pcdet_freeze.config import locate
@@ -92,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: Sequence[str], prog: str) -> int:
-    command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
+    with _interrupt_held_back():
+        command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
     parser = CommandParser(prog=prog, description=command.__doc__)
     parser.example = f"{prog} {COMMANDS[name].example}"
     command.add_arguments(parser)
@@ -102,6 +107,33 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
     except PCDetFreezeError as error:
         print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
+
+
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Hold a Ctrl-C back until the imports are complete; a second one interrupts them.
+
+    torch aborts the process where it meets KeyboardInterrupt in C++ code, and other imports catch it.
+    """
+    pressed: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    default = signal.default_int_handler
+    usual = signal.getsignal(signal.SIGINT) is default
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _top_level(words: Sequence[str], prog: str) -> int:
