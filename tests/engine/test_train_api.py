@@ -147,7 +147,7 @@ def test_ctrl_c_in_the_evaluation_after_a_training_says_that_the_training_is_com
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, num_epochs_to_eval=1, epochs=1)
     shown = capsys.readouterr().out
-    assert "The training is complete in" in shown and "evaluate that checkpoint" in shown
+    assert "The training is complete (" in shown and "evaluate that checkpoint" in shown
     assert "resumes" not in shown
 
 

@@ -153,7 +153,7 @@ def refused(capsys: Any) -> str:
 
 BAD = [
     (["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d.block]"], "backbone_2d.blocks"),
-    (["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d, dense_head]"], "left to train"),
+    (["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, backbone_2d, dense_head]"], "At least one head"),
     (["DATA_CONFIG.DATASET", "KittiDataset", "DATA_CONFIG.DATA_PATH", "/no/such/folder"], "DATA_CONFIG"),
     (["OPTIMIZATION.OPTIMIZER", "lion"], "adam_onecycle, adam, sgd"),
     (["MODEL.NAME", "PointPilar"], "PointPillar"),

@@ -115,7 +115,9 @@ def test_f4_where_a_copy_cannot_do_the_steps_the_log_says_why_and_the_run_goes_o
     trainer = trainer_of(model())
     trainer.run()
     assert trainer.iteration == 6 and "freezing_saves" not in trainer.results
-    line = next(line for line in caplog.text.splitlines() if "saves was not measured" in line)
+    line = next(
+        line for line in caplog.text.splitlines() if "savings of freezing could not be measured" in line
+    )
     assert said in line
 
 
