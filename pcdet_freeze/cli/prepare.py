@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
@@ -30,23 +32,22 @@ def run(args: argparse.Namespace) -> int:
     if data_cfg.get("DATASET") != "KittiDataset":
         raise ConfigError(f"`prepare kitti` needs DATASET: KittiDataset; {args.cfg_file} has "
                           f"{data_cfg.get('DATASET')!r}")  # fmt: skip
-    report = prepare_kitti(
-        data_cfg,
-        cfg.get("CLASS_NAMES", KITTI_CLASSES),
-        out_dir=args.out,
-        workers=args.workers,
-        logger=_console(),
-    )
+    classes = cfg.get("CLASS_NAMES", KITTI_CLASSES)
+    with _console() as logger:
+        report = prepare_kitti(data_cfg, classes, out_dir=args.out, workers=args.workers, logger=logger)
     if args.out is not None:
         print(f"to train with these files: --set DATA_CONFIG.INFO_ROOT {args.out}")
     return 0 if report.frames else 1
 
 
-def _console() -> logging.Logger:
-    logger = logging.getLogger("pcdet_freeze.prepare")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    return logger
+@contextmanager
+def _console() -> Iterator[logging.Logger]:
+    """A logger that writes to the present standard output; the next command may have another one."""
+    logger, handler = logging.getLogger("pcdet_freeze.prepare"), logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)

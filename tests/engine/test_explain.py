@@ -109,7 +109,7 @@ def test_p6_where_nothing_could_train_the_table_is_there_and_the_error_with_it()
     found = explained("vfe", "backbone_2d", "dense_head", "lane_head")
     assert len(found.rows) == 4 + 1 + 3 + 4
     assert "must have a trainable parameter" in found.problems[0]
-    assert "A loss must be left" in found.problems[1]
+    assert "At least one head must give a loss" in found.problems[1]
 
 
 def test_p6_modules_with_locked_norm_layers_only_are_not_called_frozen() -> None:
@@ -233,7 +233,7 @@ def test_p6_a_list_that_leaves_no_loss_makes_the_command_exit_with_1(
 ) -> None:
     entries = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[dense_head]"]
     assert main(["explain", "--cfg_file", cfg_file(root), "--device", "cpu", "--set", *SMALL, *entries]) == 1
-    assert "ERROR: A loss must be left" in capsys.readouterr().out
+    assert "ERROR: At least one head must give a loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limit", [60, 80, 100])

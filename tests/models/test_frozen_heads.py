@@ -230,7 +230,7 @@ def test_t3_no_loss_left_is_an_error_that_names_the_heads() -> None:
     freeze(model, ["dense_head", "lane_head"])
     with pytest.raises(FreezeError, match=r"all heads are fully frozen: dense_head, lane_head"):
         require_loss(model)
-    with pytest.raises(FreezeError, match="A loss must be left"):
+    with pytest.raises(FreezeError, match="At least one head must give a loss"):
         model.train()(toy_batch())
 
 
