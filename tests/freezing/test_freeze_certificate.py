@@ -174,7 +174,7 @@ def test_p1_ignore_leaves_buffers_out_and_only_buffers() -> None:
 
 
 def test_p1_verify_without_a_certificate_says_so() -> None:
-    with pytest.raises(FreezeError, match="none was taken"):
+    with pytest.raises(FreezeError, match="none was computed"):
         freeze(Detector(), ["vfe"], certify=False).verify()
 
 

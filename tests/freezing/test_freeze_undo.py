@@ -164,7 +164,7 @@ def test_h8_unfreezing_what_is_not_frozen_or_not_there_is_an_error() -> None:
     freeze(model, LIST)
     with pytest.raises(FreezeError) as caught:
         unfreeze(model, ["vfe", "dense_head", "vef"])
-    assert "'dense_head' must be frozen" in str(caught.value) and "'vef' names no module" in str(caught.value)
+    assert "'dense_head' is not frozen" in str(caught.value) and "'vef' names no module" in str(caught.value)
     assert is_frozen(model.vfe)
 
 
