@@ -12,6 +12,8 @@ from two_processes import torchrun, worker
 
 from pcdet_freeze.__main__ import main as command
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "DATA_CONFIG.NUM_SCENES.train", "6", "DATA_CONFIG.NUM_SCENES.test", "3",
     "DATA_CONFIG.SENSOR.BEAMS", "VLP-16", "DATA_CONFIG.MIN_CARS", "1",

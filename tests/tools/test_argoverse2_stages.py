@@ -11,6 +11,8 @@ from tool_runs import ROOT, tool
 
 from pcdet_freeze.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pyarrow", reason="pyarrow is the extra av2")
 
 STAGES = ROOT / "cfgs" / "argoverse2_models"

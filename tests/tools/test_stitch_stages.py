@@ -13,6 +13,8 @@ from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SMALLER = [
     "DATA_CONFIG.POINT_CLOUD_RANGE", "[-12.8, -12.8, -3, 12.8, 12.8, 1]", "DATA_CONFIG.MIN_CARS", "0",
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from tool_runs import LIST, ROOT, tool, words
 
 from pcdet_freeze.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 CFGS = ROOT / "cfgs" / "synthetic_models"
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
 FEW = ["DATA_CONFIG.NUM_SCENES.train", "4", "DATA_CONFIG.NUM_SCENES.test", "2"]
