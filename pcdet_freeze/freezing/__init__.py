@@ -1,4 +1,7 @@
-"""Freeze modules of a model by name, in place, with a certificate and an exact release."""
+"""Freeze modules of a model by name, in place, with a certificate and an exact release.
+
+The keys of MODEL.FREEZE are the fields of ``FreezeOptions`` in ``plan``.
+"""
 
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing.api import freeze, frozen, unfreeze
