@@ -1,5 +1,5 @@
 """Plugin that freezes modules in an unmodified OpenPCDet; :mod:`pcdet_freeze.openpcdet` is its public API.
 
-``plugin`` lists the functions of OpenPCDet that are replaced, ``replacements`` has what runs in their place, ``session``
-follows one frozen model from its building to the end of its training.
+``plugin`` lists the functions of OpenPCDet that are replaced, ``replacements`` has what runs in their place,
+``session`` follows one frozen model from its building to the end of its training.
 """

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet import replacements
 from pcdet_freeze.integrations.openpcdet.after_import import AfterImport
-from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.function_patcher import Patches
+from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 
 REPLACED: dict[str, dict[str, Callable[..., Any]]] = {
