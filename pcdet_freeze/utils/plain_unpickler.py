@@ -19,7 +19,7 @@ _BUILT = (torch.Tensor, torch.nn.Parameter, OrderedDict, NUMPY_SCALARS["numpy", 
 """types whose state a pickle may set"""
 
 
-class Unpickler(_PythonUnpickler):
+class Unpickler(_PythonUnpickler):  # type: ignore[misc]  # typeshed does not list it
     """Calls only what torch's own ``weights_only=True`` calls, and the stand-ins of numpy scalars.
 
     Raises pickle.UnpicklingError for anything else.
