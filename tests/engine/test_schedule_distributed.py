@@ -11,6 +11,8 @@ from engine_toy import assert_same_state
 from schedule_worker import PLACES
 from two_processes import torchrun, worker
 
+pytestmark = pytest.mark.slow
+
 Found = dict[str, Any]
 
 

@@ -10,6 +10,8 @@ import torch
 from engine_toy import assert_same_state
 from two_processes import torchrun, worker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:

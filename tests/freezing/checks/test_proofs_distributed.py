@@ -8,6 +8,8 @@ import pytest
 import torch
 from two_processes import torchrun, worker
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
