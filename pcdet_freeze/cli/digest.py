@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.cli.json_file import write_json
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size", type=whole(1), default=4, help="frames per forward; digests depend on it"
     )
     parser.add_argument("--device", help="cpu or cuda; default: CUDA if available")
-    parser.add_argument(
-        "--trust_checkpoint", action="store_true", help="unpickle any object in it, which can run code"
-    )
+    add_trust(parser)
     parser.add_argument("--out", type=Path, help="write the digests to this JSON file")
     add_set(parser)
 

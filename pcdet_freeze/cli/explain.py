@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_cfg(parser)
     add("--ckpt", help="checkpoint whose tensors are loaded where name and shape fit")
+    add_trust(parser)
     add(
         "--depth",
         type=whole(1),
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    weights = load_weights(model, args.ckpt)
+    weights = load_weights(model, args.ckpt, args.trust_checkpoint)
     device = pick_device(args.device)
     load_data_to_gpu(batch_dict, device)
     handle = freeze(model.to(device), plan, certify=False)
@@ -117,11 +118,11 @@ def random_batch(cfg: Any, batch_size: int, reason: str) -> tuple[DatasetTemplat
     return frames, batch_dict, f"a random batch ({batch_size} frames), since {reason}"
 
 
-def load_weights(model: Any, ckpt: str | None) -> str:
+def load_weights(model: Any, ckpt: str | None, trust: bool = False) -> str:
     """Load what fits of ``ckpt``; returns a line that says what was loaded."""
     if ckpt is None:
         return "random weights (no --ckpt)"
-    state = load_checkpoint(ckpt)["model_state"]
+    state = load_checkpoint(ckpt, trust)["model_state"]
     state = fit_state(model, state, ckpt)
     fit = compare_keys(model, state)
     if not fit.loaded:

@@ -45,11 +45,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--pretrained_model", help="checkpoint whose tensors are loaded where name and shape fit")
     add("--allow_mismatch", action="store_true", help="skip pretrained tensors of another shape")
-    add(
-        "--trust_checkpoint",
-        action="store_true",
-        help="unpickle any object in a checkpoint, which can run code; for your own files only",
-    )
+    add_trust(parser)
     add("--launcher", choices=["none", "pytorch", "slurm"], default="none")
     add("--tcp_port", type=int, default=18888, help="port of the process group, where the launcher sets none")
     add("--local_rank", "--local-rank", type=int, help="ignored; the launcher sets LOCAL_RANK")
@@ -57,6 +53,15 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--save_to_file", action="store_true", help="write the predictions as text files too")
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--verbose", action="store_true", help="print the traceback of an error")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """``--trust_checkpoint``, which the error of a checkpoint with other than plain data recommends."""
+    parser.add_argument(
+        "--trust_checkpoint",
+        action="store_true",
+        help="unpickle any object in a checkpoint, which can run code; for your own files only",
+    )
 
 
 def add_number(parser: argparse.ArgumentParser, name: str, text: str, default: int | None = None) -> None:

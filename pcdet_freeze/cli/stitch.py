@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pcdet_freeze.cli.flags import add_trust
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError
@@ -20,17 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="modules that come from FILE, e.g. segment_head,backbone_2d.segblocks:seg.pth; "
                         "may be given several times")  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, metavar="ALL.pth", help="file to write")
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the joined checkpoint and print its parts; returns 0."""
-    trunk = Source.of(args.trunk, load_checkpoint(args.trunk))
+    trunk = Source.of(args.trunk, load_checkpoint(args.trunk, args.trust_checkpoint))
     sources: dict[str, Source] = {}
     takes = []
     for text in args.take:
         entries, name = read_take(text)
         if name not in sources:
-            sources[name] = Source.of(name, load_checkpoint(name))
+            sources[name] = Source.of(name, load_checkpoint(name, args.trust_checkpoint))
         takes.append(Take(sources[name], entries))
     checkpoint, lines = stitch(trunk, takes)
     save_checkpoint(checkpoint, args.out)

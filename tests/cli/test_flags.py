@@ -44,6 +44,12 @@ def test_every_option_has_a_flag_with_the_same_default(command: object, options:
     assert {name: getattr(args, name) for name in given} == {name: getattr(options(), name) for name in given}
 
 
+@pytest.mark.parametrize("command", ["train", "test", "explain", "verify", "digest", "stitch"])
+def test_every_command_that_reads_a_checkpoint_can_be_told_to_trust_it(command: str) -> None:
+    known = {option for action in parser_of(command)._actions for option in action.option_strings}
+    assert "--trust_checkpoint" in known
+
+
 def test_the_rank_that_older_launchers_pass_is_accepted() -> None:
     assert parser_of("train").parse_args([*CFG, "--local-rank=1"]).local_rank == 1
 
