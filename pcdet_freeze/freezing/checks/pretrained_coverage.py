@@ -28,7 +28,6 @@ from pcdet_freeze.utils.tensors import same_bits
 
 LOSS_SCALE = "loss_scale"
 """its name in heads (models.loss_weights.NAME; models are not imported here)"""
-COUNTERS = ("num_batches_tracked", COUNTER)
 SEED = 271828
 """of the second build; any seed other than that of the run"""
 
@@ -76,8 +75,13 @@ def needed(handle: FreezeHandle, loaded: Collection[str]) -> dict[str, bool]:
     return {
         name: id(tensor) in there
         for name, tensor, persistent in _tensors(handle)
-        if persistent and name.rpartition(".")[2] not in COUNTERS and not _is_unused_loss_weight(handle, name)
+        if persistent and not _is_counter(name) and not _is_unused_loss_weight(handle, name)
     }
+
+
+def _is_counter(name: str) -> bool:
+    """Whether tensor ``name`` counts the batches of a norm layer or the steps of the detector itself."""
+    return name == COUNTER or name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def _is_unused_loss_weight(handle: FreezeHandle, name: str) -> bool:

@@ -120,3 +120,11 @@ def test_p4_allow_random_must_name_frozen_modules() -> None:
 
 def test_p4_does_not_apply_with_parameters_false() -> None:
     check_pretrained_coverage(freeze(ToyModel(), FreezePlan(("vfe",), parameters=False)), ())
+
+
+def test_p4_a_step_counter_of_a_module_needs_a_file_and_that_of_the_detector_none() -> None:
+    model = ToyModel()
+    model.register_buffer("global_step", torch.zeros(1, dtype=torch.long))
+    model.vfe.register_buffer("global_step", torch.zeros(1, dtype=torch.long))
+    message = refusal(model, all_but(model, "global_step"))
+    assert "  vfe.global_step\n" in message and message.count("global_step") == 2  # named, and in the advice
