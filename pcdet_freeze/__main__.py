@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pcdet_freeze import __version__
 from pcdet_freeze.config import locate
 from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.utils.interrupts import HeldInterrupt
 
 INTERRUPTED, USAGE = 130, 2
 
@@ -96,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: Sequence[str], prog: str) -> int:
-    with _interrupt_held_back():
+    with HeldInterrupt(second_interrupts=True):  # torch aborts where its import is interrupted
         command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
     parser = CommandParser(prog=prog, description=command.__doc__)
     parser.example = f"{prog} {COMMANDS[name].example}"
@@ -107,33 +104,6 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
     except PCDetFreezeError as error:
         print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
-
-
-@contextmanager
-def _interrupt_held_back() -> Iterator[None]:
-    """Hold a Ctrl-C back until the imports are complete; a second one interrupts them.
-
-    torch aborts the process where it meets KeyboardInterrupt in C++ code, and other imports catch it.
-    """
-    pressed: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    default = signal.default_int_handler
-    usual = signal.getsignal(signal.SIGINT) is default
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, default)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def _top_level(words: Sequence[str], prog: str) -> int:

@@ -28,11 +28,13 @@ import math
 import numpy as np
 
 from pcdet_freeze.ops._arrays import jit
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 EPSILON = 1e-9
 _CELLS = 128  # maximum number of cells per side of the grid of NMS
 
 
+@uninterrupted
 @jit
 def prepare(rectangles):  # type: ignore[no-untyped-def]
     """(N, 5) -> (N, 8): x, y, half dx, half dy, cos, sin, radius of the circumscribed circle, area."""
@@ -101,6 +103,7 @@ def overlap(a, b):  # type: ignore[no-untyped-def]
     return min(area, smaller) if area > EPSILON * smaller else 0.0
 
 
+@uninterrupted
 @jit
 def overlap_matrix(a, b):  # type: ignore[no-untyped-def]
     """Prepared (N, 8), (M, 8) -> (N, M)."""
@@ -112,6 +115,7 @@ def overlap_matrix(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
+@uninterrupted
 @jit
 def overlap_pairs(a, b):  # type: ignore[no-untyped-def]
     """Prepared (N, 8), (N, 8) -> (N,)."""
@@ -165,6 +169,7 @@ def _grid(rows):  # type: ignore[no-untyped-def]
     return x1, y1, cell, int(span / cell) + 1 if cell < np.inf else 1
 
 
+@uninterrupted
 @jit
 def greedy(rows, thresh):  # type: ignore[no-untyped-def]
     """Prepared rectangles in descending order of score -> indices of the kept ones."""
@@ -222,6 +227,7 @@ def _suppressed_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignor
     return False
 
 
+@uninterrupted
 @jit
 def walk(count, later, earlier):  # type: ignore[no-untyped-def]
     """Greedy NMS from overlapping pairs, sorted by ``later``: a box that overlaps a kept one is removed."""

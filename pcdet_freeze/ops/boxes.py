@@ -23,6 +23,7 @@ from pcdet_freeze.ops._arrays import (
     to_float64,
     to_tensor,
 )
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 # lower face, then upper face; in each: front-left, front-right, rear-right, rear-left
 _CORNER_SIGNS = (
@@ -168,6 +169,7 @@ def _inside(px, py, pz, box, cos, sin, margin):  # type: ignore[no-untyped-def]
     return abs(along) < box[3] / 2 + margin and abs(across) < box[4] / 2 + margin
 
 
+@uninterrupted
 @jit
 def _inside_all(points, boxes, margin):  # type: ignore[no-untyped-def]
     mask = np.zeros((len(boxes), len(points)), dtype=np.bool_)
@@ -178,6 +180,7 @@ def _inside_all(points, boxes, margin):  # type: ignore[no-untyped-def]
     return mask
 
 
+@uninterrupted
 @jit
 def _first_box(points, boxes, margin):  # type: ignore[no-untyped-def]
     first = np.full(len(points), -1, dtype=np.int64)

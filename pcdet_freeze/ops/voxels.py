@@ -17,6 +17,7 @@ import torch
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops._arrays import Array, check_columns, jit
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 Numbers = Sequence[float] | np.ndarray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hashing, TAOCP 6.4
@@ -172,6 +173,7 @@ def _number_voxels(points, lower, size, grid, max_voxels):  # type: ignore[no-un
     return owner, coords[:opened].copy()
 
 
+@uninterrupted
 @jit
 def _voxelize(points, lower, size, grid, max_points, max_voxels):  # type: ignore[no-untyped-def]
     """Two passes: number the voxels, then copy the points into arrays of the exact size."""

@@ -19,6 +19,7 @@ from pcdet_freeze.datasets.synthetic.counter_rng import bell, blotch, stream, un
 from pcdet_freeze.datasets.synthetic.raycast import Hits
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import Ground
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 CAR, LANE, IGNORE = 6, 10, 255  # indices into labels.CLASSES that the kernels use
 ROAD, TERRAIN = 0, 2
@@ -107,6 +108,7 @@ def _ground_return(
     return surface, g.pavement * (1.0 + 0.18 * grain)
 
 
+@uninterrupted
 @njit(cache=True)
 def lidar_returns(
     hits: Hits, solids: NDArray, g: Ground, lines: NDArray, rays: Rays, emission: Emission, key: np.uint64
@@ -145,6 +147,7 @@ def lidar_returns(
     return Returns(points[:n].copy(), labels[:n].copy(), owner[:n].copy(), source[:n].copy())
 
 
+@uninterrupted
 @njit(cache=True)
 def count_alone(
     hits: Hits, solids: NDArray, dropout: float, objects: int, key: np.uint64

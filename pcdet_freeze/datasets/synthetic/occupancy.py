@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pcdet_freeze.utils.interrupts import uninterrupted
+
 
 @njit(cache=True)
 def _separated(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
@@ -18,6 +20,7 @@ def _separated(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     return along > a[4] + b[4] * cos + b[5] * sin or across > a[5] + b[4] * sin + b[5] * cos
 
 
+@uninterrupted
 @njit(cache=True)
 def _is_free(taken: NDArray[np.float64], count: int, new: NDArray[np.float64]) -> bool:
     for k in range(count):  # noqa: SIM110 (numba compiles no generator)

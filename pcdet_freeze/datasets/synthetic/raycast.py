@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pcdet_freeze.datasets.synthetic.counter_rng import stream, uniform
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import CYLINDER, ELLIPSOID, Ground
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 MISS = 1e9
 """Range of a ray that hits nothing."""
@@ -215,6 +216,7 @@ def _direction(rays: Rays, column: int, beam: int) -> tuple:
     return cos * rays.cos_el[beam], sin * rays.cos_el[beam], rays.sin_el[beam]
 
 
+@uninterrupted
 @njit(cache=True)
 def nearest_hits(solids: NDArray, ground: Ground, rays: Rays, limit: float, key: np.uint64) -> Hits:
     """First hit of each ray within ``limit`` metres; rays without a hit are omitted."""
@@ -244,6 +246,7 @@ def nearest_hits(solids: NDArray, ground: Ground, rays: Rays, limit: float, key:
     return Hits(ray[:n], best[:n], what[:n], facing[:n], lateral[:n])
 
 
+@uninterrupted
 @njit(cache=True)
 def hits_alone(
     solids: NDArray, hull: NDArray, offsets: NDArray, rays: Rays, limit: float, key: np.uint64

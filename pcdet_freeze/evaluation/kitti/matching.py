@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from pcdet_freeze.evaluation.kitti.tables import Flags, Floats, Ints
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 RECALL_POINTS = 41
 
@@ -26,6 +27,7 @@ def compiled(function: F) -> F:
     return cast(F, numba.njit(function))
 
 
+@uninterrupted
 @compiled
 def true_positive_scores(
     first: Ints, candidate: Ints, label_ignored: Flags, ignored: Flags, score: Floats
@@ -49,6 +51,7 @@ def true_positive_scores(
     return found[:count]
 
 
+@uninterrupted
 @compiled
 def recall_thresholds(scores: Floats, num_labels: int) -> Floats:
     """(at most 41,) scores at which recall is closest to 0, 1/40, 2/40, ...
@@ -88,6 +91,7 @@ def _closest(
     return best
 
 
+@uninterrupted
 @compiled
 def count_at(
     thresholds: Floats,
