@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet.plugin import begin, install, uninstall, verify
-from pcdet_freeze.integrations.openpcdet.run_script import run_script
+from pcdet_freeze.integrations.openpcdet.run_script import run_script, where_to_start
 
 __all__ = ["begin", "install", "uninstall", "verify"]
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a script of OpenPCDet with the plugin, or a command; returns the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
-        print(USAGE)
+        print(f"{USAGE}\n{where_to_start()}")
         return 0 if args else 2
     try:
         if args[0] in ("explain", "verify"):

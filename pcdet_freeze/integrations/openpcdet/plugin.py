@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -14,6 +16,7 @@ from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet import replacements
 from pcdet_freeze.integrations.openpcdet.after_import import AfterImport
 from pcdet_freeze.integrations.openpcdet.function_patcher import Patches
+from pcdet_freeze.integrations.openpcdet.installation import missing_note
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 
@@ -98,10 +101,13 @@ class Plugin:
                 f"num_class, dataset), but {getattr(module, '__file__', module)} has none. In "
                 "this one, call pcdet_freeze.freeze(model, names) instead."
             )
-        for name, around in REPLACED[end].items():
-            if callable(vars(module).get(name)):
-                self.patches.wrap(module, name, partial(around, self))
-                self.found.add(name)
+        present = {name for name in REPLACED[end] if callable(vars(module).get(name))}
+        for name in present:
+            self.patches.wrap(module, name, partial(REPLACED[end][name], self))
+        self.found |= present
+        note = missing_note(module.__name__, sorted(set(REPLACED[end]) - present))
+        if note and os.environ.get("RANK", "0") == "0":
+            print(f"pcdet_freeze: {note}", file=sys.stderr)
 
 
 _plugin: Plugin | None = None

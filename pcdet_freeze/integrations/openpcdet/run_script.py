@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pcdet_freeze.errors import ConfigError, IntegrationError
 from pcdet_freeze.integrations.openpcdet.environment import advice_for
+from pcdet_freeze.integrations.openpcdet.installation import GET_ONE, find_pcdet, say_found
 from pcdet_freeze.integrations.openpcdet.plugin import install, installed
 from pcdet_freeze.utils import distributed
 
@@ -25,13 +26,13 @@ def run_script(argv: Sequence[str]) -> None:
     if not script.is_file():
         raise ConfigError(
             "python -m pcdet_freeze.openpcdet needs a script, or the command explain or verify, but got "
-            f"{argv[0]!r}, which is not a file. For example: python -m pcdet_freeze.openpcdet tools/train.py "
-            "--cfg_file ..."
+            f"{argv[0]!r}, which is not a file. {where_to_start()}"
         )
     script, args = enter_tools(script.resolve(), argv[1:])
     sys.argv = [str(script), *args]
     sys.path[0] = str(script.parent)
     install()
+    say_found([script.parent, script.parent.parent])
     try:
         runpy.run_path(str(script), run_name="__main__")
     except ImportError as error:
@@ -75,8 +76,19 @@ def pcdet_missing(error: ImportError) -> IntegrationError:
     """The error to raise if pcdet, or a part of it, cannot be imported."""
     return IntegrationError(
         f"The plugin needs an OpenPCDet that is installed in this Python ({sys.executable}), but "
-        f"{error.name} cannot be imported ({error}). Run `python setup.py develop` in its folder."
+        f"{error.name} cannot be imported ({error}). {GET_ONE}"
     )
+
+
+def where_to_start() -> str:
+    """What to type: depends on whether an OpenPCDet is in this folder, is installed, or neither."""
+    example = "python -m pcdet_freeze.openpcdet tools/train.py --cfg_file ..."
+    if Path("tools/train.py").is_file():
+        return f"For example: {example}"
+    pcdet = find_pcdet(Path.cwd())
+    if pcdet is None:
+        return f"There is no OpenPCDet in this folder or in this Python ({sys.executable}). {GET_ONE}"
+    return f"This folder is no OpenPCDet; the one of this Python is: cd {pcdet.parent}, then {example}"
 
 
 def finish() -> None:
