@@ -17,22 +17,25 @@ DEV := $(VENV)/.installed-dev-$(PINS)
 QUICK := tests/freezing tests/ops tests/evaluation tests/utils tests/cli tests/engine/optim tests/test_config.py \
 	tests/test_architecture.py
 
+# a process for each core, at most four; the tests of a file share one, since they share its fixtures
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: demo quick test test-slow test-all lint check clean
 
 demo: $(RUN)
 	$(PY) tools/three_stages.py
 
 quick: $(DEV)
-	$(PY) -m pytest -q -m "not slow" $(QUICK)
+	$(PYTEST) -q -m "not slow" $(QUICK)
 
 test: $(DEV)
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(DEV)
-	$(PY) -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-all: $(DEV)
-	$(PY) -m pytest
+	$(PYTEST)
 
 lint: $(DEV)
 	$(PY) -m ruff check .
