@@ -18,7 +18,7 @@ QUICK := tests/freezing tests/ops tests/evaluation tests/utils tests/cli tests/e
 	tests/test_architecture.py
 
 # a process for each core, at most four; the tests of a file share one, since they share its fixtures
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo quick test test-slow test-all lint check clean
 
