@@ -150,9 +150,7 @@ def _recorder(stage: Stage, found: dict[str, Tensor]) -> tuple[Callable[..., Non
             for key, value in output.items()
             if (key in stage.writes if stage.declared else given.get(key) != id(value))
         }
-        found.update(
-            {path: tensor.detach().to("cpu", copy=True) for path, tensor in tensors_with_path(written)}
-        )
+        found.update(to_host(dict(tensors_with_path(written)), copy=True))
 
     return note, keep
 
