@@ -201,12 +201,9 @@ def frozen_tensors(
 
 def certify(root: nn.Module, request: FreezeRequest) -> Certificate:
     """Take the certificate of what ``request`` freezes in ``root``, as it is now."""
-    digests: dict[str, str] = {}
-    hidden = []
-    for name, tensor, persistent in frozen_tensors(root, request):
-        digests[name] = digest.tensor_digest(tensor)
-        if not persistent:
-            hidden.append(name)
+    found = list(frozen_tensors(root, request))
+    hidden = [name for name, _, persistent in found if not persistent]
+    digests = digests_of({name: tensor for name, tensor, _ in found})
     for name, module in extra_states(root, request):
         digests[name] = digest.value_digest(module.get_extra_state())
     names = tuple(
@@ -215,6 +212,11 @@ def certify(root: nn.Module, request: FreezeRequest) -> Certificate:
         if any(key.startswith(state_name(root, path) + ".") for key in digests)
     )
     return Certificate(digests, request.plan.entries, names, tuple(hidden))
+
+
+def digests_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The digest of each tensor, by its name."""
+    return dict(zip(tensors, digest.tensor_digests(list(tensors.values())), strict=True))
 
 
 def extra_states(root: nn.Module, request: FreezeRequest) -> Iterator[tuple[str, nn.Module]]:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+
+from pcdet_freeze.utils.host_copies import host_copies
+from pcdet_freeze.utils.tensors import flat_bytes
 
 ALGORITHM = "blake2b-128"
 
@@ -24,6 +27,14 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     shape = ",".join(str(size) for size in tensor.shape)
     kind = str(tensor.dtype).removeprefix("torch.")
     return f"{kind}[{shape}]:{_hash_tensor(tensor.detach()).hexdigest()}"
+
+
+def tensor_digests(tensors: Sequence[torch.Tensor]) -> list[str]:
+    """:func:`tensor_digest` of each tensor; those on a device are copied to the host in a few buffers."""
+    digests = [""] * len(tensors)
+    for index, copy in host_copies(tensors):
+        digests[index] = tensor_digest(copy)
+    return digests
 
 
 def value_digest(value: Any) -> str:
@@ -50,10 +61,9 @@ def _hash_tensor(tensor: torch.Tensor) -> hashlib.blake2b:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """Bytes of a strided tensor in C order; no copy if it is contiguous and on the CPU."""
-    plain = tensor.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    if plain.numel() == 0:
+    if tensor.numel() == 0:
         return memoryview(b"")
-    return memoryview(plain.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy stubs < 2
+    return memoryview(flat_bytes(tensor.resolve_conj().resolve_neg().cpu()).numpy())  # type: ignore[arg-type]  # numpy stubs < 2
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import digest
-from pcdet_freeze.freezing.certificate import bare_name, compare_digests
+from pcdet_freeze.freezing.certificate import bare_name, compare_digests, digests_of
 from pcdet_freeze.freezing.paths import segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.utils.names import nearest
@@ -60,12 +60,13 @@ def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
 def compare_keys(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     """As :func:`compare_states`, for plain states and these keys alone."""
     keys = list(keys)
-    before, after = ({key: _digest(state[key]) for key in keys if key in state} for state in (a, b))
+    before, after = (_digests({key: state[key] for key in keys if key in state}) for state in (a, b))
     return compare_digests(before, after)
 
 
-def _digest(value: Any) -> str:
-    return digest.tensor_digest(value) if isinstance(value, torch.Tensor) else digest.value_digest(value)
+def _digests(state: Mapping[str, Any]) -> dict[str, str]:
+    tensors = digests_of({key: value for key, value in state.items() if isinstance(value, torch.Tensor)})
+    return {key: tensors.get(key) or digest.value_digest(value) for key, value in state.items()}
 
 
 def select_keys(entries: Iterable[str], keys: Iterable[str]) -> tuple[list[str], list[str]]:

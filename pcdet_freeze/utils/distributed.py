@@ -6,19 +6,25 @@ Every function here also works in a single process, where it does nothing, so th
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.tensors import same_bits
+from pcdet_freeze.utils.collectives import (
+    all_gather_bytes,
+    broadcast_bytes,
+    broadcast_tensors,
+    collective_device,
+)
 from pcdet_freeze.utils.wrappers import unwrap as unwrap
 
 T = TypeVar("T")
@@ -151,25 +157,23 @@ def world_size() -> int:
 def barrier() -> None:
     """Wait until every rank is here."""
     if is_distributed():
-        dist.barrier()
+        device = collective_device()
+        dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
 
 
 def gather(value: T) -> list[T]:
     """``value`` of every rank, in rank order, on every rank. Values are pickled: keep them small."""
     if not is_distributed():
         return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+    return [pickle.loads(data) for data in all_gather_bytes(pickle.dumps(value))]
 
 
 def from_main(value: T) -> T:
     """Rank 0's ``value``, on every rank."""
     if not is_distributed():
         return value
-    box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    found: T = pickle.loads(broadcast_bytes(pickle.dumps(value) if rank() == 0 else b""))
+    return found
 
 
 def reduce_sum(values: dict[str, float]) -> dict[str, float]:
@@ -202,11 +206,7 @@ def share_buffers(model: nn.Module) -> None:
     A buffer that is the same already is not written to, so that a frozen one keeps its version.
     """
     if is_distributed():
-        for buffer in unwrap(model).buffers():
-            received = buffer.clone(memory_format=torch.contiguous_format)
-            dist.broadcast(received, src=0)
-            if not same_bits(received, buffer):
-                buffer.copy_(received)
+        broadcast_tensors(list(unwrap(model).buffers()))
 
 
 def agree(findings: Sequence[str]) -> list[str]:

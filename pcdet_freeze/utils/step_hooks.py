@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 _COMPILE_REMOVES_HOOKS = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
 """whether torch.compile may remove the step hooks from all classes of torch.optim, at its first call
@@ -38,6 +39,48 @@ def runs_step_hooks(step: Callable[..., Any]) -> bool:
             return True
         function = getattr(function, "__wrapped__", None)
     return False
+
+
+def is_skipped(optimizer: Optimizer) -> bool:
+    """Whether the step that ``optimizer`` makes now changes nothing, for a step hook; waits for the device.
+
+    Where gradients are infinite, a GradScaler calls no ``step()``, and so no hook. But it does call that of a
+    fused optimizer, which gets the verdict as ``found_inf``, on the device.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    return isinstance(found_inf, torch.Tensor) and bool(found_inf.item())
+
+
+class FirstStep:
+    """Tells once that an optimizer has made its first step that no GradScaler skipped."""
+
+    def __init__(self) -> None:
+        self._is_made = False
+        self._hook: RemovableHandle | None = None
+
+    def wait_for(self, optimizer: Optimizer) -> None:
+        """Wait for the next step of ``optimizer``, and no longer for one of another."""
+        self._stop()
+
+        def note(stepped: Optimizer, *_: Any) -> None:
+            # copies of an optimizer share its hooks
+            self._is_made = self._is_made or (stepped is optimizer and not is_skipped(stepped))
+
+        keep_step_hooks(optimizer)
+        self._hook = optimizer.register_step_post_hook(note)
+
+    def has_come(self) -> bool:
+        """True in the first call after that step, and in no other."""
+        if self._is_made:
+            self._stop()
+            return True
+        return False
+
+    def _stop(self) -> None:
+        self._is_made = False
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
 
 def _with_self(step: Callable[..., Any]) -> Callable[..., Any]:

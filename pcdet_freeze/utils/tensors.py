@@ -68,11 +68,15 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether dtype, shape and bits are equal: a NaN equals the same NaN, and 0.0 differs from -0.0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(_bytes(a), _bytes(b.to(a.device)))
+    return torch.equal(flat_bytes(a), flat_bytes(b.to(a.device)))
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+def flat_bytes(tensor: Tensor) -> Tensor:
+    """Bytes of a strided tensor in C order, on its device; no copy if it is contiguous."""
+    flat = tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # one element of a larger tensor is contiguous with any stride
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:

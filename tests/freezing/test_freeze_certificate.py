@@ -44,6 +44,7 @@ def test_p1_shape_and_dtype_count_strides_do_not() -> None:
     a = torch.arange(6.0).view(2, 3)
     assert different(a, a.view(3, 2)) and different(a, a.to(torch.float64))
     assert not different(a, a.t().contiguous().t()) and not different(a[:, ::2], a[:, ::2].clone())
+    assert not different(torch.arange(2.0)[1::2], torch.ones(1))
     assert different(torch.zeros(0), torch.zeros(0, 2)) and different(torch.zeros(()), torch.zeros(1))
 
 

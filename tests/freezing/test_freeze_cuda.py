@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pcdet_freeze import CertificateError, freeze, frozen, unfreeze
 from pcdet_freeze.freezing import copying_frozen
+from pcdet_freeze.utils.step_hooks import FirstStep
 
 DEVICE = "cuda"
 LIST = ["vfe", "backbone_2d.blocks"]
@@ -139,6 +140,22 @@ def test_h5_h7_on_cuda_steps_that_the_scaler_skips_and_takes_leave_frozen_state_
         scaler.update()
     handle.verify()
     assert scaler.get_scale() < 2.0**4 and not torch.equal(model.dense_head.weight, live)
+
+
+def test_p1_on_cuda_the_first_step_of_a_fused_optimizer_is_one_that_the_scaler_does_not_skip() -> None:
+    model = detector()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    scaler, first = torch.amp.GradScaler(DEVICE, init_scale=2.0**4), FirstStep()
+    freeze(model, LIST, optimizer)
+    first.wait_for(optimizer)
+    seen = []
+    for factor in (float("inf"), 1.0, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(model.train()(batch()).square().mean() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        seen.append(first.has_come())
+    assert seen == [False, True, False]
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -1,4 +1,7 @@
-"""A GradScaler for the CPU: torch's own, which torch 2.2 does not have yet, else one of the same protocol."""
+"""A GradScaler for the CPU: torch's own, which torch 2.2 does not have yet, else one of the same protocol.
+
+And an optimizer that a GradScaler treats as a fused one.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,21 @@ def cpu_grad_scaler(init_scale: float = 2.0**16) -> Any:
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler("cpu", init_scale=init_scale)
     return LossScaler(init_scale)
+
+
+class FusedSGD(torch.optim.Optimizer):
+    """A GradScaler always calls ``step()``, which does nothing where ``found_inf`` is not zero."""
+
+    _step_supports_amp_scaling = True
+    found_inf: torch.Tensor | None = None
+
+    def __init__(self, parameters: Any, lr: float = 0.1) -> None:
+        super().__init__([p for p in parameters if p.requires_grad], {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        skips = self.found_inf is not None and self.found_inf > 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not skips:
+                    parameter.sub_(parameter.grad, alpha=group["lr"])

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
+from grad_scaler import FusedSGD
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from pcdet_freeze.utils.step_hooks import keep_step_hooks, runs_step_hooks
+from pcdet_freeze.utils.step_hooks import FirstStep, keep_step_hooks, runs_step_hooks
 
 
 def steps(optimizer: torch.optim.Optimizer) -> list[int]:
@@ -69,3 +70,24 @@ def test_a_function_that_wraps_the_step_of_torch_runs_the_hooks() -> None:
     optimizer = sgd()
     keep_step_hooks(optimizer)
     assert runs_step_hooks(optimizer.step) and not runs_step_hooks(len)
+
+
+def test_the_first_step_is_one_that_a_scaler_does_not_skip_in_a_fused_optimizer() -> None:
+    optimizer, first = FusedSGD(nn.Linear(2, 1).parameters()), FirstStep()
+    first.wait_for(optimizer)
+    seen = []
+    for found_inf in (1.0, 1.0, 0.0, 0.0):
+        optimizer.found_inf = torch.tensor(found_inf)  # as GradScaler.step does
+        optimizer.step()
+        seen.append(first.has_come())
+    assert seen == [False, False, True, False]
+
+
+def test_the_first_step_is_one_of_the_optimizer_that_was_given_last() -> None:
+    old, new, first = sgd(), sgd(), FirstStep()
+    first.wait_for(old)
+    first.wait_for(new)
+    old.step()
+    assert not first.has_come()
+    new.step()
+    assert first.has_come() and not new._optimizer_step_post_hooks

@@ -4,7 +4,7 @@
 epoch            finished epochs
 it               iterations done, over all epochs
 model_state      the detector's state_dict, on CPU, without wrapper prefixes
-optimizer_state  torch's own format
+optimizer_state  torch's own format, on CPU
 version          'pcdet_freeze+<version>'
 pcdet_freeze     plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a list,
                  one state a rank), sampler, seed, cfg_digest, and the entries of hooks (freeze)
@@ -31,6 +31,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.rng import rng_state
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
@@ -51,11 +52,11 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
     }
     for hook in trainer.hooks:
         hook.at_checkpoint(trainer, ours)
+    states = {"model_state": dict(model.state_dict()), "optimizer_state": trainer.optimizer.state_dict()}
     return {
         "epoch": trainer.epoch,
         "it": trainer.iteration,
-        "model_state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
-        "optimizer_state": trainer.optimizer.state_dict(),
+        **to_host(states),
         "version": f"pcdet_freeze+{__version__}",
         CHECKPOINT_KEY: ours,
     }

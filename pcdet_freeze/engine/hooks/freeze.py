@@ -28,6 +28,7 @@ from pcdet_freeze.freezing.module_graph import explain_steps, require_loss
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.step_hooks import FirstStep
 
 
 @HOOKS.register
@@ -67,7 +68,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         self.handle = freeze(model, self.phase.plan, rebuilds_ddp=self.phase is not self.phases[0])
         require_loss(model)
         self._certified: FreezeHandle | None = None
-        self._first_step_checked = False
+        self._first_step = FirstStep()
         self._warned: set[str] = set()
 
     @classmethod
@@ -138,7 +139,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         else:
             self.handle.renew()
             self._certified = self.handle
-        self._first_step_checked = False
+        self._first_step.wait_for(trainer.optimizer)
 
     def before_epoch(self, trainer: Trainer) -> None:
         phase = phase_at(self.phases, trainer.epoch + 1)
@@ -147,8 +148,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
             self._enter(phase, trainer)
 
     def after_step(self, trainer: Trainer) -> None:
-        if not self._first_step_checked:
-            self._first_step_checked = True
+        if self._first_step.has_come():
             self._check("after the first step")
 
     def after_epoch(self, trainer: Trainer) -> None:
@@ -174,7 +174,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         optimizer = build_optimizer(model, self.optim_cfg or {}, self.lr_scaled_groups())
         kept, new = carry_state(trainer.optimizer, optimizer)
         trainer.rebuild(optimizer)
-        self._first_step_checked = False
+        self._first_step.wait_for(optimizer)
         trainer.logger.info("Epoch %d: %s", trainer.epoch + 1, "; ".join(phase.lines()))
         trainer.logger.info(
             "Optimizer state: %d parameters keep theirs, %d start with a fresh one. Certificate renewed.",

@@ -17,6 +17,7 @@ from pcdet_freeze.freezing.checks.optimizer_audit import check_groups
 from pcdet_freeze.freezing.checks.output_drift import OutputDrift, compare_outputs, named_tensors
 from pcdet_freeze.freezing.drift_lint import live_inputs
 from pcdet_freeze.utils.distributed import agree, unwrap
+from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
 from pcdet_freeze.utils.tensors import clone_detached
@@ -140,9 +141,9 @@ class OutputDriftHook(ConfiguredHook):
             {id(t) for _, t, _ in frozen_tensors(handle.model, request)} if request is not None else set()
         )
         frozen |= {id(parameter) for parameter in handle.parameters()}
-        for name, tensor in named_tensors(handle.model).items():
-            if id(tensor) not in frozen and name not in self._start:
-                self._start[name] = tensor.detach().to("cpu", copy=True)
+        tensors = named_tensors(handle.model)
+        new = {name: t for name, t in tensors.items() if id(t) not in frozen and name not in self._start}
+        self._start |= to_host(new, copy=True)
 
     def _keep_batch(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         if model.training:

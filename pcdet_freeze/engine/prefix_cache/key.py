@@ -15,7 +15,8 @@ from torch import nn
 import pcdet_freeze
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.prefix_cache.store import ABOUT
-from pcdet_freeze.freezing.digest import tensor_digest, value_digest
+from pcdet_freeze.freezing.certificate import digests_of
+from pcdet_freeze.freezing.digest import value_digest
 from pcdet_freeze.freezing.prefix.boundary import Boundary
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.freezing.prefix.options import Options
@@ -60,14 +61,15 @@ def key_digest(key: Mapping[str, Any]) -> str:
 
 def state_digest(model: nn.Module, boundary: Boundary) -> str:
     """Return a digest of all parameters, buffers and extra states of the cached modules."""
-    found = {}
+    found, tensors = {}, {}
     for path in boundary.paths:
         for name, module in model.get_submodule(path).named_modules():
             for own, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 if tensor is not None:
-                    found[f"{path}.{name}.{own}"] = tensor_digest(tensor)
+                    tensors[f"{path}.{name}.{own}"] = tensor
             if type(module).get_extra_state is not nn.Module.get_extra_state:
                 found[f"{path}.{name}"] = value_digest(module.get_extra_state())
+    found |= digests_of(tensors)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
-from pcdet_freeze.freezing.digest import tensor_digest
+from pcdet_freeze.freezing.digest import tensor_digests
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import stages
 from pcdet_freeze.models import load_data_to_gpu
@@ -29,8 +29,10 @@ class OutputDigest:
 
     def add(self, tensors: Iterable[tuple[str, torch.Tensor]], rows: bool) -> None:
         """Add the tensors of a batch or frame: names, dtypes, shapes and bits."""
-        for path, tensor in tensors:
-            self._hash.update(f"{path}={tensor_digest(tensor)};".encode())
+        found = list(tensors)
+        digests = tensor_digests([tensor for _, tensor in found])
+        for (path, tensor), digest in zip(found, digests, strict=True):
+            self._hash.update(f"{path}={digest};".encode())
             self.count += len(tensor) if rows and tensor.dim() else tensor.numel()
 
     def hexdigest(self) -> str:

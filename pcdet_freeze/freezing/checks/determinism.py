@@ -31,7 +31,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing import FreezeHandle, is_frozen
-from pcdet_freeze.freezing.certificate import frozen_tensors
+from pcdet_freeze.freezing.certificate import digests_of, frozen_tensors
 from pcdet_freeze.freezing.checks.rerun_call import (
     Call,
     first_difference,
@@ -40,7 +40,6 @@ from pcdet_freeze.freezing.checks.rerun_call import (
     run,
     run_in_a_row,
 )
-from pcdet_freeze.freezing.digest import tensor_digest
 from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
 from pcdet_freeze.utils.picklable_hook import PicklableHook
@@ -133,11 +132,13 @@ class DeterminismCheck:
         if request is None:
             return {}
         whole = replace(request, plan=replace(request.plan, parameters=True, entries=request.plan.entries))
-        return {
-            name: tensor_digest(tensor)
-            for name, tensor, _ in frozen_tensors(self.handle.model, whole)
-            if request.plan.parameters or not isinstance(tensor, nn.Parameter)
-        }
+        return digests_of(
+            {
+                name: tensor
+                for name, tensor, _ in frozen_tensors(self.handle.model, whole)
+                if request.plan.parameters or not isinstance(tensor, nn.Parameter)
+            }
+        )
 
     def _state_line(self, holder: str, changed: list[str]) -> str:
         names = ", ".join(name for name in changed if _holder(name) == holder)

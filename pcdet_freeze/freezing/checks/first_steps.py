@@ -34,7 +34,7 @@ from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, c
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.picklable_hook import PicklableHook
-from pcdet_freeze.utils.step_hooks import keep_step_hooks
+from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
 
 
 class Watched(NamedTuple):
@@ -110,7 +110,7 @@ class FirstSteps:
         self._audit = GradientAudit(model, handle.parameters)
         keep_step_hooks(optimizer)
         self._optimizer_hooks += [
-            optimizer.register_step_pre_hook(lambda *_: self._before_step(model)),
+            optimizer.register_step_pre_hook(lambda stepped, *_: self._before_step(model, stepped)),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
 
@@ -183,10 +183,10 @@ class FirstSteps:
             return []
         return [*_unreached_messages(model, unreached), *map(_UNLABELLED.format, heads)]
 
-    def _before_step(self, model: nn.Module) -> None:
+    def _before_step(self, model: nn.Module, optimizer: Optimizer) -> None:
         audit = self._audit
         # an optimizer whose step() calls the step() of its parent class runs the hooks of both
-        if audit is None or audit.done or self._in_step:
+        if audit is None or audit.done or self._in_step or is_skipped(optimizer):
             return
         if self._check_gradients:
             self._check_gradients = False

@@ -50,7 +50,7 @@ def _more(names: Sequence[str]) -> str:
 class GradientAudit:
     """Checks the gradients of the first ``STEPS`` optimizer steps.
 
-    Call :meth:`look` in a step pre-hook of the optimizer: it is not called for steps that a GradScaler skips.
+    Call :meth:`look` in a step pre-hook of the optimizer, unless the step :func:`.is_skipped`.
 
     Args:
         frozen: returns the frozen parameters of ``model``.

@@ -22,6 +22,7 @@ from pcdet_freeze.freezing.drift_lint import live_inputs
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import Stage, stages
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
 from pcdet_freeze.utils.tensors import clone_detached, relative_error, tensors_with_path
 
@@ -149,9 +150,7 @@ def _recorder(stage: Stage, found: dict[str, Tensor]) -> tuple[Callable[..., Non
             for key, value in output.items()
             if (key in stage.writes if stage.declared else given.get(key) != id(value))
         }
-        found.update(
-            {path: tensor.detach().to("cpu", copy=True) for path, tensor in tensors_with_path(written)}
-        )
+        found.update(to_host(dict(tensors_with_path(written)), copy=True))
 
     return note, keep
 
@@ -160,7 +159,7 @@ def _recorder(stage: Stage, found: dict[str, Tensor]) -> tuple[Callable[..., Non
 def state_of(model: nn.Module, start: Mapping[str, Tensor]) -> Iterator[None]:
     """Context in which the model has the values of ``start``; tensor objects stay the same."""
     own = named_tensors(model)
-    now = {name: own[name].detach().to("cpu", copy=True) for name in start}
+    now = to_host({name: own[name] for name in start}, copy=True)
     try:
         _write(own, start)
         yield

@@ -22,7 +22,7 @@ from pcdet_freeze.integrations.openpcdet import frozen_heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
 from pcdet_freeze.integrations.openpcdet.optimizer import find_optimizer, fix_groups
 from pcdet_freeze.integrations.openpcdet.schedule import LrScales, add_to_groups, rewrap_ddp
-from pcdet_freeze.utils.step_hooks import keep_step_hooks
+from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
 
 BEGUN = "begun"
 """key in the freeze metadata of a checkpoint: number of epochs begun when it was written"""
@@ -57,7 +57,8 @@ class Session:
         """whether it stays when another checkpoint is loaded without error"""
         self.has_begun = self.has_ended = False
         self.epochs_begun = 0
-        self._steps = 0
+        self._has_stepped = False
+        """whether the optimizer has made a step that a GradScaler did not skip"""
         self._lr_scales = LrScales()
         self._check_trainable()
         frozen_heads.patch_frozen_heads(model)
@@ -200,10 +201,10 @@ class Session:
         self.handle.renew()
         self._lr_scales.refresh()
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         self._lr_scales.after_step()
-        self._steps += 1
-        if self._steps == 1:
+        if not self._has_stepped and not is_skipped(optimizer):
+            self._has_stepped = True
             self.check("after the first step")
             # in an unknown loop the optimizer was found during the first forward, too late to watch that one
             self._watch_first_steps()

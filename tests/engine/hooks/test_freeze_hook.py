@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import cfg_of, frozen_trainer, resumed
+from grad_scaler import cpu_grad_scaler
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
@@ -82,6 +83,22 @@ def test_p1_a_frozen_tensor_that_changes_stops_the_run_by_name(place: str, when:
     trainer = frozen_trainer([Corrupts(place, name)], epochs=2 if place != "after_train" else 1)
     with pytest.raises(CertificateError, match=rf"{when}[\s\S]*{name}"):
         trainer.run()
+
+
+def test_p1_the_first_step_is_the_first_one_that_amp_does_not_skip() -> None:
+    class CorruptsInTheFirstStep(Hook):
+        """Two steps overflow. The third one writes to a frozen tensor."""
+
+        def before_train(self, trainer: Trainer) -> None:
+            trainer.clip_norm, trainer.scaler = None, cpu_grad_scaler(2.0)
+            head, vfe = trainer.model.head.weight, trainer.model.vfe
+            head.register_hook(lambda grad: grad * (float("inf") if trainer.iteration < 2 else 1))
+            trainer.optimizer.register_step_post_hook(lambda *_: vfe[0].weight.data.add_(1))
+
+    trainer = frozen_trainer([CorruptsInTheFirstStep()], optimizer="sgd")
+    with pytest.raises(CertificateError, match=r"after the first step[\s\S]*vfe\.0\.weight"):
+        trainer.run()
+    assert trainer.iteration == 3
 
 
 def test_p1_no_checkpoint_is_written_with_changed_frozen_state(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from engine_toy import ToyModel
-from grad_scaler import cpu_grad_scaler
+from grad_scaler import FusedSGD, cpu_grad_scaler
 from proof_toys import (
     frozen,
     refusal,
@@ -129,6 +129,24 @@ def test_p5_steps_that_amp_skips_do_not_count() -> None:
     trainer = frozen(
         Spare(), "vfe", epochs=7, hooks=[Overflows(), RemovesGradients(lambda step: True)], optimizer="sgd"
     )
+    with pytest.raises(FreezeError, match="in any of 20 steps"):
+        trainer.run()
+    assert trainer.iteration == 5 + STEPS - 1
+
+
+def test_p5_steps_that_a_fused_optimizer_skips_do_not_count() -> None:
+    """A GradScaler calls its step() in any case, with the verdict in ``found_inf``."""
+
+    class Overflows(Hook):
+        def before_train(self, trainer: Any) -> None:
+            def set_verdict(optimizer: Any, *_: Any) -> None:
+                optimizer.found_inf = torch.tensor(float(trainer.iteration < 5))
+
+            trainer.optimizer = FusedSGD(trainer.model.parameters())
+            trainer.optimizer.register_step_pre_hook(set_verdict)
+
+    hooks = [Overflows(), RemovesGradients(lambda step: True)]
+    trainer = frozen(Spare(), "vfe", epochs=7, hooks=hooks, optimizer="sgd")
     with pytest.raises(FreezeError, match="in any of 20 steps"):
         trainer.run()
     assert trainer.iteration == 5 + STEPS - 1
