@@ -16,7 +16,7 @@ checks.finish()
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -72,7 +72,13 @@ class FirstSteps:
         self._in_step = False
         self._check_gradients = False
 
-    def watch(self, handle: FreezeHandle, model: nn.Module, optimizer: Optimizer | None) -> None:
+    def watch(
+        self,
+        handle: FreezeHandle,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        left_out: Collection[str] = (),
+    ) -> None:
         """Check the next forward of ``model`` and the next steps of ``optimizer``.
 
         A second call with the same arguments does nothing.
@@ -81,6 +87,7 @@ class FirstSteps:
             handle: the freeze of ``model``.
             model: as the loop calls it, in its wrappers.
             optimizer: None where it is not known yet: then only the forward is checked.
+            left_out: names of trainable parameters that are in no group on purpose.
 
         Raises:
             FreezeError: a trainable parameter is in no optimizer group, or in two (P5).
@@ -92,7 +99,7 @@ class FirstSteps:
             return
         self.stop()
         if optimizer is not None:
-            check_groups(model, optimizer)
+            check_groups(model, optimizer, left_out)
         self._watched = watched
         self._determinism = None if self._determinism_checked else DeterminismCheck(handle)
         if handle.plan.parameters:
