@@ -109,7 +109,7 @@ def test_p5_train_dropped_is_refused_since_every_trainable_parameter_is_in_the_o
 ) -> None:
     sets = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe]", "MODEL.FREEZE.TRAIN_DROPPED", "True"]
     assert main(["train", *words(tmp_path, sets=sets)]) == 1
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     assert "TRAIN_DROPPED" in text and "every trainable parameter is in the optimizer" in text
     assert "--set: MODEL.FREEZE.TRAIN_DROPPED" in text
     assert not FreezePlan.from_cfg({"MODEL": {"FREEZE": {"TRAIN_DROPPED": False}}}).openpcdet_only()

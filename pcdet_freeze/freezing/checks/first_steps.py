@@ -33,6 +33,7 @@ from pcdet_freeze.freezing.checks.loss_reachability import (
 from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, check_groups
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.step_hooks import keep_step_hooks
 
@@ -149,9 +150,12 @@ class FirstSteps:
     def _before_forward(self, model: nn.Module) -> None:
         for check in self._forward_checks():
             check.end()  # torch calls no forward hook after KeyboardInterrupt
-        if self._is_training_forward(model):
-            for check in self._forward_checks():
-                check.begin()
+        if not self._is_training_forward(model) or not self._forward_checks():
+            return
+        if self._determinism is not None and not wait_for_loader_threads():
+            self.logger.warning(_LOADER_THREAD)
+        for check in self._forward_checks():
+            check.begin()
 
     def _after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self._is_training_forward(model) or not self._forward_checks():
@@ -265,6 +269,10 @@ _WAITING = "This batch has no labels for %s: loss reachability is checked with t
 _UNLABELLED = (
     "(The batch has no labels for {0}: with several processes its loss must depend on its predictions even "
     "then, for example by adding 0 * predictions.sum().)"
+)
+_LOADER_THREAD = (
+    "A thread of this process is still loading batches. Random numbers that it draws during the determinism "
+    "check of the first step differ from those of a run without the check."
 )
 _NOT_DETERMINISTIC = (
     "A frozen module must be deterministic and must not change its buffers, in train mode too. Found in the "
