@@ -24,7 +24,7 @@ from pcdet_freeze.config.yaml_files import Loader, Marks, config_roots, load
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.utils.faults import place_of, raise_faults
 from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.rules import is_union, takes_names
+from pcdet_freeze.utils.rules import is_union, takes_names, type_word
 from pcdet_freeze.utils.sections import SETTABLE, fields_of, read_section
 
 
@@ -235,7 +235,7 @@ def _value(key: str, text: str, old: Any) -> Any:
     scalar = isinstance(old, bool | int | float | str) and not (isinstance(old, str) or new is None)
     fits = type(new) is type(old) or {type(new), type(old)} == {int, float} or not scalar
     if not fits or (isinstance(old, dict) and not isinstance(new, dict | None)):
-        raise ConfigError(f"--set {key}: the value must be {type(old).__name__} like {old!r}; got {text!r}")
+        raise ConfigError(f"--set {key}: the value must be {type_word(old)} like {old!r}; got {text!r}")
     return EasyDict(new) if isinstance(new, dict) else new
 
 

@@ -33,5 +33,6 @@ def check_config(cfg: Any, *, training: bool = True, data: bool = True) -> Freez
     if training and not faults:
         faults += user_hook_faults(cfg)
     plan, freeze_faults = FreezePlan.read(cfg)
+    freeze_faults += plan.openpcdet_only()
     raise_faults([*faults, *freeze_faults], cfg, ConfigError if faults else FreezeError)
     return plan

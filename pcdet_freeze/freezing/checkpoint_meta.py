@@ -74,13 +74,14 @@ def log_list_changes(
     if not changes:
         return
     lines = "\n  ".join(["(- then, + now)", *changes])
+    written = "with another freeze list" if header.entries else "without a freeze list: it froze nothing"
     if is_over:
         raise CheckpointError(
             f"A finished run cannot be resumed with another freeze list: {path} is its last checkpoint, so "
             f"nothing would be trained. {lines}\nFor a new stage pass the file as --pretrained_model and "
             "choose another --extra_tag; to continue the run, raise --epochs."
         )
-    logger.warning("The checkpoint was written with another freeze list %s", lines)
+    logger.warning("The checkpoint was written %s %s", written, lines)
 
 
 def _diff(then: Sequence[str], now: Sequence[str]) -> list[str]:

@@ -8,11 +8,12 @@ model is worked out by :mod:`pcdet_freeze.freezing.resolve` and :mod:`pcdet_free
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing.list_notation import read_keys
 from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.names import nearest
 from pcdet_freeze.utils.rules import Count, Rule, above
@@ -102,6 +103,8 @@ class FreezeOptions(Section):
     """True, or names: weights that no checkpoint supplied may be frozen."""
     ignore: Names = ()
     """Buffers (or modules, for all their buffers) that the certificate leaves out."""
+    train_dropped: bool = False
+    """In OpenPCDet only: True adds the parameters that its adam_onecycle drops to the optimizer."""
     fuse: bool | Literal["force"] = True
     """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast and
     TF32 too. False: every layer by itself."""
@@ -165,17 +168,21 @@ class FreezePlan(FreezeOptions):
     """
 
     entries: tuple[str, ...] = ()
-    """Dotted paths from the detector, as written; globs within a segment; ``!path`` exempts."""
+    """Dotted paths from the detector; globs within a segment; ``!path`` exempts."""
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False, kw_only=True)
+    """What was read in another way than it was written."""
 
     def __post_init__(self) -> None:
         block = {key: getattr(self, field.name) for key, field in fields_of(FreezeOptions).items()}
-        keys, faults = read_section(FreezeKeys, {KEY: self.entries, BLOCK: block}, "MODEL")
+        model, notes = read_keys({KEY: self.entries, BLOCK: block}, KEY, BLOCK)
+        object.__setattr__(self, "notes", (*self.notes, *notes))
+        keys, faults = read_section(FreezeKeys, model, "MODEL")
         if keys is None or keys.freeze is None:
             raise_faults(faults, error=FreezeError)
             return
         object.__setattr__(self, "entries", keys.not_train_in_multi_task)
-        for field in fields(FreezeOptions):  # lists become tuples: a plan is hashable
-            object.__setattr__(self, field.name, getattr(keys.freeze, field.name))
+        for option in fields(FreezeOptions):  # lists become tuples: a plan is hashable
+            object.__setattr__(self, option.name, getattr(keys.freeze, option.name))
 
     def __bool__(self) -> bool:
         return bool(self.entries)
@@ -188,11 +195,12 @@ class FreezePlan(FreezeOptions):
         model = (cfg.get("MODEL") or {}) if "MODEL" in cfg else cfg
         if not isinstance(model, Mapping):
             return cls(), [f"MODEL must be a mapping; got {type(model).__name__}: {model!r}"]
+        model, notes = read_keys(model, KEY, BLOCK)
         keys, faults = read_section(FreezeKeys, model, "MODEL")
         faults = [*_misplaced(cfg), *_misspelled(model), *faults]
         if keys is None or faults:
             return cls(), faults
-        return cls(keys.not_train_in_multi_task, **vars(keys.freeze or FreezeOptions())), []
+        return cls(keys.not_train_in_multi_task, notes=notes, **vars(keys.freeze or FreezeOptions())), []
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> FreezePlan:
@@ -203,6 +211,15 @@ class FreezePlan(FreezeOptions):
         plan, faults = cls.read(cfg)
         raise_faults(faults, cfg, FreezeError)
         return plan
+
+    def openpcdet_only(self) -> list[str]:
+        """Faults of a plan for the trainer of this package: keys that only the plugin for OpenPCDet needs."""
+        if not self.train_dropped:
+            return []
+        return [
+            f"MODEL.{BLOCK}.TRAIN_DROPPED is for OpenPCDet, whose adam_onecycle drops parameters. In this "
+            "trainer every trainable parameter is in the optimizer: remove the key"
+        ]
 
     @classmethod
     def of(cls, names: FreezePlan | Sequence[str] | None) -> FreezePlan:

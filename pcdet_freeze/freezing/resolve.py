@@ -58,7 +58,7 @@ def resolve(plan: FreezePlan, model: nn.Module) -> Resolution:
     modules.
     """
     root = unwrap(model)
-    result = Resolution(plan, root)
+    result = Resolution(plan, root, notes=list(plan.notes))
     paths = [path for path, _, _ in walk(root) if path]
     faults: list[str] = []
     for entry in plan.entries:

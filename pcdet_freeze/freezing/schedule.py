@@ -161,7 +161,9 @@ def _later_phases(plan: FreezePlan, root: nn.Module, first: Resolution, faults: 
                 entries = (*entries, f"!{path}")
                 for alias in aliases(root, path):
                     module_set = module_set.remove(alias)
-        now = _reduced(replace(plan, entries=entries, schedule=()), root, module_set, first.eval_set)
+        now = _reduced(
+            replace(plan, entries=entries, schedule=(), notes=()), root, module_set, first.eval_set
+        )
         try:
             after = _frozen_names(root, resolve(now, root))
         except FreezeError as error:

@@ -173,6 +173,11 @@ def takes_names(kind: Any) -> bool:
     return typing.get_origin(kind) is tuple and (inner is str or inner == (str,))
 
 
+def type_word(value: object) -> str:
+    """The type of ``value`` in the words of a YAML: ``mapping`` for EasyDict and every other one."""
+    return "mapping" if isinstance(value, Mapping) else type(value).__name__
+
+
 def _is_list(kind: Any) -> bool:
     """Whether a value of ``kind`` may be a list, but not one of sections."""
     if typing.get_origin(kind) is Annotated:

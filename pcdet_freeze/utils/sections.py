@@ -25,7 +25,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pcdet_freeze.errors import ConfigError, PCDetFreezeError
 from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.rules import Key, Rule, advice_for, describe, is_union
+from pcdet_freeze.utils.rules import Key, Rule, advice_for, describe, is_union, type_word
 
 S = TypeVar("S")
 C = TypeVar("C", bound=type)
@@ -279,7 +279,7 @@ def _convert_mapping(kind: Any, value: object, where: str, faults: list[str]) ->
 
 def _convert_list(kind: Any, value: object, where: str, faults: list[str], rules: tuple[Rule, ...]) -> Any:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        got = f"{type(value).__name__} {value!r}"
+        got = f"{type_word(value)} {value!r}"
         faults.append(f"{where} must be {_text(kind, rules)}; got {got}{advice_for(kind, value, rules)}")
         return ()
     passed = tuple(Rule(text="", advice=rule.advice) for rule in rules if rule.advice)

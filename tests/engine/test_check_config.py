@@ -104,6 +104,17 @@ def test_an_evaluation_needs_no_whole_optimization() -> None:
         check_config(cfg)
 
 
+def test_p5_train_dropped_is_refused_since_every_trainable_parameter_is_in_the_optimizer(
+    tmp_path: Path, capsys: Any
+) -> None:
+    sets = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe]", "MODEL.FREEZE.TRAIN_DROPPED", "True"]
+    assert main(["train", *words(tmp_path, sets=sets)]) == 1
+    text = capsys.readouterr().out
+    assert "TRAIN_DROPPED" in text and "every trainable parameter is in the optimizer" in text
+    assert "--set: MODEL.FREEZE.TRAIN_DROPPED" in text
+    assert not FreezePlan.from_cfg({"MODEL": {"FREEZE": {"TRAIN_DROPPED": False}}}).openpcdet_only()
+
+
 def test_the_plan_is_parsed_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[object] = []
     read = FreezePlan.read.__func__  # type: ignore[attr-defined]

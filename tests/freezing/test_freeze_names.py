@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from easydict import EasyDict
 from freeze_toys import Detector, block, state_bits
 from torch import nn
 
-from pcdet_freeze import FreezeError, FreezePlan, freeze, is_frozen
+from pcdet_freeze import FreezeError, FreezePlan, freeze, is_frozen, unfreeze
+from pcdet_freeze.freezing.schedule import timeline
 from pcdet_freeze.freezing.summary import counts
 
 
@@ -93,7 +95,7 @@ def test_n2_an_absent_null_or_empty_list_freezes_nothing_and_says_so(config: dic
 
 
 @pytest.mark.parametrize(
-    "value", ["vfe", {"vfe": True}, 3, True, {"vfe"}, b"vfe", [""], ["  "], [3], [None], ["!"]]
+    "value", ["vfe, head", {"vfe": True}, 3, True, {"vfe"}, b"vfe", [""], ["  "], [3], [None], ["!"]]
 )
 def test_n3_anything_but_a_list_of_names_is_an_error_with_rule_value_and_cure(value: Any) -> None:
     with pytest.raises(FreezeError) as caught:
@@ -105,11 +107,73 @@ def test_n3_anything_but_a_list_of_names_is_an_error_with_rule_value_and_cure(va
     assert repr(item) in message and "write" in message
 
 
+NAME = "backbone_2d.blocks.[0-1]"
+
+
+@pytest.mark.parametrize("entries", [NAME, f"{NAME} "])
+def test_n3_one_name_is_read_as_a_list_of_one_with_a_note(entries: str) -> None:
+    for plan in (FreezePlan.from_cfg(cfg(entries)), FreezePlan(entries)):  # type: ignore[arg-type]
+        assert plan == FreezePlan((NAME,))
+        (note,) = freeze(Detector(), plan).notes
+        assert "NOT_TRAIN_IN_MULTI_TASK" in note and f"[{NAME}]" in note
+
+
+def test_n3_freeze_and_unfreeze_take_one_name() -> None:
+    model = Detector()
+    handle = freeze(model, "vfe")
+    assert handle.names == ("vfe",) and "[vfe]" in handle.notes[0]
+    unfreeze(model, "vfe")
+    assert not is_frozen(model.vfe)
+
+
+def test_n3_one_name_is_a_list_of_one_for_the_options_too() -> None:
+    options = {"EVAL": "vfe", "IGNORE": "vfe.1", "ALLOW_RANDOM": "vfe"}
+    plan = FreezePlan.from_cfg(cfg(["vfe"], **options, SCHEDULE=[{"EPOCH": 1, "TRAIN": "vfe"}]))
+    assert plan.eval == plan.allow_random == plan.schedule[0].train == ("vfe",)
+    assert plan.ignore == ("vfe.1",)
+    keys = ("EVAL", "IGNORE", "ALLOW_RANDOM", "SCHEDULE[0].TRAIN")
+    assert len(plan.notes) == 4 and all(any(key in note for note in plan.notes) for key in keys)
+
+
+@pytest.mark.parametrize(("entry", "name"), [("vfe.", "vfe"), ("backbone_2d.*.", "backbone_2d.*")])
+def test_n3_a_dot_at_the_end_of_a_name_is_removed_with_a_note(entry: str, name: str) -> None:
+    for entries in ([entry], entry):
+        plan = FreezePlan.from_cfg(cfg(entries))
+        assert plan.entries == (name,)
+        assert f"{entry!r} is read as {name!r}" in freeze(Detector(), plan).notes[-1]
+
+
+def test_n3_the_dot_of_an_exemption_is_removed_too() -> None:
+    model = Detector()
+    handle = freeze(model, ["backbone_2d.", "!backbone_2d.blocks."])
+    assert is_frozen(model.backbone_2d.deblocks) and not is_frozen(model.backbone_2d.blocks[0])
+    assert len(handle.notes) == 2
+
+
+@pytest.mark.parametrize("entry", [".", "!.", "vfe..", ".vfe"])
+def test_n3_other_dots_are_errors(entry: str) -> None:
+    with pytest.raises(FreezeError):
+        freeze(Detector(), ["vfe", entry])
+
+
+def test_n3_a_mapping_is_called_a_mapping() -> None:
+    for wrong in (cfg(EasyDict(vfe=True)), cfg(["vfe"], EVAL=EasyDict(vfe=True))):
+        with pytest.raises(FreezeError, match=r"got mapping \{'vfe': True\}") as caught:
+            FreezePlan.from_cfg(EasyDict(wrong))
+        assert "EasyDict" not in str(caught.value)
+
+
+def test_a_note_is_given_once_in_a_run_with_a_schedule() -> None:
+    plan = FreezePlan.from_cfg(cfg("vfe", SCHEDULE=[{"EPOCH": 1, "TRAIN": ["vfe.0"]}]))
+    first, second = timeline(plan, Detector())
+    assert len(first.plan.notes) == 1 and second.plan.notes == ()
+
+
 @pytest.mark.parametrize(
     ("text", "list_to_write"),
     [
-        ("vfe", "[vfe]"),
         ("vfe, head", "[vfe, head]"),
+        ("[vfe]", "[vfe]"),
         ("(vfe, head)", "[vfe, head]"),
         ("('vfe',)", "[vfe]"),
         ("None", "[]"),
@@ -148,7 +212,7 @@ def test_a_plan_made_of_lists_equals_its_tuple_form_and_is_hashable() -> None:
 
 def test_n3_all_faults_of_the_config_come_at_once() -> None:
     with pytest.raises(FreezeError) as caught:
-        FreezePlan.from_cfg(cfg(["vfe", "", 7], SHARED="yes", COMPILE=True, IGNOR=[], EVAL="vfe"))
+        FreezePlan.from_cfg(cfg(["vfe", "", 7], SHARED="yes", COMPILE=True, IGNOR=[], EVAL="vfe, head"))
     message = str(caught.value)
     assert all(part in message for part in ("TASK[1]", "TASK[2]", "SHARED", "COMPILE", "IGNORE", "EVAL"))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pytest
 import torch
 from standin_runs import RANDOM, TRUNK, WEIGHTS_ONLY, Run, Standin, frozen_words
+
+from pcdet_freeze import openpcdet
 
 PV = frozen_words(f"{TRUNK},dense_head", *RANDOM)
 
@@ -48,10 +52,11 @@ def test_another_list_on_resume_is_an_error_not_a_silent_restart(
     assert stopped.checkpoint(1).read_bytes() == before
 
 
-def test_adding_a_list_on_resume_is_an_error(standin: Standin) -> None:
+def test_adding_a_list_on_resume_is_an_error_that_says_that_there_was_none(standin: Standin) -> None:
     standin.train("pv_rcnn", "--epochs", "1")
     run = standin.train("pv_rcnn", "--epochs", "2", *PV)
     assert run.code == 1 and "+ dense_head" in run.err and run.losses == []
+    assert "checkpoint_epoch_1.pth was written by a run without a list" in run.err
 
 
 def test_removing_the_list_on_resume_is_an_error(standin: Standin, stopped: Run) -> None:
@@ -97,6 +102,52 @@ def test_a_run_whose_checkpoints_are_all_broken_does_not_restart_at_epoch_0(
     run = standin.train("pv_rcnn", "--epochs", "2", *PV)
     assert run.code == 1 and run.losses == []
     assert "A run must resume from its checkpoint" in run.err and "another --extra_tag" in run.err
+
+
+def test_without_a_list_a_run_resumes_from_a_checkpoint_with_numpy_scalars(standin: Standin) -> None:
+    """torch 2.6 refuses them; OpenPCDet alone would then restart at epoch 0."""
+    standin.train("pv_rcnn", "--epochs", "1")
+    run = standin.train("pv_rcnn", "--epochs", "2")
+    assert run.code == 0 and "start training from epoch 1" in run.err and len(run.losses) == 4
+
+
+def test_without_a_list_the_evaluation_reads_a_checkpoint_with_numpy_scalars(standin: Standin) -> None:
+    """``tools/test.py`` and the evaluation after a training call ``load_params_from_file``."""
+    path = standin.train("pv_rcnn", "--epochs", "1").checkpoint(1)
+    arguments = {"filename": str(path), "logger": logging.getLogger("standin"), "to_cpu": True}
+    if WEIGHTS_ONLY:
+        with pytest.raises(UnpicklingError):
+            standin.build("pv_rcnn").load_params_from_file(**arguments)
+    openpcdet.install()
+    model = standin.build("pv_rcnn")
+    model.load_params_from_file(**arguments)
+    stored = torch.load(path, weights_only=False)["model_state"]
+    assert all(torch.equal(value, stored[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [([], "restart at epoch 0"), (["MODEL.FREEZE.PARAMETERS", "False"], "without the freeze")],
+)
+def test_the_end_of_a_frozen_training_logs_how_it_is_continued(
+    standin: Standin, words: list[str], alone: str
+) -> None:
+    run = standin.train("pv_rcnn", "--epochs", "1", *PV, *words)
+    (line,) = [line for line in run.err.splitlines() if "to continue this training" in line]
+    assert "python -m pcdet_freeze.openpcdet tools/train.py" in line and alone in line
+    assert "to continue" not in standin.train("pv_rcnn", "--epochs", "1", tag="plain").err
+
+
+def test_openpcdet_alone_restarts_at_epoch_0_from_a_checkpoint_of_a_frozen_run(
+    standin: Standin, stopped: Run
+) -> None:
+    """What that line warns of; without numpy scalars in the file, so that torch reads it."""
+    state = stopped.state(1)
+    for group in state["optimizer_state"]["param_groups"]:
+        group["lr"] = float(group["lr"])
+    torch.save(state, stopped.checkpoint(1))
+    run = standin.train("pv_rcnn", "--epochs", "2", plugin=False)
+    assert "start training from epoch 0" in run.err and len(run.losses) == 8
 
 
 class Opaque:

@@ -119,7 +119,7 @@ def test_r2_a_resume_with_another_list_prints_both_diffs_and_goes_on(base: Path,
     before = base / "checkpoint_epoch_1.pth"
     assert train(tmp_path, "--ckpt", before, sets=FREEZE) == 0
     log = log_of(folder(tmp_path))
-    assert "another freeze list (- then, + now)\n  + vfe\n  + backbone_2d.blocks\n" in log
+    assert "without a freeze list: it froze nothing (- then, + now)\n  + vfe\n  + backbone_2d.blocks\n" in log
     assert "Optimizer state, by parameter name:\n  kept" in log and "dropped     21  vfe." in log
     still = state_of(before)["model_state"].keys() - moved(
         before, folder(tmp_path) / "ckpt/checkpoint_epoch_2.pth"

@@ -18,7 +18,7 @@ from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.optim.optimizer_state import carry_state
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.errors import CertificateError, ConfigError
+from pcdet_freeze.errors import CertificateError, ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezeHandle, FreezePlan, freeze
 from pcdet_freeze.freezing.certificate import compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, metadata_to_plain
@@ -28,6 +28,7 @@ from pcdet_freeze.freezing.module_graph import explain_steps, require_loss
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.step_hooks import FirstStep
 
 
@@ -59,6 +60,7 @@ class MultiTaskFreezeHook(ConfiguredHook):
         begun: int = 0,
         epochs: int | None = None,
     ) -> None:
+        raise_faults(plan.openpcdet_only(), error=FreezeError)
         self.plan = plan
         self.phases = timeline(plan, model, epochs)
         self.phase = phase_at(self.phases, begun)

@@ -16,7 +16,7 @@ checks.finish()
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from pcdet_freeze.freezing.checks.loss_reachability import (
 from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, check_groups
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
 
@@ -72,7 +73,13 @@ class FirstSteps:
         self._in_step = False
         self._check_gradients = False
 
-    def watch(self, handle: FreezeHandle, model: nn.Module, optimizer: Optimizer | None) -> None:
+    def watch(
+        self,
+        handle: FreezeHandle,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        left_out: Collection[str] = (),
+    ) -> None:
         """Check the next forward of ``model`` and the next steps of ``optimizer``.
 
         A second call with the same arguments does nothing.
@@ -81,6 +88,7 @@ class FirstSteps:
             handle: the freeze of ``model``.
             model: as the loop calls it, in its wrappers.
             optimizer: None where it is not known yet: then only the forward is checked.
+            left_out: names of trainable parameters that are in no group on purpose.
 
         Raises:
             FreezeError: a trainable parameter is in no optimizer group, or in two (P5).
@@ -92,7 +100,7 @@ class FirstSteps:
             return
         self.stop()
         if optimizer is not None:
-            check_groups(model, optimizer)
+            check_groups(model, optimizer, left_out)
         self._watched = watched
         self._determinism = None if self._determinism_checked else DeterminismCheck(handle)
         if handle.plan.parameters:
@@ -142,9 +150,12 @@ class FirstSteps:
     def _before_forward(self, model: nn.Module) -> None:
         for check in self._forward_checks():
             check.end()  # torch calls no forward hook after KeyboardInterrupt
-        if self._is_training_forward(model):
-            for check in self._forward_checks():
-                check.begin()
+        if not self._is_training_forward(model) or not self._forward_checks():
+            return
+        if self._determinism is not None and not wait_for_loader_threads():
+            self.logger.warning(_LOADER_THREAD)
+        for check in self._forward_checks():
+            check.begin()
 
     def _after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self._is_training_forward(model) or not self._forward_checks():
@@ -258,6 +269,10 @@ _WAITING = "This batch has no labels for %s: loss reachability is checked with t
 _UNLABELLED = (
     "(The batch has no labels for {0}: with several processes its loss must depend on its predictions even "
     "then, for example by adding 0 * predictions.sum().)"
+)
+_LOADER_THREAD = (
+    "A thread of this process is still loading batches. Random numbers that it draws during the determinism "
+    "check of the first step differ from those of a run without the check."
 )
 _NOT_DETERMINISTIC = (
     "A frozen module must be deterministic and must not change its buffers, in train mode too. Found in the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import nn
@@ -15,14 +15,18 @@ STEPS = 20
 """number of audited steps; steps that the GradScaler skips do not count"""
 
 
-def check_groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise FreezeError unless each trainable parameter is in exactly one group, and frozen ones in none."""
+def check_groups(model: nn.Module, optimizer: torch.optim.Optimizer, left_out: Collection[str] = ()) -> None:
+    """Raise FreezeError unless each trainable parameter is in exactly one group, and frozen ones in none.
+
+    Args:
+        left_out: names of trainable parameters that may be in no group.
+    """
     places = Counter(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
     named = list(unwrap(model).named_parameters())
     groups = (
         (
             "trainable, but in no group (never updated)",
-            [n for n, p in named if _is_out(p, places)],
+            [n for n, p in named if _is_out(p, places) and n not in left_out],
         ),
         ("in more than one group (updated twice in each step)", [n for n, p in named if places[id(p)] > 1]),
         (

@@ -23,6 +23,7 @@ from pcdet_freeze.freezing.certificate import COUNTER, frozen_tensors
 from pcdet_freeze.freezing.checks.loss_reachability import outermost_unreached
 from pcdet_freeze.freezing.paths import find, segments_match
 from pcdet_freeze.utils.distributed import unwrap
+from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
 from pcdet_freeze.utils.rng import set_seed, untouched_rng
 from pcdet_freeze.utils.tensors import same_bits
 
@@ -97,6 +98,7 @@ def constants(model: nn.Module, names: Iterable[str], rebuild: Callable[[], nn.M
     candidates = [name for name in names if name in buffers and _may_be_constant(model, name, buffers[name])]
     if not candidates or rebuild is None:
         return []
+    wait_for_loader_threads()
     with untouched_rng():
         set_seed(SEED)
         other = dict(unwrap(rebuild()).named_buffers(remove_duplicate=False))

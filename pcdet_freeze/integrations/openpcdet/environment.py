@@ -21,7 +21,9 @@ _ADVICE = (
     ),
     (
         ("loaded state dict", "size of optimizer"),
-        "Its optimizer has other parameters: was it written with another MODEL.NOT_TRAIN_IN_MULTI_TASK?",
+        "Its optimizer has other parameters: was it written with another MODEL.NOT_TRAIN_IN_MULTI_TASK or "
+        "FREEZE.TRAIN_DROPPED? (A file of version 0.2.0 needs TRAIN_DROPPED: True if adam_onecycle drops "
+        "parameters of the model.)",
     ),
     (
         ("Floating point exception",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -21,42 +22,89 @@ def inner_optimizer(optimizer: Any) -> Optimizer | None:
     return found[-1] if found else None
 
 
-def fix_groups(handle: FreezeHandle, optimizer: Any, logger: logging.Logger) -> Optimizer | None:
-    """Remove frozen parameters from the param groups, and add those that OptimWrapper dropped (P5).
+class DroppedParameters:
+    """Trainable parameters that OpenPCDet's OptimWrapper leaves out of the optimizer.
 
-    OptimWrapper collects the parameters of leaf modules only, so parameters of a module with children
-    (``MultiheadAttention.in_proj_weight``, tokens) are never trained. A parameter that another optimizer
-    lacks is an error.
+    It collects the parameters of leaf modules only, so parameters of a module with children
+    (``MultiheadAttention.in_proj_weight``, tokens) are never trained, frozen run or not. They stay out of it,
+    so that a frozen run trains no more than a run without a list, unless FREEZE.TRAIN_DROPPED adds them.
+
+    Args:
+        model: without wrappers.
+        train: FREEZE.TRAIN_DROPPED.
+    """
+
+    def __init__(self, model: nn.Module, train: bool, logger: logging.Logger) -> None:
+        self.model, self.train, self.logger = model, train, logger
+        self.names: set[str] = set()
+        """parameters that stay out of the optimizer"""
+        self._wraps = False
+
+    def find(self, optimizer: Any, inner: Optimizer) -> None:
+        """Find them in a new ``optimizer``, and log their names once.
+
+        Args:
+            inner: the torch optimizer inside it. Where that is ``optimizer`` itself, none counts as dropped.
+        """
+        self._wraps = self._wraps or inner is not optimizer
+        if inner is optimizer:
+            return
+        known = {id(parameter) for group in inner.param_groups for parameter in group["params"]}
+        missing = {n: p for n, p in self.model.named_parameters() if p.requires_grad and id(p) not in known}
+        self._report([name for name in missing if name not in self.names], type(optimizer).__name__)
+        if self.train:
+            for parameter in missing.values():
+                group_for(self.model, inner, parameter)["params"].append(parameter)
+
+    def to_train(self, names: Sequence[str]) -> list[str]:
+        """Those of the parameters ``names``, which a schedule unfreezes, that the optimizer gets."""
+        if not self._wraps:
+            return list(names)
+        collected = {
+            id(parameter)
+            for module in self.model.modules()
+            if not any(True for _ in module.children())
+            for parameter in module.parameters()
+        }
+        parameters = dict(self.model.named_parameters())
+        left_out = [name for name in names if id(parameters[name]) not in collected]
+        self._report(left_out, "OptimWrapper")
+        return [name for name in names if self.train or name not in left_out]
+
+    def _report(self, names: Sequence[str], wrapper: str) -> None:
+        """Log ``names``, which ``wrapper`` does not collect, and what becomes of them."""
+        if not names:
+            return
+        if not self.train:
+            self.names.update(names)
+        level, consequence = (logging.INFO, _ADDED) if self.train else (logging.WARNING, _LEFT_OUT)
+        self.logger.log(level, _DROPPED + consequence, wrapper, len(names), ", ".join(names))
+
+
+_DROPPED = (
+    "pcdet_freeze: %s does not collect %d trainable parameters (adam_onecycle drops those of modules with "
+    "children): %s. "
+)
+_ADDED = "They are added to the optimizer (FREEZE.TRAIN_DROPPED)."
+_LEFT_OUT = (
+    "They keep their values, as in OpenPCDet without a list. To train them, set FREEZE.TRAIN_DROPPED: True."
+)
+
+
+def fix_groups(handle: FreezeHandle, optimizer: Any, dropped: DroppedParameters) -> Optimizer | None:
+    """Remove frozen parameters from the param groups, and find those that OptimWrapper dropped (P5).
 
     Returns the torch optimizer, or None if there is none in ``optimizer``.
 
-    Raises FreezeError if a trainable parameter is in no group or in two.
+    Raises FreezeError if another trainable parameter is in no group, or one is in two.
     """
     take_out(optimizers(optimizer), handle.parameters())
     found = inner_optimizer(optimizer)
     if found is None:
         return None
-    if found is not optimizer:
-        names = add_dropped(handle.model, found)
-        if names:
-            logger.warning(
-                "pcdet_freeze: %s did not receive %d trainable parameters, because their modules have "
-                "children: %s. They are added; OpenPCDet alone would never train them.",
-                type(optimizer).__name__,
-                len(names),
-                ", ".join(names),
-            )
-    check_groups(handle.model, found)
+    dropped.find(optimizer, found)
+    check_groups(handle.model, found, dropped.names)
     return found
-
-
-def add_dropped(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """Append trainable parameters that are in no group to the group of their kind; returns the names."""
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in known]
-    for _, parameter in missing:
-        group_for(model, optimizer, parameter)["params"].append(parameter)
-    return [name for name, _ in missing]
 
 
 def group_for(model: nn.Module, optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Replacements of OpenPCDet's functions: ``replacement(plugin, original, *args, **kwargs)``.
 
-For a model without a list each of them only calls the original.
+For a model without a list each of them only calls the original; but checkpoints with numpy scalars, which
+OpenPCDet writes and torch 2.6 refuses, are then read too.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.plan import BLOCK, DEFAULTS
 from pcdet_freeze.integrations.openpcdet import environment, resume
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
+from pcdet_freeze.integrations.openpcdet.rebuild import Rebuild
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
+from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
 
 OWN_TRAINER = ("PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE", "CACHE")
 """keys of MODEL.FREEZE that need the trainer of this package"""
@@ -68,11 +71,16 @@ def build_network(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> A
         model = original(*args, **kwargs)
         plugin.patch_loading(model)
         logger.info("pcdet_freeze: nothing is frozen: MODEL.NOT_TRAIN_IN_MULTI_TASK is absent, null or empty")
+        if plan.train_dropped:
+            logger.warning(
+                "pcdet_freeze: FREEZE.TRAIN_DROPPED has no effect without a list of frozen modules"
+            )
         return model
     plugin.record_loads()
+    rebuild = Rebuild(original, args, kwargs)
     with plugin.loads.collecting() as loaded:
         model = original(*args, **kwargs)
-    session = Session(model, plan, logger, rebuild=lambda: original(*args, **kwargs))
+    session = Session(model, plan, logger, rebuild)
     session.loaded = names_of(model, loaded)
     plugin.add(session)
     session.log_summary()
@@ -131,7 +139,8 @@ def load_params_from_file(_: Plugin, original: Any, model: nn.Module, *args: Any
     """Load weights; tensors of the file count as loaded, and the certificate is taken again."""
     session = session_of(model)
     if session is None:
-        return original(model, *args, **kwargs)
+        with allow_numpy_scalars():
+            return original(model, *args, **kwargs)
     return resume.load_weights(session, lambda: original(model, *args, **kwargs))
 
 
@@ -144,7 +153,8 @@ def load_params_with_optimizer(
     if session is not None:
         return resume.load_all(session, filename, lambda: original(model, *args, **kwargs))
     try:
-        return original(model, *args, **kwargs)
+        with allow_numpy_scalars():
+            return original(model, *args, **kwargs)
     except Exception as error:
         refusal = resume.error_without_list(filename, error)
         if refusal is None:

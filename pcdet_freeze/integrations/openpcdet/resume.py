@@ -88,11 +88,13 @@ def read(filename: str) -> dict[str, Any] | None:
 
 def check_same_list(state: Mapping[str, Any] | None, plan: FreezePlan, filename: str) -> None:
     """Raise CheckpointError unless the checkpoint was written with the list and schedule of ``plan``."""
-    changes = FreezeMetadata.of(state).changes(plan)
+    metadata = FreezeMetadata.of(state)
+    changes = metadata.changes(plan)
     if changes:
+        written = "with others" if metadata.entries else "by a run without a list, which froze nothing"
         raise CheckpointError(
             "A run can only be resumed with the MODEL.NOT_TRAIN_IN_MULTI_TASK and FREEZE.SCHEDULE of its "
-            f"checkpoint, but {filename} was written with others (- then, + now):\n  "
+            f"checkpoint, but {filename} was written {written} (- then, + now):\n  "
             + "\n  ".join(changes)
             + "\nTo start a new stage from these weights, pass the file as --pretrained_model and choose "
             "another --extra_tag. (OpenPCDet alone would restart at epoch 0.)"

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from pcdet_freeze.freezing.schedule import AddedParameters
 from pcdet_freeze.integrations.openpcdet.optimizer import group_for
 
 
@@ -42,16 +41,14 @@ class LrScales:
             before.copy_(parameter)
 
 
-def add_to_groups(
-    model: nn.Module, optimizer: Optimizer | None, added: AddedParameters
-) -> list[nn.Parameter]:
-    """Append added parameters to the param groups of their kind, without optimizer state; returns them.
+def add_to_groups(model: nn.Module, optimizer: Optimizer | None, names: Iterable[str]) -> list[nn.Parameter]:
+    """Append parameters to the param groups of their kind, without optimizer state; returns them.
 
     Args:
         optimizer: None if it is not built yet: it then includes them.
     """
     named = dict(model.named_parameters())
-    parameters = [named[name] for name in added.names]
+    parameters = [named[name] for name in names]
     if optimizer is None:
         return parameters
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -20,7 +20,7 @@ from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.schedule import phase_at, timeline
 from pcdet_freeze.integrations.openpcdet import frozen_heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
-from pcdet_freeze.integrations.openpcdet.optimizer import find_optimizer, fix_groups
+from pcdet_freeze.integrations.openpcdet.optimizer import DroppedParameters, find_optimizer, fix_groups
 from pcdet_freeze.integrations.openpcdet.schedule import LrScales, add_to_groups, rewrap_ddp
 from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
 
@@ -60,6 +60,7 @@ class Session:
         self._has_stepped = False
         """whether the optimizer has made a step that a GradScaler did not skip"""
         self._lr_scales = LrScales()
+        self._dropped = DroppedParameters(model, plan.train_dropped, logger)
         self._check_trainable()
         frozen_heads.patch_frozen_heads(model)
         self.wrapped: nn.Module = model
@@ -76,7 +77,7 @@ class Session:
         return type(None), ()
 
     def _watch_first_steps(self) -> None:
-        self._first_steps.watch(self.handle, self.wrapped, self.optimizer)
+        self._first_steps.watch(self.handle, self.wrapped, self.optimizer, self._dropped.names)
 
     def log_summary(self) -> None:
         """Log what is frozen, a table of the modules, the heads without a loss, and expected drift."""
@@ -94,7 +95,7 @@ class Session:
 
     def use_optimizer(self, optimizer: Any) -> None:
         """Fix the param groups of the optimizer that trains the model. Raises FreezeError (P5)."""
-        found = fix_groups(self.handle, optimizer, self.logger)
+        found = fix_groups(self.handle, optimizer, self._dropped)
         if found is not None:
             self.optimizer = found
 
@@ -158,7 +159,8 @@ class Session:
             before.release(rebuilds_ddp=True)
             self.phase = phase
             for added in phase.entered[len(phase.entered) - len(phase.phases) :]:
-                self._lr_scales.add(add_to_groups(self.model, self.optimizer, added), added.lr_scale)
+                names = self._dropped.to_train(added.names)
+                self._lr_scales.add(add_to_groups(self.model, self.optimizer, names), added.lr_scale)
             self.logger.info("pcdet_freeze: %s", "; ".join(phase.lines()))
         frozen_heads.patch_frozen_heads(self.model)
         self.log_summary()
@@ -229,6 +231,7 @@ class Session:
             self.logger.info(
                 "pcdet_freeze: certificate intact: the frozen state is the same as at the start, bit for bit."
             )
+            self.logger.info("pcdet_freeze: %s", continuation(self.plan))
 
     def check(self, when: str, agreed: bool = True) -> None:
         """Raise CertificateError if frozen state changed.
@@ -268,6 +271,20 @@ class Session:
                 "At least one parameter must be trainable, but every parameter of the model is frozen. "
                 "Remove an entry from MODEL.NOT_TRAIN_IN_MULTI_TASK."
             )
+
+
+def continuation(plan: FreezePlan) -> str:
+    """How to continue from the checkpoints of a frozen run, and what OpenPCDet alone would do."""
+    alone = (
+        "would restart at epoch 0 without a message, because the optimizer of a frozen run has fewer entries"
+        if plan.parameters
+        else "would resume, but without the freeze"
+    )
+    return (
+        "to continue this training, run the same command with the same list: python -m "
+        f"pcdet_freeze.openpcdet tools/train.py ... OpenPCDet alone {alone}. For another list, or none, pass "
+        "the checkpoint as --pretrained_model, with another --extra_tag."
+    )
 
 
 def session_of(model: Any) -> Session | None:

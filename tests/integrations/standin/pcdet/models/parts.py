@@ -109,6 +109,21 @@ class PFE(nn.Module):
         return batch_dict
 
 
+class SetAbstraction(PFE):
+    """Writes into its config while it is built, and is built differently from the second instance on."""
+
+    reads_config = True
+    count = 0
+
+    def __init__(self, model_cfg):
+        super().__init__()
+        SetAbstraction.count += 1
+        for widths in model_cfg.MLPS:
+            widths.insert(0, WIDTH)
+        if SetAbstraction.count < 2:
+            self.register_buffer("grid", torch.arange(sum(map(len, model_cfg.MLPS))))
+
+
 class PointBackbone(PFE):
     """A backbone whose output is points."""
 

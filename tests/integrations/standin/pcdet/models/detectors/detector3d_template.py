@@ -40,7 +40,8 @@ class Detector3DTemplate(nn.Module):
             return None
         if name == "dense_head" and kind.NAME == "DenseHead":
             return parts.DenseHead(predict_boxes_when_training=self.model_cfg.get("ROI_HEAD") is not None)
-        return getattr(parts, kind.NAME)()
+        part = getattr(parts, kind.NAME)
+        return part(kind) if getattr(part, "reads_config", False) else part()
 
     def post_processing(self, batch_dict):
         return [{"pred_scores": batch_dict["batch_cls_preds"]}], {}

@@ -1,0 +1,85 @@
+"""Waiting for threads that load batches ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.utils.data import DataLoader, Dataset
+
+from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
+
+
+class Counted(Dataset):  # type: ignore[type-arg]
+    """Counts its samples."""
+
+    def __init__(self, length: int = 100) -> None:
+        self.length, self.loaded = length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.02)
+        self.loaded += 1
+        return index
+
+
+@contextmanager
+def prefetching(dataset: Counted, ahead: int) -> Iterator[queue.Queue[object]]:
+    """A thread that puts batches into a queue with room for ``ahead`` of them."""
+    batches: queue.Queue[object] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def load() -> None:
+        for batch in DataLoader(dataset, 1):
+            if stop.is_set():
+                return
+            batches.put(batch)
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    try:
+        yield batches
+    finally:
+        stop.set()
+        while thread.is_alive():
+            try:
+                batches.get(timeout=0.01)
+            except queue.Empty:
+                continue
+
+
+def test_a_thread_that_fills_its_queue_is_waited_for() -> None:
+    dataset = Counted()
+    with prefetching(dataset, ahead=2):
+        assert wait_for_loader_threads()
+        assert dataset.loaded == 3  # two in the queue, one that waits for room
+
+
+def test_a_thread_that_was_woken_by_an_emptied_queue_is_waited_for() -> None:
+    dataset = Counted()
+    with prefetching(dataset, ahead=1) as batches:
+        assert wait_for_loader_threads()
+        batches.get()
+        assert wait_for_loader_threads()
+        assert dataset.loaded == 3
+
+
+def test_a_thread_that_never_stops_loading_is_waited_for_until_the_timeout() -> None:
+    with prefetching(Counted(), ahead=1000):
+        assert not wait_for_loader_threads(timeout=0.1)
+
+
+def test_threads_without_a_loader_are_not_waited_for() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: [time.sleep(0.001) for _ in iter(stop.is_set, True)])
+    thread.start()
+    try:
+        assert wait_for_loader_threads(timeout=0.0)
+    finally:
+        stop.set()
+        thread.join()
