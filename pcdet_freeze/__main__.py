@@ -1,15 +1,16 @@
-"""``pcdet-freeze <command> ...`` and ``python -m pcdet_freeze <command> ...``: a file of ``cli`` each."""
+"""``pcdet-freeze <command> ...`` and ``python -m pcdet_freeze <command> ...``: a file of ``cli`` each.
+
+Few modules are imported here: Ctrl-C prints a traceback until ``main`` runs.
+"""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pcdet_freeze import __version__
 from pcdet_freeze.cli.program_signals import ProgramSignals, ignore_further_signals
@@ -19,8 +20,7 @@ from pcdet_freeze.utils.interrupts import HeldInterrupt
 INTERRUPTED, USAGE, SIGNALLED = 130, 2, 128
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One line about a command, and the words of an example."""
 
     summary: str
@@ -107,7 +107,7 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
     try:
         return command.run(args)
     except PCDetFreezeError as error:
-        from pcdet_freeze.config import locate  # not above: until main() runs, Ctrl-C prints a traceback
+        from pcdet_freeze.config import locate
 
         print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
@@ -133,6 +133,8 @@ def _unknown(name: str, prog: str) -> int:
     if name in SUCCESSORS:
         print(f"{prog}: the command {name} is now `{prog} {SUCCESSORS[name]}`", file=sys.stderr)
         return USAGE
+    import difflib
+
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     known = ", ".join(COMMANDS)

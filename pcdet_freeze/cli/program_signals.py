@@ -3,15 +3,13 @@
 SIGINT raises KeyboardInterrupt; SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 end the process at once, since an
 exception in the middle of compiled code could damage more. (A training replaces these handlers while its loop
 runs: it finishes the step.) A second signal ends the process wherever its main thread is, in C++ code too: a
-thread reads the signals from a socket to which the interpreter writes them.
+thread reads the signals from a pipe to which the interpreter writes them.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -33,7 +31,7 @@ class ProgramSignals:
     def __init__(self, name: str) -> None:
         self.name = name
         self._former: dict[int, Any] = {}
-        self._sockets: tuple[socket.socket, socket.socket] | None = None
+        self._pipe: tuple[int, int] | None = None
         self._first: float | None = None
         self._ending = threading.Lock()
         self._wakeup = -1
@@ -50,33 +48,27 @@ class ProgramSignals:
         self._listen()
 
     def __exit__(self, *raised: object) -> None:
-        if self._sockets is not None:
+        if self._pipe is not None:
             signal.set_wakeup_fd(self._wakeup)
             _not_in_children.discard(self)
-            for end in self._sockets:
-                end.close()
-            self._sockets = None
+            os.close(self._pipe[1])  # the thread closes its own end
+            self._pipe = None
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
 
     def _listen(self) -> None:
-        reading, writing = self._sockets = socket.socketpair()
-        writing.setblocking(False)
-        self._wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        reading, writing = self._pipe = os.pipe()
+        os.set_blocking(writing, False)
+        self._wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         _not_in_children.add(self)
         threading.Thread(target=self._read, args=(reading,), daemon=True).start()
 
-    def _read(self, reading: socket.socket) -> None:
-        while True:
-            try:
-                received = reading.recv(1)
-            except OSError:
-                return
-            if not received:
-                return
+    def _read(self, reading: int) -> None:
+        while received := os.read(reading, 1):
             if received[0] in self._former and self._is_second():
                 self.end(received[0])
+        os.close(reading)
 
     def _is_second(self) -> bool:
         now = time.monotonic()
@@ -100,8 +92,10 @@ class ProgramSignals:
         os._exit(128 + number)
 
     def forget(self) -> None:
-        """In a forked child: restore the handlers, leave the parent's socket alone."""
+        """In a forked child: restore the handlers, leave the parent's pipe alone."""
         signal.set_wakeup_fd(-1)
+        for end in self._pipe or ():
+            os.close(end)
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
@@ -111,6 +105,8 @@ _not_in_children: set[ProgramSignals] = set()
 
 def end_children(number: int) -> None:
     """Kill the processes of multiprocessing (data workers); send ``number`` to the other children."""
+    import multiprocessing  # not above: the handlers must be there early
+
     workers = {worker.pid: worker for worker in multiprocessing.active_children()}
     for worker in workers.values():
         worker.kill()

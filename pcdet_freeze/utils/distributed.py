@@ -62,7 +62,8 @@ def start(launcher: str, tcp_port: int = 18888, device: str | None = None, timeo
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     wait = timedelta(seconds=timeout + GROUP_WAITS_LONGER_S)
     backend = "nccl" if use_cuda else "gloo"
-    store = _fresh_keys(next(dist.rendezvous("env://", world.rank, world.size, timeout=wait))[0])
+    meet = dist.rendezvous  # type: ignore[attr-defined]  # not in __all__
+    store = _fresh_keys(next(meet("env://", world.rank, world.size, timeout=wait))[0])
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=wait)
     return world
 
