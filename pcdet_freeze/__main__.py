@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pcdet_freeze import __version__
-from pcdet_freeze.cli.program_signals import ProgramSignals, ignore_further_signals
+from pcdet_freeze.cli.program_signals import ProgramSignals
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.utils.interrupts import HeldInterrupt
+from pcdet_freeze.utils.stop_signals import end_process
 
 INTERRUPTED, USAGE, SIGNALLED = 130, 2, 128
 
@@ -143,9 +144,9 @@ def _unknown(name: str, prog: str) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End the program with ``code``; after a signal, further ones print no traceback."""
+    """End the program with ``code``; after a signal at once: the interpreter's own end takes seconds."""
     if code > SIGNALLED:
-        ignore_further_signals()
+        end_process(code)
     sys.exit(code)
 
 

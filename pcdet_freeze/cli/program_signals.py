@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType
 from typing import Any
 
-from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS
+from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS, end_process
 
 HARD_END_WAITS_S = 10.0
 
@@ -88,8 +87,7 @@ class ProgramSignals:
         name = signal.Signals(number).name
         what = "interrupted" if number == signal.SIGINT else f"stopped by {name}"
         os.write(2, f"\n{self.name}: {what}\n".encode())
-        end_children(number)
-        os._exit(128 + number)
+        end_process(128 + number, number)
 
     def forget(self) -> None:
         """In a forked child: restore the handlers, leave the parent's pipe alone."""
@@ -101,34 +99,6 @@ class ProgramSignals:
 
 
 _not_in_children: set[ProgramSignals] = set()
-
-
-def end_children(number: int) -> None:
-    """Kill the processes of multiprocessing (data workers); send ``number`` to the other children."""
-    import multiprocessing  # not above: the handlers must be there early
-
-    workers = {worker.pid: worker for worker in multiprocessing.active_children()}
-    for worker in workers.values():
-        worker.kill()
-    for child in child_processes():
-        if child not in workers:
-            os.kill(child, number)
-
-
-def child_processes() -> list[int]:
-    """Process ids of all children; empty where the system has no /proc."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
-
-
-def ignore_further_signals() -> None:
-    """For the end of a program that was asked to end: the interpreter's own end prints no traceback."""
-    sys.stdout.flush()
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _in_child() -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = tuple(
     getattr(signal, name)
@@ -83,3 +85,30 @@ class StopSignals:
         else:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+
+def end_process(code: int, number: int | None = None) -> NoReturn:
+    """End this process at once: kill its data workers, send ``number`` to other children, write the logs."""
+    import logging  # not above, like multiprocessing: a command installs its handlers early
+    import multiprocessing
+
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.kill()
+    for child in _child_processes() if number is not None else ():
+        if child not in [worker.pid for worker in workers]:
+            os.kill(child, number or 0)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError):  # closed; or the main thread is writing to it
+            stream.flush()
+    os._exit(code)
+
+
+def _child_processes() -> list[int]:
+    """Process ids of all children; empty where the system has no /proc."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []

@@ -6,7 +6,6 @@ They use a store of their own in rank 0, which outlives torchrun.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ from pcdet_freeze.engine.ranks.heartbeats import PAUSED_S, Heartbeats
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.ranks.store import open_store
 from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.stop_signals import StopSignals
+from pcdet_freeze.utils.stop_signals import StopSignals, end_process
 
 POLL_S = 0.5
 BUSY_POLL_S = 0.05
@@ -114,11 +113,3 @@ class RankMonitor:
             return
         self.logger.error("%s Rank %d ends; start the run again to resume.", message, self.rank)
         end_process(code)
-
-
-def end_process(code: int) -> None:
-    """End this process at once, with its data workers."""
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    logging.shutdown()
-    os._exit(code)
