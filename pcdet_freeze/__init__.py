@@ -16,6 +16,7 @@ from pcdet_freeze.errors import (
     DataError,
     FreezeError,
     IntegrationError,
+    OutputError,
     PCDetFreezeError,
     TrainingError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "FreezeHandle",
     "FreezePlan",
     "IntegrationError",
+    "OutputError",
     "PCDetFreezeError",
     "TrainResult",
     "TrainingError",

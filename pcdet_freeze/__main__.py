@@ -1,25 +1,27 @@
-"""``pcdet-freeze <command> ...`` and ``python -m pcdet_freeze <command> ...``: a file of ``cli`` each."""
+"""``pcdet-freeze <command> ...`` and ``python -m pcdet_freeze <command> ...``: a file of ``cli`` each.
+
+Few modules are imported here: Ctrl-C prints a traceback until ``main`` runs.
+"""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from pcdet_freeze import __version__
-from pcdet_freeze.config import locate
+from pcdet_freeze.cli.program_signals import ProgramSignals
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.utils.interrupts import HeldInterrupt
+from pcdet_freeze.utils.stop_signals import end_process
 
-INTERRUPTED, USAGE = 130, 2
+INTERRUPTED, USAGE, SIGNALLED = 130, 2, 128
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One line about a command, and the words of an example."""
 
     summary: str
@@ -76,7 +78,10 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Import and run one command; returns its exit code, 1 after an expected error, 130 after Ctrl-C."""
+    """Import and run one command; returns its exit code.
+
+    1 after an expected error, 128 + N after signal N: 130 after Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     module = Path(sys.argv[0]).parts[-2:] == ("pcdet_freeze", "__main__.py")
     prog = "python -m pcdet_freeze" if module else "pcdet-freeze"
@@ -86,14 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return _unknown(name, prog)
     try:
-        return _run(name, words[1:], f"{prog} {name}")
+        with ProgramSignals(f"{prog} {name}"):
+            return _run(name, words[1:], f"{prog} {name}")
     except KeyboardInterrupt:
         print(f"\n{prog} {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
 def _run(name: str, words: Sequence[str], prog: str) -> int:
-    with HeldInterrupt(second_interrupts=True):  # torch aborts where its import is interrupted
+    with HeldInterrupt():  # torch aborts where its import is interrupted
         command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
     parser = CommandParser(prog=prog, description=command.__doc__)
     parser.example = f"{prog} {COMMANDS[name].example}"
@@ -102,6 +108,8 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
     try:
         return command.run(args)
     except PCDetFreezeError as error:
+        from pcdet_freeze.config import locate
+
         print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
 
@@ -126,6 +134,8 @@ def _unknown(name: str, prog: str) -> int:
     if name in SUCCESSORS:
         print(f"{prog}: the command {name} is now `{prog} {SUCCESSORS[name]}`", file=sys.stderr)
         return USAGE
+    import difflib
+
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     known = ", ".join(COMMANDS)
@@ -133,5 +143,17 @@ def _unknown(name: str, prog: str) -> int:
     return USAGE
 
 
+def leave(code: int) -> NoReturn:
+    """End the program with ``code``; after a signal at once: the interpreter's own end takes seconds."""
+    if code > SIGNALLED:
+        end_process(code)
+    sys.exit(code)
+
+
+def program() -> NoReturn:
+    """Run ``main`` as the whole program."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

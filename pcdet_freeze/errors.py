@@ -8,6 +8,7 @@ PCDetFreezeError            base class of every error that this package raises o
 ├── TrainingError           a training step that cannot be made; a StopIteration from user code
 ├── DataError               a frame, a label, an info file, a missing folder
 ├── CheckpointError         a checkpoint that cannot be read, or belongs to another model
+├── OutputError             a file or folder of a run that cannot be written
 └── IntegrationError        OpenPCDet is missing, or a version that the plugin does not support
 ```
 
@@ -43,6 +44,10 @@ class DataError(PCDetFreezeError, ValueError):
 
 class CheckpointError(PCDetFreezeError, RuntimeError):
     """A checkpoint that cannot be read, or that belongs to another model or another list."""
+
+
+class OutputError(PCDetFreezeError, RuntimeError):
+    """A file or folder of a run that cannot be written: a full disk, a file in place of a folder."""
 
 
 class IntegrationError(PCDetFreezeError, RuntimeError):

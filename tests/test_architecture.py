@@ -33,7 +33,7 @@ PUBLIC = {
     "is_frozen", "set_bn_eval", "set_bn_to_eval", "unfreeze",
     "TrainResult", "build_network", "cfg_from_yaml_file", "evaluate", "train",
     "CertificateError", "CheckpointError", "ConfigError", "DataError", "FreezeError", "IntegrationError",
-    "PCDetFreezeError", "TrainingError",
+    "OutputError", "PCDetFreezeError", "TrainingError",
 }  # fmt: skip
 TRAINER = {"engine", "models", "datasets"}
 """folders that the plugin does not load"""

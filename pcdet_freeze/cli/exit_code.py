@@ -1,4 +1,4 @@
-"""Exit codes: 0, 1 after an expected error, 130 after Ctrl-C."""
+"""Exit codes: 0, 1 after an expected error, 128 + N after signal N (130 after Ctrl-C)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.utils.stop_signals import StoppedBySignal
 
 ERROR, INTERRUPTED = 1, 130
 
@@ -22,3 +23,5 @@ def exit_code(run: Callable[[], object], verbose: bool = False) -> int:
         return ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except StoppedBySignal as stop:
+        return 128 + stop.number

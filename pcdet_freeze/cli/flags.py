@@ -52,6 +52,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "start_epoch", "first epoch whose checkpoint is evaluated", 0)
     add("--save_to_file", action="store_true", help="write the predictions as text files too")
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
+    add("--timeout", type=seconds, default=600,
+        help="seconds until a rank that does not answer, or an iteration that does not end, is an error; "
+        "default 600")  # fmt: skip
     add("--verbose", action="store_true", help="print the traceback of an error")
 
 
@@ -84,6 +87,17 @@ def whole(lowest: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def seconds(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
+    return value
 
 
 def cfg_of(args: argparse.Namespace, needed: Sequence[str] = (), check: bool = True) -> EasyDict:

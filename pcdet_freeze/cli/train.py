@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "logger_iter_interval", "iterations between two log lines", 50)
     add("--no_savings", action="store_true", help="do not measure what freezing saves")
     add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
+    add("--requeue", action="store_true", help="after SIGUSR1: run `scontrol requeue $SLURM_JOB_ID`")
     add("--max_waiting_mins", type=float, help="no effect; accepted for compatibility with OpenPCDet")
     for name in list(IGNORED)[1:]:
         add(f"--{name}", action="store_true", help="no effect; accepted for compatibility with OpenPCDet")

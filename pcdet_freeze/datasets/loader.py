@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from pcdet_freeze.datasets.processor import read_processors
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
@@ -141,8 +141,7 @@ def build_dataloader(
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C in a terminal reaches the workers too; the main process handles it and shuts them down."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_the_main_process()
 
 
 class Loader(Protocol):

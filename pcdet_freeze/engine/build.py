@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hooks
 from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook, TensorboardHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
+from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
@@ -37,6 +39,7 @@ from pcdet_freeze.engine.run_context import (
     TrainContext,
     move_with,
 )
+from pcdet_freeze.engine.slurm import requeue_after
 from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
 from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
@@ -190,7 +193,10 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
     last: list[Hook] = []
     if evaluation is not None:
         last = [EvaluationHook(evaluation, ckpt, options.num_epochs_to_eval, options.start_epoch)]
+    requeue = partial(requeue_after, logger=context.logger) if options.requeue else None
+    stop = StopHook(ckpt, extra, context.agreement, requeue)
     return [
+        stop,
         *first,
         LogHook(options.logger_iter_interval),
         TensorboardHook(context.folders.tensorboard),
@@ -198,6 +204,7 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         OptimizerGroupsHook(),
         CheckpointHook(ckpt, options.ckpt_save_interval, options.max_ckpt_save_num, extra),
         TimedCheckpointHook(ckpt, options.ckpt_save_time_interval, extra),
+        StopBeforeEvaluationHook(stop),
         *last,
     ]
 

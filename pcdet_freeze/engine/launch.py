@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import yaml
 
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.check_config import check_config
-from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
+from pcdet_freeze.engine.checkpoint.io import newest_checkpoint, remove_unfinished
 from pcdet_freeze.engine.logger import create_logger, log_config, log_environment, log_name
+from pcdet_freeze.engine.ranks.monitor import RankMonitor
+from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.run_context import (
     FIXED_SEED,
     Checkpoint,
@@ -28,51 +31,85 @@ from pcdet_freeze.engine.run_context import (
     file_of,
     folders_of,
 )
+from pcdet_freeze.engine.run_lock import run_lock
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
+from pcdet_freeze.utils.output_files import writing
 from pcdet_freeze.utils.rng import set_seed
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.stop_signals import StopSignals
 
 
-def start_training(cfg: Any, options: TrainOptions) -> TrainContext:
-    """Check the config, join the other processes, open the log, and copy the config to the run's folder."""
+def start_training(cfg: Any, options: TrainOptions, closing: ExitStack) -> TrainContext:
+    """Check the config, join the other processes, lock the run's folder, open the log, copy the config.
+
+    ``closing`` gets what must be closed when the run ends.
+    """
     plan = check_config(cfg)
-    context = TrainContext(options, cfg, *_start(cfg, options, "train"), plan)
+    world, device, folders = _join(cfg, options)
+    distributed.main_only(lambda: _lock(folders, closing))
+    logger = _open_log(cfg, options, world, device, folders, "train")
+    context = TrainContext(options, cfg, world, device, folders, logger, plan)
+    context.agreement = _watch_ranks(context, closing)
     for line in options.notes:
-        context.logger.info("%s", line)
-    if context.world.is_main:
-        _copy_config(cfg, context.folders.root)
+        logger.info("%s", line)
+    distributed.main_only(lambda: _copy_config(cfg, folders.root))
+    if world.is_main:
+        remove_unfinished(folders.ckpt, logger)
     return context
 
 
-def start_evaluation(cfg: Any, options: EvalOptions) -> RunContext:
+def start_evaluation(cfg: Any, options: EvalOptions, closing: ExitStack) -> RunContext:
     """Check the config, join the other processes, open the log."""
     plan = check_config(cfg, training=False)
-    return RunContext(options, cfg, *_start(cfg, options, "eval"), plan)
+    world, device, folders = _join(cfg, options)
+    logger = _open_log(cfg, options, world, device, folders, "eval")
+    context = RunContext(options, cfg, world, device, folders, logger, plan)
+    _watch_ranks(context, closing)
+    return context
 
 
-def _start(
-    cfg: Any, options: RunOptions, kind: str
-) -> tuple[World, torch.device, RunFolders, logging.Logger]:
-    world = distributed.start(options.launcher, options.tcp_port, options.device)
-    device = distributed.pick_device(options.device, world)
-    folders = folders_of(cfg, options)
+def _join(cfg: Any, options: RunOptions) -> tuple[World, torch.device, RunFolders]:
+    world = distributed.start(options.launcher, options.tcp_port, options.device, options.timeout)
+    return world, distributed.pick_device(options.device, world), folders_of(cfg, options)
+
+
+def _lock(folders: RunFolders, closing: ExitStack) -> None:
+    try:
+        closing.enter_context(run_lock(folders.root))
+    except OSError as error:
+        raise ConfigError(f"--output_dir must be a folder to write to; {folders.root}: {error}") from error
+
+
+def _open_log(
+    cfg: Any, options: RunOptions, world: World, device: torch.device, folders: RunFolders, kind: str
+) -> logging.Logger:
     try:
         logger = create_logger(folders.root / log_name(kind), world.rank)
     except OSError as error:
         raise ConfigError(f"--output_dir must be a folder to write to; {folders.root}: {error}") from error
     log_environment(logger, device, world.size)
     log_config(logger, {"cfg_file": file_of(cfg), **asdict(options)}, cfg)
-    return world, device, folders, logger
+    return logger
+
+
+def _watch_ranks(context: RunContext, closing: ExitStack) -> StopAgreement | None:
+    """With several ranks: notice those that hang or end, and torchrun's own end."""
+    if distributed.world_size() == 1:
+        return None
+    monitor = RankMonitor(StopSignals(), context.options.timeout, context.logger)
+    closing.callback(monitor.close)
+    return monitor.agreement
 
 
 def _copy_config(cfg: Any, folder: Path) -> None:
-    if (file := file_of(cfg)) is not None:
-        shutil.copy(file, folder)
-    else:
-        (folder / "config.yaml").write_text(yaml.safe_dump(plain(cfg), sort_keys=False))
+    with writing(folder):
+        if (file := file_of(cfg)) is not None:
+            shutil.copy(file, folder)
+        else:
+            (folder / "config.yaml").write_text(yaml.safe_dump(plain(cfg), sort_keys=False))
 
 
 def find_checkpoint(context: TrainContext) -> Checkpoint | None:

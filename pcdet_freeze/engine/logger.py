@@ -8,6 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,25 @@ class _Console(logging.StreamHandler):
 
 
 class _File(logging.FileHandler):
-    """Handler of :func:`create_logger`."""
+    """Handler of :func:`create_logger`; a disk that cannot be written to ends the file, not the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logger = logging.getLogger(record.name)
+        logger.removeHandler(self)
+        self.close()
+        logger.warning(
+            "The log %s cannot be written (%s): the run continues without it.",
+            self.baseFilename,
+            error.strerror or error,
+        )
+
+    def close(self) -> None:
+        with suppress(OSError):  # what is buffered is lost
+            super().close()
 
 
 def create_logger(

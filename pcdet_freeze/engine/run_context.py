@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
@@ -69,6 +70,8 @@ class RunOptions:
     """write the predictions as text files"""
     device: str | None = None
     """cpu, cuda or cuda:N; None: CUDA if available"""
+    timeout: float = 600
+    """seconds until a rank that does not answer, or an iteration that does not end, is an error"""
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name, None) for name in LOWEST}
@@ -77,6 +80,8 @@ class RunOptions:
             for name, value in given.items()
             if value is not None and not (type(value) is int and value >= LOWEST[name])
         ]
+        if not self.timeout > 0:
+            faults.append(f"timeout must be a number of seconds above 0; got {self.timeout!r}")
         if faults:
             raise ConfigError("\n".join(faults))
 
@@ -107,6 +112,8 @@ class TrainOptions(RunOptions):
     """do not measure what freezing saves"""
     use_amp: bool = False
     """mixed precision: float16 on CUDA, bfloat16 on CPU"""
+    requeue: bool = False
+    """after SIGUSR1, when the checkpoint is written, run ``scontrol requeue $SLURM_JOB_ID``"""
     notes: tuple[str, ...] = ()
     """lines for the head of the log"""
 
@@ -140,6 +147,8 @@ class RunContext:
     seed: int = FIXED_SEED
     loaded: tuple[str, ...] = ()
     """names of the tensors that were loaded from ``pretrained_model``"""
+    agreement: StopAgreement | None = None
+    """with several ranks: how they stop after the same step"""
 
     @property
     def batch_size(self) -> int:

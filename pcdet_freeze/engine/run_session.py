@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,9 @@ from pcdet_freeze.config import locate
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
 from pcdet_freeze.engine.logger import close_logger, create_logger, is_open
 from pcdet_freeze.engine.run_context import TrainContext
-from pcdet_freeze.errors import CheckpointError, PCDetFreezeError
+from pcdet_freeze.errors import CheckpointError, PCDetFreezeError, TrainingError
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.stop_signals import StoppedBySignal
 
 
 @dataclass
@@ -28,6 +29,8 @@ class RunSession:
     """names the file and line of a key that an error message holds"""
     advice: Callable[[], str] = lambda: "The run had not started."
     """what to do after an interrupt"""
+    closing: ExitStack = field(default_factory=ExitStack)
+    """closed when the run ends: the lock of its folder, the threads that watch the ranks"""
 
 
 @contextmanager
@@ -35,25 +38,41 @@ def run_session() -> Iterator[RunSession]:
     """Run something that logs, seeds and may start a process group; restore the process afterwards.
 
     A PCDetFreezeError is logged as one message, with the file and line of the config key in it, and a
-    KeyboardInterrupt with advice how to resume; both are raised again. At the end the log is closed, and
-    random generators, cuDNN flags and the process group are as they were before.
+    KeyboardInterrupt or StoppedBySignal with advice how to resume; they are raised again. A collective that
+    lost a rank becomes a TrainingError. At the end the log is closed, and random generators, cuDNN flags and
+    the process group are as they were before.
     """
     logger, session = logging.getLogger("pcdet_freeze"), RunSession()
     try:
-        with _restored_process():
+        with _restored_process(), session.closing:
             try:
-                yield session
+                with _named_loss_of_a_rank():
+                    yield session
             except PCDetFreezeError as error:
                 _open(logger)
                 error.args = (locate(session.cfg, clear_message(error)), *error.args[1:])
                 logger.error("%s: %s", type(error).__name__, error)
                 raise
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, StoppedBySignal) as stop:
                 _open(logger)
-                logger.warning("Interrupted. %s", session.advice())
+                logger.warning("%s. %s", str(stop) or "Interrupted", session.advice())
                 raise
     finally:
         close_logger(logger)
+
+
+@contextmanager
+def _named_loss_of_a_rank() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not distributed.lost_a_rank(error):
+            raise
+        raise TrainingError(
+            f"Every rank must reach each collective, but another one has ended or no longer answers "
+            f"(rank {distributed.rank()} waited for it: {str(error).splitlines()[0]}). Look at the messages "
+            "of the other ranks; start the run again to resume."
+        ) from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.run_context import EvalOptions, TrainContext, TrainOptions
-from pcdet_freeze.engine.run_session import resume_advice, run_session
+from pcdet_freeze.engine.run_session import RunSession, resume_advice, run_session
 from pcdet_freeze.engine.testing.evaluator import evaluate_all
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
@@ -83,12 +83,13 @@ def train(
             the command: ``epochs=1``, ``max_iters=100``, ``extra_tag="stage2"``, ``workers=0``, ...
     Raises:
         PCDetFreezeError: anything that is wrong with config, data, checkpoint or freeze.
-        KeyboardInterrupt: passed on after a log line that names the checkpoint to resume from.
+        KeyboardInterrupt: Ctrl-C; within the training loop after the step, when the checkpoint is written.
+        StoppedBySignal: the same for SIGTERM, SIGUSR1 and the like; a SystemExit with code 128 + signal.
     """
     with run_session() as session:
         chosen = TrainOptions(pretrained_model=pretrained, output_dir=output_dir, **options)
         session.cfg = read_cfg(cfg, overrides)
-        context = launch.start_training(session.cfg, chosen)
+        context = launch.start_training(session.cfg, chosen, session.closing)
         session.advice = partial(resume_advice, context)
         return _train(context)
 
@@ -182,7 +183,7 @@ def evaluate(
                 "An evaluation needs weights: give --ckpt FILE, or --eval_all for all checkpoints of a run"
             )
         session.cfg = read_cfg(cfg, overrides)
-        model, evaluation = _build_evaluation(session.cfg, chosen, chosen.eval_tag)
+        model, evaluation = _build_evaluation(session, chosen, chosen.eval_tag)
         name: int | str = "pretrained"
         if chosen.ckpt:
             state = load_checkpoint(chosen.ckpt, chosen.trust_checkpoint)["model_state"]
@@ -203,7 +204,7 @@ def evaluate_run(
         chosen = EvalOptions(pretrained_model=pretrained, **options)
         session.advice = lambda: "Finished epochs are in eval_list.txt: the same evaluation skips them."
         session.cfg = read_cfg(cfg, overrides)
-        model, evaluation = _build_evaluation(session.cfg, chosen, ".")
+        model, evaluation = _build_evaluation(session, chosen, ".")
         folders, logger = evaluation.context.folders, evaluation.context.logger
         evaluation.folder = f"eval_all_{chosen.eval_tag}"
         ckpt_dir = Path(chosen.ckpt_dir) if chosen.ckpt_dir else folders.ckpt
@@ -218,8 +219,10 @@ def evaluate_run(
         )
 
 
-def _build_evaluation(cfg: EasyDict, options: EvalOptions, tag: str) -> tuple[nn.Module, build.Evaluation]:
-    context = launch.start_evaluation(cfg, options)
+def _build_evaluation(
+    session: RunSession, options: EvalOptions, tag: str
+) -> tuple[nn.Module, build.Evaluation]:
+    context = launch.start_evaluation(session.cfg, options, session.closing)
     data = build.build_data(context, training=False)
     model = build.build_model(context, data.dataset)
     return model, build.Evaluation(context, data, tag=tag, infer_time=options.infer_time)

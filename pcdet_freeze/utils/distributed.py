@@ -10,15 +10,16 @@ import pickle
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.errors import ConfigError, PCDetFreezeError
 from pcdet_freeze.utils.collectives import (
     all_gather_bytes,
     broadcast_bytes,
@@ -33,6 +34,8 @@ T = TypeVar("T")
 # lock. If the interpreter has ended by then, the process aborts with "terminate called without an active
 # exception". The pause lets the thread finish.
 GLOO_SETTLES_S = 0.2
+GROUP_WAITS_LONGER_S = 30
+"""a rank that hangs is named first (engine/ranks), then the collective that waits for it ends"""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class World:
         return self.rank == 0
 
 
-def start(launcher: str, tcp_port: int = 18888, device: str | None = None) -> World:
+def start(launcher: str, tcp_port: int = 18888, device: str | None = None, timeout: float = 600) -> World:
     """Join the process group that ``launcher`` ('none', 'pytorch' or 'slurm') describes.
+
+    A collective fails ``GROUP_WAITS_LONGER_S`` after ``timeout`` seconds.
 
     NCCL where the work is done by CUDA, gloo on CPU. Raises ConfigError where the launcher's variables are
     missing.
@@ -61,8 +66,25 @@ def start(launcher: str, tcp_port: int = 18888, device: str | None = None) -> Wo
     use_cuda = pick_device(device, world).type == "cuda"
     if use_cuda:
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
-    dist.init_process_group("nccl" if use_cuda else "gloo", rank=world.rank, world_size=world.size)
+    wait = timedelta(seconds=timeout + GROUP_WAITS_LONGER_S)
+    backend = "nccl" if use_cuda else "gloo"
+    meet = dist.rendezvous  # type: ignore[attr-defined]  # not in __all__
+    store = _fresh_keys(next(meet("env://", world.rank, world.size, timeout=wait))[0])
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=wait)
     return world
+
+
+def _fresh_keys(store: Any) -> Any:
+    """``store`` without the keys of an earlier attempt of ``torchrun --max-restarts``.
+
+    The store of a torchrun on one machine lives through restarts. A rank that finds the address that a killed
+    one left there cannot connect, or waits for it. With several machines each restart has a new store, and
+    its number may differ between machines.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    if attempt is None or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return store
+    return dist.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]  # not in __all__
 
 
 def _torchrun_world(tcp_port: int) -> World:
@@ -174,6 +196,26 @@ def from_main(value: T) -> T:
         return value
     found: T = pickle.loads(broadcast_bytes(pickle.dumps(value) if rank() == 0 else b""))
     return found
+
+
+def main_only(call: Callable[[], object]) -> None:
+    """Call ``call`` on rank 0 while the others wait; its PCDetFreezeError is raised on every rank."""
+    fault: PCDetFreezeError | None = None
+    if rank() == 0:
+        try:
+            call()
+        except PCDetFreezeError as error:
+            fault = error
+    if (fault := from_main(fault)) is not None:
+        raise fault
+
+
+def lost_a_rank(error: BaseException) -> bool:
+    """Whether ``error`` is a collective's that cannot reach another rank any more."""
+    kinds = [getattr(dist, name, ()) for name in ("DistBackendError", "DistNetworkError", "DistStoreError")]
+    if any(isinstance(error, kind) for kind in kinds):
+        return True
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 def reduce_sum(values: dict[str, float]) -> dict[str, float]:

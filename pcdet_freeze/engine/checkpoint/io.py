@@ -19,6 +19,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from pcdet_freeze.utils.rng import rng_state
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
+PART_FILE = re.compile(r"\..+\.(\d+)\.part")
 
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -69,9 +71,9 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
     written (a full disk); the old file is kept.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
@@ -84,7 +86,8 @@ def save_checkpoint(state: Mapping[str, Any], path: str | Path) -> None:
             "or choose another --output_dir."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -95,6 +98,37 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def remove_unfinished(folder: Path, logger: logging.Logger) -> list[Path]:
+    """Delete the temporary files of saves that were killed; those that a living process has open remain."""
+    found = [(path, PART_FILE.fullmatch(path.name)) for path in folder.glob(".*.part")]
+    gone = [path for path, match in found if match and not _is_open_in(int(match.group(1)), path)]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    if gone:
+        logger.info("Deleted %d unfinished files of a killed run in %s", len(gone), folder)
+    return gone
+
+
+def _is_open_in(process: int, path: Path) -> bool:
+    """Whether ``process`` of this machine has ``path`` open; without /proc, whether it lives."""
+    handles = Path(f"/proc/{process}/fd")
+    if not Path("/proc/self/fd").is_dir():
+        return process != os.getpid() and _lives(process)
+    with suppress(OSError):
+        return any(handle.resolve() == path.resolve() for handle in handles.iterdir())
+    return False
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path, dict[str, Any]] | None:
     """Return the checkpoint in ``folder`` with the most iterations, and its content; None if there is none.
 
@@ -102,6 +136,7 @@ def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path,
     warning that names it and the one that is used instead; if all are broken, CheckpointError.
     """
     broken: list[str] = []
+    _require_folder(Path(folder))
     files = sorted(Path(folder).glob("*.pth"))
     for path in sorted(files, key=lambda path: _progress(path, broken), reverse=True):
         if str(path) in broken:
@@ -121,6 +156,14 @@ def newest_checkpoint(folder: str | Path, logger: logging.Logger) -> tuple[Path,
             f"{', '.join(broken)}. Delete them to start from the beginning, or choose another --extra_tag."
         )
     return None
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(
+            f"Checkpoints are kept in a folder, but {folder} is a file. Move it away, or choose another "
+            "--extra_tag."
+        )
 
 
 def _progress(path: Path, broken: list[str]) -> tuple[int, int]:

@@ -14,11 +14,9 @@ from pcdet_freeze.utils import distributed
 
 
 def write_checkpoint(trainer: Trainer, path: Path, extra: Mapping[str, Any]) -> None:
-    """Collect the state on all ranks and write it on rank 0; a collective call."""
+    """Collect the state on all ranks and write it on rank 0; a collective call, with one error for all."""
     state = checkpoint_state(trainer, extra)
-    if distributed.rank() == 0:
-        save_checkpoint(state, path)
-    distributed.barrier()
+    distributed.main_only(lambda: save_checkpoint(state, path))
 
 
 class CheckpointHook(Hook):

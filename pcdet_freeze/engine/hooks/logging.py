@@ -10,12 +10,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.output_files import write_text
 
 
 class LogHook(Hook):
@@ -71,11 +72,11 @@ class TensorboardHook(Hook):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer: Any = None
+        self._writer: EventFile | None = None
 
     def before_train(self, trainer: Trainer) -> None:
         if distributed.rank() == 0:
-            self._writer = SummaryWriter(log_dir=str(self.folder))
+            self._writer = EventFile(self.folder, trainer.logger)
 
     def after_step(self, trainer: Trainer) -> None:
         if self._writer is None:
@@ -153,12 +154,10 @@ class SummaryHook(Hook):
     def after_train(self, trainer: Trainer) -> None:
         counted = self._seconds[self.WARM_UP :] or self._seconds
         medians = {key: median(s[key] for s in counted) for key in trainer.seconds} if counted else {}
-        if distributed.rank() == 0:
-            values = {
-                "iterations": trainer.iteration,
-                "epochs": trainer.epoch,
-                "seconds_per_iteration": medians,
-                **trainer.results,
-            }
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(values, indent=1) + "\n")
+        values = {
+            "iterations": trainer.iteration,
+            "epochs": trainer.epoch,
+            "seconds_per_iteration": medians,
+            **trainer.results,
+        }
+        distributed.main_only(lambda: write_text(self.path, json.dumps(values, indent=1) + "\n"))

@@ -8,21 +8,24 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import nn
 from tqdm import tqdm
 
 from pcdet_freeze.datasets.loader import each_batch
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter, score
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.output_files import write_text, writing
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 T = TypeVar("T")
@@ -55,7 +58,8 @@ def eval_one_epoch(
     folder = Path(result_dir) if result_dir is not None else None
     text_folder = folder / "final_result" / "data" if folder is not None and save_to_file else None
     if text_folder is not None:
-        text_folder.mkdir(parents=True, exist_ok=True)
+        with writing(text_folder):
+            text_folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     counter = TaskCounter(loader.dataset)
     share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter)
@@ -70,10 +74,9 @@ def eval_one_epoch(
     result = distributed.from_main(
         score(cfg, loader.dataset, frames, recall, counter, logger) if distributed.rank() == 0 else {}
     )
-    if folder is not None and distributed.rank() == 0:
-        _write(folder, frames, result)
+    if folder is not None:
+        distributed.main_only(lambda: _write(folder, frames, result))
         logger.info("Result is saved to %s", folder)
-    distributed.barrier()
     return result
 
 
@@ -119,7 +122,8 @@ def _annos(
 ) -> list[dict[str, Any]]:
     """Boxes as annotation dicts; only the frame_id if the model predicts no boxes."""
     if all("pred_boxes" in found for found in predictions):
-        return dataset.generate_prediction_dicts(batch, predictions, class_names, text_folder)
+        with writing(text_folder) if text_folder is not None else nullcontext():
+            return dataset.generate_prediction_dicts(batch, predictions, class_names, text_folder)
     return [{"frame_id": frame_id} for frame_id in batch["frame_id"]]
 
 
@@ -135,10 +139,11 @@ def interleave(parts: Sequence[Sequence[T]], total: int) -> list[T]:
 
 
 def _write(folder: Path, frames: Sequence[FrameResult], result: Mapping[str, float]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "result.pkl").open("wb") as file:
-        pickle.dump([frame.anno for frame in frames], file)
-    (folder / "result.json").write_text(json.dumps(dict(result), indent=1, sort_keys=True) + "\n")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "result.pkl").open("wb") as file:
+            pickle.dump([frame.anno for frame in frames], file)
+    write_text(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True) + "\n")
 
 
 def evaluate_all(
@@ -157,7 +162,8 @@ def evaluate_all(
     Epochs in ``eval_list.txt``, which an earlier call wrote, are skipped. Returns when no new checkpoint
     has appeared for ``max_waiting_mins`` minutes.
     """
-    result_dir.mkdir(parents=True, exist_ok=True)
+    with writing(result_dir):
+        result_dir.mkdir(parents=True, exist_ok=True)
     done_file, waited = result_dir / DONE_LIST, 0.0
     finished: list[int] = []
     while True:
@@ -177,9 +183,9 @@ def evaluate_all(
             waited += step
             continue
         load_model_state(model, load_checkpoint(path)["model_state"], path)
-        _record_epoch(evaluate(model, epoch_of(path)), epoch_of(path), done_file)
-        distributed.barrier()
-        finished.append(epoch_of(path))
+        result, epoch = evaluate(model, epoch_of(path)), epoch_of(path)
+        distributed.main_only(partial(_record_epoch, result, epoch, done_file, logger))
+        finished.append(epoch)
         waited = 0.0
 
 
@@ -192,11 +198,10 @@ def _evaluated(file: Path) -> set[int]:
     return {int(line) for line in file.read_text().split()} if file.is_file() else set()
 
 
-def _record_epoch(result: Mapping[str, Any], epoch: int, done_file: Path) -> None:
-    if distributed.rank() > 0:
-        return
-    with SummaryWriter(log_dir=str(done_file.parent / "tensorboard")) as writer:
-        for key, value in result.items():
-            writer.add_scalar(key, value, epoch)
-    with done_file.open("a") as file:
+def _record_epoch(result: Mapping[str, Any], epoch: int, done_file: Path, logger: logging.Logger) -> None:
+    events = EventFile(done_file.parent / "tensorboard", logger)
+    for key, value in result.items():
+        events.add_scalar(key, value, epoch)
+    events.close()
+    with writing(done_file), done_file.open("a") as file:
         file.write(f"{epoch}\n")

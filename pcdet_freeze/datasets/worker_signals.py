@@ -1,0 +1,30 @@
+"""Signals in data workers: the main process handles them, finishes its step, and ends its workers itself.
+
+A terminal, torchrun and SLURM send signals to a whole group of processes. A worker that ended at once would
+end the step that the main process wants to finish.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from pcdet_freeze.utils.stop_signals import SIGNALS
+
+
+def leave_signals_to_the_main_process() -> None:
+    """Ignore all signals that ask a run to stop, but for a SIGTERM that the parent process sends."""
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        # threads that start from now on inherit the mask: only the waiting one receives the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid in (parent, os.getpid()):
+            os._exit(128 + signal.SIGTERM)

@@ -1,0 +1,70 @@
+"""TensorBoard scalars, written by the caller's own thread: a full disk must not end or stop a training.
+
+tensorboardX's SummaryWriter hands events to a thread of its own. Where that thread ends with an error, the
+queue fills, and the next ``add_scalar`` waits for a reader that is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+
+class EventFile:
+    """An events file in ``folder``. After the first error of the disk: one warning, and nothing is written.
+
+    Args:
+        flush_s: seconds between two writes to the disk.
+    """
+
+    def __init__(self, folder: Path, logger: logging.Logger, flush_s: float = 120) -> None:
+        self.folder, self.logger, self.flush_s = folder, logger, flush_s
+        self._writer: EventsWriter | None = None
+        self._flushed = time.monotonic()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+        except OSError as error:
+            self._give_up(error)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Append one value."""
+        if self._writer is None:
+            return
+        event = Event(summary=scalar(tag, value), step=step, wall_time=time.time())
+        try:
+            self._writer.write_event(event)
+            if time.monotonic() - self._flushed > self.flush_s:
+                self._flushed = time.monotonic()
+                self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Write what is left."""
+        writer = self._writer
+        if writer is None:
+            return
+        try:
+            writer.close()
+            self._writer = None
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        writer, self._writer = self._writer, None
+        self.logger.warning(
+            "TensorBoard events cannot be written to %s (%s): the run continues without them.",
+            error.filename or self.folder,
+            error.strerror or error,
+        )
+        try:
+            if writer is not None:
+                writer._py_recordio_writer.close()  # frees the file; what is buffered is lost
+        except OSError:
+            return

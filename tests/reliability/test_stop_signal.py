@@ -1,0 +1,174 @@
+"""A signal finishes the step, writes a checkpoint and ends the run: in one process, with the real Trainer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_toy import assert_same_state, files_in, tensors_of, toy_trainer
+
+from pcdet_freeze.cli.exit_code import exit_code
+from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
+from pcdet_freeze.engine.checkpoint.resume import resume
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
+from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
+from pcdet_freeze.engine.run_session import run_session
+from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
+
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+
+
+class Receives(Hook):
+    """The process receives a signal in an iteration (0: while the last checkpoint is written)."""
+
+    def __init__(self, number: int, iteration: int, times: int = 1) -> None:
+        self.number, self.iteration, self.times = number, iteration, times
+        self.calls: list[str] = []
+        self.moved = 0
+
+    def send(self) -> None:
+        for _ in range(self.times):
+            os.kill(os.getpid(), self.number)
+
+    def move(self, batch: Any, device: Any) -> None:
+        self.moved += 1
+        if self.moved == self.iteration:
+            self.send()
+
+    def after_step(self, trainer: Trainer) -> None:
+        self.calls.append(f"step {trainer.iteration}")
+
+    def after_train(self, trainer: Trainer) -> None:
+        self.calls.append("after_train")
+        if self.iteration == 0:
+            self.send()
+
+    def on_exception(self, trainer: Trainer) -> None:
+        self.calls.append("on_exception")
+
+
+class Evaluates(Hook):
+    def __init__(self) -> None:
+        self.done = False
+
+    def after_train(self, trainer: Trainer) -> None:
+        self.done = True
+
+
+def stopped(folder: Path, receives: Receives, *more: Hook) -> Trainer:
+    stop = StopHook(folder)
+    hooks = [stop, receives, CheckpointHook(folder), StopBeforeEvaluationHook(stop), *more]
+    trainer = toy_trainer(hooks, move=receives.move)
+    with pytest.raises((KeyboardInterrupt, StoppedBySignal)):
+        trainer.run()
+    return trainer
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_in_a_step_ends_the_run_after_it_with_the_exit_code_of_a_shell(
+    number: int, code: int, tmp_path: Path
+) -> None:
+    trainer = toy_trainer([StopHook(tmp_path)], move=Receives(number, 2).move)
+    assert exit_code(trainer.run) == code
+    assert (trainer.iteration, files_in(tmp_path)) == (2, ["latest_model.pth"])
+
+
+def test_every_hook_sees_the_last_step_and_then_the_end(tmp_path: Path) -> None:
+    receives = Receives(signal.SIGTERM, 2)
+    stopped(tmp_path, receives)
+    assert receives.calls == ["step 1", "step 2", "on_exception"]
+
+
+@pytest.mark.parametrize("iteration", [1, 3, 4, 5, 8])
+def test_a_stopped_run_resumes_to_the_weights_of_an_unbroken_one(iteration: int, tmp_path: Path) -> None:
+    """In the middle of an epoch, at its end, and at the end of the run."""
+    whole = toy_trainer()
+    whole.run()
+    stopped(tmp_path, Receives(signal.SIGTERM, iteration))
+    trainer = toy_trainer(seed=1)
+    found = newest_checkpoint(tmp_path, trainer.logger)
+    assert found is not None and found[1]["it"] == iteration
+    load_model_state(trainer.model, found[1]["model_state"], found[0])
+    resume(trainer, found[1])
+    trainer.run()
+    assert_same_state(tensors_of(trainer.model), tensors_of(whole.model))
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_ends_the_run_before_its_evaluation(
+    tmp_path: Path,
+) -> None:
+    evaluates = Evaluates()
+    trainer = stopped(tmp_path, Receives(signal.SIGTERM, 0), evaluates)
+    assert trainer.epoch == 2 and not evaluates.done
+    assert "checkpoint_epoch_2.pth" in files_in(tmp_path)
+
+
+@pytest.mark.parametrize("iteration", [2, None])
+def test_the_former_handlers_are_back_after_the_run(iteration: int | None, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    if iteration is None:
+        stop = StopHook(tmp_path)
+        toy_trainer([stop, StopBeforeEvaluationHook(stop)]).run()
+    else:
+        stopped(tmp_path, Receives(signal.SIGUSR1, iteration))
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_two_signals_at_once_are_one_request(tmp_path: Path) -> None:
+    """torchrun sends each signal on to processes that have it from the terminal already."""
+    trainer = stopped(tmp_path, Receives(signal.SIGINT, 2, times=3))
+    assert trainer.iteration == 2 and files_in(tmp_path) == ["latest_model.pth"]
+
+
+def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
+    class Again(Receives):
+        def move(self, batch: Any, device: Any) -> None:
+            super().move(batch, device)
+            time.sleep(SAME_SIGNAL_S * (self.moved == 2))
+            if self.moved == 2:
+                self.send()
+
+    receives = Again(signal.SIGINT, 2)
+    stopped(tmp_path, receives)
+    assert receives.calls == ["step 1", "on_exception"] and files_in(tmp_path) == []
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    """As under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = StopSignals()
+    try:
+        signals.install()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received is None and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signals.restore()
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_a_run_that_was_stopped_can_continue(tmp_path: Path) -> None:
+    trainer = stopped(tmp_path, Receives(signal.SIGINT, 3))
+    trainer.run()
+    assert trainer.iteration == 8
+
+
+def test_the_line_names_the_signal_and_the_advice(capsys: Any) -> None:
+    with pytest.raises(StoppedBySignal), run_session() as session:
+        session.advice = lambda: "Resume from x.pth."
+        raise StoppedBySignal(signal.SIGTERM)
+    assert "Stopped by SIGTERM. Resume from x.pth." in capsys.readouterr().out
+
+
+def test_what_follows_a_stop_gets_the_signal(tmp_path: Path) -> None:
+    got: list[int] = []
+    with pytest.raises(StoppedBySignal):
+        move = Receives(signal.SIGUSR1, 1).move
+        toy_trainer([StopHook(tmp_path, on_stop=got.append)], move=move).run()
+    assert got == [signal.SIGUSR1] and files_in(tmp_path) == ["latest_model.pth"]
