@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pcdet_freeze.utils.rules import Count, Name, Rule, Share, above, at_least, length, not_empty, whole
 from pcdet_freeze.utils.sections import Section, settable
@@ -54,6 +54,8 @@ class LossKeys(Section):
     loss_weights: dict[str, Annotated[float, at_least(0)]] | None = None
     """head -> factor of its loss"""
     learn_loss_weights: bool = False
+    loss_normalization: Literal["global", "local"] | dict[str, Literal["global", "local"]] | None = None
+    """divide by the counts of all ranks or of each, for all heads or by head; null: global in task heads"""
 
 
 @settable("OPTIMIZATION")
