@@ -88,6 +88,12 @@ class OptimizationSettings(Section):
     grad_norm_clip: float | None = None
     """null, or not above 0: gradients are not clipped"""
     use_amp: bool = False
+    accumulate: Count = 1
+    """batches of each process in one optimizer step"""
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    """what happens to a step whose loss or gradient is not finite"""
+    nonfinite_limit: Annotated[int, whole(0)] | None = 100
+    """steps of a run that may be left out with skip; null: any number"""
     measure_savings: bool = True
     """measure in the first iterations what freezing saves"""
     task_gradients: Annotated[int, whole(0)] = 0

@@ -141,7 +141,8 @@ class CenterHead(nn.Module):
         weights, parts = self.settings.loss_config.loss_weights, {}
         heads = zip(self.forward_ret_dict["pred_dicts"], self.forward_ret_dict["targets"], strict=True)
         counts, forwards = normalizers_of(self), 1
-        peaks = boxes = [None] * len(self.heads_list)
+        peaks: Any = [None] * len(self.heads_list)
+        boxes: Any = peaks
         if counts is not None:
             forwards, (peaks, boxes) = counts.forwards, counts.values[1:].view(2, -1).unbind()
         for number, (maps, targets) in enumerate(heads):

@@ -105,6 +105,14 @@ class Detector3DTemplate(nn.Module):
         Raises:
             DataError: a module reads a key that is neither in the batch nor written by an earlier module.
         """
+        batch_dict = self.run_modules(batch_dict)
+        if self.training:
+            loss, tb_dict, disp_dict = self.get_training_loss()
+            return {"loss": loss}, tb_dict, disp_dict
+        return self.post_processing(batch_dict)
+
+    def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Run all modules on ``batch_dict``, which is modified in place, without losses or predictions."""
         steps = training_steps(self) if self.training else None
         given = frozenset(batch_dict)
         for name in self.module_names:
@@ -118,10 +126,7 @@ class Detector3DTemplate(nn.Module):
                 batch_dict = module(batch_dict, skip=step.unneeded)
             else:
                 batch_dict = module(batch_dict)
-        if self.training:
-            loss, tb_dict, disp_dict = self.get_training_loss()
-            return {"loss": loss}, tb_dict, disp_dict
-        return self.post_processing(batch_dict)
+        return batch_dict
 
     def get_training_loss(self) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
         """Weighted sum of the losses of the last forward, its terms by name, and an empty ``disp_dict``."""
