@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,14 @@ from pcdet_freeze.utils import distributed
 
 class NonFiniteLossError(PCDetFreezeError, ArithmeticError):
     """A loss or gradient that is NaN or infinite; the weights were not updated with it."""
+
+
+class Training(Protocol):
+    """What the guard needs of a trainer."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    logger: logging.Logger
 
 
 @dataclass
@@ -82,31 +90,36 @@ class FiniteGuard:
         self.statistics = KeptTensors(running_statistics(model)) if self.skip else None
 
     def update(
-        self,
-        record: StepRecord,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        step: Callable[[], object],
-        logger: logging.Logger,
-        at_once: bool = False,
+        self, record: StepRecord, training: Training, step: Callable[[], object], at_once: bool = False
     ) -> None:
         """Call ``step``, which makes the optimizer's step, so that it has an effect only if it is finite.
 
         Args:
             at_once: read the verdict before the update in any case.
+
         Raises:
             NonFiniteLossError: on all ranks: this step, or the one before, is not finite.
         """
-        self.settle(model, optimizer, logger)
-        deferred = record.finite.device.type != "cpu" if self.deferred is None else self.deferred
-        record.deferred = deferred and not at_once
-        self.pending = record
-        if not record.deferred:
-            if self.settle(model, optimizer, logger):
-                step()
-            elif self.statistics is not None:
-                self.statistics.restore()
+        self.settle(training)
+        late = record.finite.device.type != "cpu" if self.deferred is None else self.deferred
+        record.deferred = late and not at_once
+        if record.deferred:
+            self._update_if_finite(record, training.optimizer, step)
+            self.pending = record
             return
+        self.pending = record
+        if self.settle(training):
+            step()
+        elif self.statistics is not None:
+            self.statistics.restore()
+
+    def _update_if_finite(
+        self, record: StepRecord, optimizer: torch.optim.Optimizer, step: Callable[[], object]
+    ) -> None:
+        """Make the step, and take it back on the device if it is not finite.
+
+        The copies exist during the step only, when the activations have been freed.
+        """
         tensors = step_tensors(optimizer)
         before, known = KeptTensors(tensors), {id(tensor) for tensor in tensors}
         step()
@@ -116,18 +129,18 @@ class FiniteGuard:
         if self.statistics is not None:
             self.statistics.restore_unless(record.finite)
 
-    def settle(self, model: nn.Module, optimizer: torch.optim.Optimizer, logger: logging.Logger) -> bool:
-        """Read the verdict of the pending step; returns whether it was finite, or None was pending."""
+    def settle(self, training: Training) -> bool:
+        """Read the verdict of the pending step; returns whether it was finite, or none was pending."""
         record, self.pending = self.pending, None
         if record is None or bool(record.finite):
             return True
         if record.deferred:
-            take_back_counters(optimizer, record.norms.parameters)
-        message, self.failed = describe(record, model), record
+            take_back_counters(training.optimizer, record.norms.parameters)
+        message, self.failed = describe(record, training.model), record
         if not self.skip:
             raise NonFiniteLossError(f"{message} The weights were not updated with it. {_ADVICE}")
         self.skipped += 1
-        logger.warning("%s The step was left out (number %d of this run).", message, self.skipped)
+        training.logger.warning("%s The step was left out (number %d of this run).", message, self.skipped)
         if self.limit is not None and self.skipped > self.limit:
             raise NonFiniteLossError(
                 f"At most {self.limit} steps of a run may be left out (OPTIMIZATION.NONFINITE_LIMIT), but "

@@ -94,16 +94,14 @@ class Trainer:
         self.epoch, self.offset, self.iteration, self.stopped = 0, 0, 0, False
         self.loss_on_device: Tensor | float = math.nan
         self._grad_norm: Tensor | float = math.nan
-        self.lr = math.nan
+        self.lr, self._begin = math.nan, perf_counter()
         self.tb_dict: dict[str, Any] = {}
         self.disp_dict: dict[str, Any] = {}
         self.batch: Batch = {}
         self.results: dict[str, Any] = {}
         self.seconds = {"data": 0.0, "forward": 0.0, "batch": 0.0}
         self.resumed_rng: dict[str, Any] | None = None
-        self._begin = perf_counter()
-        self.epoch_length = math.ceil(len(loader) / accumulate)
-        self.micro_batch = 0
+        self.epoch_length, self.micro_batch = math.ceil(len(loader) / accumulate), 0
         if self.epoch_length == 0:
             raise DataError(
                 "The loader must give at least one batch an epoch, but gives none. "
@@ -138,7 +136,9 @@ class Trainer:
     def _loop(self) -> None:
         for hook in self.hooks:
             hook.before_train(self)
-        self._restore_rng()
+        state, self.resumed_rng = self.resumed_rng, None
+        if state is not None:
+            set_rng_state(state)
         while self._has_more:
             for hook in self.hooks:
                 hook.before_epoch(self)
@@ -166,8 +166,8 @@ class Trainer:
         self.guard.begin(self.model)
         with self._autocast():
             count_ahead(self.model, batches)
-        with_autocast, begin = self._autocast, partial(setattr, self, "micro_batch")
-        result = forward_backward(self.model, batches, self.scaler.scale, with_autocast, begin)
+        begin = partial(setattr, self, "micro_batch")
+        result = forward_backward(self.model, batches, self.scaler.scale, self._autocast, begin)
         self.loss_on_device, self.tb_dict, self.disp_dict = result.loss, result.tb_dict, result.disp_dict
         self.seconds["forward"] = result.seconds
         self.scaler.unscale_(self.optimizer)
@@ -180,8 +180,9 @@ class Trainer:
     def settle(self) -> None:
         """Read the verdict of the last step, where it is read one step late (:mod:`.finite_guard`)."""
         with self._back_to_failed_step():
-            if not self.guard.settle(self.model, self.optimizer, self.logger):
-                self.results["skipped_steps"] = self.guard.skipped
+            self.guard.settle(self)
+        if self.guard.skipped:
+            self.results["skipped_steps"] = self.guard.skipped
 
     @property
     def loss(self) -> float:
@@ -230,12 +231,6 @@ class Trainer:
             counts.across_ranks = True  # a copied model is normalised locally until it trains on all ranks
         self.model = distributed.wrap(self.model, self.device)
 
-    def _restore_rng(self) -> None:
-        """Set the random generators to the state of the checkpoint that the run resumes from."""
-        state, self.resumed_rng = self.resumed_rng, None
-        if state is not None:
-            set_rng_state(state)
-
     @contextmanager
     def _open_loader(self) -> Iterator[Iterator[Batch]]:
         """Iterate over the rest of the current epoch; shuts the workers down on the way out."""
@@ -277,20 +272,11 @@ class Trainer:
             norms.clip(self.clip_norm)
         self._grad_norm = norms.total
         with self._back_to_failed_step():
-            self.guard.update(
-                record,
-                self.model,
-                self.optimizer,
-                lambda: self.scaler.step(self.optimizer),
-                self.logger,
-                at_once=scaled,
-            )
-        if self.guard.skipped:
-            self.results["skipped_steps"] = self.guard.skipped
+            self.guard.update(record, self, lambda: self.scaler.step(self.optimizer), at_once=scaled)
 
     @contextmanager
     def _back_to_failed_step(self) -> Iterator[None]:
-        """If the step before the present one turns out not to be finite, it does not count."""
+        """If the step before the present one was not finite, it does not count."""
         try:
             yield
         except NonFiniteLossError:

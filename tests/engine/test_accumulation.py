@@ -74,7 +74,7 @@ class HeldTasks:
 
 def trainer_of(model: Any, names: Any = ()) -> Trainer:
     if names:
-        freeze(model, names)
+        freeze(model, list(names))
     optimizer = build_optimizer(model, {**OPTIM, "OPTIMIZER": "sgd"})
     schedule = build_scheduler(optimizer, 10, 10, {**OPTIM, "OPTIMIZER": "sgd", "LR": 1e-3})
     return Trainer(model, optimizer, schedule, [None], epochs=1)
