@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pcdet_freeze.utils.rules import Count, Name, Rule, Share, above, at_least, length, not_empty, whole
 from pcdet_freeze.utils.sections import Section, settable
@@ -54,6 +54,8 @@ class LossKeys(Section):
     loss_weights: dict[str, Annotated[float, at_least(0)]] | None = None
     """head -> factor of its loss"""
     learn_loss_weights: bool = False
+    loss_normalization: Literal["global", "local"] | dict[str, Literal["global", "local"]] | None = None
+    """divide by the counts of all ranks or of each, for all heads or by head; null: global in task heads"""
 
 
 @settable("OPTIMIZATION")
@@ -86,6 +88,12 @@ class OptimizationSettings(Section):
     grad_norm_clip: float | None = None
     """null, or not above 0: gradients are not clipped"""
     use_amp: bool = False
+    accumulate: Count = 1
+    """batches of each process in one optimizer step"""
+    on_nonfinite: Literal["raise", "skip"] = "raise"
+    """what happens to a step whose loss or gradient is not finite"""
+    nonfinite_limit: Annotated[int, whole(0)] | None = 100
+    """steps of a run that may be left out with skip; null: any number"""
     measure_savings: bool = True
     """measure in the first iterations what freezing saves"""
     task_gradients: Annotated[int, whole(0)] = 0

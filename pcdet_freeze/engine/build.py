@@ -21,6 +21,7 @@ from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.engine.checkpoint.io import cfg_digest
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
+from pcdet_freeze.engine.finite_guard import FiniteGuard
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
@@ -142,7 +143,8 @@ def build_trainer(
         if evaluation is not None:
             hook.take_test_data(evaluation.data.loader)
     optim_cfg, steps = context.cfg.OPTIMIZATION, context.options.max_iters
-    length = len(train.loader)
+    accumulate = int(optim_cfg.get("ACCUMULATE", 1))
+    length = math.ceil(len(train.loader) / accumulate)
     epochs = context.epochs or math.ceil((steps or 0) / length)
     optimizer = build_optimizer(
         model, optim_cfg, [part for hook in hooks for part in hook.lr_scaled_groups()]
@@ -165,6 +167,8 @@ def build_trainer(
         clip_norm=clip_norm_of(optim_cfg),
         use_amp=context.options.use_amp or optim_cfg.get("USE_AMP", False),
         move=train.move,
+        accumulate=accumulate,
+        guard=FiniteGuard.from_cfg(optim_cfg),
         logger=context.logger,
     )
     set_seed(context.seed + context.world.rank)

@@ -27,6 +27,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezeHandle
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.deferred_numbers import DeferredNumbers
 from pcdet_freeze.utils.safe_torch_load import load_checkpoint
 
 Cfg = str | Path | Mapping[str, Any]
@@ -140,7 +141,7 @@ def _result(
         output_dir=context.folders.root,
         checkpoint=checkpoint if checkpoint.is_file() else None,
         metrics=metrics,
-        losses=losses.values,
+        losses=losses.values.values(),
         freeze=handles[0] if handles else None,
         results=json.loads(summary.read_text()) if summary.is_file() else {},
     )
@@ -150,10 +151,10 @@ def _result(
 class _LossHistory(Hook):
     """Keeps the loss of each iteration."""
 
-    values: list[float] = field(default_factory=list)
+    values: DeferredNumbers = field(default_factory=DeferredNumbers)
 
     def after_step(self, trainer: Trainer) -> None:
-        self.values.append(trainer.loss)
+        self.values.append(trainer.loss_on_device)
 
 
 def evaluate(

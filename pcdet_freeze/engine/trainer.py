@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 import torch
-from torch import nn
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pcdet_freeze.datasets.loader import Loader, next_batch, shut_down_workers
+from pcdet_freeze.engine.accumulation import count_ahead, forward_backward, merged, next_batches
+from pcdet_freeze.engine.finite_guard import FiniteGuard, StepRecord, count_steps, verdict
+from pcdet_freeze.engine.finite_guard import NonFiniteLossError as NonFiniteLossError
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.optim.gradient_norms import GradientNorms
+from pcdet_freeze.engine.optim.gradient_norms import clip_norm_of as clip_norm_of
+from pcdet_freeze.engine.optim.loss_scaler import new_scaler, without_pending_step
 from pcdet_freeze.engine.optim.lr_schedule import Schedule
-from pcdet_freeze.errors import DataError, PCDetFreezeError, TrainingError
+from pcdet_freeze.errors import DataError, TrainingError
+from pcdet_freeze.models.loss_normalization import LossNormalization
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_rng_state, untouched_rng
 from pcdet_freeze.utils.stop_iteration import raised_in
@@ -31,10 +39,6 @@ class EpochOrder(Protocol):
         """Choose the order of ``epoch`` (0-based) and skip its first ``start_iter`` batches."""
 
 
-class NonFiniteLossError(PCDetFreezeError, ArithmeticError):
-    """A loss or gradient that is NaN or infinite; the weights were not updated with it."""
-
-
 class Trainer:
     """Trains ``model`` on ``loader``; calls ``hooks`` in list order (:class:`.hooks.base.Hook`).
 
@@ -47,13 +51,16 @@ class Trainer:
         sampler: gets ``set_epoch(epoch, start_iter)`` before each epoch. Without one, a run that continues in
             the middle of an epoch draws and drops the first batches.
         move: ``move(batch, device)`` moves a batch to the device in place.
+        accumulate: batches of the loader in one iteration; the last one of an epoch may have fewer.
+        guard: what happens to a step that is not finite; default: an error.
 
     Attributes:
         epoch: finished epochs.
         offset: iterations done in the current epoch.
         iteration: iterations done in all.
         stopped: set it to True to end the run after the current step.
-        loss, grad_norm, lr, tb_dict, disp_dict, batch: of the last iteration.
+        loss, grad_norm, lr, tb_dict, disp_dict, batch: of the last iteration. Reading ``loss`` or
+            ``grad_norm`` waits for the device; ``loss_on_device`` does not.
         seconds: of the last iteration: data, forward, batch.
         results: plain data from hooks for ``run.json``.
     """
@@ -73,6 +80,8 @@ class Trainer:
         clip_norm: float | None = None,
         use_amp: bool = False,
         move: Callable[[Batch, torch.device], object] | None = None,
+        accumulate: int = 1,
+        guard: FiniteGuard | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
@@ -80,17 +89,19 @@ class Trainer:
         self.epochs, self.max_iters = epochs, max_iters
         self.device, self.clip_norm, self.use_amp = device or torch.device("cpu"), clip_norm, use_amp
         self.move, self.logger = move, logger or logging.getLogger("pcdet_freeze")
-        self.scaler = _new_scaler(self.device, use_amp and self.device.type == "cuda")
+        self.accumulate, self.guard = accumulate, guard or FiniteGuard()
+        self.scaler = new_scaler(self.device, use_amp and self.device.type == "cuda")
         self.epoch, self.offset, self.iteration, self.stopped = 0, 0, 0, False
-        self.loss = self.grad_norm = self.lr = math.nan
+        self.loss_on_device: Tensor | float = math.nan
+        self._grad_norm: Tensor | float = math.nan
+        self.lr, self._begin = math.nan, perf_counter()
         self.tb_dict: dict[str, Any] = {}
         self.disp_dict: dict[str, Any] = {}
         self.batch: Batch = {}
         self.results: dict[str, Any] = {}
         self.seconds = {"data": 0.0, "forward": 0.0, "batch": 0.0}
         self.resumed_rng: dict[str, Any] | None = None
-        self._begin = perf_counter()
-        self.epoch_length = len(loader)
+        self.epoch_length, self.micro_batch = math.ceil(len(loader) / accumulate), 0
         if self.epoch_length == 0:
             raise DataError(
                 "The loader must give at least one batch an epoch, but gives none. "
@@ -109,10 +120,11 @@ class Trainer:
             NonFiniteLossError: the loss or a gradient is NaN or infinite.
         """
         self.stopped = False
-        self.scaler = _without_pending_step(self.scaler, self.device)
+        self.scaler = without_pending_step(self.scaler, self.device)
         if not self._has_more:
             self.logger.warning(_FINISHED, self.epoch, self.epochs, self.iteration)
         try:
+            self.settle()
             self._loop()
         except BaseException as error:
             for hook in self.hooks:
@@ -124,15 +136,18 @@ class Trainer:
     def _loop(self) -> None:
         for hook in self.hooks:
             hook.before_train(self)
-        self._restore_rng()
+        state, self.resumed_rng = self.resumed_rng, None
+        if state is not None:
+            set_rng_state(state)
         while self._has_more:
             for hook in self.hooks:
                 hook.before_epoch(self)
             with self._open_loader() as batches:
                 while self.offset < self.epoch_length and not self._must_stop:
-                    self.step(self._load_batch(batches))
+                    self.step(*self._load_batches(batches))
                     for hook in self.hooks:
                         hook.after_step(self)
+            self.settle()
             if self.offset >= self.epoch_length:
                 self.epoch, self.offset = self.epoch + 1, 0
                 distributed.share_buffers(self.model)
@@ -141,24 +156,50 @@ class Trainer:
         for hook in self.hooks:
             hook.after_train(self)
 
-    def step(self, batch: Batch) -> None:
-        """Run one iteration: forward, backward, clipping, optimizer step."""
-        self.batch = batch
+    def step(self, *batches: Batch) -> None:
+        """Run one iteration: forward and backward of each of ``batches``, clipping, optimizer step."""
+        self.batch = merged(batches)
         # in every iteration, as OpenPCDet's loop does: a hook or an evaluation may have called eval()
         self.model.train()
         self.lr = self.schedule.apply(self.optimizer, self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._forward(batch)
-        self.scaler.scale(loss).backward()
+        self.guard.begin(self.model)
+        with self._autocast():
+            count_ahead(self.model, batches)
+        begin = partial(setattr, self, "micro_batch")
+        result = forward_backward(self.model, batches, self.scaler.scale, self._autocast, begin)
+        self.loss_on_device, self.tb_dict, self.disp_dict = result.loss, result.tb_dict, result.disp_dict
+        self.seconds["forward"] = result.seconds
         self.scaler.unscale_(self.optimizer)
-        self._clip()
-        self.scaler.step(self.optimizer)
+        self._update()
         # the counters follow the optimizer step, so that an interrupted iteration does not count
-        self.iteration += 1
-        self.offset += 1
-        _count_step(distributed.unwrap(self.model))
+        self._count_steps(1)
         self.scaler.update()
         self.seconds["batch"] = perf_counter() - self._begin
+
+    def settle(self) -> None:
+        """Read the verdict of the last step, where it is read one step late (:mod:`.finite_guard`)."""
+        with self._back_to_failed_step():
+            self.guard.settle(self)
+        if self.guard.skipped:
+            self.results["skipped_steps"] = self.guard.skipped
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last iteration; waits for the device."""
+        self.loss_on_device = float(self.loss_on_device)
+        return self.loss_on_device
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm of the gradients of the last iteration before they were clipped; waits for the device."""
+        self._grad_norm = float(self._grad_norm)
+        return self._grad_norm
+
+    @property
+    def batches_begun(self) -> int:
+        """Batches of the loader that the current epoch has had, without the present one."""
+        return self.offset * self.accumulate + self.micro_batch
 
     @property
     def epoch_number(self) -> int:
@@ -186,75 +227,67 @@ class Trainer:
         """Continue with another optimizer after a change of what is trainable; DDP is built again."""
         self.optimizer = optimizer
         self.model = distributed.unwrap(self.model)  # frees the old wrapper before there is a new one
+        if isinstance(counts := getattr(self.model, "loss_normalization", None), LossNormalization):
+            counts.across_ranks = True  # a copied model is normalised locally until it trains on all ranks
         self.model = distributed.wrap(self.model, self.device)
-
-    def _restore_rng(self) -> None:
-        """Set the random generators to the state of the checkpoint that the run resumes from."""
-        state, self.resumed_rng = self.resumed_rng, None
-        if state is not None:
-            set_rng_state(state)
 
     @contextmanager
     def _open_loader(self) -> Iterator[Iterator[Batch]]:
         """Iterate over the rest of the current epoch; shuts the workers down on the way out."""
         if self.sampler is not None:
-            self.sampler.set_epoch(self.epoch, self.offset)
+            self.sampler.set_epoch(self.epoch, self.offset * self.accumulate)
         # creating an iterator draws a seed; a resume in mid-epoch creates one more than an unbroken run
         with untouched_rng():
             batches = iter(self.loader)
         try:
-            for number in range(self.offset if self.sampler is None else 0):
-                next_batch(batches, number, self.epoch_length)
+            for number in range(self.offset * self.accumulate if self.sampler is None else 0):
+                next_batch(batches, number, len(self.loader))
             yield batches
         finally:
             shut_down_workers(self.loader, batches)
 
-    def _load_batch(self, batches: Iterator[Batch]) -> Batch:
-        """Return the next batch on the device; measures how long the loop waits for it."""
+    def _load_batches(self, batches: Iterator[Batch]) -> list[Batch]:
+        """Return the next batches on the device; measures how long the loop waits for them."""
         self._begin = perf_counter()
-        batch: Batch = next_batch(batches, self.offset, self.epoch_length)
+        found = next_batches(batches, self.offset * self.accumulate, self.accumulate, len(self.loader))
         if self.move is not None:
-            self.move(batch, self.device)
+            for batch in found:
+                self.move(batch, self.device)
         self.seconds["data"] = perf_counter() - self._begin
-        return batch
+        return found
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        begin = perf_counter()
+    def _autocast(self) -> torch.autocast:
         dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype=dtype, enabled=self.use_amp):
-            result, self.tb_dict, self.disp_dict = self.model(batch)
-        loss: torch.Tensor = result["loss"].mean()
-        self.loss = float(loss.detach())
-        self.seconds["forward"] = perf_counter() - begin
-        if not loss.requires_grad:
-            raise TrainingError(
-                "The loss does not depend on any trainable parameter. Remove an entry from "
-                "MODEL.NOT_TRAIN_IN_MULTI_TASK."
-            )
-        if not math.isfinite(self.loss):
-            self._raise_non_finite("loss", self.loss)
-        return loss
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.use_amp)
 
-    def _clip(self) -> None:
-        if self.clip_norm is None:
-            return
-        with_grad = [
-            p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
-        self.grad_norm = float(clip_grad_norm_(with_grad, self.clip_norm))
+    def _update(self) -> None:
+        """Clip the gradients and take the optimizer's step, if loss and gradients are finite."""
+        norms, scaled = GradientNorms.of(self.optimizer), self.scaler.is_enabled()
+        loss = torch.as_tensor(self.loss_on_device)
         # infinite gradients are normal for a GradScaler: it skips the step and lowers its scale
-        if not self.scaler.is_enabled() and not math.isfinite(self.grad_norm):
-            self._raise_non_finite("gradient norm", self.grad_norm)
+        finite = verdict(loss, None if scaled else norms, isinstance(self.model, DistributedDataParallel))
+        frames = [str(name) for name in self.batch.get("frame_id", ())]
+        record = StepRecord(self.iteration, self.epoch + 1, loss, norms, finite, frames, self.tb_dict)
+        if self.clip_norm is not None:
+            norms.clip(self.clip_norm)
+        self._grad_norm = norms.total
+        with self._back_to_failed_step():
+            self.guard.update(record, self, lambda: self.scaler.step(self.optimizer), at_once=scaled)
 
-    def _raise_non_finite(self, what: str, value: float) -> None:
-        parts = {name: number for name, number in self.tb_dict.items() if not _is_finite(number)}
-        frames = self.batch.get("frame_id")
-        raise NonFiniteLossError(
-            f"The {what} must be finite, but is {value} at iteration {self.iteration} (epoch "
-            f"{self.epoch + 1}); not finite in it: {parts or 'none of the logged parts'}; frames: "
-            f"{list(frames if frames is not None else [])}. The weights were not updated, and earlier "
-            "checkpoints remain valid. Lower OPTIMIZATION.LR, or look at these frames."
-        )
+    @contextmanager
+    def _back_to_failed_step(self) -> Iterator[None]:
+        """If the step before the present one was not finite, it does not count."""
+        try:
+            yield
+        except NonFiniteLossError:
+            if self.guard.failed is not None:
+                self._count_steps(self.guard.failed.iteration - self.iteration)
+            raise
+
+    def _count_steps(self, number: int) -> None:
+        self.iteration += number
+        self.offset += number
+        count_steps(distributed.unwrap(self.model), number)
 
 
 _FINISHED = (
@@ -265,35 +298,3 @@ _STOP_ITERATION = (
     "User code called by the training loop (a hook, the model, `move`) must not raise StopIteration, since a "
     "loop takes it for its end. It was raised in {0}. Catch it there, or give next() a default."
 )
-
-
-def _new_scaler(device: torch.device, enabled: bool) -> torch.amp.GradScaler:
-    # torch 2.2 has it for CUDA only
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.type, enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled)
-
-
-def _without_pending_step(scaler: torch.amp.GradScaler, device: torch.device) -> torch.amp.GradScaler:
-    """A scaler of equal state that an interrupt has not left between ``unscale_`` and ``update``."""
-    if not scaler.is_enabled():
-        return scaler
-    made = _new_scaler(device, True)
-    made.load_state_dict(scaler.state_dict())
-    return made
-
-
-def _count_step(model: nn.Module) -> None:
-    count = getattr(model, "update_global_step", None)
-    if count is not None:
-        count()
-
-
-def _is_finite(number: Any) -> bool:
-    return math.isfinite(float(number)) if isinstance(number, (int, float, torch.Tensor)) else True
-
-
-def clip_norm_of(optim_cfg: Mapping[str, Any]) -> float | None:
-    """OPTIMIZATION.GRAD_NORM_CLIP; None (no clipping) where it is absent, null or not above zero."""
-    value = optim_cfg.get("GRAD_NORM_CLIP")
-    return float(value) if value is not None and value > 0 else None

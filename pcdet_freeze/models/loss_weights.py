@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 
 NAME = "loss_scale"
 """name of the learned weight in its head; as a submodule it is frozen, saved and skipped with the head"""
@@ -23,13 +26,18 @@ class LossScale(nn.Module):
         super().__init__()
         self.log_variance = nn.Parameter(torch.zeros(()))
 
-    def forward(self, loss: Tensor) -> Tensor:
-        """Apply the weight to a scalar loss."""
-        return loss * torch.exp(-self.log_variance) + self.log_variance / 2 * (loss.detach() != 0)
+    def forward(self, loss: Tensor, labelled: Tensor | None = None) -> Tensor:
+        """Apply the weight to a scalar loss.
 
-    def weight(self) -> float:
-        """The current factor of the loss."""
-        return float(torch.exp(-self.log_variance.detach()))
+        Args:
+            labelled: () bool, whether a frame of any rank has labels; default: whether the loss is not zero.
+        """
+        labelled = loss.detach() != 0 if labelled is None else labelled
+        return loss * torch.exp(-self.log_variance) + self.log_variance / 2 * labelled
+
+    def weight(self) -> Any:
+        """The current factor of the loss: a number on a CPU, elsewhere a tensor."""
+        return for_log(torch.exp(-self.log_variance.detach()).reshape(1))[0]
 
 
 def apply_loss_weights(name: str, head: nn.Module, loss: Tensor, weights: Mapping[str, float]) -> Tensor:
@@ -37,4 +45,8 @@ def apply_loss_weights(name: str, head: nn.Module, loss: Tensor, weights: Mappin
     if name in weights:
         loss = loss * weights[name]
     scale = getattr(head, NAME, None)
-    return scale(loss) if isinstance(scale, LossScale) else loss
+    if not isinstance(scale, LossScale):
+        return loss
+    counts = normalizers_of(head)
+    weighted: Tensor = scale(loss, None if counts is None else counts.values[0] > 0)
+    return weighted

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
-from pcdet_freeze.engine.trainer import Trainer, _new_scaler, _without_pending_step
+from pcdet_freeze.engine.optim.loss_scaler import new_scaler, without_pending_step
+from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
 
 RANDOM = {"ALLOW_RANDOM": True}
@@ -197,10 +198,10 @@ def test_a_scaler_that_was_interrupted_between_unscale_and_update_can_step_again
     """torch 2.2 has a scaler for CUDA only."""
     model = nn.Linear(2, 1)
     optimizer, device = torch.optim.SGD(model.parameters(), 0.1), torch.device("cpu")
-    scaler = _new_scaler(device, enabled)
+    scaler = new_scaler(device, enabled)
     scaler.scale(model(torch.ones(1, 2)).sum()).backward()
     scaler.unscale_(optimizer)
-    after = _without_pending_step(scaler, device)
+    after = without_pending_step(scaler, device)
     assert after.state_dict() == scaler.state_dict()
     after.scale(model(torch.ones(1, 2)).sum()).backward()
     after.unscale_(optimizer)

@@ -85,15 +85,16 @@ def test_the_metric_of_cells_has_the_truth_that_training_has() -> None:
         assert confusion.trace() == confusion.sum() == (true != 255).sum() > 0
 
 
-def test_the_loss_is_weighted_cross_entropy_and_lovasz_softmax() -> None:
+def test_the_loss_is_weighted_cross_entropy_and_lovasz_softmax_of_each_frame() -> None:
     weights = [1.0, 2.0, 0.5]
     model = model_of(LOSS_CONFIG={"CLASS_WEIGHTS": weights, "LOVASZ_WEIGHT": 0.3})
     given = task_batch()
     loss = loss_of(model, given)
     logits = model.segment_head.forward_ret_dict["logits"]
     entropy = torch.nn.functional.cross_entropy(logits, given["point_labels"], torch.tensor(weights))
-    jaccard = lovasz_softmax(logits.softmax(dim=1), given["point_labels"])
-    assert loss.item() == pytest.approx((entropy + 0.3 * jaccard).item())
+    chances, labels, frame = logits.softmax(dim=1), given["point_labels"], given["points"][:, 0]
+    jaccard = [lovasz_softmax(chances[frame == f], labels[frame == f]) for f in (0, 1)]
+    assert loss.item() == pytest.approx((entropy + 0.3 * sum(jaccard) / 2).item())
 
 
 def test_lovasz_softmax_of_certain_answers_is_the_mean_jaccard_loss() -> None:
@@ -146,10 +147,10 @@ def test_without_any_label_the_loss_is_zero_and_still_reaches_everything() -> No
     assert all(p.grad is not None and not p.grad.any() for p in without_detection(model))
 
 
-def test_training_looks_at_no_more_points_than_it_may() -> None:
+def test_training_uses_at_most_max_points_of_each_frame() -> None:
     model, given = model_of(MAX_POINTS=40), task_batch()
     loss_of(model, given)
-    assert len(model.segment_head.forward_ret_dict["logits"]) == 40
+    assert model.segment_head.forward_ret_dict["frames"].bincount().tolist() == [40, 40]
     model.eval()(given)
     assert len(given["point_logits"]) == len(given["points"])
 

@@ -7,7 +7,7 @@ model_state      the detector's state_dict, on CPU, without wrapper prefixes
 optimizer_state  torch's own format, on CPU
 version          'pcdet_freeze+<version>'
 pcdet_freeze     plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a list,
-                 one state a rank), sampler, seed, cfg_digest, and the entries of hooks (freeze)
+                 one state a rank), sampler, skipped_steps, seed, cfg_digest, entries of hooks (freeze)
 ```
 """
 
@@ -42,6 +42,7 @@ PART_FILE = re.compile(r"\..+\.(\d+)\.part")
 
 def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return all that a run needs to resume exactly; a collective call. Hooks may add data or raise."""
+    trainer.settle()  # a step that is not finite must not count
     distributed.share_buffers(trainer.model)
     model = distributed.unwrap(trainer.model)
     ours: dict[str, Any] = {
@@ -50,6 +51,7 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
         "scaler": dict(trainer.scaler.state_dict()),
         "rng": distributed.gather(rng_state()),
         "sampler": {"epoch": trainer.epoch, "offset": trainer.offset, "length": trainer.epoch_length},
+        "skipped_steps": trainer.guard.skipped,
         **(extra or {}),
     }
     for hook in trainer.hooks:

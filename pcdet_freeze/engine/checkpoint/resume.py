@@ -53,6 +53,7 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
             "--batch_size and number of processes, or a checkpoint from the end of an epoch."
         )
     trainer.offset = sampler["offset"]
+    trainer.guard.skipped = ours.get("skipped_steps", 0)
     if ours["scaler"] and trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(ours["scaler"])
     if len(states) != distributed.world_size():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.deferred_numbers import Number, read_numbers
 from pcdet_freeze.utils.output_files import write_text
 
 
@@ -25,6 +27,7 @@ class LogHook(Hook):
     def __init__(self, every: int = 50) -> None:
         self.every = every
         self._sums: dict[str, float] = {}
+        self._losses: list[Number] = []
         self._count = 0
         self._skipped: list[str] = []
         self._begin = time.monotonic()
@@ -34,11 +37,12 @@ class LogHook(Hook):
         self._begin, self._first = time.monotonic(), trainer.iteration
 
     def before_epoch(self, trainer: Trainer) -> None:
-        self._sums, self._count, self._skipped = {}, 0, []
+        self._sums, self._losses, self._count, self._skipped = {}, [], 0, []
 
     def after_step(self, trainer: Trainer) -> None:
         self._count += 1
-        for name, value in {"loss": trainer.loss, **trainer.seconds}.items():
+        self._losses.append(trainer.loss_on_device)  # read where a line is logged
+        for name, value in trainer.seconds.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._skipped += trainer.batch.get("skipped_frames", [])
         last = trainer.offset == trainer.epoch_length or trainer.iterations_left == 0 or trainer.stopped
@@ -51,6 +55,8 @@ class LogHook(Hook):
             trainer.logger.warning("Skipped %d bad frames in this epoch: %s", len(names), ", ".join(names))
 
     def _line(self, trainer: Trainer) -> str:
+        self._sums["loss"] = sum(read_numbers(self._losses), self._sums.get("loss", 0.0))
+        self._losses = []
         mean = {name: total / self._count for name, total in self._sums.items()}
         now, done = trainer.seconds, trainer.iteration - self._first
         spent = time.monotonic() - self._begin
@@ -68,11 +74,17 @@ class LogHook(Hook):
 
 
 class TensorboardHook(Hook):
-    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``."""
+    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``.
+
+    Numbers that are on a device are kept for up to ``EVERY`` iterations and read together.
+    """
+
+    EVERY = 50
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: EventFile | None = None
+        self._waiting: list[tuple[str, Number, int]] = []
 
     def before_train(self, trainer: Trainer) -> None:
         if distributed.rank() == 0:
@@ -81,14 +93,27 @@ class TensorboardHook(Hook):
     def after_step(self, trainer: Trainer) -> None:
         if self._writer is None:
             return
-        self._writer.add_scalar("train/loss", trainer.loss, trainer.iteration)
-        self._writer.add_scalar("meta_data/learning_rate", trainer.lr, trainer.iteration)
-        for name, value in trainer.tb_dict.items():
-            if isinstance(value, (int, float, torch.Tensor)):
-                self._writer.add_scalar(f"train/{name}", float(value), trainer.iteration)
+        named = {"train/loss": trainer.loss_on_device, "meta_data/learning_rate": trainer.lr}
+        named |= {
+            f"train/{name}": value
+            for name, value in trainer.tb_dict.items()
+            if isinstance(value, (int, float, torch.Tensor))
+        }
+        self._waiting += [(name, value, trainer.iteration) for name, value in named.items()]
+        on_host = trainer.device.type == "cpu"
+        if on_host or trainer.iteration % self.EVERY == 0:
+            self._write(self._writer)
+
+    def _write(self, writer: EventFile) -> None:
+        waiting, self._waiting = self._waiting, []
+        for (name, _, iteration), value in zip(
+            waiting, read_numbers(value for _, value, _ in waiting), strict=True
+        ):
+            writer.add_scalar(name, value, iteration)
 
     def after_train(self, trainer: Trainer) -> None:
         if self._writer is not None:
+            self._write(self._writer)
             self._writer.close()
 
     on_exception = after_train
@@ -106,6 +131,7 @@ class ProgressHook(Hook):
     def __init__(self, show: bool | None = None) -> None:
         self.show = sys.stderr.isatty() if show is None else show
         self._bar: Any = None
+        self._shown = -math.inf
 
     def before_train(self, trainer: Trainer) -> None:
         if self.show and distributed.rank() == 0:
@@ -120,9 +146,10 @@ class ProgressHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         if self._bar is not None:
-            self._bar.set_postfix(
-                epoch=trainer.epoch_number, loss=f"{trainer.loss:.4g}", lr=f"{trainer.lr:.3e}", refresh=False
-            )
+            if time.monotonic() - self._shown >= 1:  # reading the loss waits for the device
+                epoch, loss = trainer.epoch_number, f"{trainer.loss:.4g}"
+                self._bar.set_postfix(epoch=epoch, loss=loss, lr=f"{trainer.lr:.3e}", refresh=False)
+                self._shown = time.monotonic()
             self._bar.update(1)
 
     def after_train(self, trainer: Trainer) -> None:

@@ -24,5 +24,5 @@ class Lookahead:
             return ()
         if self._known != (trainer.epoch, first):
             self._known, self._order = (trainer.epoch, first), list(sampler)
-        begin = (trainer.offset + 1) * size - first
+        begin = (trainer.batches_begun + 1) * size - first
         return self._order[begin : begin + size]

@@ -21,6 +21,7 @@ from pcdet_freeze.models.dense_heads.losses import (
     sine_difference,
 )
 from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
+from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.ops.boxes import limit_period
 
@@ -142,8 +143,7 @@ class AnchorHead(nn.Module):
             )
         parts = {"rpn_loss_cls": self.get_cls_layer_loss(), **self.get_box_reg_layer_loss()}
         loss = torch.stack(list(parts.values())).sum()
-        # one transfer for all values, since each transfer waits for the GPU
-        figures = torch.stack([*parts.values(), loss]).tolist()
+        figures = for_log(torch.stack([*parts.values(), loss]))
         tb_dict = {} if tb_dict is None else tb_dict
         tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
         return loss, tb_dict
@@ -190,9 +190,18 @@ class AnchorHead(nn.Module):
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
-    def _samples(self) -> Tensor | int:
-        """Number of labelled samples, at least 1."""
+    def normalizers(self) -> Tensor:
+        """(1,) labelled samples of the last training forward."""
+        labels = self.forward_ret_dict["box_cls_labels"]
         labelled = self.forward_ret_dict.get("labelled")
+        samples = labels.new_full((), len(labels)) if labelled is None else labelled.sum()
+        return samples.float().reshape(1)
+
+    def _samples(self) -> Tensor | int:
+        """Number of labelled samples, at least 1; the mean over all forwards with several ranks."""
+        counts, labelled = normalizers_of(self), self.forward_ret_dict.get("labelled")
+        if counts is not None:
+            return counts.values[0].clamp(min=1) / counts.forwards
         labels = self.forward_ret_dict["box_cls_labels"]
         return len(labels) if labelled is None else labelled.sum().clamp(min=1)
 

@@ -14,6 +14,7 @@ from pcdet_freeze.models.dense_heads.center_decoder import detect
 from pcdet_freeze.models.dense_heads.center_head_settings import BranchSettings, CenterHeadSettings
 from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner, CenterTargets, MapGeometry
 from pcdet_freeze.models.dense_heads.losses import center_box_loss, heatmap_loss
+from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.models.registry import DENSE_HEADS
 
@@ -139,18 +140,30 @@ class CenterHead(nn.Module):
             )
         weights, parts = self.settings.loss_config.loss_weights, {}
         heads = zip(self.forward_ret_dict["pred_dicts"], self.forward_ret_dict["targets"], strict=True)
+        counts, forwards = normalizers_of(self), 1
+        peaks: Any = [None] * len(self.heads_list)
+        boxes: Any = peaks
+        if counts is not None:
+            forwards, (peaks, boxes) = counts.forwards, counts.values[1:].view(2, -1).unbind()
         for number, (maps, targets) in enumerate(heads):
             codes = torch.cat([maps[name] for name in self.settings.separate_head_cfg.head_order], dim=1)
-            per_column = center_box_loss(codes, targets)
+            per_column = center_box_loss(codes, targets, boxes[number]) * forwards
             located = (per_column * per_column.new_tensor(weights.code_weights)).sum()
-            parts[f"hm_loss_head_{number}"] = heatmap_loss(maps["hm"], targets.heatmaps) * weights.cls_weight
+            heat = heatmap_loss(maps["hm"], targets.heatmaps, peaks=peaks[number]) * forwards
+            parts[f"hm_loss_head_{number}"] = heat * weights.cls_weight
             parts[f"loc_loss_head_{number}"] = located * weights.loc_weight
         loss = torch.stack(list(parts.values())).sum()
-        # one transfer for all values, since each transfer waits for the GPU
-        figures = torch.stack([*parts.values(), loss]).tolist()
+        figures = for_log(torch.stack([*parts.values(), loss]))
         tb_dict = {} if tb_dict is None else tb_dict
         tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
         return loss, tb_dict
+
+    def normalizers(self) -> Tensor:
+        """(1 + 2 heads,) of the last training forward: labelled samples, then peaks, then boxes a head."""
+        targets: list[CenterTargets] = self.forward_ret_dict["targets"]
+        samples = targets[0].inds.new_full((), len(targets[0].inds))
+        peaks = [(part.heatmaps == 1).sum() for part in targets]
+        return torch.stack([samples, *peaks, *(part.masks.sum() for part in targets)]).float()
 
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled

@@ -52,24 +52,31 @@ def direction_bins(headings: Tensor, offset: float, bins: int) -> Tensor:
     return torch.floor(turned / (2 * math.pi / bins)).long().clamp(0, bins - 1)
 
 
-def heatmap_loss(logits: Tensor, heatmaps: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
+def heatmap_loss(
+    logits: Tensor, heatmaps: Tensor, alpha: float = 2.0, beta: float = 4.0, peaks: Tensor | None = None
+) -> Tensor:
     """Focal loss of heatmaps (B, classes, H, W), divided by the number of peaks (at least 1).
 
     CornerNet's variant (arXiv:1808.01244, equation 1; arXiv:1904.07850, equation 1): around a peak, the
     penalty is reduced by (1 - target)^beta. Probabilities are clamped to [1e-4, 1 - 1e-4].
+
+    Args:
+        peaks: number of peaks to divide by; default: that of ``heatmaps``.
     """
     probability = logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)
     peak = heatmaps == 1
     positive = torch.where(peak, probability.log() * (1 - probability).pow(alpha), 0.0)
     negative = (1 - probability).log() * probability.pow(alpha) * (1 - heatmaps).pow(beta)
-    return -(positive.sum() + torch.where(peak, 0.0, negative).sum()) / peak.sum().clamp(min=1)
+    number = peak.sum() if peaks is None else peaks
+    return -(positive.sum() + torch.where(peak, 0.0, negative).sum()) / number.clamp(min=1)
 
 
-def center_box_loss(codes: Tensor, targets: CenterTargets) -> Tensor:
+def center_box_loss(codes: Tensor, targets: CenterTargets, boxes: Tensor | None = None) -> Tensor:
     """L1 loss of each column of the box code at the cells of objects, divided by their number (at least 1).
 
     Args:
         codes: (B, columns, H, W) predictions.
+        boxes: number of objects to divide by; default: that of ``targets``.
 
     Returns:
         (columns,). A NaN target (an unknown velocity) gives no loss.
@@ -78,4 +85,5 @@ def center_box_loss(codes: Tensor, targets: CenterTargets) -> Tensor:
     cell = targets.inds[sample, slot]
     predicted = codes.flatten(2)[sample, :, cell].float()
     target = replace_nan_targets(predicted, targets.target_boxes[sample, slot])
-    return (predicted - target).abs().sum(dim=0) / max(len(sample), 1)
+    number = max(len(sample), 1) if boxes is None else boxes.clamp(min=1)
+    return (predicted - target).abs().sum(dim=0) / number

@@ -12,6 +12,7 @@ from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.freezing.module_graph import How, require_loss, run_in_eval_mode, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_model
+from pcdet_freeze.models.loss_normalization import LossNormalization, for_log
 from pcdet_freeze.models.loss_weights import NAME, LossScale, apply_loss_weights
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
 from pcdet_freeze.models.trunk_gradients import task_gradient_norms, trunk_of
@@ -69,6 +70,7 @@ class Detector3DTemplate(nn.Module):
         parts = settings.parts
         self.post_processing_settings = settings.post_processing
         self.loss_weights = settings.loss_weights
+        self.loss_normalization = LossNormalization(settings.loss_normalization)
 
         context = BuildContext.from_dataset(dataset, num_class)
         self.model_cfg = model_cfg
@@ -103,6 +105,14 @@ class Detector3DTemplate(nn.Module):
         Raises:
             DataError: a module reads a key that is neither in the batch nor written by an earlier module.
         """
+        batch_dict = self.run_modules(batch_dict)
+        if self.training:
+            loss, tb_dict, disp_dict = self.get_training_loss()
+            return {"loss": loss}, tb_dict, disp_dict
+        return self.post_processing(batch_dict)
+
+    def run_modules(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """Run all modules on ``batch_dict``, which is modified in place, without losses or predictions."""
         steps = training_steps(self) if self.training else None
         given = frozenset(batch_dict)
         for name in self.module_names:
@@ -116,10 +126,7 @@ class Detector3DTemplate(nn.Module):
                 batch_dict = module(batch_dict, skip=step.unneeded)
             else:
                 batch_dict = module(batch_dict)
-        if self.training:
-            loss, tb_dict, disp_dict = self.get_training_loss()
-            return {"loss": loss}, tb_dict, disp_dict
-        return self.post_processing(batch_dict)
+        return batch_dict
 
     def get_training_loss(self) -> tuple[Tensor, dict[str, float], dict[str, Any]]:
         """Weighted sum of the losses of the last forward, its terms by name, and an empty ``disp_dict``."""
@@ -131,7 +138,7 @@ class Detector3DTemplate(nn.Module):
             )
         names = [LOSS_NAMES.get(name, f"loss_{name}") for name in losses]
         stacked = torch.stack(list(losses.values()))
-        tb_dict = dict(zip(names, stacked.detach().tolist(), strict=True))
+        tb_dict = dict(zip(names, for_log(stacked), strict=True))
         for name in losses:
             if isinstance(scale := getattr(getattr(self, name), NAME, None), LossScale):
                 tb_dict[f"loss_weight_{name}"] = scale.weight()
@@ -152,10 +159,15 @@ class Detector3DTemplate(nn.Module):
         """Loss of each trainable head by name, and the terms of all losses for the log."""
         losses: dict[str, Tensor] = {}
         parts: dict[str, float] = {}
-        for name, step in training_steps(self).items():
-            if step.loss:
-                losses[name], parts = getattr(self, name).get_loss(parts)
+        heads = self.heads_with_loss()
+        self.loss_normalization.share(heads)
+        for name, head in heads.items():
+            losses[name], parts = head.get_loss(parts)
         return losses, parts
+
+    def heads_with_loss(self) -> dict[str, Any]:
+        """Heads that contribute a loss: those that are not frozen as a whole."""
+        return {name: getattr(self, name) for name, step in training_steps(self).items() if step.loss}
 
     def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
         """Detections and recall counts (see ``detect``), and the predictions of other heads."""

@@ -11,6 +11,7 @@ from torch import nn
 from pcdet_freeze.config.schema import LossKeys
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import registry
+from pcdet_freeze.models.loss_normalization import Kind
 from pcdet_freeze.registry import Registry
 from pcdet_freeze.utils.names import did_you_mean
 from pcdet_freeze.utils.sections import read_named, read_section
@@ -22,6 +23,7 @@ OTHER_KEYS = (
     "FREEZE",
     "LOSS_WEIGHTS",
     "LEARN_LOSS_WEIGHTS",
+    "LOSS_NORMALIZATION",
 )
 
 
@@ -70,6 +72,8 @@ class ModelSettings:
     loss_weights: Mapping[str, float]
     """head -> factor of its loss"""
     learn_loss_weights: bool
+    loss_normalization: Mapping[str, Kind]
+    """head -> kind of :class:`pcdet_freeze.models.loss_normalization.LossNormalization`"""
 
 
 def read_model(
@@ -96,13 +100,36 @@ def read_model(
     weights = dict(losses.loss_weights or {}) if losses is not None else {}
     sound = {part.slot.attribute: hasattr(part.cls, "get_loss") for part in parts}
     heads = [slot.attribute for slot in slots_of(model_cfg) if sound.get(slot.attribute, True)]
+    chosen = losses.loss_normalization if losses is not None else None
+    by_head = chosen if isinstance(chosen, dict) else {}
     faults += [
-        f"MODEL.LOSS_WEIGHTS.{name} is not a head of this model{did_you_mean(name, heads)} "
+        f"MODEL.{key}.{name} is not a head of this model{did_you_mean(name, heads)} "
         f"(heads: {', '.join(heads) or 'none'})"
-        for name in weights
+        for key, names in (("LOSS_WEIGHTS", weights), ("LOSS_NORMALIZATION", by_head))
+        for name in names
         if name not in heads
     ]
-    return ModelSettings(parts, settings, weights, losses is not None and losses.learn_loss_weights), faults
+    learned = losses is not None and losses.learn_loss_weights
+    return ModelSettings(parts, settings, weights, learned, _kinds(parts, chosen, faults)), faults
+
+
+def _kinds(parts: list[Part], chosen: Kind | dict[str, Kind] | None, faults: list[str]) -> dict[str, Kind]:
+    """Head -> how its loss is normalised; by default over all ranks in heads of further tasks."""
+    kinds: dict[str, Kind] = {}
+    for part in parts:
+        name, default = (
+            part.slot.attribute,
+            "global" if part.slot.registry is registry.TASK_HEADS else "local",
+        )
+        kind = chosen.get(name, default) if isinstance(chosen, dict) else chosen or default
+        kinds[name] = "global" if kind == "global" else "local"
+        named = isinstance(chosen, dict) and name in chosen
+        if named and kind == "global" and not hasattr(part.cls, "normalizers"):
+            faults.append(
+                f"MODEL.LOSS_NORMALIZATION.{name} must be local, since {part.cls.__name__} has no method "
+                "normalizers; got global"
+            )
+    return kinds
 
 
 def slots_of(model_cfg: Mapping[str, Any]) -> list[Slot]:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
 from pcdet_freeze.models.context import BuildContext
+from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
-from pcdet_freeze.models.task_heads.losses import lane_class_loss, soft_dice_loss
+from pcdet_freeze.models.task_heads.losses import dice_of_sums, dice_sums, lane_class_sums
 from pcdet_freeze.ops.lanes import NO_LANE
 from pcdet_freeze.utils.rules import Count, Length, Rule, at_least, between, length
 from pcdet_freeze.utils.sections import Section
@@ -106,19 +107,36 @@ class LaneHead(nn.Module):
         state, weights = self.forward_ret_dict, self.settings.loss_config
         if "lane_map" not in state:
             raise DataError("get_loss requires a forward in train mode before it; there was none")
-        lane = state["lane_map"] != NO_LANE
-        classes = torch.where(lane, state["lane_map"], self.settings.num_lanes)
-        confidence = state["conf"][:, 0].float().sigmoid()
-        parts = {
-            "lane_loss_conf": soft_dice_loss(confidence, lane.to(confidence.dtype)) * weights.conf_weight,
-            "lane_loss_cls": lane_class_loss(state["cls"], classes, weights.background_weight)
-            * weights.cls_weight,
-        }
+        counts, (sums, entropy, weight) = normalizers_of(self), self._sums()
+        if counts is None:
+            dice, classes = dice_of_sums(*sums), entropy / weight.clamp(min=1e-6)
+        else:
+            overlap, found, true = (counts.summed(own, 1 + place) for place, own in enumerate(sums))
+            dice = counts.share(dice_of_sums(overlap, found, true), len(state["lane_map"]))
+            classes = counts.mean(entropy, 4, 1e-6)
+        parts = {"lane_loss_conf": dice * weights.conf_weight, "lane_loss_cls": classes * weights.cls_weight}
         loss = torch.stack(list(parts.values())).sum()
-        figures = torch.stack([*parts.values(), loss]).tolist()
+        figures = for_log(torch.stack([*parts.values(), loss]))
         tb_dict = {} if tb_dict is None else tb_dict
         tb_dict.update(zip([*parts, "lane_loss"], figures, strict=True))
         return loss, tb_dict
+
+    def normalizers(self) -> Tensor:
+        """(5,) of the last training forward: labelled frames, the sums of Dice (3), weight of the cells."""
+        with torch.no_grad():
+            sums, _, weight = self._sums()
+        frames = weight.new_full((), len(self.forward_ret_dict["lane_map"]))
+        return torch.stack([frames, *sums, weight])
+
+    def _sums(self) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+        """Sums over the labelled cells: of Dice, the cross-entropy, the weights of the cross-entropy."""
+        state, settings = self.forward_ret_dict, self.settings
+        lane = state["lane_map"] != NO_LANE
+        classes = torch.where(lane, state["lane_map"], settings.num_lanes)
+        confidence = state["conf"][:, 0].float().sigmoid()
+        background = settings.loss_config.background_weight
+        entropy, weight = lane_class_sums(state["cls"], classes, background)
+        return dice_sums(confidence, lane.to(confidence.dtype)), entropy, weight
 
     def add_predictions(self, batch_dict: dict[str, Any], pred_dicts: list[dict[str, Any]]) -> None:
         """Add to the dict of each sample, in eval mode:

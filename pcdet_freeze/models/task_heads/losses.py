@@ -21,22 +21,47 @@ def lovasz_softmax(probabilities: Tensor, targets: Tensor) -> Tensor:
     Returns:
         A scalar; zero, attached to the graph, if N is 0.
     """
+    return lovasz_softmax_sum(probabilities, targets, torch.zeros_like(targets), 1)
+
+
+def lovasz_softmax_sum(probabilities: Tensor, targets: Tensor, frames: Tensor, count: int) -> Tensor:
+    """Sum over frames of :func:`lovasz_softmax` of the rows of each; a frame without rows adds zero.
+
+    All frames are computed at once, so that the host need not know how many rows a frame has.
+
+    Args:
+        frames: (N,) int64 in 0..count - 1, frame of each row.
+        count: number of frames.
+    """
     if len(targets) == 0:
         return probabilities.sum()
-    present = torch.unique(targets)
-    is_class = (targets.unsqueeze(1) == present).to(probabilities.dtype)
-    errors = (is_class - probabilities[:, present]).abs()
-    ordered, order = errors.sort(dim=0, descending=True)
-    return (ordered * _jaccard_steps(is_class.gather(0, order))).sum(dim=0).mean()
+    is_class = (targets.unsqueeze(1) == torch.arange(probabilities.shape[1], device=targets.device)).to(
+        probabilities.dtype
+    )
+    errors = (is_class - probabilities).abs()
+    # errors are at most 1: rows are sorted by frame, and by descending error within a frame
+    key = errors.detach() if count == 1 else errors.detach().double() - 2 * frames.unsqueeze(1)
+    order, place = key.argsort(dim=0, descending=True), frames.sort().values
+    rows = is_class.new_zeros(count, is_class.shape[1]).index_add_(0, frames, is_class)
+    present = (rows > 0).to(rows.dtype)
+    weights = present / present.sum(dim=1, keepdim=True).clamp(min=1)
+    steps = _jaccard_steps(is_class.gather(0, order), place, rows)
+    return (errors.gather(0, order) * steps * weights[place]).sum()
 
 
-def _jaccard_steps(is_class: Tensor) -> Tensor:
-    """Increase of the Jaccard loss with each row of the sorted ground truth (N, classes)."""
-    total = is_class.sum(dim=0)
-    left = total - is_class.cumsum(dim=0)
-    union = total + (1 - is_class).cumsum(dim=0)
-    loss = 1 - left / union
-    return torch.diff(loss, dim=0, prepend=torch.zeros_like(loss[:1]))
+def _jaccard_steps(is_class: Tensor, frames: Tensor, rows: Tensor) -> Tensor:
+    """Increase of the Jaccard loss with each row of the sorted ground truth (N, C).
+
+    Args:
+        frames: (N,) int64, frame of each row, ascending.
+        rows: (frames, C), number of rows of each class in each frame.
+    """
+    total, size = rows[frames], rows.sum(dim=1)
+    seen = is_class.cumsum(dim=0) - (rows.cumsum(dim=0) - rows)[frames]
+    number = torch.arange(1, len(frames) + 1, device=frames.device) - (size.cumsum(dim=0) - size)[frames]
+    loss = 1 - (total - seen) / (total + number.unsqueeze(1) - seen)
+    before = torch.cat([torch.zeros_like(loss[:1]), loss[:-1]])
+    return loss - before.masked_fill((number == 1).unsqueeze(1), 0)
 
 
 def soft_dice_loss(probabilities: Tensor, targets: Tensor, smooth: float = 1.0) -> Tensor:
@@ -47,8 +72,17 @@ def soft_dice_loss(probabilities: Tensor, targets: Tensor, smooth: float = 1.0) 
         targets: the same shape, 0 or 1.
         smooth: added to numerator and denominator, so that an empty map does not divide by zero.
     """
-    intersection = 2 * (probabilities * targets).sum() + smooth
-    return 1 - intersection / (probabilities.square().sum() + targets.square().sum() + smooth)
+    return dice_of_sums(*dice_sums(probabilities, targets), smooth)
+
+
+def dice_sums(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over all cells: of the product, of the squared probabilities, of the squared targets."""
+    return (probabilities * targets).sum(), probabilities.square().sum(), targets.square().sum()
+
+
+def dice_of_sums(overlap: Tensor, found: Tensor, true: Tensor, smooth: float = 1.0) -> Tensor:
+    """:func:`soft_dice_loss` from :func:`dice_sums`."""
+    return 1 - (2 * overlap + smooth) / (found + true + smooth)
 
 
 def lane_class_loss(logits: Tensor, classes: Tensor, background_weight: float) -> Tensor:
@@ -59,7 +93,13 @@ def lane_class_loss(logits: Tensor, classes: Tensor, background_weight: float) -
         logits: (B, lanes + 1, H, W), the background last.
         classes: (B, H, W) int64 in 0..lanes.
     """
+    total, weight = lane_class_sums(logits, classes, background_weight)
+    return total / weight.clamp(min=1e-6)
+
+
+def lane_class_sums(logits: Tensor, classes: Tensor, background_weight: float) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of all cells, and the sum of their weights; see :func:`lane_class_loss`."""
     weights = torch.ones(logits.shape[1], device=logits.device)
     weights[-1] = background_weight
     total = F.cross_entropy(logits.float(), classes, weights, reduction="sum")
-    return total / weights[classes].sum().clamp(min=1e-6)
+    return total, weights[classes].sum()

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.context import BuildContext
+from pcdet_freeze.models.loss_normalization import Normalizers, for_log, normalizers_of
 from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
-from pcdet_freeze.models.task_heads.losses import lovasz_softmax
+from pcdet_freeze.models.task_heads.losses import lovasz_softmax_sum
 from pcdet_freeze.models.task_heads.segment_settings import SegmentHeadSettings
 from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of, in_cells
 
@@ -75,19 +76,23 @@ class SegmentHead(nn.Module):
             if cell_logits is not None:
                 batch_dict["cell_logits"] = cell_logits
             return batch_dict
-        labels = self._targets(batch_dict)
-        chosen = self._subsample(len(points), points.device)
+        labels, sizes = self._targets(batch_dict, len(features))
+        chosen = self._subsample(points[:, 0].long(), sizes)
         self.forward_ret_dict = {
             "logits": self.point_logits(
                 features, self.point_features(points, cells, shape)[chosen], cells[chosen]
             ),
             "labels": labels[chosen],
+            "frames": points[chosen, 0].long(),
+            "batch_size": len(features),
         }
         if cell_logits is not None:
             self.forward_ret_dict["cell_logits"] = cell_logits.permute(0, 2, 3, 1).flatten(0, 2)
             self.forward_ret_dict["cell_labels"] = cell_majority(
                 cells, labels, self.num_class, len(self.forward_ret_dict["cell_logits"])
             )
+            of_cell = torch.arange(len(self.forward_ret_dict["cell_logits"]), device=points.device)
+            self.forward_ret_dict["cell_frames"] = of_cell // (shape[0] * shape[1])
         return batch_dict
 
     def point_features(self, points: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
@@ -112,15 +117,13 @@ class SegmentHead(nn.Module):
         state, weights = self.forward_ret_dict, self.settings.loss_config
         if "labels" not in state:
             raise DataError("get_loss requires a forward in train mode before it; there was none")
-        parts = {}
-        parts["segment_loss_ce"], parts["segment_loss_lovasz"] = self._losses(
-            state["logits"], state["labels"]
-        )
+        parts, counts = {}, normalizers_of(self)
+        parts["segment_loss_ce"], parts["segment_loss_lovasz"] = self._losses("", counts, 0)
         if "cell_labels" in state:
-            both = self._losses(state["cell_logits"], state["cell_labels"])
+            both = self._losses("cell_", counts, 2)
             parts["segment_loss_cell"] = (both[0] + both[1]) * weights.cell_weight
         loss = torch.stack(list(parts.values())).sum()
-        figures = torch.stack([*parts.values(), loss]).tolist()
+        figures = for_log(torch.stack([*parts.values(), loss]))
         tb_dict = {} if tb_dict is None else tb_dict
         tb_dict.update(zip([*parts, "segment_loss"], figures, strict=True))
         return loss, tb_dict
@@ -137,25 +140,75 @@ class SegmentHead(nn.Module):
             if "cell_logits" in batch_dict:
                 prediction["pred_bev_labels"] = batch_dict["cell_logits"][number].argmax(dim=0)
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross-entropy and Lovász-softmax of the labelled rows; zero without labelled rows."""
-        counted, weights = labels != IGNORE, self.settings.loss_config
-        logits, labels = logits[counted].float(), labels[counted]
+    def _losses(self, rows: str, counts: Normalizers | None, first: int) -> tuple[Tensor, Tensor]:
+        """Weighted cross-entropy and Lovász-softmax of the labelled rows; zero without labelled rows.
+
+        Args:
+            rows: prefix of the keys in ``forward_ret_dict``: "" (points) or "cell_".
+            counts: with several forwards: the sums of all of them.
+            first: index in ``counts`` of the labelled frames; then the weight of the rows.
+        """
+        state, weights = self.forward_ret_dict, self.settings.loss_config
+        counted = state[f"{rows}labels"] != IGNORE
+        logits, labels = state[f"{rows}logits"][counted].float(), state[f"{rows}labels"][counted]
+        frames = state[f"{rows}frames"][counted]
         entropy = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
-        total = self.class_weights[labels].sum().clamp(min=1e-6)
-        jaccard = lovasz_softmax(logits.softmax(dim=1), labels) if weights.lovasz_weight else logits.sum() * 0
-        return entropy / total * weights.ce_weight, jaccard * weights.lovasz_weight
+        jaccard = logits.sum() * 0
+        if weights.lovasz_weight:
+            jaccard = lovasz_softmax_sum(logits.softmax(dim=1), labels, frames, state["batch_size"])
+        if counts is None:
+            entropy = entropy / self.class_weights[labels].sum().clamp(min=1e-6)
+            jaccard = jaccard / self._labelled(frames).clamp(min=1)
+        else:
+            entropy, jaccard = counts.mean(entropy, first + 1, 1e-6), counts.mean(jaccard, first)
+        return entropy * weights.ce_weight, jaccard * weights.lovasz_weight
 
-    def _subsample(self, count: int, device: torch.device) -> Tensor:
-        """Indices of at most MAX_POINTS of ``count`` points, evenly spaced."""
-        most = min(self.settings.max_points or count, count)
-        return torch.arange(most, device=device) * count // max(most, 1)
+    def normalizers(self) -> Tensor:
+        """Of the last training forward: frames with labelled points, weight of the points, the same of cells.
 
-    def _targets(self, batch_dict: dict[str, Any]) -> Tensor:
-        """(N,) labels, 255 in unlabelled frames; raises DataError if they are invalid or all ignored."""
+        (2,), or (4,) with CELL_LABELS.
+        """
+        state, found = self.forward_ret_dict, []
+        for rows in ("", "cell_") if "cell_labels" in state else ("",):
+            counted = state[f"{rows}labels"] != IGNORE
+            weights = self.class_weights[state[f"{rows}labels"].where(counted, 0)]
+            # rows that do not count are filed under a further frame
+            frames = state[f"{rows}frames"].where(counted, state["batch_size"])
+            found += [self._labelled(frames), weights.where(counted, 0).sum()]
+        return torch.stack(found)
+
+    def _labelled(self, frames: Tensor) -> Tensor:
+        """Number of frames of the batch that are in ``frames`` (N,) int64."""
+        batch_size: int = self.forward_ret_dict["batch_size"]
+        seen = self.class_weights.new_zeros(batch_size + 1).index_fill_(0, frames, 1.0)
+        return seen[:batch_size].sum()
+
+    def _subsample(self, frames: Tensor, sizes: list[int]) -> Tensor:
+        """Indices of at most MAX_POINTS points of each frame, evenly spaced.
+
+        Args:
+            frames: (N,) int64, frame of each point.
+            sizes: number of points of each frame; empty without MAX_POINTS.
+        """
+        most = self.settings.max_points
+        if most is None or max(sizes, default=0) <= most:
+            return torch.arange(len(frames), device=frames.device)
+        kept, size = frames.new_tensor([min(number, most) for number in sizes]), frames.new_tensor(sizes)
+        total = sum(min(number, most) for number in sizes)
+        place = torch.arange(total, device=frames.device)
+        frame = torch.bucketize(place, kept.cumsum(dim=0), right=True)
+        within = (place - (kept.cumsum(dim=0) - kept)[frame]) * size[frame] // kept[frame]
+        return frames.argsort(stable=True)[(size.cumsum(dim=0) - size)[frame] + within]
+
+    def _targets(self, batch_dict: dict[str, Any], samples: int) -> tuple[Tensor, list[int]]:
+        """(N,) labels, 255 in unlabelled frames, and with MAX_POINTS the number of points of each frame.
+
+        Raises DataError if the labels are invalid or all ignored.
+        """
         points, frames = batch_dict["points"], labelled_frames(batch_dict, "point_labels", WHERE)
+        sizes = self._sizes(points[:, 0].long(), samples)
         if "point_labels" not in batch_dict:
-            return torch.full((len(points),), IGNORE, device=points.device)
+            return torch.full((len(points),), IGNORE, device=points.device), sizes.tolist()
         labels = batch_dict["point_labels"].long()
         if labels.shape != points.shape[:1]:
             raise DataError(
@@ -165,7 +218,8 @@ class SegmentHead(nn.Module):
         if frames is not None:
             labels = torch.where(frames[points[:, 0].long()], labels, IGNORE)
         wrong = (labels != IGNORE) & ((labels < 0) | (labels >= self.num_class))
-        counts = torch.stack([wrong.sum(), (labels != IGNORE).sum()]).tolist()
+        # one transfer, since each one waits for the device
+        counts = torch.cat([wrong.sum().reshape(1), (labels != IGNORE).sum().reshape(1), sizes]).tolist()
         if counts[0]:
             found = torch.unique(labels[wrong])[:8].tolist()
             inside = points[wrong, 0].long().bincount(minlength=int(batch_dict["batch_size"])) > 0
@@ -178,7 +232,13 @@ class SegmentHead(nn.Module):
                 f"{WHERE} needs labelled points, but all point_labels are {IGNORE} (ignore) in the frames "
                 f"{frame_names(batch_dict, frames)}. Remove these labels, or remove the frames."
             )
-        return labels
+        return labels, counts[2:]
+
+    def _sizes(self, frames: Tensor, samples: int) -> Tensor:
+        """(samples,) int64, points of each frame; (0,) without MAX_POINTS, which alone needs them."""
+        if self.settings.max_points is None:
+            return frames.new_zeros(0)
+        return frames.new_zeros(samples).index_add_(0, frames, torch.ones_like(frames))
 
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled

@@ -32,7 +32,7 @@ class SegmentHeadSettings(Section):
     point_filters: Annotated[tuple[Count, ...], Rule("a list of one width or more", bool)] = (64, 64)
     """widths of the hidden layers on each point"""
     max_points: Annotated[int, whole(2)] | None = None
-    """in training, at most so many points of a batch, evenly spread over it, are looked at; null: all"""
+    """in training, at most so many points of each frame, evenly spread over it, are used; null: all"""
     cell_labels: bool = False
     """predict the class of each cell of the map, too: that of most of its points"""
     loss_config: SegmentLossSettings = field(default_factory=SegmentLossSettings)

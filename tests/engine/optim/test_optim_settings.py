@@ -51,6 +51,9 @@ def test_an_optimizer_needs_its_own_keys_only(name: str, idle: tuple[str, ...]) 
         ({**WHOLE, "DIV_FACTOR": 0}, "DIV_FACTOR must be a number above 0"),
         ({**WHOLE, "DECAY_STEP_LIST": ["a"]}, r"DECAY_STEP_LIST\[0\] must be a number, 0 or more; got 'a'"),
         ({**WHOLE, "LOSS_SCALE_FP16": 16.0}, r"LOSS_SCALE_FP16 is not a key of this section.*known: "),
+        ({**WHOLE, "ACCUMULATE": 0}, "ACCUMULATE must be a whole number, 1 or more; got 0"),
+        ({**WHOLE, "ON_NONFINITE": "ignore"}, "ON_NONFINITE must be .*raise.*skip.*; got 'ignore'"),
+        ({**WHOLE, "NONFINITE_LIMIT": -1}, "NONFINITE_LIMIT must be a whole number, 0 or more; got -1"),
         ({**WHOLE, "OPTIMIZER": "adamw"}, r"must be one of adam_onecycle, adam, sgd.*; got 'adamw'"),
     ],
 )
