@@ -18,7 +18,7 @@ from torch import nn
 from pcdet_freeze.registry import Registry
 
 PLUGIN_HINT = (
-    "docs/openpcdet.md lists the implemented models. Models of OpenPCDet can be frozen inside OpenPCDet: "
+    "docs/models.md lists the implemented models. Models of OpenPCDet can be frozen inside OpenPCDet: "
     "python -m pcdet_freeze.openpcdet"
 )
 """advice of errors about a NAME of OpenPCDet that is not implemented here"""

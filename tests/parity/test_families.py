@@ -99,6 +99,6 @@ def test_an_unsupported_backbone_is_an_error_that_names_the_plugin(root: Path) -
 
 
 def test_the_table_in_the_docs_names_every_yaml_and_every_family(root: Path) -> None:
-    text = (root / "docs/openpcdet.md").read_text()
+    text = (root / "docs/models.md").read_text()
     assert all(f"| {name} | equal |" in text for name in NAMES)
     assert all(name.split("/")[1] in text for name in {*SIBLINGS, *DSVT})
