@@ -1,12 +1,11 @@
 """One of two gloo processes with two micro-batches a step; rank 0 writes to OUT/0.pt."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from engine_toy import OPTIM
 from rank_cases import four_frames, frames_of, held, three_tasks, whole_error
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -19,7 +18,8 @@ from pcdet_freeze.utils import distributed
 reduced = 0
 
 
-def counting(state: Any, bucket: Any) -> Any:
+def counting(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """DDP reads the annotations themselves: no ``from __future__ import annotations`` here."""
     global reduced
     reduced += 1
     return allreduce_hook(state, bucket)

@@ -43,7 +43,7 @@ class OneBad(ToyModel):
 
 def train(kind: str, guard: FiniteGuard, world: distributed.World) -> dict[str, Any]:
     trainer = toy_trainer(
-        model=OneBad(kind), guard=guard, rank=world.rank, world=world.size, batch_size=1, optimizer="adam"
+        model=OneBad(kind), guard=guard, rank=world.rank, world=world.size, optimizer="adam"
     )
     trainer.rebuild(trainer.optimizer)
     error = ""

@@ -149,9 +149,10 @@ class SegmentHead(nn.Module):
             first: index in ``counts`` of the labelled frames; then the weight of the rows.
         """
         state, weights = self.forward_ret_dict, self.settings.loss_config
-        counted = state[f"{rows}labels"] != IGNORE
-        logits, labels = state[f"{rows}logits"][counted].float(), state[f"{rows}labels"][counted]
-        frames = state[f"{rows}frames"][counted]
+        # one wait for the device instead of one for each tensor that is indexed
+        counted = (state[f"{rows}labels"] != IGNORE).nonzero().squeeze(1)
+        logits, labels, frames = (state[f"{rows}{key}"][counted] for key in ("logits", "labels", "frames"))
+        logits = logits.float()
         entropy = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
         jaccard = logits.sum() * 0
         if weights.lovasz_weight:
