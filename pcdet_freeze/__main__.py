@@ -58,6 +58,7 @@ COMMANDS = {
     "bench": Command(
         "measure what freezing saves in a training step", "--freeze vfe,backbone_2d.blocks --rounds 3"
     ),
+    "soak": Command("hit short trainings with random faults and count what is lost", "--minutes 5"),
     "recipes": Command("train the same three tasks by five recipes and compare", "--quick"),
 }
 SUCCESSORS = {

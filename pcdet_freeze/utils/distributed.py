@@ -26,6 +26,7 @@ from pcdet_freeze.utils.collectives import (
     broadcast_tensors,
     collective_device,
 )
+from pcdet_freeze.utils.fresh_store import fresh_store
 from pcdet_freeze.utils.wrappers import unwrap as unwrap
 
 T = TypeVar("T")
@@ -67,24 +68,12 @@ def start(launcher: str, tcp_port: int = 18888, device: str | None = None, timeo
     if use_cuda:
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     wait = timedelta(seconds=timeout + GROUP_WAITS_LONGER_S)
-    backend = "nccl" if use_cuda else "gloo"
     meet = dist.rendezvous  # type: ignore[attr-defined]  # not in __all__
-    store = _fresh_keys(next(meet("env://", world.rank, world.size, timeout=wait))[0])
+    shared = next(meet("env://", world.rank, world.size, timeout=wait))[0]
+    store = fresh_store(shared, world.rank, world.size, timeout)
+    backend = "nccl" if use_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=wait)
     return world
-
-
-def _fresh_keys(store: Any) -> Any:
-    """``store`` without the keys of an earlier attempt of ``torchrun --max-restarts``.
-
-    The store of a torchrun on one machine lives through restarts. A rank that finds the address that a killed
-    one left there cannot connect, or waits for it. With several machines each restart has a new store, and
-    its number may differ between machines.
-    """
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
-    if attempt is None or os.environ.get("GROUP_WORLD_SIZE") != "1":
-        return store
-    return dist.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]  # not in __all__
 
 
 def _torchrun_world(tcp_port: int) -> World:
