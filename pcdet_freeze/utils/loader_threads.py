@@ -19,8 +19,8 @@ import torch.utils.data.dataloader as torch_loader
 TIMEOUT = 30.0
 """seconds; a thread that loads without a limit is not waited for any longer"""
 _PAUSE, _LOOKS = 0.005, 4
-"""seconds between two looks, and looks in a row that must find no thread in a loader: between two batches, and
-just after its queue was emptied, a thread is outside of it"""
+"""seconds between two looks, and looks in a row that must find no thread in a loader: between two batches,
+or just after its queue was emptied, a thread is outside of it"""
 _LOADER_FILE = str(Path(torch_loader.__file__))
 
 
