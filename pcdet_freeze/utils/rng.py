@@ -83,7 +83,7 @@ def same_rng_state(a: Any, b: Any) -> bool:
 def _device_modules() -> Iterator[tuple[str, Any]]:
     """(name, module) of each device type that is available, as ``("cuda", torch.cuda)``."""
     for name in dict.fromkeys([*DEVICES, torch._C._get_privateuse1_backend_name()]):
-        module = getattr(torch, name, None)
+        module: Any = getattr(torch, name, None)
         if hasattr(module, "get_rng_state") and module.is_available():
             yield name, module
 

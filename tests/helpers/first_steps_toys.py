@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.freezing import freeze
+from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.freezing.checks.first_steps import FirstSteps
 
 
@@ -50,11 +50,11 @@ class Loop:
         before: nn.Module | None = None,
         checked: bool = True,
         rows: int = 8,
-        **options: Any,
+        plan: FreezePlan | None = None,
     ) -> None:
         self.model = Detector(vfe, before).train()
         self.rows = rows
-        self.handle = freeze(self.model, ["vfe"], **options)
+        self.handle = freeze(self.model, plan or ["vfe"])
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimizer = torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=0.1)
         self.checks = FirstSteps(logging.getLogger("first_steps"))

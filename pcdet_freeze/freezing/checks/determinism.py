@@ -3,15 +3,15 @@
 Layers are locked in eval mode by their type. Code such as ``F.dropout(x, 0.1, self.training)`` or
 ``F.batch_norm(..., training=self.training)`` in a forward cannot be found by type, only by running it. So in
 the first step each frozen module runs twice more on the inputs that it gets, without a graph, right before
-its own call: in eval mode, and in the mode in which it will run (:mod:`.examine_call`). The frozen state,
+its own call: in the mode in which it will run, and in eval mode (:mod:`.examine_call`). The frozen state,
 digested before and after the forward, must be the same.
 
 A module that draws random numbers in eval mode too cannot be fixed by eval mode: that is a note, not an
 error. So is noise of the kernels. Heads that still give their loss (FREEZE.PARAMETERS: False) are not run
 again: they sample for it in train mode.
 
-No error of a rerun ends the training: where a module cannot run again, or where memory runs out, the check
-is off for that module, or altogether, with a note.
+Where a module cannot run in eval mode, or where memory runs out, the check is off for that module, or
+altogether, with a note: the training goes on.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class DeterminismCheck:
                 return
             if self._depth == 0 and id(module) not in self._seen and not self._is_off:
                 self._seen.add(id(module))
-                self._attempt(path, lambda: self._before(path, module, args, kwargs))
+                self._before(path, module, args, kwargs)
             self._depth += 1
 
         return enter
@@ -136,19 +136,25 @@ class DeterminismCheck:
 
     def _before(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forwards = {part: self._forwards[part] for part in module.modules() if part in self._forwards}
-        given = alias((args, kwargs))
-        call = Call(path, module, *given, requested_mode(module), self._sketcher, forwards)
-        examination = CallExamination(call, (args, kwargs))
-        examination.before()
-        self._examination = examination
+        own_args, own_kwargs = alias((args, kwargs))
+        call = Call(path, module, own_args, own_kwargs, requested_mode(module), self._sketcher, forwards)
+        self._examination = examination = CallExamination(call, (args, kwargs))
+        # what this run raises, the step's own call raises too
+        self._attempt(path, examination.run_as_called, may_raise=True)
+        if self._examination is not None:
+            self._attempt(path, examination.run_in_eval)
 
     def _after(self, examination: CallExamination, output: Any) -> None:
         found = examination.after(output)
         if found is not None:
             self._found.append(found)
 
-    def _attempt(self, path: str, examine: Callable[[], None]) -> None:
-        """Run the module at ``path`` again; an error of these runs is a note."""
+    def _attempt(self, path: str, examine: Callable[[], None], may_raise: bool = False) -> None:
+        """Run the module at ``path`` again; an error of these runs is a note.
+
+        Args:
+            may_raise: only where memory runs out.
+        """
         self._is_rerun = True
         try:
             examine()
@@ -157,7 +163,10 @@ class DeterminismCheck:
         except Exception as error:
             if is_memory_error(error):
                 self.turn_off(f"to run {path} again", error)
+            elif may_raise:
+                raise
             else:
+                self._examination = None
                 self.notes.append(_CANNOT_RUN.format(path, _first_line(error)))
         finally:
             self._is_rerun = False

@@ -1,9 +1,9 @@
 """Examine one call of a frozen module: two runs beside the step's own, and more only where they differ.
 
-Before the step's own call the module runs on its inputs in eval mode, and then in train mode with the state
-of the random generators that the step's own call will find. Nothing of these runs is kept but sketches of the
-outputs, and no run begins before the output of the one before it is freed: memory stays at what the step
-itself needs. These runs and the step's own decide:
+Before the step's own call the module runs on its inputs in train mode, with the state of the random
+generators that the step's own call will find, and then in eval mode. Nothing of these runs is kept but
+sketches of the outputs, and no run begins before the output of the one before it is freed: memory stays at
+what the step itself needs. These runs and the step's own decide:
 
 * the state of a random generator differs after a run: the module draws numbers;
 * the outputs in train and eval mode differ by more than rounding: its code depends on ``self.training``;
@@ -60,10 +60,11 @@ class Finding:
 
 
 class CallExamination:
-    """Examines one call: ``before`` it, and ``after`` it.
+    """Examines one call: two runs before it, and a verdict after it.
 
     >>> examination = CallExamination(call, (args, kwargs))
-    >>> examination.before()
+    >>> examination.run_as_called()
+    >>> examination.run_in_eval()
     >>> finding = examination.after(module(*args, **kwargs))
 
     Args:
@@ -76,13 +77,16 @@ class CallExamination:
         self._in_eval: Run | None = None
         self._runs: list[Run] = []
 
-    def before(self) -> None:
-        """Run the module in eval mode, then in the mode that the step's own call will have."""
-        if self.call.training:
-            self._in_eval = run(self.call, training=False)
+    def run_as_called(self) -> None:
+        """Run the module before the step's own call, in the mode that this will have."""
         self._runs = run_in_a_row(self.call, self.call.training, times=2 if self.call.is_patched else None)
         if any(one.writes_inputs for one in self._runs):
             self.call.keep_inputs()
+
+    def run_in_eval(self) -> None:
+        """Run the module in eval mode, after :meth:`run_as_called`."""
+        if self.call.training:
+            self._in_eval = run(self.call, training=False)
 
     def after(self, output: Any) -> Finding | None:
         """The innermost module at fault, from the step's own output; None where there is none."""
@@ -161,7 +165,10 @@ def _noisy(call: Call, training: bool, noise: float) -> Finding:
     if noise <= MOST_NOISE:
         why = f"has noisy kernels (atomic adds, for example): with the same random numbers {differ}"
         return Finding(path, kind, why, fixed_by_eval=False, is_noise=True)
-    why = f"is not deterministic: {differ}, without numbers from a random generator of torch, numpy or Python"
+    source = (
+        "no numbers of a generator of torch, numpy or Python, but earlier calls or something outside of it"
+    )
+    why = f"is not deterministic: {differ}; its forward() depends on {source}"
     return Finding(path, kind, why)
 
 

@@ -124,8 +124,6 @@ class FirstSteps:
 
     def stop(self) -> None:
         """Remove all hooks from the model and the optimizer, after an interrupted forward too."""
-        for check in self._forward_checks():
-            check.end()
         _remove(self._model_hooks)
         _remove(self._optimizer_hooks)
         for check in self._forward_checks():

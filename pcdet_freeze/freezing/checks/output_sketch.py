@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,8 +43,9 @@ class Sketcher:
     """Makes sketches that can be compared with each other."""
 
     def __init__(self) -> None:
-        signs = np.random.Generator(np.random.PCG64(0)).integers(0, 2, 2 * PIECE, np.int8) * 2 - 1
-        self._signs = {torch.device("cpu"): torch.from_numpy(signs.astype(np.float32))}
+        own = torch.Generator().manual_seed(0)
+        signs = torch.randint(2, (2 * PIECE,), generator=own, device="cpu", dtype=torch.float32) * 2 - 1
+        self._signs = {torch.device("cpu"): signs}
 
     @torch.no_grad()
     def __call__(self, tensors: Mapping[str, Tensor]) -> Sketch:

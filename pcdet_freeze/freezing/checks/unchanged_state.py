@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,11 +44,8 @@ class WriteGuard(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        schema = getattr(func, "_schema", None)
-        if schema is not None and schema.is_mutable:
-            for index, argument in enumerate(schema.arguments):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._save(args[index] if index < len(args) else kwargs.get(argument.name))
+        for index, name in _written(func):
+            self._save(args[index] if index < len(args) else kwargs.get(name))
         return func(*args, **kwargs)
 
     def __exit__(self, *error: Any) -> None:
@@ -61,6 +59,16 @@ class WriteGuard(TorchDispatchMode):
             storage = storage_of(tensor) if isinstance(tensor, Tensor) else None
             if id(storage) in self._guarded and id(storage) not in self._saved and storage is not None:
                 self._saved[id(storage)] = _bytes_of(storage).clone()
+
+
+@cache
+def _written(operator: Any) -> tuple[tuple[int, str], ...]:
+    """(index, name) of the arguments that ``operator`` writes to."""
+    schema = getattr(operator, "_schema", None)  # operators of higher order have none
+    if schema is None or not schema.is_mutable:
+        return ()
+    arguments = enumerate(schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 def _bytes_of(storage: UntypedStorage) -> Tensor:
