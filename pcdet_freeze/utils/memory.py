@@ -79,3 +79,20 @@ def storages(values: Iterable[Any]) -> list[torch.UntypedStorage]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """All tensors of the optimizer state."""
     return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+
+
+_MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+"""in messages of CUDA and other devices, of torch's CPU allocator, and of cuBLAS, cuDNN and cuSPARSE"""
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether ``error`` says that the host or a device has no memory left."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY_WORDS)
+
+
+def free_cached_memory() -> None:
+    """Give memory that CUDA's allocator keeps unused back to the device; does nothing without CUDA."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

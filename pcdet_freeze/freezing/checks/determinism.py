@@ -2,56 +2,38 @@
 
 Layers are locked in eval mode by their type. Code such as ``F.dropout(x, 0.1, self.training)`` or
 ``F.batch_norm(..., training=self.training)`` in a forward cannot be found by type, only by running it. So in
-the first step each frozen module is run again on the inputs that it got, without a graph:
-
-* A and B in the mode in which it ran, with *different* seeds: a module that draws random numbers gives two
-  outputs. (With one seed, dropout would give the same output twice.)
-* A2 with the seed of A: a difference here is the noise of the kernels (CUDA's atomic adds), not a draw. Noise
-  counts up to ``NOISE`` only, so that a generator that ignores the seed is found too.
-* E in eval mode: a module that normalises with batch statistics gives the same output in each run, but
-  another one than with its running statistics. The two modes may use different kernels, so only a difference
-  above rounding (``ROUNDING``) counts.
-* A twice in a row, with one seed: a module that counts its calls or remembers the last one differs.
-
-The frozen state, digested before and after the real forward, must be the same. A module that differs is run
-once more while everything inside it is recorded, so that the error names the innermost module at fault.
+the first step each frozen module runs twice more on the inputs that it gets, without a graph, right before
+its own call: in the mode in which it will run, and in eval mode (:mod:`.examine_call`). The frozen state,
+digested before and after the forward, must be the same.
 
 A module that draws random numbers in eval mode too cannot be fixed by eval mode: that is a note, not an
-error. Heads that still give their loss (FREEZE.PARAMETERS: False) are not run again: they sample for it in
-train mode.
+error. So is noise of the kernels. Heads that still give their loss (FREEZE.PARAMETERS: False) are not run
+again: they sample for it in train mode.
+
+Where a module cannot run in eval mode, or where memory runs out, the check is off for that module, or
+altogether, with a note: the training goes on.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.freezing import FreezeHandle, is_frozen
 from pcdet_freeze.freezing.certificate import digests_of, frozen_tensors
-from pcdet_freeze.freezing.checks.rerun_call import (
-    Call,
-    first_difference,
-    first_difference_in_a_row,
-    max_relative_error,
-    run,
-    run_in_a_row,
-)
+from pcdet_freeze.freezing.checks.examine_call import CallExamination, Finding
+from pcdet_freeze.freezing.checks.output_sketch import Sketcher
+from pcdet_freeze.freezing.checks.rerun_call import Call, alias, instance_forward
 from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
+from pcdet_freeze.utils.memory import free_cached_memory, is_memory_error
 from pcdet_freeze.utils.picklable_hook import PicklableHook
-from pcdet_freeze.utils.tensors import clone_detached, tensors_with_path
-
-NOISE = 1e-4
-"""relative error between two runs with one seed up to which it counts as noise of the kernels"""
-ROUNDING = 1e-3
-"""relative error allowed between train and eval mode, which may use different kernels"""
-HALF_ROUNDING = 3e-2
-"""the same for outputs of 16 bits"""
-SEEDS = (20, 21)
 
 
 class DeterminismCheck:
@@ -63,44 +45,62 @@ class DeterminismCheck:
 
     def __init__(self, handle: FreezeHandle) -> None:
         self.handle = handle
-        self.calls: list[Call] = []
         self.notes: list[str] = []
         """findings that are no error, one line each"""
+        self._found: list[Finding] = []
         self._seen: set[int] = set()
         self._depth = 0
         self._hooks: list[Any] = []
         self._digests: dict[str, str] = {}
+        self._sketcher = Sketcher()
+        self._forwards: dict[nn.Module, Any] = {}
+        self._examination: CallExamination | None = None
+        self._is_rerun = self._is_off = False
 
     def begin(self) -> None:
         """Digest the frozen state and hook every frozen module."""
         self._digests = self._state()
         for path, module in self._frozen_modules():
-            enter, leave = PicklableHook(self._recorder(path)), PicklableHook(self._leave)
-            self._hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(leave, always_call=True))
+            self._forwards |= {part: instance_forward(part) for part in module.modules()}
+            enter, leave = (
+                PicklableHook(_not_compiled(self._enter(path))),
+                PicklableHook(_not_compiled(self._leave)),
+            )
+            # the first of the pre-hooks: in a rerun the others change the inputs once more
+            hook = module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
+            self._hooks += [hook, module.register_forward_hook(leave, always_call=True)]
 
     def end(self) -> None:
         """Remove all hooks."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._depth = [], 0
+        self._hooks, self._forwards, self._depth, self._examination = [], {}, 0, None
+
+    def turn_off(self, where: str, error: BaseException) -> None:
+        """Examine no further module, and note that memory ran out ``where``."""
+        self._is_off, self._examination = True, None
+        self.notes.append(_NO_MEMORY.format(where, _first_line(error)))
+        free_cached_memory()
 
     def findings(self) -> list[str]:
         """One line for each frozen module that is not deterministic or that changed its state."""
-        after = self._state()
-        changed = [name for name, value in self._digests.items() if after.get(name) != value]
+        before, after = self._digests, self._state()
+        changed = (
+            [] if before is None else [name for name, value in before.items() if after.get(name) != value]
+        )
         lines = [self._state_line(holder, changed) for holder in dict.fromkeys(map(_holder, changed))]
         reported = {_holder(name) for name in changed}
-        for call in self.calls:
-            found = examine(call)
-            if found is None or found.path in reported:
+        for found in self._found:
+            if found.path in reported:
                 continue
             reported.add(found.path)
             if found.fixed_by_eval:
                 lines.append(f"{found}. {_advice(found.path)}")
+            elif found.is_noise:
+                self.notes.append(str(found))
             else:
                 self.notes.append(f"{found}, in eval mode too: its output differs from run to run")
-        self.calls = []
+        self._found = []
         return lines
 
     def _frozen_modules(self) -> Iterator[tuple[str, nn.Module]]:
@@ -112,19 +112,63 @@ class DeterminismCheck:
             if is_frozen(module) and not any(is_within(path, head) for head in sampling):
                 yield path, module
 
-    def _recorder(self, path: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._depth == 0 and id(module) not in self._seen:
+    def _enter(self, path: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._is_rerun:
+                return
+            if self._depth == 0 and id(module) not in self._seen and not self._is_off:
                 self._seen.add(id(module))
-                self.calls.append(
-                    Call(path, module, clone_detached(args), clone_detached(kwargs), requested_mode(module))
-                )
+                self._before(path, module, args, kwargs)
             self._depth += 1
 
-        return record
+        return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self._is_rerun:
+            return
         self._depth -= 1
+        examination = self._examination
+        if self._depth == 0 and examination is not None:
+            self._examination = None
+            if output is not None:  # it raised, or it returns nothing that could be compared
+                self._attempt(examination.call.path, lambda: self._after(examination, output))
+
+    def _before(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        forwards = {part: self._forwards[part] for part in module.modules() if part in self._forwards}
+        own_args, own_kwargs = alias((args, kwargs))
+        call = Call(path, module, own_args, own_kwargs, requested_mode(module), self._sketcher, forwards)
+        self._examination = examination = CallExamination(call, (args, kwargs))
+        # what this run raises, the step's own call raises too
+        self._attempt(path, examination.run_as_called, may_raise=True)
+        if self._examination is not None:
+            self._attempt(path, examination.run_in_eval)
+
+    def _after(self, examination: CallExamination, output: Any) -> None:
+        found = examination.after(output)
+        if found is not None:
+            self._found.append(found)
+
+    def _attempt(self, path: str, examine: Callable[[], None], may_raise: bool = False) -> None:
+        """Run the module at ``path`` again; an error of these runs is a note.
+
+        Args:
+            may_raise: only where memory runs out.
+        """
+        self._is_rerun = True
+        try:
+            examine()
+        except PCDetFreezeError:
+            raise
+        except Exception as error:
+            if is_memory_error(error):
+                self.turn_off(f"to run {path} again", error)
+            elif may_raise:
+                raise
+            else:
+                self._examination = None
+                self.notes.append(_CANNOT_RUN.format(path, _first_line(error)))
+        finally:
+            self._is_rerun = False
 
     def _state(self) -> dict[str, str]:
         """Digests of all frozen tensors; with PARAMETERS: False, of all buffers of the named modules."""
@@ -163,62 +207,19 @@ def _advice(path: str) -> str:
     return f"Lock it in eval mode: FREEZE.EVAL: [{path}]"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A module that is not deterministic."""
-
-    path: str
-    kind: str
-    why: str
-    fixed_by_eval: bool = True
-    """whether it is deterministic in eval mode"""
-
-    def __str__(self) -> str:
-        """As ``vfe.1 (Noise) is not deterministic: its forward() draws random numbers``."""
-        return f"{self.path} ({self.kind}) {self.why}"
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip() or repr(error)).splitlines()[0]}"
 
 
-def examine(call: Call) -> Finding | None:
-    """The innermost module at fault in one call of a frozen module; None where it is deterministic."""
-    first, drawn = _draws(call, call.training)
-    if not call.training:
-        drawn = drawn or _remembers(call, training=False)
-        return None if drawn is None else replace(drawn, fixed_by_eval=False)
-    in_eval, drawn_in_eval = _draws(call, training=False)
-    if drawn_in_eval is not None and (drawn is None or drawn.path == drawn_in_eval.path):
-        return replace(drawn_in_eval, fixed_by_eval=False)
-    limit = HALF_ROUNDING if _is_half(first) else ROUNDING
-    if drawn is None and max_relative_error(first, in_eval, common=True) > limit:
-        path, kind = first_difference(call, (SEEDS[0], True), (SEEDS[0], False), limit)
-        drawn = Finding(
-            path, kind, "differs between train and eval mode: its forward() depends on self.training"
-        )
-    if drawn is None and (found := _remembers(call, training=True)) is not None:
-        return replace(found, fixed_by_eval=_remembers(call, training=False) is None)
-    return drawn
+def _not_compiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """``hook``, never traced by torch.compile; where nothing was compiled yet, that is not imported."""
+    return torch.compiler.disable(hook) if "torch._dynamo" in sys.modules else hook
 
 
-def _draws(call: Call, training: bool) -> tuple[Any, Finding | None]:
-    """(output with one seed, the module that makes the output with another seed differ, or None)."""
-    first, second = (run(call, seed, training) for seed in SEEDS)
-    difference = max_relative_error(first, second)
-    noise = 4 * min(max_relative_error(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
-    if difference <= noise:
-        return first, None
-    path, kind = first_difference(call, (SEEDS[0], training), (SEEDS[1], training), noise)
-    return first, Finding(path, kind, "is not deterministic: its forward() draws random numbers")
-
-
-def _remembers(call: Call, training: bool) -> Finding | None:
-    """The module that makes a second run in a row differ from the first, or None."""
-    first, second = run_in_a_row(call, SEEDS[0], training)
-    difference = max_relative_error(first, second)
-    noise = 4 * min(max_relative_error(first, run(call, SEEDS[0], training)), NOISE) if difference else 0.0
-    if difference <= noise:
-        return None
-    path, kind = first_difference_in_a_row(call, SEEDS[0], training, noise)
-    return Finding(path, kind, "is not deterministic: its forward() depends on earlier calls")
-
-
-def _is_half(output: Any) -> bool:
-    return any(tensor.dtype in (torch.float16, torch.bfloat16) for _, tensor in tensors_with_path(output))
+_NO_MEMORY = (
+    "The determinism check of frozen modules (H3) is off: there was not enough memory {} ({}). The training "
+    "goes on; modules that were not examined may depend on self.training"
+)
+_CANNOT_RUN = (
+    "{} could not be run again on its inputs ({}), so it is not known whether it is deterministic (H3)"
+)

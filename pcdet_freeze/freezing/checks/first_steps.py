@@ -16,7 +16,7 @@ checks.finish()
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, c
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
+from pcdet_freeze.utils.memory import free_cached_memory, is_memory_error
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
 
@@ -131,8 +132,6 @@ class FirstSteps:
 
     def stop(self) -> None:
         """Remove all hooks from the model and the optimizer, after an interrupted forward too."""
-        for check in self._forward_checks():
-            check.end()
         _remove(self._model_hooks)
         _remove(self._optimizer_hooks)
         for check in self._forward_checks():
@@ -154,8 +153,11 @@ class FirstSteps:
             return
         if self._determinism is not None and not wait_for_loader_threads():
             self.logger.warning(_LOADER_THREAD)
-        for check in self._forward_checks():
-            check.begin()
+        if self._determinism is not None and not self._in_memory(_DETERMINISM, self._determinism.begin):
+            self._determinism = None
+            self._determinism_checked = True
+        if self._reachability is not None:
+            self._reachability.begin()
 
     def _after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self._is_training_forward(model) or not self._forward_checks():
@@ -175,7 +177,8 @@ class FirstSteps:
         check, self._determinism, self._determinism_checked = self._determinism, None, True
         if check is None:
             return []
-        findings = check.findings()
+        findings: list[str] = []
+        self._in_memory(_DETERMINISM, lambda: findings.extend(check.findings()))
         for note in check.notes:
             self.logger.warning("%s.", note)
         return findings
@@ -183,7 +186,9 @@ class FirstSteps:
     def _unreached(self, check: ReachabilityCheck, model: nn.Module, batch: Any, output: Any) -> list[str]:
         """One line for each trainable module that the loss of the first forward does not depend on."""
         loss = _loss_of(output)
-        unreached = [] if loss is None else check.unreached(loss)
+        unreached: list[str] = []
+        if loss is not None:
+            self._in_memory(_REACHABILITY, lambda: unreached.extend(check.unreached(loss)))
         self._check_gradients = any(distributed.gather(check.opaque or loss is None))
         if not unreached or loss is None:
             return []
@@ -194,6 +199,18 @@ class FirstSteps:
             return []
         return [*_unreached_messages(model, unreached), *map(_UNLABELLED.format, heads)]
 
+    def _in_memory(self, check: str, run: Callable[[], object]) -> bool:
+        """Run a part of a check; where memory runs out, warn and return False."""
+        try:
+            run()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            free_cached_memory()
+            self.logger.warning(_NO_MEMORY, check, type(error).__name__, error)
+            return False
+        return True
+
     def _before_step(self, model: nn.Module, optimizer: Optimizer) -> None:
         audit = self._audit
         # an optimizer whose step() calls the step() of its parent class runs the hooks of both
@@ -203,7 +220,9 @@ class FirstSteps:
             self._check_gradients = False
             unreached = _unreached_messages(model, without_gradient(model))
             raise_on_all_ranks(unreached, _UNREACHED)
-        raise_on_all_ranks(audit.look(), _GRADIENTS)
+        found: list[str] = []
+        self._in_memory(_AUDIT, lambda: found.extend(audit.look()))
+        raise_on_all_ranks(found, _GRADIENTS)
         if audit.steps == STEPS:
             self._conclude(audit)
         self._in_step = True
@@ -265,6 +284,10 @@ def _may_be_due_to_batch(unlabelled: Sequence[str], loss: Tensor) -> bool:
     return not distributed.is_distributed() and (bool(unlabelled) or not loss.requires_grad)
 
 
+_DETERMINISM = "determinism check of frozen modules (H3)"
+_REACHABILITY = "check that the loss reaches all trainable parameters (H11)"
+_AUDIT = "audit of the gradients (P5)"
+_NO_MEMORY = "Memory ran out in the %s (%s: %s), so it is left out. The training goes on."
 _WAITING = "This batch has no labels for %s: loss reachability is checked with the next batch."
 _UNLABELLED = (
     "(The batch has no labels for {0}: with several processes its loss must depend on its predictions even "

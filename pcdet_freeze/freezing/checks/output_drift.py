@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.freezing.checks.rerun_call import same_buffers
+from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.drift_lint import live_inputs
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.module_graph import Stage, stages

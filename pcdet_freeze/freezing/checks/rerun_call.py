@@ -1,22 +1,30 @@
-"""Run a recorded call of a module again, with another seed or mode, and find the submodule that differs.
+"""Run a call of a module again, before or after the step's own, in another mode or with another seed.
 
-A rerun leaves the module, its buffers and all random generators as they were.
+A rerun leaves the module, its inputs and all random generators as they were, and keeps nothing of its output
+but a sketch of it (:mod:`.output_sketch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pcdet_freeze.freezing.checks.output_sketch import Sketch, Sketcher
+from pcdet_freeze.freezing.checks.unchanged_state import Attributes, WriteGuard, own_tensors, same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
-from pcdet_freeze.freezing.paths import join, walk
-from pcdet_freeze.utils.rng import set_seed, untouched_rng
-from pcdet_freeze.utils.tensors import clone_detached, relative_error, same_bits, tensors_with_path
+from pcdet_freeze.utils.rng import OWN_GENERATORS, Generators, same_rng_state
+from pcdet_freeze.utils.tensors import tensors_with_path
+from pcdet_freeze.utils.wrappers import is_compiled
+
+NO_FORWARD: Any = object()
+"""stands for a module without a forward on the instance"""
 
 
 @dataclass
@@ -26,156 +34,172 @@ class Call:
     path: str
     module: nn.Module
     args: tuple[Any, ...]
+    """its containers are copies; its tensors share the memory of the module's inputs"""
     kwargs: dict[str, Any]
     training: bool
     """requested mode; a frozen head may run in eval mode"""
+    sketcher: Sketcher
+    forwards: Mapping[nn.Module, Any] = field(default_factory=dict)
+    """the forward of each part on the instance, or NO_FORWARD: others are patched for the frozen prefix"""
+
+    @property
+    def is_patched(self) -> bool:
+        """Whether the step's own call may use other kernels than the module's own code does."""
+        changed = (instance_forward(part) is not own for part, own in self.forwards.items())
+        return any(changed) or any(_is_compiled(part) for part in self.module.modules())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors of its inputs."""
+        return (tensor for _, tensor in tensors_with_path((self.args, self.kwargs)))
+
+    def keep_inputs(self) -> None:
+        """Copy the tensors of the inputs, for a module that writes to them."""
+        self.args, self.kwargs = alias((self.args, self.kwargs), lambda tensor: tensor.detach().clone())
 
 
-def run(call: Call, seed: int, training: bool) -> Any:
-    """The output of the call's module on the call's inputs.
+@dataclass(frozen=True)
+class Run:
+    """One rerun."""
+
+    output: Sketch
+    draws: bool
+    """whether the state of a random generator differs after it"""
+    changes_attributes: bool
+    """whether it sets attributes of the module, or writes to tensors in them"""
+    writes_inputs: bool
+    """whether it writes to tensors of its inputs"""
+
+
+def alias(value: Any, make: Callable[[Tensor], Tensor] = lambda tensor: tensor.data) -> Any:
+    """Copy the containers in ``value``; its tensors become ``make(tensor)``, by default without a copy.
+
+    ``tensor.data`` has a version counter of its own: the graph of the training does not see what is written
+    to it.
+    """
+    return _alias(value, make, {})
+
+
+def _alias(value: Any, make: Callable[[Tensor], Tensor], made: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    if isinstance(value, Tensor):
+        return made.setdefault(id(value), (make(value), value))[0]
+    if isinstance(value, dict):
+        copied = copy(value)
+        copied.update({key: _alias(item, make, made) for key, item in value.items()})
+        return copied
+    if isinstance(value, list):
+        return [_alias(item, make, made) for item in value]
+    if isinstance(value, tuple):
+        items = [_alias(item, make, made) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if hasattr(value, "replace_feature"):  # spconv's SparseConvTensor
+        sparse = value.replace_feature(_alias(value.features, make, made))
+        # each layer adds its indices to this dict, and some refuse to find their own there
+        sparse.indice_dict = copy(getattr(value, "indice_dict", {}))
+        return sparse
+    return value
+
+
+def run(call: Call, training: bool, seed: int | None = None) -> Run:
+    """One run of the call's module on the call's inputs, see :func:`run_in_a_row`."""
+    return run_in_a_row(call, training, seed, times=1)[0]
+
+
+def run_in_a_row(call: Call, training: bool, seed: int | None = None, times: int | None = 2) -> list[Run]:
+    """Run the call's module on the call's inputs; state is restored after the last run only.
 
     Other hooks of the module run in this call too.
+
+    Args:
+        seed: of all generators, before each run; None: each run begins with their present state.
+        times: number of runs; None: two if the first one changes attributes of the module, otherwise one.
     """
-    return run_in_a_row(call, seed, training, 1)[0]
-
-
-def run_in_a_row(call: Call, seed: int, training: bool, times: int = 2) -> list[Any]:
-    """As :func:`run`, several times, each with ``seed``; state is restored after the last run only."""
+    runs: list[Run] = []
     mode = nullcontext() if training else eval_mode(call.module)
-    outputs = []
-    with torch.no_grad(), untouched_rng(), _same_attributes(call.module), same_buffers(call.module), mode:
-        for _ in range(times):
-            set_seed(seed)
-            output = call.module(*clone_detached(call.args), **clone_detached(call.kwargs))
-            outputs.append(clone_detached(output) if times > 1 else output)  # the next run may write into it
-    return outputs
+    with _own_forwards(call), _eager(), same_buffers(call.module), mode, _unchanged(call) as kept:
+        attributes, generators, guard = kept
+        begin = generators.state()
+        while not runs or len(runs) < (times or 1 + runs[0].changes_attributes):
+            if seed is None:
+                generators.restore(begin)
+            else:
+                generators.seed(seed)
+            start = generators.state()
+            output, writes = _run(call)
+            draws = not same_rng_state(start, generators.state())
+            runs.append(Run(output, draws, attributes.have_changed or guard.has_written_any, writes))
+    return runs
 
 
 @contextmanager
-def _same_attributes(module: nn.Module) -> Iterator[None]:
-    """Restore attributes that a forward stores for a loss to read, such as ``self.forward_ret_dict``."""
-    kept = [(part, _own_attributes(part)) for part in module.modules()]
-    values = [value for _, own in kept for value in own.values() if type(value) in (dict, list)]
-    contents = [(value, value.copy()) for value in values]
+def _unchanged(call: Call) -> Iterator[tuple[Attributes, Generators, WriteGuard]]:
+    """Run without a graph; restore attributes of the module, tensors in them, and all generators."""
+    attributes = Attributes(call.module)
+    generators = Generators(value for value in attributes.values() if isinstance(value, OWN_GENERATORS))
+    begin = generators.state()
     try:
-        yield
+        with torch.no_grad(), _no_autocast_cache(), WriteGuard(own_tensors(call.module, attributes)) as guard:
+            yield attributes, generators, guard
     finally:
-        for part, own in kept:
-            for name in _own_attributes(part):
-                del part.__dict__[name]
-            part.__dict__.update(own)
-        for value, content in contents:
-            value.clear()
-            value.update(content) if isinstance(value, dict) else value.extend(content)
+        attributes.restore()
+        generators.restore(begin)
+
+
+def _run(call: Call) -> tuple[Sketch, bool]:
+    """(sketch of the output, whether the module wrote to its inputs)."""
+    with WriteGuard(call.tensors()) as guard:
+        args, kwargs = alias((call.args, call.kwargs))
+        given = {id(tensor): tensor for _, tensor in tensors_with_path((args, kwargs))}
+        output = call.module(*args, **kwargs)
+        made = {
+            path: tensor
+            for path, tensor in tensors_with_path(output)
+            if id(tensor) not in given or guard.has_written(tensor)
+        }
+        return call.sketcher(made), guard.has_written_any
 
 
 @contextmanager
-def same_buffers(module: nn.Module) -> Iterator[None]:
-    """Restore buffers that a forward changes or replaces (those of FREEZE.IGNORE may change)."""
-    kept = [(part, dict(part._buffers)) for part in module.modules() if part._buffers]
-    values = [(buffer, buffer.clone()) for _, own in kept for buffer in own.values() if buffer is not None]
+def _no_autocast_cache() -> Iterator[None]:
+    """Autocast must not find a weight that was cast without a graph when the step's own call follows."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
     try:
         yield
     finally:
-        for part, own in kept:
-            part._buffers.update(own)
-        for buffer, value in values:
-            if not same_bits(buffer, value):
-                buffer.copy_(value)
+        torch.set_autocast_cache_enabled(enabled)
 
 
-def _own_attributes(module: nn.Module) -> dict[str, Any]:
-    """Attributes that the module's own code sets; without torch's dicts and the training flag."""
-    return {name: value for name, value in module.__dict__.items() if name not in _OF_TORCH}
+def _is_compiled(module: nn.Module) -> bool:
+    return is_compiled(module) or getattr(module, "_compiled_call_impl", None) is not None
 
 
-_OF_TORCH = frozenset(nn.Module().__dict__)
+def _eager() -> AbstractContextManager[Any]:
+    """Run what torch.compile compiled as it is written: a dispatch mode would make it do so from then on."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):  # torch < 2.6
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
-def max_relative_error(a: Any, b: Any, common: bool = False) -> float:
-    """Largest relative error (L2) between the tensors of two outputs.
-
-    Args:
-        common: compare only tensors that both have, with equal shapes: a head may return more in one mode.
-    """
-    left, right = dict(tensors_with_path(a)), dict(tensors_with_path(b))
-    if common:
-        names = [n for n, t in left.items() if n in right and right[n].shape == t.shape]
-    elif left.keys() != right.keys():
-        return float("inf")
-    else:
-        names = list(left)
-    return max((relative_error(left[name], right[name]) for name in names), default=0.0)
-
-
-@dataclass
-class Event:
-    """A module inside a call begins, with its inputs, or ends, with its outputs."""
-
-    path: str
-    module: nn.Module
-    parent: tuple[str, nn.Module]
-    """(path, module) whose code called it"""
-    begins: bool
-    tensors: dict[str, Tensor]
-
-
-def first_difference(
-    call: Call, one: tuple[int, bool], other: tuple[int, bool], limit: float
-) -> tuple[str, str]:
-    """(path, type) of the module whose own code first makes two runs differ by more than ``limit``.
-
-    Args:
-        one, other: (seed, training) of the two runs.
-    """
-    return _first_difference(call, _events(call, *one), _events(call, *other), limit)
-
-
-def first_difference_in_a_row(call: Call, seed: int, training: bool, limit: float) -> tuple[str, str]:
-    """The same for two runs in a row with one seed."""
-    events = _events(call, seed, training, times=2)
-    return _first_difference(call, events[: len(events) // 2], events[len(events) // 2 :], limit)
-
-
-def _first_difference(call: Call, one: list[Event], other: list[Event], limit: float) -> tuple[str, str]:
-    whole = call.path, type(call.module).__name__
-    for a, b in zip(one, other, strict=False):
-        if a.path != b.path or a.begins != b.begins:
-            return a.parent[0], type(a.parent[1]).__name__
-        if max_relative_error(a.tensors, b.tensors, common=True) > limit:
-            path, module = a.parent if a.begins else (a.path, a.module)
-            return path, type(module).__name__
-    return whole
-
-
-def _events(call: Call, seed: int, training: bool, times: int = 1) -> list[Event]:
-    events: list[Event] = []
-    stack: list[tuple[str, nn.Module]] = [(call.path, call.module)]
-
-    def enter(path: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: Any, kwargs: Any) -> None:
-            events.append(Event(path, module, stack[-1], True, _on_cpu((args, kwargs))))
-            stack.append((path, module))
-
-        return note
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        path, _ = stack.pop()
-        events.append(Event(path, module, stack[-1], False, _on_cpu(output)))
-
-    below = {id(m): (join(call.path, path) if path else call.path, m) for path, m, _ in walk(call.module)}
-    hooks: list[Any] = []
-    for path, module in below.values():
-        if module is not call.module:
-            hooks.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
-            hooks.append(module.register_forward_hook(leave))
+@contextmanager
+def _own_forwards(call: Call) -> Iterator[None]:
+    """Give each part of the module its own forward for a rerun, in place of that of the frozen prefix."""
+    patched = {part: instance_forward(part) for part in call.forwards}
+    _set_forwards(call.forwards)
     try:
-        run_in_a_row(call, seed, training, times)
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
-    return events
+        _set_forwards(patched)
 
 
-def _on_cpu(value: Any) -> dict[str, Tensor]:
-    return {path: tensor.detach().to("cpu", copy=True) for path, tensor in tensors_with_path(value)}
+def _set_forwards(forwards: Mapping[nn.Module, Any]) -> None:
+    for part, forward in forwards.items():
+        if forward is not NO_FORWARD:
+            part.__dict__["forward"] = forward
+        else:
+            part.__dict__.pop("forward", None)
+
+
+def instance_forward(module: nn.Module) -> Any:
+    """The forward in the module's own ``__dict__``, or NO_FORWARD."""
+    return module.__dict__.get("forward", NO_FORWARD)
