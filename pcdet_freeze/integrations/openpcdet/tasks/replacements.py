@@ -1,0 +1,48 @@
+"""Replacements of OpenPCDet's functions that serve tasks. Without a task each of them only calls the original."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from pcdet_freeze.integrations.openpcdet.tasks.registry import registered
+
+
+def with_task_heads(build_network: Callable[..., Any]) -> Callable[..., Any]:
+    """OpenPCDet's ``build_network``; the model that it returns has the heads of the registered tasks."""
+
+    @functools.wraps(build_network)
+    def build(*args: Any, **kwargs: Any) -> Any:
+        # the heads need numpy and the freeze only; the plugin loads them where there is a model
+        from pcdet_freeze.integrations.openpcdet.tasks.heads import add_heads, warn_unknown_sections
+
+        model = build_network(*args, **kwargs)
+        given = dict(zip(("model_cfg", "num_class", "dataset"), args, strict=False)) | kwargs
+        dataset = given.get("dataset")
+        logger = getattr(dataset, "logger", None) or logging.getLogger("pcdet_freeze.openpcdet")
+        for task in add_heads(model, given.get("model_cfg"), dataset, registered()):
+            logger.info("pcdet_freeze: task head %s: %s", task.name, task.head.__qualname__)
+        warn_unknown_sections(model, given.get("model_cfg"), logger)
+        return model
+
+    return build
+
+
+def build_dataloader(_: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
+    """Build the loader; its frames have the labels of the registered tasks, its evaluation their metrics."""
+    built = original(*args, **kwargs)
+    tasks = registered()
+    if not tasks:
+        return built
+    from pcdet_freeze.integrations.openpcdet.tasks.data import CollateWithLabels, attach
+    from pcdet_freeze.integrations.openpcdet.tasks.scores import attach_metrics
+
+    dataset, loader, *_more = built
+    labels = tuple({task.labels.key: task.labels for task in tasks if task.labels is not None}.values())
+    if labels:
+        attach(dataset, labels)
+        loader.collate_fn = CollateWithLabels(loader.collate_fn, labels)
+    attach_metrics(dataset, tasks)
+    return built
