@@ -116,11 +116,10 @@ def check_head(section: str, head: type[nn.Module]) -> None:
             f"The section of a task must be in capitals and none of OpenPCDet's own, but got {section!r}. "
             "Write for example 'SEGMENT_HEAD'."
         )
-    if not (
-        isinstance(head, type) and issubclass(head, nn.Module) and callable(getattr(head, "get_loss", 0))
-    ):
+    is_head = isinstance(head, type) and issubclass(head, nn.Module)
+    if not is_head or not callable(getattr(head, "get_loss", None)):
         raise ConfigError(
-            f"The head of {section} must be a torch.nn.Module class with get_loss; got {head!r}."
+            f"The head of {section} must be a class, derived from torch.nn.Module, with get_loss; got {head!r}."
         )
     known = _tasks.get(section)
     # a file that is imported twice registers two classes of one name

@@ -1,13 +1,14 @@
-"""Replacements of OpenPCDet's functions that serve tasks. Without a task each of them only calls the original."""
+"""Replacements of OpenPCDet's functions that serve tasks; without a task each only calls the original."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pcdet_freeze.integrations.openpcdet.tasks.registry import registered
+from pcdet_freeze.integrations.openpcdet.tasks.registry import Task, registered
 
 
 def with_task_heads(build_network: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +34,7 @@ def with_task_heads(build_network: Callable[..., Any]) -> Callable[..., Any]:
 def build_dataloader(_: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
     """Build the loader; its frames have the labels of the registered tasks, its evaluation their metrics."""
     built = original(*args, **kwargs)
-    tasks = registered()
+    tasks = _in_config(args[0] if args else kwargs.get("dataset_cfg"))
     if not tasks:
         return built
     from pcdet_freeze.integrations.openpcdet.tasks.data import CollateWithLabels, attach
@@ -46,3 +47,11 @@ def build_dataloader(_: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
         loader.collate_fn = CollateWithLabels(loader.collate_fn, labels)
     attach_metrics(dataset, tasks)
     return built
+
+
+def _in_config(dataset_cfg: Any) -> tuple[Task, ...]:
+    """The tasks whose sections are in OpenPCDet's global config, if the data set is that of the config."""
+    cfg = getattr(sys.modules.get("pcdet.config"), "cfg", None)
+    if not isinstance(cfg, Mapping) or cfg.get("DATA_CONFIG") is not dataset_cfg or not cfg.get("MODEL"):
+        return registered()
+    return tuple(task for task in registered() if cfg["MODEL"].get(task.section) is not None)

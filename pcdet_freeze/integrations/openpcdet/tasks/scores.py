@@ -56,7 +56,8 @@ class EvaluationWithMetrics:
         for task, key in keys.items():
             counts = [anno[key] for anno in det_annos if key in anno]
             if counts:
-                found: dict[str, float] = task.head.metric(np.sum(counts, axis=0))
+                head: Any = task.head
+                found: dict[str, float] = head.metric(np.sum(counts, axis=0))
                 numbers.update({f"{task.name}/{name}": value for name, value in found.items()})
                 text += f"\n{task.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         return text, numbers
