@@ -62,6 +62,8 @@ class PrepareWithLabels:
         self.of_points = tuple(spec for spec in labels if spec.per == "point")
         self.of_frames = tuple(spec for spec in labels if spec.per == "frame")
         self._carries = False
+        # not while the columns are carried, when the encoder counts them
+        self._features = dataset.point_feature_encoder.num_point_features if self.of_points else 0
 
     def __call__(self, data_dict: dict[str, Any]) -> dict[str, Any]:
         frame = dict(data_dict)
@@ -94,7 +96,7 @@ class PrepareWithLabels:
         """Take the columns off the points."""
         if not self.of_points:
             return
-        points, expected = result["points"], self.dataset.point_feature_encoder.num_point_features
+        points, expected = result["points"], self._features
         width = points.shape[1] - len(self.of_points)
         if width != expected:
             raise IntegrationError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
 from pcdet_freeze.freezing import is_fully_frozen
+from pcdet_freeze.freezing.module_graph import stages
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task
 
 
@@ -31,9 +32,12 @@ def add_heads(model: nn.Module, model_cfg: Any, dataset: Any, tasks: Sequence[Ta
     wanted = [task for task in tasks if sections.get(task.section) is not None]
     for task in wanted:
         _check(model, sections[task.section], task)
+    order = [stage.name for stage in stages(model)]
     for task in wanted:
         model.add_module(task.name, _build(task.head, _context(model, sections[task.section], dataset)))
     if wanted:
+        if order:  # module_list, which the detector runs itself, stays without the heads
+            model.__dict__["module_names"] = [*order, *(task.name for task in wanted)]
         model.__dict__["forward"] = partial(forward_with_heads, model, tuple(wanted))
     return wanted
 

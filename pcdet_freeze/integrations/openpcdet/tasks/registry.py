@@ -34,7 +34,7 @@ class Labels:
     """None: the data set itself writes ``key`` before its ``prepare_data``"""
     ignore: int = 255
     """label of points without one"""
-    pasted: Mapping[str, int] = field(default_factory=dict)
+    pasted: Mapping[str, int] = field(default_factory=dict, hash=False)
     """class name -> label of the points that gt_sampling pastes"""
     transform: Transform | None = None
 
@@ -119,7 +119,7 @@ def check_head(section: str, head: type[nn.Module]) -> None:
     is_head = isinstance(head, type) and issubclass(head, nn.Module)
     if not is_head or not callable(getattr(head, "get_loss", None)):
         raise ConfigError(
-            f"The head of {section} must be a class, derived from torch.nn.Module, with get_loss; got {head!r}."
+            f"The head of {section} must be a torch.nn.Module class with get_loss, but got {head!r}."
         )
     known = _tasks.get(section)
     # a file that is imported twice registers two classes of one name

@@ -31,8 +31,10 @@ def load_task_file(file: str) -> None:
         ConfigError: no such file, its name is that of another module, or it registers no task.
     """
     path = Path(file).resolve()
-    if path.suffix != ".py" or not path.is_file():
-        raise ConfigError(f"{FLAG} needs a Python file that calls add_task, but got {file!r}.")
+    if path.suffix != ".py" or not path.is_file() or not path.stem.isidentifier():
+        raise ConfigError(
+            f"{FLAG} needs a Python file that calls add_task and can be imported by its name; got {file!r}."
+        )
     sys.path.append(str(path.parent))
     spec = importlib.util.find_spec(path.stem)
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path:
