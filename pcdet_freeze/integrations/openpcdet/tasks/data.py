@@ -120,7 +120,7 @@ class PrepareWithLabels:
             yield
             return
         self._carries, undo = True, []
-        keys = [spec.key for spec in self.of_points]
+        keys = [f"label {spec.key}" for spec in self.of_points]  # unlike the name of any feature
         encoder = self.dataset.point_feature_encoder
         changes: list[tuple[Any, str, Callable[[Any], Any]]] = [
             (self.dataset.data_augmentor, "data_augmentor_queue", self._augmentors),

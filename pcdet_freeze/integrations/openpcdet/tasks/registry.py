@@ -21,6 +21,10 @@ OWN_SECTIONS = (
     "POST_PROCESSING", "FREEZE",
 )  # fmt: skip
 """sections of MODEL with another meaning"""
+OWN_KEYS = (
+    "points", "voxels", "voxel_coords", "voxel_num_points", "gt_boxes", "gt_names", "frame_id", "batch_size",
+)  # fmt: skip
+"""keys of a batch with another meaning"""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,11 @@ def add_task(
     check_head(section, head)
     if labels is None and (read is not None or pasted or transform is not None):
         raise ConfigError(f"add_task({section!r}) got a way to read labels, but no key: pass labels='...'.")
+    if labels in OWN_KEYS:
+        raise ConfigError(
+            f"The labels of {section} must have a key of their own in batch_dict, but got OpenPCDet's "
+            f"{labels!r}. Write for example 'point_labels'."
+        )
     if per not in ("point", "frame"):
         raise ConfigError(f"per must be 'point' or 'frame', but add_task({section!r}) got {per!r}.")
     spec = None if labels is None else Labels(labels, per, read, ignore, dict(pasted or {}), transform)
