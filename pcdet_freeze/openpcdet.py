@@ -5,6 +5,7 @@ python -m pcdet_freeze.openpcdet tools/train.py --cfg_file tools/cfgs/kitti_mode
 torchrun --nproc_per_node=8 -m pcdet_freeze.openpcdet tools/train.py --launcher pytorch --cfg_file ...
 python -m pcdet_freeze.openpcdet explain --cfg_file tools/cfgs/kitti_models/pv_rcnn.yaml
 python -m pcdet_freeze.openpcdet verify A.pth B.pth
+python -m pcdet_freeze.openpcdet --task my_head.py tools/train.py --cfg_file ...     # a head of your own
 ```
 
 In a script of your own:
@@ -18,7 +19,7 @@ freezing.begin(model, optimizer)              # in a training loop of your own, 
 freezing.verify(model)                        # at its end, and whenever you like
 ```
 
-OpenPCDet's ``train_model`` needs ``install`` only.
+OpenPCDet's ``train_model`` needs ``install`` only. ``add_task`` adds a task head to OpenPCDet's detectors.
 """
 
 from __future__ import annotations
@@ -28,14 +29,29 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.errors import ConfigError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet.plugin import begin, install, uninstall, verify
 from pcdet_freeze.integrations.openpcdet.run_script import run_script, where_to_start
 
-__all__ = ["begin", "install", "uninstall", "verify"]
+if TYPE_CHECKING:
+    from pcdet_freeze.integrations.openpcdet.tasks.registry import add_task
 
-USAGE = "usage: python -m pcdet_freeze.openpcdet (SCRIPT [ARGUMENTS ...] | explain ... | verify A.pth B.pth)"
+__all__ = ["add_task", "begin", "install", "uninstall", "verify"]
+
+USAGE = (
+    "usage: python -m pcdet_freeze.openpcdet [--task FILE ...] "
+    "(SCRIPT [ARGUMENTS ...] | explain ... | verify A.pth B.pth)"
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "add_task":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pcdet_freeze.integrations.openpcdet.tasks import registry  # a run without a task does not need it
+
+    return registry.add_task
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{USAGE}\n{where_to_start()}")
         return 0 if args else 2
     try:
+        args = _load_tasks(args)
         if args[0] in ("explain", "verify"):
             return _run_command(args[0], args[1:])
         run_script(args)
@@ -52,6 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _load_tasks(argv: Sequence[str]) -> list[str]:
+    """Import the files of the leading ``--task FILE``; returns the other words."""
+    from pcdet_freeze.integrations.openpcdet.tasks.task_file import load_task_file, take_task_files
+
+    files, words = take_task_files(argv)
+    for file in files:
+        load_task_file(file)
+    if not words:
+        raise ConfigError(f"A script or a command must follow --task. {USAGE}")
+    return words
 
 
 def _run_command(name: str, argv: Sequence[str]) -> int:

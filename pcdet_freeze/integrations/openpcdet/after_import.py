@@ -60,7 +60,8 @@ def _call_after(spec: ModuleSpec, callback: Callback) -> None:
     run = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:
-        del loader.exec_module
+        # another finder may have wrapped the loader as well, and asked this one again while it did
+        vars(loader).pop("exec_module", None)
         run(module)
         callback(module)
 

@@ -19,9 +19,11 @@ from pcdet_freeze.integrations.openpcdet.function_patcher import Patches
 from pcdet_freeze.integrations.openpcdet.installation import missing_note
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
+from pcdet_freeze.integrations.openpcdet.tasks.replacements import build_dataloader
 
 REPLACED: dict[str, dict[str, Callable[..., Any]]] = {
     "pcdet.models": {"build_network": replacements.build_network},
+    "pcdet.datasets": {"build_dataloader": build_dataloader},
     "pcdet.config": {"cfg_from_list": replacements.cfg_from_list},
     "train_utils.optimization": {"build_optimizer": replacements.build_optimizer},
     "train_utils.train_utils": {

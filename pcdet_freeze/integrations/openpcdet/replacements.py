@@ -24,6 +24,7 @@ from pcdet_freeze.integrations.openpcdet import environment, resume
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.rebuild import Rebuild
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
+from pcdet_freeze.integrations.openpcdet.tasks.replacements import with_task_heads
 from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
 
 OWN_TRAINER = ("PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE", "CACHE")
@@ -63,6 +64,7 @@ def arguments(function: Callable[..., Any], args: Any, kwargs: Any) -> inspect.B
 
 def build_network(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any:
     """Build the model, then freeze the modules that ``model_cfg`` names."""
+    original = with_task_heads(original)
     call = arguments(original, args, kwargs).arguments
     logger = getattr(call.get("dataset"), "logger", None) or logging.getLogger("pcdet_freeze.openpcdet")
     plugin.has_built = True

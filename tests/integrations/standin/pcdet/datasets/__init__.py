@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from .scans import ScanDataset
+
 POINTS = 12
 
 
@@ -40,7 +42,8 @@ class ToyDataset(DatasetTemplate):
 
 def build_dataloader(dataset_cfg, class_names, batch_size, dist, root_path=None, workers=4, seed=None,
                      logger=None, training=True, merge_all_iters_to_one_epoch=False, total_epochs=0):  # fmt: skip
-    dataset = ToyDataset(dataset_cfg, class_names, training, root_path, logger)
+    kinds = {kind.__name__: kind for kind in (ToyDataset, ScanDataset)}
+    dataset = kinds[dataset_cfg.DATASET](dataset_cfg, class_names, training, root_path, logger)
     sampler = DistributedSampler(dataset, shuffle=training) if dist else None
     order = torch.Generator().manual_seed(0)
     loader = DataLoader(

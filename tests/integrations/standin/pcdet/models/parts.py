@@ -310,3 +310,41 @@ class RoIHead(nn.Module):
         loss = (self.forward_ret_dict["rcnn_cls"] - self.forward_ret_dict["target"]).abs().mean()
         tb_dict["rcnn_loss"] = loss.item()
         return loss, tb_dict
+
+
+class ScanToBEV(nn.Module):
+    """Features of points (N, C), points (N, 4) with their frame first -> a map (B, C, 8, 8)."""
+
+    num_bev_features, cells, low, size = WIDTH, 8, -1.5, 3.0
+
+    def forward(self, batch_dict):
+        points, features = batch_dict["points"], batch_dict["voxel_features"]
+        cell = ((points[:, 1:3] - self.low) / self.size * self.cells).long().clamp(0, self.cells - 1)
+        index = (points[:, 0].long() * self.cells + cell[:, 1]) * self.cells + cell[:, 0]
+        empty = features.new_zeros(batch_dict["batch_size"] * self.cells**2, WIDTH)
+        bev = empty.index_add(0, index, features)
+        batch_dict["spatial_features"] = bev.view(-1, self.cells, self.cells, WIDTH).permute(0, 3, 1, 2)
+        return batch_dict
+
+
+class BEVBackbone(nn.Module):
+    num_bev_features = WIDTH
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU())
+
+    def forward(self, batch_dict):
+        batch_dict["spatial_features_2d"] = self.blocks(batch_dict["spatial_features"])
+        return batch_dict
+
+
+class BEVHead(DenseHead):
+    """A dense head on a map."""
+
+    def forward(self, batch_dict):
+        bev = batch_dict["spatial_features_2d"]
+        features = {**batch_dict, "spatial_features_2d": bev.permute(0, 2, 3, 1).flatten(1, 2)}
+        found = super().forward(features)
+        batch_dict.update({key: found[key] for key in found if key not in batch_dict})
+        return batch_dict

@@ -44,7 +44,8 @@ class Detector3DTemplate(nn.Module):
         return part(kind) if getattr(part, "reads_config", False) else part()
 
     def post_processing(self, batch_dict):
-        return [{"pred_scores": batch_dict["batch_cls_preds"]}], {}
+        scores = batch_dict["batch_cls_preds"]
+        return [{"pred_scores": of_frame} for of_frame in (scores if scores.dim() == 3 else [scores])], {}
 
     def _load_state_dict(self, model_state_disk, *, strict=True):
         own = self.state_dict()
