@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pcdet_freeze.datasets.files import read_npy
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.label_settings import LaneSettings, SemanticSettings
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.inside import inside
 
 SEMANTIC_SUFFIXES = (".label", ".npy")
 
@@ -37,9 +39,10 @@ class LabelFiles:
     def path(self, key: str, frame: str) -> Path | None:
         """The file with label ``key`` of a frame, None where it has none."""
         if key == "lane_map" and self.lanes is not None:
-            paths = [self.folder / self.lanes.folder / f"{frame}.npy"]
+            paths = [inside(self.folder / self.lanes.folder, f"{frame}.npy", "the frame's file")]
         elif key == "point_labels" and self.semantic is not None:
-            paths = [self.folder / self.semantic.folder / f"{frame}{end}" for end in SEMANTIC_SUFFIXES]
+            folder = self.folder / self.semantic.folder
+            paths = [inside(folder, f"{frame}{end}", "the frame's file") for end in SEMANTIC_SUFFIXES]
         else:
             paths = []
         return next((path for path in paths if path.is_file()), None)
@@ -117,10 +120,7 @@ def _read_label(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not an array that numpy saved with np.save ({error})") from error
+    values = read_npy(path)
     if values.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be whole numbers; got an array of {values.dtype}")
     return values

@@ -12,6 +12,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.files import read_bin, read_pickle
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Rule
 from pcdet_freeze.utils.sections import Section
 
@@ -75,4 +76,4 @@ def load_database(
 
 def read_object(root: Path, info: ObjectInfo, features: int) -> np.ndarray:
     """Points (N, features) float32 of one object, x, y, z relative to the centre of its box."""
-    return read_bin(root / info["path"], features, allow_empty=True)
+    return read_bin(inside(root, info["path"], "an object's file"), features, allow_empty=True)

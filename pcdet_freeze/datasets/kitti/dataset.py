@@ -31,6 +31,7 @@ from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Name, Rule
 
 ITEMS = ("points", "point_labels", "lane_map")
@@ -207,7 +208,8 @@ class KittiDataset(DatasetTemplate):
             shape = np.asarray([int(edge) for edge in batch_dict["image_shape"][index]])
             _add_camera_boxes(anno, batch_dict["calib"][index], shape)
             if output_path is not None:
-                _write_result(Path(output_path) / f"{anno['frame_id']}.txt", anno)
+                path = inside(Path(output_path), f"{anno['frame_id']}.txt", "the frame's file")
+                _write_result(path, anno)
         return annos
 
 

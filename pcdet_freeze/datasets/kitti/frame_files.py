@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from pcdet_freeze.datasets.files import read_bin
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.inside import inside
 
 NUM_FEATURES = 4
 
@@ -21,25 +22,28 @@ class FrameFiles:
 
     folder: Path
 
+    def _path(self, kind: str, frame: str, ending: str) -> Path:
+        return inside(self.folder / kind, f"{frame}.{ending}", "the frame's file")
+
     def points(self, frame: str) -> np.ndarray:
         """(N, 4) float32 x, y, z, intensity."""
-        return read_bin(self.folder / "velodyne" / f"{frame}.bin", NUM_FEATURES)
+        return read_bin(self._path("velodyne", frame, "bin"), NUM_FEATURES)
 
     def calibration(self, frame: str) -> Calibration:
         """The frame's calibration."""
-        return Calibration.from_file(self.folder / "calib" / f"{frame}.txt")
+        return Calibration.from_file(self._path("calib", frame, "txt"))
 
     def label_path(self, frame: str) -> Path:
         """Where the frame's labels are."""
-        return self.folder / "label_2" / f"{frame}.txt"
+        return self._path("label_2", frame, "txt")
 
     def plane_path(self, frame: str) -> Path:
         """Where the frame's road plane is, if there is one."""
-        return self.folder / "planes" / f"{frame}.txt"
+        return self._path("planes", frame, "txt")
 
     def image_shape(self, frame: str) -> np.ndarray:
         """(2,) int32 height, width of the frame's image, from the file's header."""
-        path = self.folder / "image_2" / f"{frame}.png"
+        path = self._path("image_2", frame, "png")
         try:
             with Image.open(path) as image:
                 width, height = image.size
