@@ -96,6 +96,12 @@ Count = Annotated[int, whole(1)]
 Share = Annotated[float, between(0, 1)]
 Length = Annotated[float, above(0)]
 """metres, degrees and other amounts above 0"""
+Weight = Annotated[float, at_least(0)]
+"""factor of a loss"""
+Place = Annotated[float, between(-1e4, 1e4)]
+"""a coordinate in metres: no sensor sees further than 10 km"""
+Angle = Annotated[float, between(-2 * math.pi, 2 * math.pi)]
+"""radians"""
 
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("true or false", "true or false"),

@@ -77,7 +77,18 @@ def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -
             f"A checkpoint must hold the key 'model_state', but {path} does not. Save a bare state_dict as "
             "torch.save({'model_state': state_dict}, path)."
         )
+    strange = [name for name, value in state["model_state"].items() if not _is_entry(name, value)]
+    if strange:
+        raise CheckpointError(
+            f"The model_state of a checkpoint must be tensors by name, but in {path} {strange[0]!r:.80} is a "
+            f"{type(state['model_state'][strange[0]]).__name__}. {_OTHER}"
+        )
     return state
+
+
+def _is_entry(name: object, value: object) -> bool:
+    """Whether this may stand in a state_dict; a module's extra state is of any type."""
+    return isinstance(name, str) and (isinstance(value, torch.Tensor) or name.endswith("_extra_state"))
 
 
 def _unpickler(trust: bool) -> dict[str, Any]:
@@ -118,11 +129,18 @@ def _why_unreadable(path: Path, error: BaseException) -> str:
         return f"{denied}. {_OTHER}"
     if not head:
         return f"it is empty. {_OTHER}"
-    if head == _ZIP and not zipfile.is_zipfile(path):
+    if head == _ZIP and not _is_zip(path):
         return f"it is truncated. {_OTHER}"
     if head != _ZIP and head[:1] != _PICKLE:
         return f"it was not written by torch.save. {_OTHER}"
     return f"it was cut off or damaged ({_detail(error)}). {_OTHER}"
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a directory that names other disks
+        return False
 
 
 def _detail(error: BaseException) -> str:

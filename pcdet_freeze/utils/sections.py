@@ -17,6 +17,7 @@ A fault is one line that begins with the dotted key, so that file and line of th
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -228,9 +229,14 @@ def _convert(kind: Any, value: object, where: str, faults: list[str], rules: tup
     return None
 
 
+def _is_finite(value: int | float) -> bool:
+    """Whether ``value`` is no NaN and no inf, and fits into 64 bits where it is an integer."""
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+
+
 def _is_a(kind: Any, value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float or kind is int:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         return number and (kind is float or isinstance(value, int))
     return isinstance(value, kind) if isinstance(kind, type) else False
 
