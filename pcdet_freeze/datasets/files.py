@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from pcdet_freeze.datasets.checks.kinds import kind_of
 from pcdet_freeze.datasets.frames import check_points
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.safe_pickle import load_plain
@@ -34,6 +35,8 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
             "check DATA_PATH, and that the file is there"
         ) from error
     row = 4 * features
+    if kind := kind_of(raw):
+        raise DataError(f"{path}: a point file holds {features} float32 a point; this one looks like {kind}")
     if len(raw) % row or not (raw or allow_empty):
         kind = "empty" if not raw else "truncated"
         raise DataError(

@@ -50,7 +50,13 @@ class LabelFiles:
     def count(self, frames: Iterable[str]) -> dict[str, int]:
         """How many of ``frames`` have each label that is read."""
         names = list(frames)
-        return {key: sum(self.path(key, name) is not None for name in names) for key in self.keys}
+        return {key: sum(self._has(key, name) for name in names) for key in self.keys}
+
+    def _has(self, key: str, frame: str) -> bool:
+        try:
+            return self.path(key, frame) is not None
+        except DataError:  # a frame id that is a path out of the folder: a bad frame, named when it is read
+            return False
 
     def add(self, sample: Sample, frame: str) -> None:
         """Put the frame's ``point_labels`` (N,) int64 and ``lane_map`` (H, W) uint8 into ``sample``."""

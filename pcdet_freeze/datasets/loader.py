@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from pcdet_freeze.datasets import frame_loader
 from pcdet_freeze.datasets.augmentor import read_augmentors
+from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.processor import read_processors
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
@@ -128,21 +129,15 @@ def build_dataloader(
     dataset.seed = seed
     share = {"seed": seed, "rank": rank, "world_size": world_size}
     sampler = EpochSampler(dataset, batch_size, shuffle=training, fill=training, **share)
-    loader = DataLoader(
+    loader = FrameLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate_batch,
         persistent_workers=False,
-        worker_init_fn=_ignore_interrupt,
     )
     return dataset, loader, sampler
-
-
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C in a terminal reaches the workers too; the main process handles it and shuts them down."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Loader(Protocol):
@@ -168,7 +163,7 @@ def next_batch(batches: Iterator[Any], number: int, length: int) -> Any:
     try:
         batch = next(batches)
     except StopIteration as stop:
-        place = raised_in(stop, __file__)
+        place = raised_in(stop, __file__, frame_loader.__file__)
         cause = f" on a StopIteration raised in {place}" if place else ""
         raise DataError(
             f"The loader must yield {length} batches an epoch, as its len() says, but it stopped after "

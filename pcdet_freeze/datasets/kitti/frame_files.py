@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pcdet_freeze.datasets.files import read_bin
-from pcdet_freeze.datasets.kitti.calibration import Calibration
+from pcdet_freeze.datasets.kitti.calibration import HUGE, Calibration
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.inside import inside
 
 NUM_FEATURES = 4
+STEEP = 0.5
+"""least cosine between the normal of a road plane and the camera's y axis"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,11 @@ class FrameFiles:
 
     def points(self, frame: str) -> np.ndarray:
         """(N, 4) float32 x, y, z, intensity."""
-        return read_bin(self._path("velodyne", frame, "bin"), NUM_FEATURES)
+        return read_bin(self.points_path(frame), NUM_FEATURES)
+
+    def points_path(self, frame: str) -> Path:
+        """Where the frame's points are."""
+        return self._path("velodyne", frame, "bin")
 
     def calibration(self, frame: str) -> Calibration:
         """The frame's calibration."""
@@ -56,13 +62,18 @@ class FrameFiles:
         path = self.plane_path(frame)
         if not path.is_file():
             return None
-        lines = path.read_text().splitlines()
+        try:
+            lines = path.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: the plane file cannot be read ({error})") from error
         try:
             plane = np.array([float(word) for word in lines[3].split()])
         except (IndexError, ValueError) as error:
             raise DataError(
                 f"{path}: the fourth line of a plane file holds four numbers ({error})"
             ) from error
-        if plane.shape != (4,) or not np.isfinite(plane).all() or plane[1] == 0:
+        if plane.shape != (4,) or not (np.abs(plane) < HUGE).all() or plane[1] == 0:
             raise DataError(f"{path}: a road plane is four finite numbers with b != 0; got {lines[3]!r}")
+        if abs(plane[1]) < STEEP * np.linalg.norm(plane[:3]):
+            raise DataError(f"{path}: the normal of a road plane points up (b is large); got {lines[3]!r}")
         return plane / np.linalg.norm(plane[:3]) * -np.sign(plane[1])  # y points down: up is b < 0

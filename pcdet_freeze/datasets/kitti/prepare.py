@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pcdet_freeze.datasets.files import PREPARE_HINT, write_pickle
+from pcdet_freeze.datasets.kitti.check_info import has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.registry import Config
@@ -24,6 +25,8 @@ class PrepareReport:
     frames: dict[str, int] = field(default_factory=dict)
     objects: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    scored: list[str] = field(default_factory=list)
+    """frames whose labels have scores"""
 
     def __str__(self) -> str:
         frames = ", ".join(f"{number} {split}" for split, number in self.frames.items())
@@ -144,6 +147,8 @@ def _read(
             report.skipped[f"{files.folder.name}/{frame}"] = str(result)
         else:
             found[frame] = result
+            if has_scores(result.info.get("annos", {})):
+                report.scored.append(frame)
     return found
 
 
@@ -166,6 +171,12 @@ def _write_all(
 def _log(log: logging.Logger, report: PrepareReport, out: Path, class_names: Sequence[str]) -> None:
     for name, reason in report.skipped.items():
         log.warning("skipped frame %s: %s", name, reason)
+    if report.scored:
+        log.warning(
+            "label lines of %d frames have a score (16 fields), as results of a detector have: %s",
+            len(report.scored),
+            ", ".join(report.scored[:8]),
+        )
     for name in class_names:
         if name not in report.objects:
             log.warning("the training split has no %s: gt_sampling will have none to paste", name)
