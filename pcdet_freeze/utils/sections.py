@@ -185,13 +185,14 @@ def _unknown_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
 
 def _missing_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
     why = {key: "" for key, field in fields_of(cls).items() if field.default is dataclasses.MISSING}
-    why |= _of(cls, "required")(values)
+    missing = [key for key in why if key not in values]
+    # null turns an optional key off, which these are not
+    why |= (conditional := _of(cls, "required")(values))
+    missing += [key for key in conditional if values.get(key) is None and key not in missing]
     example = _of(cls, "example")
     advice = f": write {example}" if example else ""
     return [
-        f"{_join(where, key)} is required{reason}, but missing{advice}"
-        for key, reason in why.items()
-        if key not in values
+        f"{_join(where, key)} is required{why[key]}, but missing{advice}" for key in why if key in missing
     ]
 
 
