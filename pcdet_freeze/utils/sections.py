@@ -184,16 +184,13 @@ def _unknown_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _missing_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
-    why = {key: "" for key, field in fields_of(cls).items() if field.default is dataclasses.MISSING}
-    missing = [key for key in why if key not in values]
-    # null turns an optional key off, which these are not
-    why |= (conditional := _of(cls, "required")(values))
-    missing += [key for key in conditional if values.get(key) is None and key not in missing]
+    needed = [key for key, field in fields_of(cls).items() if field.default is dataclasses.MISSING]
+    # null turns an optional key off, which those of required() are not
+    why = {key: "" for key in needed if key not in values}
+    why |= {key: reason for key, reason in _of(cls, "required")(values).items() if values.get(key) is None}
     example = _of(cls, "example")
     advice = f": write {example}" if example else ""
-    return [
-        f"{_join(where, key)} is required{why[key]}, but missing{advice}" for key in why if key in missing
-    ]
+    return [f"{_join(where, key)} is required{reason}, but missing{advice}" for key, reason in why.items()]
 
 
 def _read_field(field: Field, value: object, where: str, faults: list[str]) -> Any:

@@ -14,8 +14,10 @@ import torch
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
 from pcdet_freeze.datasets.files import read_npy, read_pickle
+from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import write_objects
+from pcdet_freeze.datasets.kitti.prepare import read_splits
 from pcdet_freeze.datasets.lidar_annos import write_kitti_label
 from pcdet_freeze.engine.run_context import EvalOptions, TrainOptions, run_folders
 from pcdet_freeze.errors import CheckpointError, ConfigError, DataError
@@ -198,3 +200,16 @@ def test_a_checkpoint_that_unpacks_to_far_more_than_its_size_is_an_error(tmp_pat
         archive.writestr("a/data.pkl", bytes(2**20))
     with pytest.raises(CheckpointError, match=r"a\.pth .*unpack to 1048576"):
         load_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_split_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets" / "train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"train\.txt: a split file"):
+        read_splits(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["DATA_PATH", "INFO_ROOT"])
+def test_a_folder_of_prepare_must_be_a_string(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} must be a folder"):
+        prepare_kitti({key: [1]}, ["Car"])

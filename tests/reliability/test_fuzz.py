@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fuzz import KINDS, fuzz
+from fuzz import fuzz
+from fuzz_kinds import KINDS
 
 QUICK, MANY = 12, 100
 """cases of each kind, in the slow test too; `python tests/helpers/fuzz.py --cases 10000` runs more"""

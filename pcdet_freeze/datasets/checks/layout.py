@@ -53,8 +53,10 @@ def cost(values: np.ndarray, columns: int) -> float:
     In the right layout each column has one kind of number: z varies by a metre, x by tens of metres. In a
     wrong one each column mixes all kinds.
     """
-    rows = values[: len(values) // columns * columns].reshape(-1, columns).astype(np.float64)
-    return float(np.log(np.maximum(rows.std(axis=0), 0.01)).mean())
+    rows = values[: len(values) // columns * columns].reshape(-1, columns)
+    with np.errstate(all="ignore"):  # a few numbers may be NaN or inf, which their own error names
+        spread = rows.astype(np.float64).std(axis=0)
+    return float(np.log(np.maximum(np.nan_to_num(spread, nan=1e9, posinf=1e9), 0.01)).mean())
 
 
 def _other_type(raw: bytes, here: float) -> Layout | None:

@@ -53,7 +53,7 @@ class FrameFiles:
         try:
             with Image.open(path) as image:
                 width, height = image.size
-        except (OSError, UnidentifiedImageError) as error:
+        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: the image's size cannot be read ({error})") from error
         return np.array([height, width], np.int32)
 
