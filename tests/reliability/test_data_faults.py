@@ -83,6 +83,7 @@ ENTRIES = {
     "singular": (put("calib", "R0_rect", value=np.zeros((4, 4))), "R0_rect must be a rotation"),
     "sheared": (put("calib", "Tr_velo_to_cam", value=SHEAR), "Tr_velo_to_cam must be a rotation"),
     "mirrored": (put("calib", "R0_rect", value=np.diag([-1.0, 1, 1, 1])), "must be a rotation"),
+    "far sensor": (put("calib", "Tr_velo_to_cam", 0, 3, value=1e6), "translation of Tr_velo_to_cam"),
     "NaN in calib": (put("calib", "P2", value=np.full((4, 4), np.nan)), "P2 must be 3 by 4 finite numbers"),
     "calib of another shape": (put("calib", "P2", value=np.eye(2)), "P2 must be 3 by 4"),
     "NaN in a box": (put("annos", "location", 0, 1, value=np.nan), "box 0 holds NaN or inf"),

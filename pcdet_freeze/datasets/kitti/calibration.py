@@ -15,6 +15,8 @@ from pcdet_freeze.errors import DataError
 
 HUGE = 1e7
 """no entry of a calibration is larger: pixels and metres"""
+APART = 100.0
+"""metres between the sensors of a vehicle at most"""
 TOLERANCE = 0.01
 """of the scalar products of a rotation's rows; files write three digits or more"""
 _SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
@@ -64,6 +66,9 @@ class Calibration:
                     f"{name} must be a rotation (orthonormal rows, determinant 1); got {_rounded(turn)}. "
                     "Is it another matrix, or transposed with its translation?"
                 )
+        shift = self.Tr_velo_to_cam[:, 3]
+        if np.abs(shift).max() > APART:
+            return f"the translation of Tr_velo_to_cam must be within {APART:g} m; got {_rounded(shift)}"
         if abs(np.linalg.det(self.P2[:, :3])) < 1e-9:
             return f"P2 must be a projection that can be inverted; got {_rounded(self.P2)}"
         return ""
