@@ -43,7 +43,7 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return the item called ``name``; raises ConfigError that lists the known names."""
-        if name in self._known:
+        if name in self:
             return self._known[name]
         known = ", ".join(self.names()) or "(none)"
         raise ConfigError(
@@ -55,4 +55,4 @@ class Registry(Generic[T]):
         return list(self._known)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known
+        return isinstance(name, str) and name in self._known  # a list of a YAML has no hash

@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from easydict import EasyDict
 
 from pcdet_freeze.config.find import find_config
 from pcdet_freeze.config.schema import OptimizationSettings, TopLevel
-from pcdet_freeze.config.yaml_files import Loader, Marks, config_roots, load
+from pcdet_freeze.config.yaml_files import Marks, config_roots, load, read_yaml
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.utils.faults import place_of, raise_faults
 from pcdet_freeze.utils.names import did_you_mean
@@ -225,11 +224,11 @@ def _value(key: str, text: str, old: Any) -> Any:
     if _is_list_of_names(key):
         return _names(text)
     try:
-        new = yaml.load(text, Loader=Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value must be YAML; got {text!r}") from error
-    if isinstance(old, list) and not isinstance(new, list):
-        new = [yaml.load(part, Loader=Loader) for part in text.split(",")]
+        new = _parsed(text)
+        if isinstance(old, list) and not isinstance(new, list):
+            new = [_parsed(part) for part in text.split(",")]
+    except ConfigError as error:
+        raise ConfigError(f"--set {key}: the value must be YAML; got {text[:200]!r} ({error})") from error
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
     scalar = isinstance(old, bool | int | float | str) and not (isinstance(old, str) or new is None)
@@ -239,6 +238,11 @@ def _value(key: str, text: str, old: Any) -> Any:
     return EasyDict(new) if isinstance(new, dict) else new
 
 
+def _parsed(text: str) -> Any:
+    """The value of YAML on the command line; None where it is empty."""
+    return read_yaml(text, "--set")[0] if text.strip() else None
+
+
 def _names(text: str) -> Any:
     """`[vfe, "a.b"]` or `vfe,a.b` -> names; `null`, `[]` and the empty text -> nothing.
 
@@ -246,8 +250,8 @@ def _names(text: str) -> Any:
     """
     text = text.strip()
     try:
-        value = yaml.load(text, Loader=Loader)
-    except yaml.YAMLError:  # globs that YAML reads in another way: *, [a.*, b.[0-2]]
+        value = _parsed(text)
+    except ConfigError:  # globs that YAML reads in another way: *, [a.*, b.[0-2]]
         value = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if not isinstance(value, str) or value.startswith("("):
         return value

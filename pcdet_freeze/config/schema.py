@@ -85,8 +85,8 @@ class OptimizationSettings(Section):
     lr_clip: Annotated[float, at_least(0)] | None = None
     lr_warmup: bool = False
     warmup_epoch: Annotated[float, at_least(0)] | None = None
-    grad_norm_clip: float | None = None
-    """null, or not above 0: gradients are not clipped"""
+    grad_norm_clip: Annotated[float, at_least(0)] | None = None
+    """null, or 0: gradients are not clipped"""
     use_amp: bool = False
     accumulate: Count = 1
     """batches of each process in one optimizer step"""

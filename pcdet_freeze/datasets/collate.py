@@ -20,7 +20,8 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
     """One batch of numpy arrays (``datasets/template.py`` lists the keys).
 
     ``points`` and ``voxel_coords`` get a first column with the sample's number in the batch; ``gt_boxes``
-    are padded with zero rows (at least one); ``skipped_frames`` of all samples become one list.
+    are padded with zero rows (at least one); ``skipped_frames`` of all samples become one list, as does
+    ``bad_data``, which only samples after bad ones have.
 
     Samples may be partially labelled: a label key that is absent or None means that the sample does not have
     this label. ``has_gt_boxes``, ``has_point_labels``, ``has_lane_map`` and ``has_<key>`` of further
@@ -33,7 +34,10 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
     for key in dict.fromkeys(key for sample in samples for key in sample):
         if key in known and not batch[f"has_{key}"].any():
             continue
-        values = _filled(key, samples) if key in known else [sample[key] for sample in samples]
+        if key == "bad_data":
+            values: list[Any] = [sample.get(key, []) for sample in samples]
+        else:
+            values = _filled(key, samples) if key in known else [sample[key] for sample in samples]
         batch[key] = _join(key, values)
     batch["batch_size"] = len(samples)
     return batch
@@ -90,7 +94,7 @@ def _nothing(key: str, like: np.ndarray, points: int) -> np.ndarray:
 
 
 def _join(key: str, values: list[Any]) -> Any:
-    if key == "skipped_frames":
+    if key in ("skipped_frames", "bad_data"):
         return [name for names in values for name in names]
     if key in _LISTS:
         return values

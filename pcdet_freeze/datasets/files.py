@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import tempfile
+import tokenize
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from pcdet_freeze.datasets.checks.kinds import kind_of
 from pcdet_freeze.datasets.frames import check_points
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.safe_pickle import load_plain
@@ -32,6 +35,8 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
             "check DATA_PATH, and that the file is there"
         ) from error
     row = 4 * features
+    if kind := kind_of(raw):
+        raise DataError(f"{path}: a point file holds {features} float32 a point; this one looks like {kind}")
     if len(raw) % row or not (raw or allow_empty):
         kind = "empty" if not raw else "truncated"
         raise DataError(
@@ -56,6 +61,38 @@ def read_pickle(path: Path) -> Any:
         raise DataError(
             f"{path}: not an info file of plain values ({error}). Regenerate it with `{PREPARE_HINT}`"
         ) from error
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of numbers in a file of ``np.save``; its header is compared with the size of the file first.
+
+    Raises DataError naming the file.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, fortran, dtype = _npy_header(file)
+            count = math.prod(shape)
+            size = os.fstat(file.fileno()).st_size - file.tell()
+            if min(shape, default=0) < 0 or dtype.hasobject or count * dtype.itemsize != size:
+                raise ValueError(f"an array {dtype} of shape {shape}, but {size} bytes of values")
+            values = np.frombuffer(file.read(), dtype, count)
+    except _NO_ARRAY as error:
+        raise DataError(f"{path}: not an array that numpy saved with np.save ({error})") from error
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
+_NO_ARRAY = (OSError, ValueError, EOFError, TypeError, SyntaxError, LookupError, ArithmeticError, MemoryError,
+             RecursionError, tokenize.TokenError)  # fmt: skip
+"""what numpy's reader of headers, which parses Python literals, raises for damaged ones"""
+
+
+def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"version {version} of the format")
 
 
 def write_pickle(path: Path, value: Any) -> None:

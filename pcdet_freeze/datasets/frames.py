@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.boxes import FARTHEST, box_fault
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.errors import DataError
 
@@ -52,6 +53,9 @@ def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | Non
         lane_shape: (H, W) of every lane map; None: any.
     """
     where = f"frame {sample.get('frame_id')}"
+    boxes = sample.get("gt_boxes")
+    if boxes is not None and len(boxes) and (fault := box_fault(boxes[:, :3], boxes[:, 3:6], boxes[:, 6])):
+        raise DataError(f"{where}: gt_boxes: {fault}")
     if (labels := sample.get("point_labels")) is not None:
         if labels.shape != (len(sample["points"]),):
             raise DataError(
@@ -73,11 +77,24 @@ def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | Non
 
 
 def check_points(points: np.ndarray, source: Any) -> np.ndarray:
-    """Return ``points`` (N, C) if all values are finite, else raise DataError with the number of bad rows."""
+    """Return ``points`` (N, C) if they can be those of a sensor, else raise DataError that says why not.
+
+    All columns must be finite, and x, y, z within 10 km.
+    """
+    # one pass for almost all files: NaN compares as False
+    if (np.abs(points) <= FARTHEST).all():
+        return points
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
         raise DataError(
             f"{source}: points must be finite in every column (intensity too); {int((~finite).sum())} of "
             f"{len(points)} points hold NaN or inf. Repair the file or take the frame out of the split"
+        )
+    far = (np.abs(points[:, :3]) > FARTHEST).any(axis=1)
+    if far.any():
+        raise DataError(
+            f"{source}: points must lie within {FARTHEST:g} m of the sensor; {int(far.sum())} of "
+            f"{len(points)} do not, the first at {', '.join(f'{value:g}' for value in points[far][0, :3])}. "
+            "Is the file of another layout, or in map coordinates or millimetres?"
         )
     return points

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from pcdet_freeze.datasets.files import read_npy
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.label_settings import LaneSettings, SemanticSettings
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.inside import inside
 
 SEMANTIC_SUFFIXES = (".label", ".npy")
 
@@ -37,9 +39,10 @@ class LabelFiles:
     def path(self, key: str, frame: str) -> Path | None:
         """The file with label ``key`` of a frame, None where it has none."""
         if key == "lane_map" and self.lanes is not None:
-            paths = [self.folder / self.lanes.folder / f"{frame}.npy"]
+            paths = [inside(self.folder / self.lanes.folder, f"{frame}.npy", "the frame's file")]
         elif key == "point_labels" and self.semantic is not None:
-            paths = [self.folder / self.semantic.folder / f"{frame}{end}" for end in SEMANTIC_SUFFIXES]
+            folder = self.folder / self.semantic.folder
+            paths = [inside(folder, f"{frame}{end}", "the frame's file") for end in SEMANTIC_SUFFIXES]
         else:
             paths = []
         return next((path for path in paths if path.is_file()), None)
@@ -47,7 +50,13 @@ class LabelFiles:
     def count(self, frames: Iterable[str]) -> dict[str, int]:
         """How many of ``frames`` have each label that is read."""
         names = list(frames)
-        return {key: sum(self.path(key, name) is not None for name in names) for key in self.keys}
+        return {key: sum(self._has(key, name) for name in names) for key in self.keys}
+
+    def _has(self, key: str, frame: str) -> bool:
+        try:
+            return self.path(key, frame) is not None
+        except DataError:  # a frame id that is a path out of the folder: a bad frame, named when it is read
+            return False
 
     def add(self, sample: Sample, frame: str) -> None:
         """Put the frame's ``point_labels`` (N,) int64 and ``lane_map`` (H, W) uint8 into ``sample``."""
@@ -117,10 +126,7 @@ def _read_label(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not an array that numpy saved with np.save ({error})") from error
+    values = read_npy(path)
     if values.dtype.kind not in "iu":
         raise DataError(f"{path}: labels must be whole numbers; got an array of {values.dtype}")
     return values

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcdet_freeze.utils.inside import inside
+
 BOX_HEIGHT_PIXELS = 50.0
 PIXELS_A_DEGREE = 10.0
 
@@ -89,7 +91,7 @@ def write_kitti_label(anno: Anno, folder: Path) -> None:
         numbers = (*anno["bbox"][k], height, width, length, *anno["location"][k], anno["rotation_y"][k])
         tail = " ".join(f"{number:.4f}" for number in (*numbers, anno["score"][k]))
         rows.append(f"{name} -1 -1 {anno['alpha'][k]:.4f} {tail}\n")
-    (folder / f"{anno['frame_id']}.txt").write_text("".join(rows))
+    inside(folder, f"{anno['frame_id']}.txt", "the frame's file").write_text("".join(rows))
 
 
 def _wrap(angle: NDArray[np.floating]) -> NDArray[np.floating]:

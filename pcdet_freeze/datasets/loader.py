@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
+from pcdet_freeze.datasets import frame_loader
 from pcdet_freeze.datasets.augmentor import read_augmentors
+from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.processor import read_processors
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
@@ -128,20 +129,15 @@ def build_dataloader(
     dataset.seed = seed
     share = {"seed": seed, "rank": rank, "world_size": world_size}
     sampler = EpochSampler(dataset, batch_size, shuffle=training, fill=training, **share)
-    loader = DataLoader(
+    loader = FrameLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
         collate_fn=dataset.collate_batch,
         persistent_workers=False,
-        worker_init_fn=_ignore_interrupt,
     )
     return dataset, loader, sampler
-
-
-def _ignore_interrupt(worker: int) -> None:
-    leave_signals_to_the_main_process()
 
 
 class Loader(Protocol):
@@ -167,7 +163,7 @@ def next_batch(batches: Iterator[Any], number: int, length: int) -> Any:
     try:
         batch = next(batches)
     except StopIteration as stop:
-        place = raised_in(stop, __file__)
+        place = raised_in(stop, __file__, frame_loader.__file__)
         cause = f" on a StopIteration raised in {place}" if place else ""
         raise DataError(
             f"The loader must yield {length} batches an epoch, as its len() says, but it stopped after "

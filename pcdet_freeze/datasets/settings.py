@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pcdet_freeze.datasets.point_features import EncodingSettings
-from pcdet_freeze.utils.rules import Key, Name, Rule
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.rules import Key, Name, Place, Rule, Share, at_least
+from pcdet_freeze.utils.sections import Section, settable
 
 T = TypeVar("T")
 
@@ -33,11 +33,12 @@ def _is_range(limits: Sequence[float]) -> bool:
 
 
 Range = Annotated[
-    tuple[float, ...],
+    tuple[Place, ...],
     Rule("six numbers [x_min, y_min, z_min, x_max, y_max, z_max] with min < max, in metres", _is_range),
 ]
 
 
+@settable("DATA_CONFIG")
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Section):
     """Keys of DATA_CONFIG that every data set has; a data set adds its own in its ``Settings``."""
@@ -53,6 +54,14 @@ class DataSettings(Section):
     data_processor: Any = None
     """read by :func:`pcdet_freeze.datasets.processor.read_processors`"""
     keep_empty_frames: bool = False
+    on_bad_frame: Literal["raise", "skip"] = "skip"
+    """what a training does with a frame or database object that cannot be used; an evaluation raises"""
+    bad_frame_limit: Share = 0.01
+    """share of bad frames, and of bad database objects, above which a training ends all the same"""
+    on_implausible: Literal["raise", "warn"] = "raise"
+    """what becomes of point files that look like another kind of file (``datasets.checks``)"""
+    timeout: Annotated[float, at_least(0)] | None = 60.0
+    """seconds after which a frame that is still being read is an error; null or 0: never"""
     base_config: Annotated[Any, Key("_BASE_CONFIG_")] = None
 
 

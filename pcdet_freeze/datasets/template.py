@@ -26,13 +26,14 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 | calib, image_shape | | optional |
 | voxels, voxel_coords, voxel_num_points | (M, P, C), (M, 3) zyx, (M,) | where the processor makes voxels |
 | skipped_frames | list of str | names of bad or empty frames that were skipped before this one |
+| bad_data | list of BadItem | optional; the bad frames among them, and bad database objects |
 | cache_entry | (2,) int64 | after keep_variants: row in a cache, checksum of the points |
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pcdet_freeze.datasets.augmentor import DataAugmentor
+from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
@@ -71,6 +73,8 @@ class DatasetTemplate(VariantsMixin, Dataset):
     labels: tuple[str, ...] = ("gt_boxes",)
     semantic_class_names: tuple[str, ...] = ()
     lane_map_shape: tuple[int, int] | None = None
+    reading: Callable[[int], None] = staticmethod(lambda index: None)
+    """is called with the index of each frame before it is read, and with -1 afterwards"""
 
     def __init__(
         self,
@@ -91,6 +95,8 @@ class DatasetTemplate(VariantsMixin, Dataset):
         self.seed = 0
         self.epoch = 0
         self.keep_empty_frames = settings.keep_empty_frames
+        self.policy = BadFramePolicy(training and settings.on_bad_frame == "skip", settings.bad_frame_limit)
+        self.timeout = settings.timeout or 0.0
         self.point_cloud_range = np.array(settings.point_cloud_range, np.float32)
         self.point_feature_encoder = PointFeatureEncoder(dataset_cfg["POINT_FEATURE_ENCODING"])
         self.data_augmentor = self._build_augmentor() if training else None
@@ -120,6 +126,7 @@ class DatasetTemplate(VariantsMixin, Dataset):
             root_path=self.info_root,
             logger=self.logger,
             semantic_class_names=self.semantic_class_names,
+            policy=self.policy,
         )
 
     @property
@@ -156,21 +163,35 @@ class DatasetTemplate(VariantsMixin, Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``; in training skip bad frames and name them in ``skipped_frames``."""
+        try:
+            return self._sample(index)
+        finally:
+            self.reading(-1)
+
+    def _sample(self, index: int) -> Sample:
         skipped: list[str] = []
+        bad: list[BadItem] = []
         first = ""
         for step in range(len(self)):
             current = (index + step) % len(self)
+            self.reading(current)
             try:
                 raw = without_none_labels(self.load_sample(current), self.labels)
                 check_labels(raw, len(self.semantic_class_names), self.lane_map_shape)
             except DataError as error:
                 if not self.training:
                     raise
+                if not self.policy.skip:
+                    raise DataError(f"{error}. DATA_CONFIG.ON_BAD_FRAME: skip leaves it out") from error
                 reason, level = str(error), logging.WARNING
+                bad.append(BadItem(FRAME, self.frame_name(current), reason))
             else:
                 sample = self.prepare_data(raw, self.random_state(current))
+                bad += sample.pop("bad_data", [])
                 if not self._is_empty(sample):
                     sample["skipped_frames"] = skipped
+                    if bad:
+                        sample["bad_data"] = bad
                     if self.variants is not None:
                         sample["cache_entry"] = self.cache_entry(current, sample)
                     return sample
@@ -181,6 +202,11 @@ class DatasetTemplate(VariantsMixin, Dataset):
             f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} were skipped, "
             f"each with its reason in the log; {first}"
         )
+
+    def totals(self) -> dict[str, int]:
+        """How many frames and database objects there are, of which some may be bad."""
+        steps = self.data_augmentor.steps if self.data_augmentor is not None else []
+        return {FRAME: len(self), OBJECT: sum(getattr(step, "size", 0) for step in steps)}
 
     def random_state(self, index: int) -> np.random.RandomState:
         """Return the only random generator of sample ``index``: a function of (seed, epoch, index)."""

@@ -22,6 +22,7 @@ from pcdet_freeze.engine.checkpoint.io import cfg_digest
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.engine.finite_guard import FiniteGuard
+from pcdet_freeze.engine.hooks.bad_data import BadDataHook
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
@@ -203,6 +204,7 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         stop,
         *first,
         LogHook(options.logger_iter_interval),
+        BadDataHook(),
         TensorboardHook(context.folders.tensorboard),
         ProgressHook(),
         OptimizerGroupsHook(),

@@ -16,6 +16,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import World
+from pcdet_freeze.utils.inside import inside
 
 FIXED_SEED = 666
 Checkpoint = tuple[Path, dict[str, Any]]
@@ -33,6 +34,8 @@ LOWEST = {
     "logger_iter_interval": 1,
 }
 """option -> its smallest value"""
+TAGS = ("extra_tag", "eval_tag")
+"""options that are names of folders"""
 
 
 def default_workers() -> int:
@@ -84,6 +87,8 @@ class RunOptions:
             faults.append(f"timeout must be a number of seconds above 0; got {self.timeout!r}")
         if faults:
             raise ConfigError("\n".join(faults))
+        for name in TAGS:
+            inside(Path("output"), getattr(self, name, ""), f"--{name}", ConfigError)
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,8 @@ def run_folders(
     path = Path(cfg_file)
     parents = path.resolve().parts[:-1]
     last = max((i for i, part in enumerate(parents) if part == "cfgs"), default=len(parents) - 2)
-    return RunFolders(Path(output_dir or "output").joinpath(*parents[last + 1 :], path.stem, extra_tag))
+    root = Path(output_dir or "output").joinpath(*parents[last + 1 :], path.stem)
+    return RunFolders(inside(root, extra_tag, "--extra_tag", ConfigError))
 
 
 def folders_of(cfg: Any, options: RunOptions) -> RunFolders:
@@ -234,7 +240,8 @@ def folders_of(cfg: Any, options: RunOptions) -> RunFolders:
     if (file := file_of(cfg)) is not None:
         return run_folders(file, options.extra_tag, options.output_dir)
     root = Path(options.output_dir or "output")
-    return RunFolders(root / str(cfg.MODEL.NAME).lower() / options.extra_tag)
+    root = inside(root, str(cfg.MODEL.NAME).lower(), "MODEL.NAME", ConfigError)
+    return RunFolders(inside(root, options.extra_tag, "--extra_tag", ConfigError))
 
 
 def file_of(cfg: Any) -> Path | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import ndiff
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,23 @@ class FreezeMetadata:
     def of(cls, state: Mapping[str, Any] | None) -> FreezeMetadata:
         """Read the metadata of a whole checkpoint; None: the start of a run. OpenPCDet's have no list.
 
-        Raises CertificateError if the certificate cannot be read.
+        Raises CertificateError if the certificate cannot be read, CheckpointError for other damage.
         """
-        state = state or {}
+        try:
+            return cls._read(state or {})
+        except (AttributeError, TypeError, LookupError, OverflowError) as error:
+            raise CheckpointError(
+                f"The freeze metadata of a checkpoint must be what this package wrote, but cannot be read: "
+                f"{error}. Resume from another checkpoint."
+            ) from error
+
+    @classmethod
+    def _read(cls, state: Mapping[str, Any]) -> FreezeMetadata:
         metadata = state.get(CHECKPOINT_KEY) or {}
         freeze = metadata.get("freeze") or {}
         certificate = freeze.get("certificate")
         return cls(
-            int(state.get("epoch") or 0) + bool((metadata.get("sampler") or {}).get("offset")),
+            _count(state.get("epoch")) + bool((metadata.get("sampler") or {}).get("offset")),
             tuple(freeze.get("entries", ())),
             bool(freeze.get("parameters", True)),
             read_schedule(freeze.get("schedule"))[0],
@@ -51,6 +61,12 @@ class FreezeMetadata:
             lines += [f"- PARAMETERS: {self.parameters}", f"+ PARAMETERS: {plan.parameters}"]
         schedules = (self.schedule, plan.schedule)
         return lines + _diff(*([f"SCHEDULE: {p.to_plain()}" for p in phases] for phases in schedules))
+
+
+def _count(epoch: Any) -> int:
+    if epoch is not None and not (isinstance(epoch, Integral) and int(epoch) >= 0):
+        raise TypeError(f"its epoch must be a whole number, 0 or more; got {epoch!r:.80}")
+    return int(epoch or 0)
 
 
 def metadata_to_plain(plan: FreezePlan, certificate: Certificate) -> dict[str, Any]:

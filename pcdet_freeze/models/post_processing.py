@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcdet_freeze.ops.iou import boxes_iou3d
 from pcdet_freeze.ops.nms import nms, nms_normal
-from pcdet_freeze.utils.rules import Count, one_of, only
+from pcdet_freeze.utils.rules import Count, Share, one_of, only
 from pcdet_freeze.utils.sections import Section
 
 NMS_TYPES = {"nms_gpu": nms, "nms_normal_gpu": nms_normal}
@@ -22,7 +22,7 @@ class NMSSettings(Section):
     """``NMS_CONFIG``; the names of the types are OpenPCDet's, they work on any device."""
 
     nms_type: Annotated[str, one_of(NMS_TYPES)]
-    nms_thresh: float
+    nms_thresh: Share
     """BEV IoU above which the lower score goes"""
     nms_pre_maxsize: Count
     nms_post_maxsize: Count
@@ -35,8 +35,8 @@ class PostProcessingSettings(Section):
     """``MODEL.POST_PROCESSING``."""
 
     nms_config: NMSSettings
-    score_thresh: float
-    recall_thresh_list: tuple[float, ...] = ()
+    score_thresh: Share
+    recall_thresh_list: tuple[Share, ...] = ()
     """3D IoU at which recall is counted"""
     output_raw_score: bool = False
     """return logits as scores"""
@@ -55,7 +55,7 @@ class PostProcessingSettings(Section):
 class RecallSettings(Section):
     """``MODEL.POST_PROCESSING`` of a detector whose head selects its boxes itself."""
 
-    recall_thresh_list: tuple[float, ...] = ()
+    recall_thresh_list: tuple[Share, ...] = ()
     """3D IoU at which recall is counted"""
     output_raw_score: Annotated[bool, only(False, "the head selects its boxes itself")] = False
     """not implemented: heads give probabilities"""

@@ -65,9 +65,10 @@ def between(low: float, high: float) -> Rule:
     return Rule(f"a number from {low:g} to {high:g}", lambda value: low <= value <= high)
 
 
-def whole(least: int) -> Rule:
-    """An integer that is not below ``least``."""
-    return Rule(f"a whole number, {least} or more", lambda value: value >= least)
+def whole(least: int, most: int = 10**9) -> Rule:
+    """An integer from ``least`` to ``most``."""
+    text = f"a whole number, {least} or more" + (f", up to {most}" if most < 10**9 else "")
+    return Rule(text, lambda value: least <= value <= most)
 
 
 def one_of(known: Known) -> Rule:
@@ -94,8 +95,16 @@ def not_empty(text: str, advice: str = "") -> Rule:
 Name = Annotated[str, Rule("a name", lambda value: bool(value.strip()), many="names")]
 Count = Annotated[int, whole(1)]
 Share = Annotated[float, between(0, 1)]
-Length = Annotated[float, above(0)]
+Length = Annotated[float, Rule("a number above 0", lambda value: 0 < value <= 1e5)]
 """metres, degrees and other amounts above 0"""
+Weight = Annotated[float, Rule("a number, 0 or more", lambda value: 0 <= value <= 1e6)]
+"""factor of a loss"""
+Layers = Annotated[int, whole(0, 1000)]
+"""layers of a block"""
+Place = Annotated[float, between(-1e4, 1e4)]
+"""a coordinate in metres: no sensor sees further than 10 km"""
+Angle = Annotated[float, between(-2 * math.pi, 2 * math.pi)]
+"""radians"""
 
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("true or false", "true or false"),

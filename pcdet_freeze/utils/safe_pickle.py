@@ -8,22 +8,30 @@ dtypes and arrays from a type code, a shape and raw bytes. They stand for ``nump
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from pcdet_freeze.utils.bounded import FEW_VALUES, MAX_DEPTH, VALUES_PER_BYTE
+from pcdet_freeze.utils.pickle_memo import check_memo
 
 _PLAIN = re.compile(r"[biufcSU]\d+")  # numbers, booleans, text; no objects, no records
 
 
 def load_plain(raw: bytes) -> Any:
-    """Load the value in ``raw``.
+    """Load the value in ``raw``, in time and memory that its length bounds.
 
     Raises:
-        pickle.UnpicklingError: a name that is not allowed. Damaged bytes may raise any exception.
+        pickle.UnpicklingError: a name that is not allowed, or values nested or repeated without bound.
+            Damaged bytes may raise any exception.
     """
-    return _finished(_PlainUnpickler(io.BytesIO(raw)).load())
+    check_memo(raw)
+    value = _PlainUnpickler(io.BytesIO(raw)).load()
+    return _Finisher(FEW_VALUES + VALUES_PER_BYTE * len(raw))(value)
 
 
 class _Dtype:
@@ -59,7 +67,9 @@ def _reconstruct(*_: object) -> _Array:
 
 def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """Rebuild a large array of protocol 5."""
-    if dtype.real.itemsize == 0:
+    if dtype.real.itemsize == 0:  # no bytes, whatever the shape says
+        if math.prod(shape) > FEW_VALUES:
+            raise pickle.UnpicklingError(f"an array of shape {shape} of empty strings")
         return np.zeros(shape, dtype.real)
     return np.frombuffer(raw, dtype.real).reshape(shape, order="F" if order == "F" else "C")
 
@@ -80,19 +90,32 @@ def _no_bytes() -> bytes:
     return b""
 
 
+class _Function:
+    """A stand-in that a pickle may call, but not change: BUILD would set attributes of a plain function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("a pickle must not change the functions that it names")
+
+
 _CORES = ("numpy.core", "numpy._core")
 NUMPY_SCALARS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
-    **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
+    ("_codecs", "encode"): _Function(_encode),
+    ("__builtin__", "bytes"): _Function(_no_bytes),
+    **{(f"{core}.multiarray", "scalar"): _Function(_scalar) for core in _CORES},
 }
 """(module, name) in a pickled numpy scalar -> its stand-in"""
 _ALLOWED: dict[tuple[str, str], Any] = {
     **NUMPY_SCALARS,
     ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
-    **{(f"{core}.multiarray", "_reconstruct"): _reconstruct for core in _CORES},
-    **{(f"{core}.numeric", "_frombuffer"): _frombuffer for core in _CORES},
+    **{(f"{core}.multiarray", "_reconstruct"): _Function(_reconstruct) for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): _Function(_frombuffer) for core in _CORES},
 }
 
 
@@ -103,16 +126,44 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is neither a plain value nor a numpy array")
 
 
-def _finished(value: Any) -> Any:
-    """``value`` with arrays in place of their stand-ins."""
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return {key: _finished(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_finished(item) for item in value)
-    if isinstance(value, np.ndarray):
-        return value.copy(order="K")  # from a buffer of the file: make it writable
-    if value is not None and not isinstance(value, str | bytes | int | float | complex | np.generic):
+class _Finisher:
+    """Puts arrays in place of their stand-ins, once for each object.
+
+    A container that is referred to twice stays one object, but counts twice: whoever walks over the value
+    meets it twice. Doubled references, forty deep, would make 2**40 values of a few bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count = most, 0
+        self.done: dict[int, tuple[Any, int] | None] = {}
+        """id of an object in the pickle -> (what it became, values in it); None: not yet complete"""
+
+    def __call__(self, value: Any, depth: int = 0) -> Any:
+        if value is None or isinstance(value, str | bytes | int | float | complex | np.generic):
+            self.count += 1
+            return value
+        if id(value) in self.done:
+            found = self.done[id(value)]
+            if found is None or self.count + found[1] > self.most:
+                raise pickle.UnpicklingError(f"its references are nested: more than {self.most} values")
+            self.count += found[1]
+            return found[0]
+        if depth > MAX_DEPTH:
+            raise pickle.UnpicklingError(f"it is nested more than {MAX_DEPTH} levels deep")
+        before = self.count
+        self.done[id(value)] = None
+        result = self._made(value, depth + 1)
+        self.count += 1
+        self.done[id(value)] = result, self.count - before
+        return result
+
+    def _made(self, value: Any, depth: int) -> Any:
+        if isinstance(value, _Array):
+            return value.value
+        if isinstance(value, dict):
+            return {key: self(item, depth) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self(item, depth) for item in value)
+        if isinstance(value, np.ndarray):
+            return value.copy(order="K")  # from a buffer of the file: make it writable
         raise pickle.UnpicklingError(f"{type(value).__name__} is neither a plain value nor a numpy array")
-    return value

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import struct
 import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils import plain_unpickler
+from pcdet_freeze.utils.bounded import check_bounded
 
 # a numpy scalar is pickled as a call of this function, which moved with numpy 2
 _SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -22,18 +21,8 @@ _NUMBER_TYPES = "?bhilqBHILQefd"
 _ALLOWS_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 """whether the allow-list accepts a function under another name than its own"""
 _SAFE_GLOBALS = getattr(torch.serialization, "safe_globals", None)
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-)
+_MOST_UNPACKED = 2
+"""bytes of all records for each byte of the file; torch.save does not compress"""
 
 
 def allow_numpy_scalars() -> AbstractContextManager[Any]:
@@ -76,7 +65,9 @@ def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -
         with allow_numpy_scalars():
             # torch 2.2 maps a file only if its name is a str
             state = torch.load(str(path), map_location="cpu", mmap=mmap, **_unpickler(trust))
-    except _UNREADABLE as error:
+        if not trust:
+            check_bounded(state, path.stat().st_size)
+    except Exception as error:  # damaged bytes can raise anything, MemoryError and zlib.error included
         raise CheckpointError(
             f"A checkpoint must be a whole file of plain data, but {path} cannot be read: "
             f"{_why_unreadable(path, error)}"
@@ -86,7 +77,18 @@ def load_checkpoint(path: str | Path, trust: bool = False, mmap: bool = False) -
             f"A checkpoint must hold the key 'model_state', but {path} does not. Save a bare state_dict as "
             "torch.save({'model_state': state_dict}, path)."
         )
+    strange = [name for name, value in state["model_state"].items() if not _is_entry(name, value)]
+    if strange:
+        raise CheckpointError(
+            f"The model_state of a checkpoint must be tensors by name, but in {path} {strange[0]!r:.80} is a "
+            f"{type(state['model_state'][strange[0]]).__name__}. {_OTHER}"
+        )
     return state
+
+
+def _is_entry(name: object, value: object) -> bool:
+    """Whether this may stand in a state_dict; a module's extra state is of any type."""
+    return isinstance(name, str) and (isinstance(value, torch.Tensor) or name.endswith("_extra_state"))
 
 
 def _unpickler(trust: bool) -> dict[str, Any]:
@@ -100,6 +102,9 @@ def _check_sums(path: Path) -> None:
     """Check the CRC of each record: torch.save writes them, torch.load ignores them."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            unpacked, size = sum(record.file_size for record in archive.infolist()), path.stat().st_size
+            if unpacked > _MOST_UNPACKED * size:
+                raise ValueError(f"its {size} bytes unpack to {unpacked}, which torch.save does not write")
             bad = archive.testzip()
         if bad is not None:
             raise ValueError(f"the checksum of its record {bad} is wrong")
@@ -124,11 +129,18 @@ def _why_unreadable(path: Path, error: BaseException) -> str:
         return f"{denied}. {_OTHER}"
     if not head:
         return f"it is empty. {_OTHER}"
-    if head == _ZIP and not zipfile.is_zipfile(path):
+    if head == _ZIP and not _is_zip(path):
         return f"it is truncated. {_OTHER}"
     if head != _ZIP and head[:1] != _PICKLE:
         return f"it was not written by torch.save. {_OTHER}"
     return f"it was cut off or damaged ({_detail(error)}). {_OTHER}"
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # a directory that names other disks
+        return False
 
 
 def _detail(error: BaseException) -> str:

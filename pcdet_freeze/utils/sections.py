@@ -17,6 +17,7 @@ A fault is one line that begins with the dotted key, so that file and line of th
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,15 +184,13 @@ def _unknown_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _missing_keys(cls: Any, values: Mapping[str, Any], where: str) -> list[str]:
-    why = {key: "" for key, field in fields_of(cls).items() if field.default is dataclasses.MISSING}
-    why |= _of(cls, "required")(values)
+    needed = [key for key, field in fields_of(cls).items() if field.default is dataclasses.MISSING]
+    # null turns an optional key off, which those of required() are not
+    why = {key: "" for key in needed if key not in values}
+    why |= {key: reason for key, reason in _of(cls, "required")(values).items() if values.get(key) is None}
     example = _of(cls, "example")
     advice = f": write {example}" if example else ""
-    return [
-        f"{_join(where, key)} is required{reason}, but missing{advice}"
-        for key, reason in why.items()
-        if key not in values
-    ]
+    return [f"{_join(where, key)} is required{reason}, but missing{advice}" for key, reason in why.items()]
 
 
 def _read_field(field: Field, value: object, where: str, faults: list[str]) -> Any:
@@ -228,9 +227,14 @@ def _convert(kind: Any, value: object, where: str, faults: list[str], rules: tup
     return None
 
 
+def _is_finite(value: int | float) -> bool:
+    """Whether ``value`` is no NaN and no inf, and fits into 64 bits where it is an integer."""
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+
+
 def _is_a(kind: Any, value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float or kind is int:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         return number and (kind is float or isinstance(value, int))
     return isinstance(value, kind) if isinstance(kind, type) else False
 

@@ -23,14 +23,14 @@ CALIB = Calibration(np.eye(3, 4), np.eye(3), np.array([[0, -1, 0, 0], [0, 0, -1,
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """Twelve cars in a row with overlapping neighbours, and three pedestrians; ten points each."""
+    """Twelve cars in a row with overlapping neighbours, and three pedestrians; fifteen points each."""
     entries: dict[str, list[dict[str, Any]]] = {"Car": [], "Pedestrian": [], "Truck": []}
     for number in range(15):
         name = "Car" if number < 12 else "Pedestrian"
         box = np.array([5 + 2.5 * number, -10, -0.5, 4, 2, 1.5, 0], np.float32)
         path = f"gt_database/{number}.bin"
         (tmp_path / "gt_database").mkdir(exist_ok=True)
-        np.full((10, 4), 0.1, np.float32).tofile(tmp_path / path)
+        np.full((15, 4), 0.1, np.float32).tofile(tmp_path / path)
         entries[name].append({"name": name, "path": path, "box3d_lidar": box, "difficulty": number % 3 - 1,
                               "num_points_in_gt": number + 1})  # fmt: skip
     (tmp_path / "db.pkl").write_bytes(pickle.dumps(entries))
@@ -79,17 +79,17 @@ def test_covered_points_go_and_take_their_labels_along(database: Path) -> None:
     before, after = scene(), sampler(database)(scene(), rng())
     pasted = after["gt_boxes"][1:, :7]
     kept = ~points_in_boxes_mask(before["points"], pasted).any(axis=0)
-    rest = after["points"][10 * len(pasted) :]
+    rest = after["points"][15 * len(pasted) :]
     np.testing.assert_array_equal(rest, before["points"][kept])
-    np.testing.assert_array_equal(after["point_labels"][10 * len(pasted) :], before["point_labels"][kept])
+    np.testing.assert_array_equal(after["point_labels"][15 * len(pasted) :], before["point_labels"][kept])
 
 
 def test_pasted_points_stand_in_their_boxes_and_bring_labels(database: Path) -> None:
     after = sampler(database, POINT_LABELS={"Car": 3})(scene(), rng())
     names = after["gt_names"][1:]
-    fresh = after["points"][: 10 * len(names)].reshape(-1, 10, 4)
+    fresh = after["points"][: 15 * len(names)].reshape(-1, 15, 4)
     np.testing.assert_allclose(fresh[:, 0, :3], after["gt_boxes"][1:, :3] + 0.1, atol=1e-5)
-    labels = after["point_labels"][: 10 * len(names)].reshape(-1, 10)
+    labels = after["point_labels"][: 15 * len(names)].reshape(-1, 15)
     assert [row[0] for row in labels] == [3 if name == "Car" else 255 for name in names]
 
 
@@ -173,7 +173,7 @@ def test_a_backup_database_replaces_a_missing_one(database: Path) -> None:
     wide = pickle.loads((database / "db.pkl").read_bytes())
     for infos in wide.values():
         for info in infos:
-            np.full((10, 6), 0.1, np.float32).tofile(database / info["path"])
+            np.full((15, 6), 0.1, np.float32).tofile(database / info["path"])
     (database / "backup.pkl").write_bytes(pickle.dumps(wide))
     backup = {"DB_INFO_PATH": "backup.pkl", "DB_DATA_PATH": "backup.npy", "NUM_POINT_FEATURES": 6}
     step = sampler(database, DB_INFO_PATH=["no.pkl"], DB_DATA_PATH=["no.npy"], BACKUP_DB_INFO=backup)

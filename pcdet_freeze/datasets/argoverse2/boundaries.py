@@ -28,7 +28,7 @@ def read_boundaries(path: Path, painted_only: bool) -> list[np.ndarray]:
     try:
         segments = json.loads(path.read_text())["lane_segments"].values()
         found = [piece for segment in segments for piece in _of_segment(segment, painted_only)]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path}: not a vector map of Argoverse 2 with lane_segments ({error!r}). Fetch it again"
         ) from error

@@ -23,6 +23,7 @@ from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines
+from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Count, Length, Name, Rule, whole
 from pcdet_freeze.utils.sections import Section
 
@@ -120,7 +121,9 @@ class Argoverse2Sweeps(DatasetTemplate):
 
     def _sweeps(self, names: Sequence[str]) -> list[Sweep]:
         parts = [name.rpartition("/") for name in names]
-        sweeps = [Sweep(self.root_path / log, int(stamp)) for log, _, stamp in parts]
+        sweeps = [
+            Sweep(inside(self.root_path, log, "a log of SWEEPS"), int(stamp)) for log, _, stamp in parts
+        ]
         missing = [str(sweep.path) for sweep in sweeps if not sweep.path.is_file()]
         if missing:
             raise DataError(

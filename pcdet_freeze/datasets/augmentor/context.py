@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from pcdet_freeze.datasets.bad_data import BadFramePolicy
 
 
 @dataclass(frozen=True)
@@ -18,3 +20,5 @@ class AugmentorContext:
     root_path: Path
     logger: logging.Logger
     semantic_class_names: tuple[str, ...] = ()
+    policy: BadFramePolicy = field(default_factory=BadFramePolicy)
+    """what becomes of database objects that cannot be used"""

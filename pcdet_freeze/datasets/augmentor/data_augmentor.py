@@ -13,6 +13,7 @@ import numpy as np
 from pcdet_freeze.datasets.augmentor import database_sampler as _database
 from pcdet_freeze.datasets.augmentor import world as _world
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
+from pcdet_freeze.datasets.bad_data import BadFramePolicy
 from pcdet_freeze.datasets.registry import AUGMENTORS, NOT_BUILT, Config, Sample, read_steps
 from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.rules import one_of
@@ -39,6 +40,7 @@ class DataAugmentor:
         root_path: str | Path = ".",
         logger: logging.Logger | None = None,
         semantic_class_names: Sequence[str] = (),
+        policy: BadFramePolicy | None = None,
     ) -> None:
         context = AugmentorContext(
             list(class_names),
@@ -46,6 +48,7 @@ class DataAugmentor:
             Path(root_path),
             logger or logging.getLogger("pcdet_freeze"),
             tuple(semantic_class_names),
+            policy or BadFramePolicy(),
         )
         self.steps = []
         self.names: list[str] = []

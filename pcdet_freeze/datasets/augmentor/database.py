@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from pcdet_freeze.datasets.bad_data import OBJECT, BadData, BadFramePolicy, BadItem
+from pcdet_freeze.datasets.boxes import box_fault
 from pcdet_freeze.datasets.files import read_bin, read_pickle
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.rules import Rule
+from pcdet_freeze.utils.inside import inside
+from pcdet_freeze.utils.rules import Rule, whole
 from pcdet_freeze.utils.sections import Section
 
 ObjectInfo = dict[str, Any]
 Database = dict[str, list[ObjectInfo]]
+NO_SKIPS = BadFramePolicy(skip=False)
+SKIP_HINT = "DATA_CONFIG.ON_BAD_FRAME: skip leaves it out"
 
 
 def _is_numbered(entry: str) -> bool:
@@ -39,18 +44,22 @@ class Filters(Section):
 
     lower_keys: ClassVar[bool] = True
 
-    filter_by_difficulty: tuple[int, ...] = ()
+    filter_by_difficulty: tuple[Annotated[int, whole(-1)], ...] = ()
     """difficulties that are left out"""
     filter_by_min_points: tuple[Numbered, ...] = ()
     """class and the least number of points"""
 
 
 def load_database(
-    paths: Sequence[Path], names: Sequence[str], filters: Filters, log: logging.Logger
+    paths: Sequence[Path],
+    names: Sequence[str],
+    filters: Filters,
+    log: logging.Logger,
+    policy: BadFramePolicy = NO_SKIPS,
 ) -> Database:
     """The objects of the classes ``names`` in all ``paths``, after the ``filters``.
 
-    Raises DataError for a missing or broken info file.
+    Raises DataError for a missing or broken info file, and for broken entries that ``policy`` does not allow.
     """
     least = numbers_of(filters.filter_by_min_points)
     database: Database = {name: [] for name in names}
@@ -58,8 +67,8 @@ def load_database(
         infos = read_pickle(path)
         if not isinstance(infos, dict):
             raise DataError(f"{path}: a database info file holds a dict of lists; got {type(infos).__name__}")
-        for name in names:
-            database[name] += infos.get(name, [])
+        for name, usable in _usable(infos, names, path, filters, log, policy).items():
+            database[name] += usable
     if filters.filter_by_difficulty:
         for name, objects in database.items():
             database[name] = [o for o in objects if o["difficulty"] not in filters.filter_by_difficulty]
@@ -73,6 +82,66 @@ def load_database(
     return database
 
 
+def _usable(
+    infos: Mapping[str, Any],
+    names: Sequence[str],
+    path: Path,
+    filters: Filters,
+    log: logging.Logger,
+    policy: BadFramePolicy,
+) -> Database:
+    """The entries of the classes ``names`` that are not broken; broken ones are logged."""
+    found: Database = {name: [] for name in names}
+    given = {name: infos.get(name, []) for name in names}
+    if wrong := [name for name, entries in given.items() if not isinstance(entries, list)]:
+        raise DataError(f"{path}: a database info file holds a list for each class; {wrong[0]} has none")
+    bad = BadData(policy, {OBJECT: sum(map(len, given.values()))})
+    for name, entries in given.items():
+        for number, entry in enumerate(entries):
+            fault = _entry_fault(entry, filters)
+            if not fault:
+                found[name].append(entry)
+                continue
+            item = BadItem(OBJECT, f"entry {number} of {name}", f"{path}: entry {number} of {name}: {fault}")
+            if not policy.skip:
+                raise DataError(f"{item.reason}. {SKIP_HINT}")
+            log.warning("left out of the database: %s", item.reason)
+            bad.add([item])
+    return found
+
+
+def _entry_fault(entry: Any, filters: Filters) -> str:
+    """What is wrong with an entry of a database info file; empty where nothing is."""
+    if not isinstance(entry, Mapping):
+        return f"an object is a dict; got {type(entry).__name__}"
+    needed = {"name": str, "path": str, "box3d_lidar": np.ndarray | list | tuple}
+    if filters.filter_by_difficulty:
+        needed["difficulty"] = int | np.integer
+    if filters.filter_by_min_points:
+        needed["num_points_in_gt"] = int | np.integer
+    for key, kind in needed.items():
+        if not isinstance(entry.get(key), kind):
+            return f"{key} is missing, or has the type {type(entry.get(key)).__name__}"
+    try:
+        box = np.asarray(entry["box3d_lidar"], np.float64)
+    except (ValueError, TypeError) as error:
+        return f"box3d_lidar must be numbers ({error})"
+    if box.ndim != 1 or len(box) < 7:
+        return f"box3d_lidar must be seven numbers or more; got shape {box.shape}"
+    return box_fault(box[None, :3], box[None, 3:6], box[6:7])
+
+
 def read_object(root: Path, info: ObjectInfo, features: int) -> np.ndarray:
-    """Points (N, features) float32 of one object, x, y, z relative to the centre of its box."""
-    return read_bin(root / info["path"], features, allow_empty=True)
+    """Points (N, features) float32 of one object, x, y, z relative to the centre of its box.
+
+    Raises DataError that names the file: missing, truncated, with NaN, fewer points than its entry counts.
+    """
+    path = inside(root, info["path"], "an object's file")
+    points = read_bin(path, features, allow_empty=True)
+    counted = info.get("num_points_in_gt")
+    if isinstance(counted, int | np.integer) and len(points) < counted:
+        raise DataError(
+            f"{path}: truncated point file; its entry in the database counts {counted} points, got "
+            f"{len(points)}. Write the database anew"
+        )
+    return points

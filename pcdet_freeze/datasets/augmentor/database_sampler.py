@@ -11,6 +11,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
 from pcdet_freeze.datasets.augmentor.database import (
+    SKIP_HINT,
     Filters,
     Numbered,
     ObjectInfo,
@@ -18,13 +19,16 @@ from pcdet_freeze.datasets.augmentor.database import (
     numbers_of,
     read_object,
 )
+from pcdet_freeze.datasets.bad_data import OBJECT, BadItem
 from pcdet_freeze.datasets.frames import IGNORE, keep_points
 from pcdet_freeze.datasets.registry import AUGMENTORS, Sample
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.iou import boxes_iou_bev
-from pcdet_freeze.utils.rules import Count, Name, length
+from pcdet_freeze.utils.rules import Count, Name, at_least, length
 from pcdet_freeze.utils.sections import Section
+
+Extra = Annotated[tuple[Annotated[float, at_least(0)], ...], length(3, "three numbers [x, y, z], 0 or more")]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class SamplerSettings(Section):
     """class and number of candidates that are drawn"""
     num_point_features: Count
     prepare: Filters | None = None
-    remove_extra_width: Annotated[tuple[float, ...], length(3, "three numbers [x, y, z]")] | None = None
+    remove_extra_width: Extra | None = None
     """metres added to a pasted box before the points that it covers are removed"""
     limit_whole_scene: bool = False
     """objects that are in the scene count"""
@@ -93,7 +97,9 @@ class DatabaseSampler:
             settings.point_labels or {}, list(self.groups), context.semantic_class_names
         )
         filters = settings.prepare or Filters()
-        self.database = load_database(paths, list(self.groups), filters, context.logger)
+        self.policy, self.logger = context.policy, context.logger
+        self._warned: set[str] = set()
+        self.database = load_database(paths, list(self.groups), filters, context.logger, self.policy)
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         chosen: list[ObjectInfo] = []
@@ -114,15 +120,41 @@ class DatabaseSampler:
         number = min(number, len(pool))
         return [pool[i] for i in rng.choice(len(pool), number, replace=False)] if number > 0 else []
 
-    def _paste(self, sample: Sample, chosen: list[ObjectInfo]) -> Sample:
+    @property
+    def size(self) -> int:
+        """Number of objects that may be pasted."""
+        return sum(map(len, self.database.values()))
+
+    def _read(self, chosen: list[ObjectInfo]) -> tuple[list[ObjectInfo], list[np.ndarray], list[BadItem]]:
+        """The objects whose points can be read, their points, and the others."""
+        usable, clouds, bad = [], [], []
+        for info in chosen:
+            try:
+                clouds.append(read_object(self.root, info, self.features))
+                usable.append(info)
+            except DataError as error:
+                if not self.policy.skip:
+                    raise DataError(f"{error}. {SKIP_HINT}") from error
+                bad.append(BadItem(OBJECT, info["path"], str(error)))
+                if info["path"] not in self._warned:
+                    self._warned.add(info["path"])
+                    self.logger.warning("skipped database object %s: %s", info["path"], error)
+        return usable, clouds, bad
+
+    def _paste(self, sample: Sample, drawn: list[ObjectInfo]) -> Sample:
+        chosen, clouds, bad = self._read(drawn)
+        out = dict(sample)
+        if bad:
+            out["bad_data"] = [*out.get("bad_data", []), *bad]
+        if not chosen:
+            return out
         boxes = _boxes_of(chosen)
         lift = self._lift(sample, boxes)
         boxes[:, 2] += lift
         columns = max(sample["points"].shape[1], 3)
-        clouds = [read_object(self.root, info, self.features)[:, :columns] for info in chosen]
+        clouds = [cloud[:, :columns] for cloud in clouds]
         for cloud, box in zip(clouds, boxes, strict=True):
             cloud[:, :3] += box[:3]
-        out = dict(sample)
         self._clear(out, boxes)
         self._add_points(out, chosen, clouds)
         self._add_boxes(out, chosen, boxes)

@@ -8,6 +8,7 @@ at the x axis, a turn by more than a right angle), the numbers run the other way
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ import numpy as np
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
 from pcdet_freeze.datasets.augmentor.raster import flip_raster, mirror_numbers, resample_raster
 from pcdet_freeze.datasets.registry import AUGMENTORS, Sample
-from pcdet_freeze.utils.rules import Rule, at_least, length
+from pcdet_freeze.utils.rules import Angle, Rule, at_least, between, length
 from pcdet_freeze.utils.sections import Section
 
 Move = Callable[[np.ndarray], np.ndarray]
@@ -105,9 +106,9 @@ def _is_interval(bounds: Sequence[float]) -> bool:
     return len(bounds) == 2 and bounds[0] <= bounds[1]
 
 
-Interval = Annotated[tuple[float, ...], Rule("[low, high] with low <= high", _is_interval)]
+Interval = Annotated[tuple[Angle, ...], Rule("[low, high] with low <= high", _is_interval)]
 Factors = Annotated[
-    tuple[float, ...],
+    tuple[Annotated[float, between(0, 100)], ...],
     Rule("[low, high] with 0 < low <= high", lambda bounds: _is_interval(bounds) and bounds[0] > 0),
 ]
 Deviations = Annotated[
@@ -143,7 +144,7 @@ class RandomWorldFlip:
 class RotationSettings(Section):
     """Keys of random_world_rotation."""
 
-    world_rot_angle: Annotated[float, at_least(0)] | Interval
+    world_rot_angle: Annotated[float, between(0, 2 * math.pi)] | Interval
     """radians; one number a: [-a, a]"""
 
 

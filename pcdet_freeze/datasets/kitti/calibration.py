@@ -13,6 +13,12 @@ import numpy as np
 
 from pcdet_freeze.errors import DataError
 
+HUGE = 1e7
+"""no entry of a calibration is larger: pixels and metres"""
+APART = 100.0
+"""metres between the sensors of a vehicle at most"""
+TOLERANCE = 0.01
+"""of the scalar products of a rotation's rows; files write three digits or more"""
 _SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
 
 
@@ -32,7 +38,10 @@ class Calibration:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: the calibration file cannot be read ({error})") from error
         texts = dict(line.split(":", 1) for line in lines if ":" in line)
-        return cls(**{name: _matrix(path, name, texts.get(name)) for name in _SHAPES})
+        calib = cls(**{name: _matrix(path, name, texts.get(name)) for name in _SHAPES})
+        if fault := calib.fault():
+            raise DataError(f"{path}: {fault}")
+        return calib
 
     @classmethod
     def from_info(cls, calib: dict[str, Any]) -> Calibration:
@@ -43,6 +52,26 @@ class Calibration:
                 for name, (rows, cols) in _SHAPES.items()
             }
         )
+
+    def fault(self) -> str:
+        """What is wrong with the matrices; empty where nothing is."""
+        for name, shape in _SHAPES.items():
+            matrix = getattr(self, name)
+            if matrix.shape != shape or not (np.abs(matrix) < HUGE).all():
+                return f"{name} must be {shape[0]} by {shape[1]} finite numbers; got shape {matrix.shape}"
+        for name in ("R0_rect", "Tr_velo_to_cam"):
+            turn = getattr(self, name)[:, :3]
+            if np.abs(turn @ turn.T - np.eye(3)).max() > TOLERANCE or np.linalg.det(turn) < 0:
+                return (
+                    f"{name} must be a rotation (orthonormal rows, determinant 1); got {_rounded(turn)}. "
+                    "Is it another matrix, or transposed with its translation?"
+                )
+        shift = self.Tr_velo_to_cam[:, 3]
+        if np.abs(shift).max() > APART:
+            return f"the translation of Tr_velo_to_cam must be within {APART:g} m; got {_rounded(shift)}"
+        if abs(np.linalg.det(self.P2[:, :3])) < 1e-9:
+            return f"P2 must be a projection that can be inverted; got {_rounded(self.P2)}"
+        return ""
 
     def to_info(self) -> dict[str, np.ndarray]:
         """As (4, 4) matrices, the form that info files have."""
@@ -86,6 +115,10 @@ def _matrix(path: Path, name: str, text: str | None) -> np.ndarray:
     if values.size != shape[0] * shape[1] or not np.isfinite(values).all():
         raise DataError(f"{path}: {name} must be {shape[0] * shape[1]} finite numbers; got {text.strip()!r}")
     return values.reshape(shape)
+
+
+def _rounded(matrix: np.ndarray) -> str:
+    return str(np.round(matrix, 3).tolist())
 
 
 def _padded(matrix: np.ndarray) -> np.ndarray:

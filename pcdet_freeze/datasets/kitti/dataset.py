@@ -12,11 +12,19 @@ from typing import Annotated, Any
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database_sampler import DatabaseSampler
+from pcdet_freeze.datasets.checks import Finding, check_frames, raise_or_warn
 from pcdet_freeze.datasets.files import read_pickle
 from pcdet_freeze.datasets.frames import keep_points
 from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar, image_boxes, lidar_to_camera
 from pcdet_freeze.datasets.kitti.calibration import Calibration
-from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
+from pcdet_freeze.datasets.kitti.check_info import (
+    calibration_of,
+    camera_boxes,
+    frame_id,
+    has_boxes,
+    has_scores,
+)
+from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, label_line
 from pcdet_freeze.datasets.kitti.prepare import data_root
 from pcdet_freeze.datasets.label_files import LabelFiles
@@ -31,6 +39,7 @@ from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Name, Rule
 
 ITEMS = ("points", "point_labels", "lane_map")
@@ -96,6 +105,24 @@ class KittiDataset(DatasetTemplate):
         self.infos = self._read_infos()
         self.labels = self._find_labels()
         self._note_missing_planes()
+        limits, strict = self.point_cloud_range.tolist(), settings.on_implausible == "raise"
+        findings = check_frames(self._raw_points, len(self), NUM_FEATURES, limits)
+        raise_or_warn([*findings, *self._label_findings()], str(self.files.folder), self.logger, strict)
+
+    def _raw_points(self, index: int) -> bytes | None:
+        """Bytes of the point file of a frame; None where it cannot be read, which its own error says."""
+        try:
+            path = self.files.points_path(self.frame_name(index))
+            return path.read_bytes() if path.is_file() else None
+        except (OSError, DataError):
+            return None
+
+    def _label_findings(self) -> list[Finding]:
+        """Labels with scores: results of a detector."""
+        annos = [info["annos"] for info in self.infos if has_boxes(info) and isinstance(info["annos"], dict)]
+        scored = sum(has_scores(anno) for anno in annos)
+        text = f"the labels of {scored} of {len(annos)} frames have scores, as results of a detector have"
+        return [Finding(text)] if scored and self.training else []
 
     def check_root(self) -> None:
         data_root(self.root_path)
@@ -118,8 +145,8 @@ class KittiDataset(DatasetTemplate):
 
     def _find_labels(self) -> tuple[str, ...]:
         """What the frames are labelled with; DataError where a wanted label is nowhere in the training."""
-        boxes = ("gt_boxes",) if any("annos" in info for info in self.infos) else ()
-        found = self.own_labels.count(self.frame_name(index) for index in range(len(self)))
+        boxes = ("gt_boxes",) if any(map(has_boxes, self.infos)) else ()
+        found = self.own_labels.count(filter(None, map(frame_id, self.infos)))
         for key, number in found.items():
             self.logger.info("KITTI %s: %d of %d frames have %s", self.split, number, len(self), key)
             if not number and self.training:
@@ -134,7 +161,7 @@ class KittiDataset(DatasetTemplate):
         steps = self.data_augmentor.steps if self.data_augmentor is not None else []
         if not any(isinstance(step, DatabaseSampler) and step.use_road_plane for step in steps):
             return
-        missing = sum(not self.files.plane_path(self.frame_name(i)).is_file() for i in range(len(self)))
+        missing = sum(not self._has_plane(info) for info in self.infos)
         if missing:
             self.logger.info(
                 "no road plane for %d of %d frames in %s: objects that gt_sampling pastes there stay at "
@@ -144,24 +171,24 @@ class KittiDataset(DatasetTemplate):
                 self.files.folder / "planes",
             )
 
+    def _has_plane(self, info: Any) -> bool:
+        frame = frame_id(info)
+        try:
+            return frame is not None and self.files.plane_path(frame).is_file()
+        except DataError:  # a bad frame, which is named when it is read
+            return False
+
     def __len__(self) -> int:
         return len(self.infos)
 
     def frame_name(self, index: int) -> str:
-        return str(self.infos[index]["point_cloud"]["lidar_idx"])
+        return frame_id(self.infos[index]) or f"entry {index} of {' and '.join(self._info_names)}"
 
     def load_sample(self, index: int) -> Sample:
         """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes, gt_names, own labels if given."""
         info = self.infos[index]
         frame = self.frame_name(index)
-        try:
-            calib = Calibration.from_info(info["calib"])
-            shape = np.asarray(info["image"]["image_shape"], np.int32)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise DataError(
-                f"frame {frame}: its info lacks calib or image_shape ({error}); write the info "
-                "files anew with `python -m pcdet_freeze prepare kitti`"
-            ) from error
+        calib, shape = calibration_of(info, frame)
         sample: Sample = {
             "points": self.files.points(frame),
             "frame_id": frame,
@@ -172,7 +199,7 @@ class KittiDataset(DatasetTemplate):
         if self.fov_points_only:
             keep_points(sample, calib.in_image(sample["points"], shape))
         if "annos" in info:
-            sample["gt_boxes"], sample["gt_names"] = _boxes(info["annos"], calib)
+            sample["gt_boxes"], sample["gt_names"] = _boxes(info["annos"], calib, frame)
         if self.training and (plane := self.files.road_plane(frame)) is not None:
             sample["road_plane"] = plane
         return sample
@@ -181,13 +208,15 @@ class KittiDataset(DatasetTemplate):
         """Copies of the infos' annotations, with frame_id and boxes_lidar (K, 7; zero rows for DontCare)."""
         annos: list[dict[str, Any] | None] = []
         for index, info in enumerate(self.infos):
-            if "annos" not in info:
+            if not has_boxes(info):
                 annos.append(None)
                 continue
+            frame = self.frame_name(index)
+            found, _ = _boxes(info["annos"], calibration_of(info, frame)[0], frame)
             anno = copy.deepcopy(info["annos"])
             boxes = np.zeros((len(anno["name"]), 7), np.float32)
-            boxes[anno["name"] != DONT_CARE] = _boxes(anno, Calibration.from_info(info["calib"]))[0]
-            anno.update(boxes_lidar=boxes, frame_id=self.frame_name(index))
+            boxes[np.asarray(anno["name"]) != DONT_CARE] = found
+            anno.update(boxes_lidar=boxes, frame_id=frame)
             annos.append(anno)
         return annos
 
@@ -207,7 +236,8 @@ class KittiDataset(DatasetTemplate):
             shape = np.asarray([int(edge) for edge in batch_dict["image_shape"][index]])
             _add_camera_boxes(anno, batch_dict["calib"][index], shape)
             if output_path is not None:
-                _write_result(Path(output_path) / f"{anno['frame_id']}.txt", anno)
+                path = inside(Path(output_path), f"{anno['frame_id']}.txt", "the frame's file")
+                _write_result(path, anno)
         return annos
 
 
@@ -229,9 +259,6 @@ def _write_result(path: Path, anno: dict[str, Any]) -> None:
     path.write_text("".join(label_line(anno, i) + "\n" for i in range(len(anno["name"]))))
 
 
-def _boxes(annos: dict[str, Any], calib: Calibration) -> tuple[np.ndarray, np.ndarray]:
-    real = annos["name"] != DONT_CARE
-    boxes = camera_to_lidar(
-        annos["location"][real], annos["dimensions"][real], annos["rotation_y"][real], calib
-    )
-    return boxes, annos["name"][real]
+def _boxes(annos: Any, calib: Calibration, frame: str) -> tuple[np.ndarray, np.ndarray]:
+    names, location, dimensions, rotation_y = camera_boxes(annos, frame)
+    return camera_to_lidar(location, dimensions, rotation_y, calib), names

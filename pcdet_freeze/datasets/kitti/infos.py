@@ -16,6 +16,7 @@ from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, read_labels
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
+from pcdet_freeze.utils.inside import inside
 
 DATABASE = "gt_database"
 Info = dict[str, Any]
@@ -56,12 +57,12 @@ def write_objects(out: Path, info: Info, points: np.ndarray) -> list[Info]:
     annos, frame = info["annos"], info["point_cloud"]["lidar_idx"]
     boxes = annos["gt_boxes_lidar"]
     entries = []
-    for number, (box, inside) in enumerate(zip(boxes, points_in_boxes_mask(points, boxes), strict=True)):
+    for number, (box, covered) in enumerate(zip(boxes, points_in_boxes_mask(points, boxes), strict=True)):
         name = str(annos["name"][number])
         path = f"{DATABASE}/{frame}_{name}_{number}.bin"
-        cloud = points[inside]
+        cloud = points[covered]
         cloud[:, :3] -= box[:3]
-        with replacing(out / path, sync=False) as write:
+        with replacing(inside(out, path, "an object's file"), sync=False) as write:
             write(cloud.astype("<f4").tobytes())
         entries.append(
             {

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.boxes import FARTHEST, LARGEST, SMALLEST
 from pcdet_freeze.errors import DataError
 
 DONT_CARE = "DontCare"
+HUGE = 1e6
+"""no number of a label is larger"""
 _FIELDS = (15, 16)
 _LEVELS = ((40.0, 0, 0.15), (25.0, 1, 0.30), (25.0, 2, 0.50))  # least height, most occlusion, most truncation
 
@@ -42,8 +45,17 @@ def _parse(place: str, line: str) -> tuple[str, list[float]]:
         raise DataError(f"{place}: the fields after the type must be numbers ({error}): {line!r}") from error
     if not all(map(math.isfinite, values)):
         raise DataError(f"{place}: the numbers of a label must be finite: {line!r}")
-    if words[0] != DONT_CARE and min(values[7:10]) <= 0:
-        raise DataError(f"{place}: height, width and length must be positive; got {values[7:10]}: {line!r}")
+    if not words[0].isprintable() or "/" in words[0] or "\\" in words[0]:
+        raise DataError(f"{place}: the type of an object must be a name without / and \\: {line!r}")
+    if words[0] != DONT_CARE and not SMALLEST <= min(values[7:10]) <= max(values[7:10]) <= LARGEST:
+        raise DataError(
+            f"{place}: height, width and length must be positive ({SMALLEST} to {LARGEST:g} m); got "
+            f"{values[7:10]}: {line!r}"
+        )
+    if max(map(abs, values[10:13])) > FARTHEST or max(map(abs, values)) > HUGE:
+        raise DataError(
+            f"{place}: an object must lie within {FARTHEST:g} m, with an angle in radians: {line!r}"
+        )
     return words[0], values if len(values) == 15 else [*values, -1.0]
 
 

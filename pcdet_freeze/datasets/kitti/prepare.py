@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pcdet_freeze.datasets.files import PREPARE_HINT, write_pickle
+from pcdet_freeze.datasets.kitti.check_info import has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.errors import DataError
+from pcdet_freeze.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -24,6 +25,8 @@ class PrepareReport:
     frames: dict[str, int] = field(default_factory=dict)
     objects: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    scored: list[str] = field(default_factory=list)
+    """frames whose labels have scores"""
 
     def __str__(self) -> str:
         frames = ", ".join(f"{number} {split}" for split, number in self.frames.items())
@@ -55,6 +58,9 @@ def prepare_kitti(
     Raises DataError: no data folder, no split files, no good frame, a folder that cannot be written.
     """
     log = logger or logging.getLogger("pcdet_freeze")
+    for key in ("DATA_PATH", "INFO_ROOT"):
+        if not isinstance(dataset_cfg.get(key), str | Path | None):
+            raise ConfigError(f"{key} must be a folder (a string); got {dataset_cfg[key]!r}")
     root = data_root(data_path or dataset_cfg.get("DATA_PATH") or "data/kitti")
     out = Path(out_dir or dataset_cfg.get("INFO_ROOT") or root)
     splits = read_splits(root)
@@ -90,7 +96,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     for split in SPLITS:
         path = root / "ImageSets" / f"{split}.txt"
         if path.is_file():
-            splits[split] = list(dict.fromkeys(path.read_text().split()))
+            splits[split] = _frame_ids(path)
     missing = [f"{split}.txt" for split in ("train", "val") if split not in splits]
     if missing:
         raise DataError(
@@ -99,6 +105,15 @@ def read_splits(root: Path) -> dict[str, list[str]]:
         )
     splits.setdefault("trainval", list(dict.fromkeys(splits["train"] + splits["val"])))
     return splits
+
+
+def _frame_ids(path: Path) -> list[str]:
+    try:
+        return list(dict.fromkeys(path.read_text().split()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: a split file holds one frame id a line, but cannot be read ({error})"
+        ) from error
 
 
 def _read_all(
@@ -144,6 +159,8 @@ def _read(
             report.skipped[f"{files.folder.name}/{frame}"] = str(result)
         else:
             found[frame] = result
+            if has_scores(result.info.get("annos", {})):
+                report.scored.append(frame)
     return found
 
 
@@ -166,6 +183,12 @@ def _write_all(
 def _log(log: logging.Logger, report: PrepareReport, out: Path, class_names: Sequence[str]) -> None:
     for name, reason in report.skipped.items():
         log.warning("skipped frame %s: %s", name, reason)
+    if report.scored:
+        log.warning(
+            "label lines of %d frames have a score (16 fields), as results of a detector have: %s",
+            len(report.scored),
+            ", ".join(report.scored[:8]),
+        )
     for name in class_names:
         if name not in report.objects:
             log.warning("the training split has no %s: gt_sampling will have none to paste", name)

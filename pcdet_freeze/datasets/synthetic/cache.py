@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from logging import Logger
@@ -18,7 +19,17 @@ from pcdet_freeze.datasets.synthetic.render import Frame
 from pcdet_freeze.datasets.synthetic.settings import IN_MEMORY, Settings
 
 BYTES_PER_POINT = 19  # 4 float32, label, owner
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class FrameCache:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from pcdet_freeze.engine.optim.optimizer_state import load_optimizer_state
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.errors import CheckpointError, PCDetFreezeError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.rng import set_rng_state, untouched_rng
 
 
 def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
@@ -23,6 +25,18 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: the run cannot be resumed; the message says what to do.
     """
+    try:
+        _resume(trainer, state)
+    except PCDetFreezeError:
+        raise
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"A run can only resume from a checkpoint that is whole, but a part of this one is damaged "
+            f"({type(error).__name__}: {error}). Remove it, or name another one with --ckpt."
+        ) from error
+
+
+def _resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     ours = state.get(CHECKPOINT_KEY, {})
     if state.get("optimizer_state") is None:
         raise CheckpointError(
@@ -30,6 +44,12 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
             "To start from its weights use --pretrained_model."
         )
     missing = [key for key in ("epoch", "it") if state.get(key) is None]
+    wrong = [key for key in ("epoch", "it") if not _is_count(state.get(key, 0))]
+    if wrong and not missing:
+        raise CheckpointError(
+            f"The position in a checkpoint must be whole numbers, 0 or more, but its {wrong[0]} is "
+            f"{state[wrong[0]]!r:.80}. Remove it, or name another one with --ckpt."
+        )
     if missing:
         raise CheckpointError(
             f"A run can only resume from a checkpoint with its position, but this one has no "
@@ -42,6 +62,10 @@ def resume(trainer: Trainer, state: Mapping[str, Any]) -> None:
     trainer.epoch, trainer.iteration = int(state["epoch"]), int(state["it"])
     if ours:
         _resume_position(trainer, ours)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**63
 
 
 def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
@@ -64,3 +88,6 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
             distributed.world_size(),
         )
     trainer.resumed_rng = states[distributed.rank()] if distributed.rank() < len(states) else None
+    if trainer.resumed_rng is not None:
+        with untouched_rng():  # it is set when the run starts; damage is an error now
+            set_rng_state(trainer.resumed_rng)

@@ -16,7 +16,7 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import BACKBONES_2D
-from pcdet_freeze.utils.rules import Count, above
+from pcdet_freeze.utils.rules import Count, Layers, Share, above
 from pcdet_freeze.utils.sections import Section
 
 
@@ -24,7 +24,7 @@ from pcdet_freeze.utils.sections import Section
 class BaseBEVBackboneSettings(Section):
     """``MODEL.BACKBONE_2D`` of BaseBEVBackbone: one entry per level."""
 
-    layer_nums: tuple[int, ...]
+    layer_nums: tuple[Layers, ...]
     """3x3 convolutions of a block after its first, strided one"""
     layer_strides: tuple[Count, ...]
     num_filters: tuple[Count, ...]
@@ -33,7 +33,7 @@ class BaseBEVBackboneSettings(Section):
     num_upsample_filters: tuple[Count, ...] = ()
     use_conv_for_no_stride: bool = False
     """an upsample stride of 1 is a 1x1 convolution instead of a transposed one"""
-    bn_momentum: float = 0.01
+    bn_momentum: Share = 0.01
 
     def faults(self) -> Iterator[str]:
         """Lists of different lengths."""

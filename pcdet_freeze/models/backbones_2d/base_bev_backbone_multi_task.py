@@ -13,7 +13,7 @@ from pcdet_freeze.models.backbones_2d.encoder_decoder import EncoderDecoder, con
 from pcdet_freeze.models.backbones_2d.mixsegnet import MixSegNet
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import BACKBONES_2D
-from pcdet_freeze.utils.rules import Count, Rule, one_of
+from pcdet_freeze.utils.rules import Count, Layers, Rule, one_of
 from pcdet_freeze.utils.sections import Section
 
 SEGMENT, LANE = "segment", "lane"
@@ -24,7 +24,7 @@ WHERE = "MODEL.BACKBONE_2D (BaseBEVBackboneMultiTask)"
 class SegBlocksSettings(Section):
     """``SEGBLOCKS``: the encoder-decoder of the segmentation branch, one entry per level."""
 
-    layer_nums: tuple[int, ...] = (1, 1, 1)
+    layer_nums: tuple[Layers, ...] = (1, 1, 1)
     """3x3 convolutions of a level after its first"""
     num_filters: tuple[Count, ...] = (32, 64, 64)
     num_out: Count = 32
@@ -43,7 +43,7 @@ class SegBlocksSettings(Section):
 class LaneBlocksSettings(Section):
     """``LANEBLOCKS``: convolutions in front of ``mixsegnet``, one entry per level."""
 
-    layer_nums: tuple[int, ...] = (0, 1)
+    layer_nums: tuple[Layers, ...] = (0, 1)
     """3x3 convolutions of a level after its first, strided one"""
     layer_strides: tuple[Count, ...] = (1, 2)
     num_filters: tuple[Count, ...] = (32, 64)

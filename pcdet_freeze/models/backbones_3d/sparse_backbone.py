@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.ops import sparse
+from pcdet_freeze.utils.rules import whole
 
 OUT_KERNEL, OUT_STRIDE = (3, 1, 1), (2, 1, 1)
 HALVE = (2, 2, 2)
@@ -20,7 +21,7 @@ class SparseBackboneSettings:
     """``MODEL.BACKBONE_3D`` of VoxelBackBone8x and VoxelResBackBone8x."""
 
     lower_keys: ClassVar[bool] = True
-    last_pad: int = 0
+    last_pad: Annotated[int, whole(0, 100)] = 0
     """padding in height of the last convolution, in cells"""
 
 

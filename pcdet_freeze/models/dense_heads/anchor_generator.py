@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcdet_freeze.utils.rules import Count, Length, Rule, length
+from pcdet_freeze.utils.rules import Angle, Count, Length, Place, Rule, Share, length
 from pcdet_freeze.utils.sections import Section
 
 Size = Annotated[tuple[Length, ...], length(3, "three numbers above 0 [dx, dy, dz]")]
@@ -25,15 +25,15 @@ class AnchorClass(Section):
     class_name: str
     anchor_sizes: Annotated[tuple[Size, ...], Some]
     """dx, dy, dz in metres"""
-    anchor_rotations: Annotated[tuple[float, ...], Some]
+    anchor_rotations: Annotated[tuple[Angle, ...], Some]
     """headings in radians"""
-    anchor_bottom_heights: Annotated[tuple[float, ...], Some]
+    anchor_bottom_heights: Annotated[tuple[Place, ...], Some]
     """z of the bottom face in metres"""
     feature_map_stride: Count
     """cells of the voxel grid to one cell of the feature map"""
-    matched_threshold: float
+    matched_threshold: Share
     """overlap from which an anchor is positive"""
-    unmatched_threshold: float
+    unmatched_threshold: Share
     """overlap below which an anchor is negative"""
     align_center: bool = False
     """True: anchors at the centres of cells; False: from the lower to the upper border of the range"""

@@ -13,7 +13,7 @@ from torch import Tensor
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass
 from pcdet_freeze.models.dense_heads.box_coder import BOX_CODERS
 from pcdet_freeze.models.dense_heads.losses import smooth_l1
-from pcdet_freeze.utils.rules import Count, Rule, one_of, only, whole
+from pcdet_freeze.utils.rules import Angle, Count, Rule, Weight, one_of, only, whole
 from pcdet_freeze.utils.sections import Section
 
 REG_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -27,7 +27,7 @@ class BoxCoderSettings(Section):
     """``TARGET_ASSIGNER_CONFIG.BOX_CODER_CONFIG``."""
 
     lower_keys: ClassVar[bool] = True
-    code_size: int = 7
+    code_size: Count = 7
     """columns of a box: x, y, z, dx, dy, dz, heading, and velocity where there is one"""
     encode_angle_by_sincos: bool = False
     """the heading takes two columns of the code"""
@@ -48,7 +48,7 @@ class TargetAssignerSettings(Section):
         float, Rule("-1.0, since a random selection of anchors is not implemented", lambda value: value < 0)
     ] = -1.0
     """below 0: every anchor counts"""
-    sample_size: int = 512
+    sample_size: Count = 512
     """size of a random selection; has no effect"""
     norm_by_num_examples: bool = False
     match_height: bool = False
@@ -59,14 +59,14 @@ class LossWeights(Section):
     """``LOSS_CONFIG.LOSS_WEIGHTS``."""
 
     lower_keys: ClassVar[bool] = True
-    cls_weight: float
-    loc_weight: float
-    code_weights: tuple[float, ...]
+    cls_weight: Weight
+    loc_weight: Weight
+    code_weights: tuple[Weight, ...]
     """one a column of the box code"""
-    dir_weight: float | None = None
-    pos_cls_weight: float = 1.0
+    dir_weight: Weight | None = None
+    pos_cls_weight: Weight = 1.0
     """factor of positive anchors in the class loss"""
-    neg_cls_weight: float = 1.0
+    neg_cls_weight: Weight = 1.0
     """factor of negative anchors in the class loss"""
 
 
@@ -87,9 +87,9 @@ class AnchorHeadSettings(Section):
     loss_config: LossSettings
     class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not implemented")] = False
     use_direction_classifier: bool = False
-    dir_offset: float = 0.0
+    dir_offset: Angle = 0.0
     """radians; where the first direction sector starts"""
-    dir_limit_offset: float = 0.0
+    dir_limit_offset: Angle = 0.0
     num_dir_bins: Count = 2
     use_multihead: bool = False
     predict_boxes_when_training: bool = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pcdet_freeze.models.post_processing import NMSSettings
-from pcdet_freeze.utils.rules import Count, Rule, length, only
+from pcdet_freeze.utils.rules import Count, Place, Rule, Share, Weight, above, length, only, whole
 from pcdet_freeze.utils.sections import Section
 
 # what a branch of a head predicts: name -> columns, in the order of the box code
@@ -19,7 +19,7 @@ class BranchSettings(Section):
     """One entry of ``SEPARATE_HEAD_CFG.HEAD_DICT``."""
 
     lower_keys: ClassVar[bool] = True
-    out_channels: int
+    out_channels: Count
     num_conv: Count
     """3x3 convolutions; all but the last with norm and ReLU"""
 
@@ -59,9 +59,9 @@ class CenterTargetSettings(Section):
     """boxes of a sample that a head takes; further ones are left out"""
     gaussian_overlap: Annotated[float, Rule("a number between 0 and 1", lambda value: 0 < value < 1)]
     """IoU that a box moved by the radius still has"""
-    min_radius: int
+    min_radius: Annotated[int, whole(0)]
     """cells"""
-    dense_reg: int | None = None
+    dense_reg: Annotated[int, whole(0)] | None = None
     """has no effect, as in OpenPCDet"""
 
 
@@ -70,9 +70,9 @@ class CenterLossWeights(Section):
     """``LOSS_CONFIG.LOSS_WEIGHTS``."""
 
     lower_keys: ClassVar[bool] = True
-    cls_weight: float
-    loc_weight: float
-    code_weights: tuple[float, ...]
+    cls_weight: Weight
+    loc_weight: Weight
+    code_weights: tuple[Weight, ...]
     """one a column of the box code: x, y, z, log sizes (3), cos, sin, velocity (2)"""
 
 
@@ -87,9 +87,9 @@ class CenterLossSettings(Section):
 class CenterPostProcessing(Section):
     """``DENSE_HEAD.POST_PROCESSING``: from maps to detections, each head by itself."""
 
-    score_thresh: float
+    score_thresh: Share
     """scores must lie above it"""
-    post_center_limit_range: Annotated[tuple[float, ...], length(6, "six numbers")]
+    post_center_limit_range: Annotated[tuple[Place, ...], length(6, "six numbers")]
     """x, y, z minimum, then maximum, in metres; centres outside are dropped"""
     max_obj_per_sample: Count
     """best cells that a head decodes"""
@@ -119,8 +119,8 @@ class CenterHeadSettings(Section):
     num_hm_conv: Count = 2
     """3x3 convolutions of a heatmap branch"""
     class_agnostic: Annotated[bool, only(False, "class-agnostic heads are not implemented")] = False
-    bn_eps: float = 1e-5
-    bn_mom: float = 0.1
+    bn_eps: Annotated[float, above(0)] = 1e-5
+    bn_mom: Share = 0.1
 
     def faults(self) -> Iterator[str]:
         """Weights that do not fit the box code."""

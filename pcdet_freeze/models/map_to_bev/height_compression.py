@@ -11,13 +11,14 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
 from pcdet_freeze.ops import sparse
+from pcdet_freeze.utils.rules import Count
 
 
 @dataclass(frozen=True)
 class HeightCompressionSettings:
     """``MODEL.MAP_TO_BEV`` of HeightCompression."""
 
-    num_bev_features: int
+    num_bev_features: Count
     """channels of the map: channels of the volume times its number of height layers"""
 
 

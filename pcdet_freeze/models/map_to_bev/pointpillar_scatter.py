@@ -10,13 +10,14 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
+from pcdet_freeze.utils.rules import Count
 
 
 @dataclass(frozen=True)
 class PointPillarScatterSettings:
     """``MODEL.MAP_TO_BEV`` of PointPillarScatter."""
 
-    num_bev_features: int
+    num_bev_features: Count
     """channels of the map: those of ``pillar_features``"""
 
 

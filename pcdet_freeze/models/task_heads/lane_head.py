@@ -18,7 +18,7 @@ from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
 from pcdet_freeze.models.task_heads.losses import dice_of_sums, dice_sums, lane_class_sums
 from pcdet_freeze.ops.lanes import NO_LANE
-from pcdet_freeze.utils.rules import Count, Length, Rule, at_least, between, length
+from pcdet_freeze.utils.rules import Count, Length, Rule, at_least, between, length, whole
 from pcdet_freeze.utils.sections import Section
 
 WHERE = "MODEL.LANE_HEAD (LaneHead)"
@@ -47,7 +47,7 @@ class LaneHeadSettings(Section):
     """rows (y) and columns (x) of the lane map; null: those of the data set's, else of the voxel grid"""
     conf_thresh: Annotated[float, Rule("a number above 0, up to 1", lambda value: 0 < value <= 1)] = 0.5
     """a cell is lane from this confidence on"""
-    min_cells: int = 8
+    min_cells: Annotated[int, whole(0)] = 8
     """a lane with fewer cells gives no polyline"""
     polyline_step: Length = 1.0
     """metres between the vertices of a polyline"""

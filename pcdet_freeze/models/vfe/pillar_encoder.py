@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from torch import nn
 
 from pcdet_freeze.models.context import BuildContext, Features
-from pcdet_freeze.utils.rules import Count, Rule
+from pcdet_freeze.utils.rules import Count, Rule, Share
 from pcdet_freeze.utils.sections import Section
 
 
@@ -25,7 +25,7 @@ class PillarVFESettings(Section):
     """append the distance of each point from the sensor"""
     use_abslote_xyz: bool = True
     """keep x, y, z in addition to the offsets (OpenPCDet's spelling)"""
-    bn_momentum: float = 0.01
+    bn_momentum: Share = 0.01
 
     def faults(self) -> Iterator[str]:
         """Widths that cannot be halved."""

@@ -1,0 +1,5 @@
+"""Whether the files of a data set can be what its config says; judged once, on a few frames."""
+
+from pcdet_freeze.datasets.checks.findings import Finding, check_frames, raise_or_warn
+
+__all__ = ["Finding", "check_frames", "raise_or_warn"]

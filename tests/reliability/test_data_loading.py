@@ -1,0 +1,176 @@
+"""Reads that do not return and workers that are killed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kitti_maker import make_kitti
+from toy_dataset import ToyDataset
+
+from pcdet_freeze.config import cfg_from_yaml_file
+from pcdet_freeze.datasets import EpochSampler, build_dataloader
+from pcdet_freeze.datasets.frame_loader import FrameLoader
+from pcdet_freeze.datasets.kitti import prepare_kitti
+from pcdet_freeze.datasets.loader import each_batch, shut_down_workers
+from pcdet_freeze.errors import DataError
+
+XYZI = ["x", "y", "z", "intensity"]
+CFG = {
+    "POINT_CLOUD_RANGE": [0, -20, -3, 20, 20, 1],
+    "POINT_FEATURE_ENCODING": {"used_feature_list": XYZI, "src_feature_list": XYZI},
+    "DATA_AUGMENTOR": [{"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"]}],
+    "DATA_PROCESSOR": [{"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}}],
+    "TIMEOUT": 0.3,
+}
+
+
+class Faulty(ToyDataset):
+    """Frame ``hangs`` is never read; frame ``kills`` kills the process that reads it, ``times`` times."""
+
+    hangs, kills, times = -1, -1, 1
+    folder = Path()
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        if index == self.hangs:
+            time.sleep(60)
+        if index == self.kills and len(list(self.folder.iterdir())) < self.times:
+            (self.folder / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().load_sample(index)
+
+
+def loader_of(workers: int, **changes: Any) -> FrameLoader:
+    dataset = Faulty(CFG, ["Car"], training=True)
+    vars(dataset).update(changes)
+    sampler = EpochSampler(dataset, 2, shuffle=True, seed=1)
+    return FrameLoader(
+        dataset, batch_size=2, sampler=sampler, num_workers=workers, collate_fn=dataset.collate_batch
+    )
+
+
+def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in other.items():
+            np.testing.assert_array_equal(one[key], value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_read_that_never_returns_names_the_frame(workers: int) -> None:
+    loader = loader_of(workers, hangs=3)
+    batches, begin = iter(loader), time.monotonic()
+    with pytest.raises(DataError, match=r"DATA_CONFIG\.TIMEOUT: .* within 0\.3 s.*still being read: 3\."):
+        list(batches)
+    shut_down_workers(loader, batches)
+    assert time.monotonic() - begin < 20  # and not a minute
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_pipe_in_place_of_a_point_file_names_its_frame(tmp_path: Path, root: Path, workers: int) -> None:
+    cfg = cfg_from_yaml_file(root / "cfgs/kitti_models/pointpillar.yaml").DATA_CONFIG
+    cfg.update(DATA_PATH=str(make_kitti(tmp_path / "kitti")), TIMEOUT=0.3)
+    prepare_kitti(cfg, ["Car"], workers=1)
+    path = tmp_path / "kitti/training/velodyne/000001.bin"
+    path.unlink()
+    os.mkfifo(path)
+    _, loader, _ = build_dataloader(cfg, ["Car"], 1, training=False, workers=workers)
+    batches = iter(loader)
+    with pytest.raises(DataError, match="still being read: 000001"):
+        list(batches)
+    shut_down_workers(loader, batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_a_loader_without_a_limit(workers: int) -> None:
+    plain = loader_of(0)
+    plain.limit = 0.0
+    assert_same(list(loader_of(workers)), list(plain))
+
+
+def test_frames_that_take_long_together_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Faulty.load_sample
+    monkeypatch.setattr(Faulty, "load_sample", lambda self, index: time.sleep(0.2) or load(self, index))
+    assert len(list(loader_of(1))) == 5  # two frames of 0.2 s make a batch
+
+
+def test_a_killed_worker_is_named_and_the_epoch_is_that_of_an_unbroken_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    iter(loader_of(2))  # draws what the start of an epoch draws
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    found = list(each_batch(loader_of(2, kills=3, folder=tmp_path)))
+    assert torch.equal(torch.get_rng_state(), after)
+    assert_same(found, list(loader_of(0)))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert "signal 9 SIGKILL" in caplog.text and "while it read" in caplog.text
+
+
+def test_a_worker_that_is_killed_again_ends_the_run(tmp_path: Path) -> None:
+    loader = loader_of(2, kills=3, times=99, folder=tmp_path)
+    with pytest.raises(
+        DataError, match=r"data worker ended: process \d+ \(killed by signal 9.*not the first"
+    ):
+        list(each_batch(loader))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_epoch_that_was_resumed_goes_on_after_a_killed_worker(tmp_path: Path) -> None:
+    whole = list(loader_of(0))
+    loader = loader_of(1, kills=int(whole[3]["frame_id"][0]), folder=tmp_path)
+    loader.sampler.set_epoch(0, start_iter=2)
+    assert_same(list(loader), whole[2:])
+    assert loader.sampler.start == 4
+
+
+def test_a_child_that_ends_does_not_interrupt_the_main_process(tmp_path: Path) -> None:
+    loader = loader_of(1)
+    batches = iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    assert handler in (signal.SIG_DFL, None) or "torch" not in str(getattr(handler, "__module__", ""))
+    shut_down_workers(loader, batches)
+
+
+def test_the_reading_thread_ends_with_its_iterator() -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        next(iter(loader_of(0)))
+    for _ in range(100):
+        if threading.active_count() <= before:
+            break
+        time.sleep(0.02)
+    assert threading.active_count() <= before
+
+
+def test_without_a_limit_no_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CFG, "TIMEOUT", None)
+    assert copy.copy(loader_of(0)).limit == 0
+    assert type(iter(loader_of(0))).__module__.startswith("torch")
+
+
+def test_user_errors_in_a_worker_are_not_taken_for_a_dead_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Faulty, index: int) -> dict[str, Any]:
+        raise RuntimeError("of the data set itself")
+
+    monkeypatch.setattr(Faulty, "load_sample", broken)
+    with pytest.raises(RuntimeError, match="of the data set itself"):
+        list(loader_of(1))
+
+
+def test_nothing_is_logged_in_an_epoch_without_faults(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        list(loader_of(1))
+    assert caplog.text == ""
