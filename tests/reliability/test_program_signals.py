@@ -23,8 +23,8 @@ for number in (signal.SIGINT, signal.SIGHUP):
 from pcdet_freeze.__main__ import leave
 from pcdet_freeze.cli.program_signals import ProgramSignals
 with ProgramSignals("it"):
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         {body}
     except KeyboardInterrupt:
         print("interrupted", flush=True)
