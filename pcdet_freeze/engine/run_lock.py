@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pcdet_freeze.errors import ConfigError
@@ -38,18 +38,38 @@ def run_lock(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _acquire(folder / NAME, time.monotonic() + wait_s)
     _held.add(handle)
     try:
-        _lock(handle, folder, wait_s)
         yield
     finally:
         _held.discard(handle)
+        (folder / NAME).unlink(missing_ok=True)
         os.close(handle)
 
 
-def _lock(handle: int, folder: Path, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
+def _acquire(path: Path, until: float) -> int:
+    """Open and lock ``path``; a file that its last owner has deleted in between is opened again."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(handle, path, until)
+            if _is_same(handle, path):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: int, path: Path, until: float) -> None:
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,22 +78,20 @@ def _lock(handle: int, folder: Path, wait_s: float) -> None:
             if time.monotonic() > until:
                 owner = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
                 raise ConfigError(
-                    f"A folder can have one training at a time, but {folder} is in use by {owner}. Wait for "
-                    "it, or choose another --extra_tag."
+                    f"A folder can have one training at a time, but {path.parent} is in use by {owner}. Wait "
+                    "for it, or choose another --extra_tag."
                 ) from None
             time.sleep(0.1)
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
             logging.getLogger("pcdet_freeze").warning(
-                "%s has no locks (%s): start one training at a time in it.", folder, error.strerror
+                "%s has no locks (%s): start one training at a time in it.", path.parent, error.strerror
             )
             return
-    try:
+    with suppress(OSError):  # a full disk; the lock holds without the name of its owner
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    except OSError:  # a full disk; the lock holds without the name of its owner
-        return
 
 
 def _close_in_child() -> None:

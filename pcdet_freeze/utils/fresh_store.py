@@ -13,6 +13,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from pcdet_freeze.errors import TrainingError
+
 POLL_S = 0.02
 
 
@@ -23,7 +25,7 @@ def fresh_store(store: Any, rank: int, size: int, timeout: float) -> Any:
     killed ranks are read by nobody. Rank 0 answers until all ranks have confirmed its prefix.
 
     Raises:
-        TimeoutError: a rank did not come within ``timeout`` seconds.
+        TrainingError: a rank did not come within ``timeout`` seconds.
     """
     own, until = uuid.uuid4().hex, time.monotonic() + timeout
     if rank == 0:
@@ -55,6 +57,8 @@ def _wait(store: Any, key: str, until: float, who: str) -> None:
 
 def _pause(until: float, who: str) -> None:
     if who and time.monotonic() > until:
-        raise TimeoutError(f"{who} did not come to the start of the run within --timeout")
+        raise TrainingError(
+            f"All ranks must start within --timeout, but {who} did not. Look at its messages."
+        )
     if who:
         time.sleep(POLL_S)

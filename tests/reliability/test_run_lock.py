@@ -45,6 +45,19 @@ def test_a_second_run_of_the_same_process_is_refused(tmp_path: Path) -> None:
         run_lock(tmp_path, wait_s=0).__enter__()
     with run_lock(tmp_path, wait_s=0):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_many_processes_that_start_together_gets_the_lock(tmp_path: Path) -> None:
+    """The owner deletes the file at its end, while the others wait for it."""
+    code = (
+        "import sys, os; from pathlib import Path; from pcdet_freeze.engine.run_lock import run_lock\n"
+        "for _ in range(20):\n"
+        "    with run_lock(Path(sys.argv[1]), 60):\n"
+        "        os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL)); os.unlink(sys.argv[2])\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path, tmp_path / "alone"]
+    assert [one.wait(60) for one in [subprocess.Popen(command) for _ in range(3)]] == [0, 0, 0]
 
 
 def test_temporary_files_of_killed_saves_are_deleted(tmp_path: Path) -> None:

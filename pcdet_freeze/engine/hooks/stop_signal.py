@@ -67,8 +67,9 @@ class StopHook(Hook):
 
     def _raise(self, number: int) -> None:
         self.signals.received = None  # a later run of the same trainer starts anew
-        if self.on_stop is not None and distributed.rank() == 0:
-            self.on_stop(number)
+        if (on_stop := self.on_stop) is not None:
+            # the others wait: srun --kill-on-bad-exit would end rank 0 with the first of them
+            distributed.main_only(lambda: on_stop(number))
         raise stopped_by(number)
 
 

@@ -18,6 +18,8 @@ from pcdet_freeze.engine.ranks.store import Store
 
 PAUSED_S = 5.0
 """a longer time between two looks means that this process itself was stopped: the clocks start anew"""
+READS = 100
+"""times that rank 0 reads the beats within the timeout"""
 COLLECTIVES = ("torch/distributed/", "torch/autograd/graph.py", "torch/nn/parallel/distributed.py")
 """files in which a rank waits for the others"""
 
@@ -51,7 +53,7 @@ class Heartbeats:
     ) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
         self._iteration, self._clock = iteration, clock
-        self._count, self._looked = 0, clock()
+        self._count, self._looked, self._read_at = 0, clock(), float("-inf")
         self._progress: tuple[int | None, float] = (None, clock())
         self._seen = {other: _Seen(at=clock()) for other in range(size)}
 
@@ -69,17 +71,22 @@ class Heartbeats:
         store.set(f"beat/{self.rank}", f"{self._count} {iteration} {stuck:.1f} {where}")
         if self.rank > 0:
             return None
-        self._read(store, now, paused)
+        if paused:
+            for seen in self._seen.values():
+                seen.at = now
+        if now - self._read_at >= self.timeout / READS:
+            self._read_at = now
+            self._read(store, now)
         return self._silent(now) or self._stuck()
 
-    def _read(self, store: Store, now: float, paused: bool) -> None:
-        for other, seen in self._seen.items():
-            if paused:
-                seen.at = now
-            if store.check([f"beat/{other}"]):
-                count, _, stuck, where = store.get(f"beat/{other}").decode().split(" ", 3)
-                if count != seen.count:
-                    self._seen[other] = _Seen(count, now, float(stuck), where)
+    def _read(self, store: Store, now: float) -> None:
+        """All beats in one request; asking whether each exists takes one for each, so only until it does."""
+        there = [other for other, seen in self._seen.items() if seen.count or store.check([f"beat/{other}"])]
+        beats = store.multi_get([f"beat/{other}" for other in there])
+        for other, beat in zip(there, beats, strict=True):
+            count, _, stuck, where = beat.decode().split(" ", 3)
+            if count != self._seen[other].count:
+                self._seen[other] = _Seen(count, now, float(stuck), where)
 
     def _silent(self, now: float) -> str | None:
         late = {other: now - seen.at for other, seen in self._seen.items() if now - seen.at > self.timeout}

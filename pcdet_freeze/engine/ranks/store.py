@@ -21,6 +21,9 @@ class Store(Protocol):
     def get(self, key: str) -> bytes:
         """Read a key, which must exist."""
 
+    def multi_get(self, keys: list[str], /) -> list[bytes]:
+        """Read several keys, which must exist."""
+
     def check(self, keys: list[str], /) -> bool:
         """Whether all keys exist."""
 
