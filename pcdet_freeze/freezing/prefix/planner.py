@@ -87,21 +87,21 @@ def make_plan(calls: Sequence[Call], model: nn.Module, options: Options) -> Plan
             tops[call] = None
     prefix = tuple(dict.fromkeys(call.path for call in tops))
     inside = [call for call in calls if call.inside(tops)]
-    plan = Plan(prefix, compiled=_compilable(inside) if options.compile else ())
-    if not options.fuse or not tops:
-        return plan
-    quick = [c.path for c in tops if not has_hooks_inside(c.module) and options.quick_form(c.module)]
+    if not tops or not options.fuse:
+        return Plan(prefix, compiled=_compilable(inside) if options.compile else ())
+    quick = [c for c in tops if not has_hooks_inside(c.module) and options.quick_form(c.module)]
+    as_called = [call for call in inside if not call.inside(quick)]
     times = Counter(id(call.module) for call in calls)
     folds, plain = _folds(inside, times, tensor_owners(model))
-    quick_once = tuple(dict.fromkeys(quick))
     once = [call for call in inside if times[id(call.module)] == 1 and call not in tops]
-    return replace(
-        plan,
+    return Plan(
+        prefix,
         folds=folds,
         relus=_relus(once, {norm for _, norm in folds}),
         pads=_pads(once, {layer for layer, _ in folds}),
         siblings=_siblings(calls),
-        quick=quick_once,
+        quick=tuple(dict.fromkeys(call.path for call in quick)),
+        compiled=_compilable(as_called) if options.compile else (),
         plain=plain,
     )
 
