@@ -11,6 +11,7 @@ workers that are started again continue with the same batches.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator

@@ -144,24 +144,6 @@ def test_errors_of_the_list_are_raised_before_the_model_is_built(standin: Standi
         standin.build("second", ["backbone2d"])
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"PREFIX_DTYPE": "bfloat16"},
-        {"CHANNELS_LAST": True},
-        {"COMPILE": True},
-        {"CACHE": "cache"},
-        {"FUSE": "force"},
-    ],
-)
-def test_an_option_that_needs_the_trainer_of_pcdet_freeze_is_an_error(
-    standin: Standin, option: dict[str, Any]
-) -> None:
-    openpcdet.install()
-    with pytest.raises(FreezeError, match=next(iter(option))):
-        standin.build("second", ["backbone_2d"], **option)
-
-
 def test_a_list_outside_of_model_is_an_error(standin: Standin) -> None:
     run = standin.train("second", *["--set", "MODEL.NAME", "SECONDNet"])
     assert run.code == 0

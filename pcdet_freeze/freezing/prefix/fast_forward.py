@@ -13,7 +13,7 @@ from pcdet_freeze.freezing.prefix.compile import Compiled
 from pcdet_freeze.freezing.prefix.fold_bn import Fold
 from pcdet_freeze.freezing.prefix.no_grad_call import PrefixCall, is_plain_float32
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.freezing.prefix.planner import QUICK_FORM, Plan, has_hooks, has_hooks_inside
+from pcdet_freeze.freezing.prefix.planner import Plan, has_hooks, has_hooks_inside
 from pcdet_freeze.freezing.prefix.siblings import Siblings
 
 
@@ -38,7 +38,17 @@ class FastForward:
     ) -> None:
         self.root, self.plan, self.options = unwrap(model), plan, options or Options()
         modules = {path: module for path, module, _ in walk(self.root)}
-        self.folds = [kind(modules[layer], modules[norm], self.options) for layer, norm in plan.folds]
+        pads, relus = dict(plan.pads), dict(plan.relus)
+        self.folds = [
+            kind(
+                modules[layer],
+                modules[norm],
+                self.options,
+                modules[pads[layer]] if layer in pads else None,
+                modules[relus[norm]] if norm in relus else None,
+            )
+            for layer, norm in plan.folds
+        ]
         self._siblings = [Siblings([modules[path] for path in group]) for group in plan.siblings]
         self._quick = [modules[path] for path in plan.quick]
         self._prefix = [modules[path] for path in plan.prefix]
@@ -102,7 +112,8 @@ class FastForward:
         for group in self._siblings:
             found.update(group.forwards())
         quick = (module for module in self._quick if not has_hooks_inside(module))
-        found.update({module: getattr(module, QUICK_FORM) for module in quick})
+        forms = ((module, self.options.quick_form(module)) for module in quick)
+        found.update({module: form for module, form in forms if form is not None})
         for module, compiled in self._compiled.items():
             compiled.renew()
             found[module] = compiled
@@ -120,8 +131,8 @@ class FastForward:
 
 
 def _look(fold: Fold) -> tuple[Any, ...]:
-    """A value that changes where one of the two layers gets a hook, a parametrization or another class."""
-    return tuple((type(module), has_hooks(module)) for module in (fold.layer, fold.norm))
+    """A value that changes where one of the layers gets a hook, a parametrization or another class."""
+    return tuple((type(module), has_hooks(module)) for module in fold.modules)
 
 
 def can_fold_now(model: nn.Module, options: Options) -> bool:

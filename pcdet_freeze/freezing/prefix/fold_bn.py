@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.freezing.prefix.options import Options
@@ -53,33 +54,79 @@ def is_foldable_norm(norm: nn.Module) -> bool:
     return base_class(norm) in _NORMS and not norm.training and norm._buffers.get("running_mean") is not None
 
 
+def own_padding(pad: nn.Module, layer: nn.Module) -> tuple[int, int] | None:
+    """The padding with which ``layer`` gives the same output without ``pad`` before it; None: there is none.
+
+    OpenPCDet's backbones pad by a ZeroPad2d, which copies the whole map.
+    """
+    if type(pad) is not nn.ZeroPad2d or type(layer) is not nn.Conv2d:
+        return None
+    left, right, top, bottom = pad.padding
+    plain = layer.padding == (0, 0) and layer.padding_mode == "zeros"
+    return (top, left) if plain and left == right >= 0 and top == bottom >= 0 else None
+
+
 class Fold:
     """``layer`` with ``norm`` folded in: while patched, ``layer`` computes both and ``norm`` passes through.
 
     The folded weights are computed on first use, and again when one of the original tensors was written to
     or replaced.
+
+    Args:
+        pad: a padding layer before ``layer``, which passes through while ``layer`` pads by itself.
+        relu: a ReLU that alone reads the output of ``norm``, and overwrites it.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        norm: nn.Module,
+        options: Options | None = None,
+        pad: nn.Module | None = None,
+        relu: nn.Module | None = None,
+    ) -> None:
         self.layer, self.norm, self.options = layer, norm, options or Options()
+        self.pad, self.relu = pad, relu
         self.pending = 0
         """calls of the layer that no call of the norm has followed yet"""
+        self.unpadded = 0
+        """calls of the padding layer that no call of the layer has followed yet"""
         self._made_from: tuple[Any, ...] = ()
         self._weights: tuple[Tensor, Tensor] | None = None
 
     def clear(self) -> bool:
-        """Reset ``pending``; returns whether a call of the layer was not followed by the norm."""
-        unanswered, self.pending = self.pending > 0, 0
+        """Reset the counters; returns whether a call of the layer was not followed by the norm."""
+        unanswered = self.pending > 0 or self.unpadded > 0
+        self.pending = self.unpadded = 0
         return unanswered
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules whose forwards are replaced."""
+        several = (self.layer, self.norm, self.pad, self.relu)
+        return tuple(module for module in several if module is not None)
 
     def forwards(self) -> dict[nn.Module, Any]:
         """module -> the forward that replaces its own."""
-        return {self.layer: self.run_layer, self.norm: self.run_norm}
+        found: dict[nn.Module, Any] = {self.layer: self.run_layer, self.norm: self.run_norm}
+        found |= {} if self.pad is None else {self.pad: self.run_pad}
+        return found | ({} if self.relu is None else {self.relu: self.run_relu})
+
+    def run_pad(self, value: Tensor) -> Tensor:
+        """Return ``value`` unchanged: the layer pads it."""
+        self.unpadded += 1
+        return value
+
+    def run_relu(self, value: Tensor) -> Tensor:
+        """ReLU in the memory of ``value``."""
+        return F.relu(value) if value.requires_grad else F.relu_(value)
 
     def run_layer(self, *args: Any, **kwargs: Any) -> Any:
         """Forward of the layer with the norm folded in."""
         self.pending += 1
-        return self.fold(*args, **kwargs)
+        pads = self.unpadded > 0
+        self.unpadded -= pads
+        return self.fold(args, kwargs, pads)
 
     def run_norm(self, value: Tensor) -> Any:
         """Return ``value`` unchanged if the layer has normalised it, else run the norm."""
@@ -88,15 +135,25 @@ class Fold:
         self.pending -= 1
         return value
 
-    def fold(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer's forward with the folded weights in place of its parameters."""
+    def fold(self, args: tuple[Any, ...], kwargs: dict[str, Any], pads: bool) -> Any:
+        """Run the layer's forward with the folded weights in place of its parameters.
+
+        Args:
+            pads: whether the layer also pads, in place of ``pad``.
+        """
         own, parameters = dict(self.layer._parameters), self.layer._parameters
+        attributes = self.layer.__dict__
         weight, bias = self.weights()
         parameters.update({"weight": weight, "bias": bias})  # type: ignore[dict-item]  # plain tensors
+        padding = attributes.get("padding")
         try:
+            if pads and self.pad is not None:
+                attributes["padding"] = own_padding(self.pad, self.layer) or padding
             return type(self.layer).forward(self.layer, *args, **kwargs)
         finally:
             parameters.update(own)
+            if pads:
+                attributes["padding"] = padding
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """Folded weight and bias."""
@@ -121,6 +178,12 @@ class ValidationFold(Fold):
 
     error = float("inf")
     """relative error (L2) of the norm's output"""
+    _before_pad: Tensor | None = None
+
+    def run_pad(self, value: Tensor) -> Tensor:
+        self._before_pad = value
+        result: Tensor = type(self.pad).forward(self.pad, value)  # type: ignore[union-attr]
+        return result
 
     def run_layer(self, *args: Any, **kwargs: Any) -> Any:
         self._given = args, kwargs
@@ -131,7 +194,11 @@ class ValidationFold(Fold):
     def run_norm(self, value: Tensor) -> Any:
         result = type(self.norm).forward(self.norm, value)
         args, kwargs = self._given
-        folded = next(tensors_of(self.fold(*args, **kwargs)))
+        before_pad, self._before_pad = self._before_pad, None
+        if before_pad is None:
+            folded = next(tensors_of(self.fold(args, kwargs, pads=False)))
+        else:
+            folded = next(tensors_of(self.fold((before_pad,), {}, pads=True)))
         same_memory = value.untyped_storage().data_ptr() == self._plain.untyped_storage().data_ptr()
         if same_memory and folded.stride() == self._plain.stride():
             offset = value.storage_offset() - self._plain.storage_offset() + folded.storage_offset()

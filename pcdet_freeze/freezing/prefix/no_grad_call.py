@@ -16,8 +16,10 @@ from pcdet_freeze.utils.tensors import tensors_of
 class PrefixCall:
     """Runs ``forward`` of ``module`` under no_grad, in the dtype and memory format of ``options``.
 
-    If an input requires grad (another call of the same module), ``forward`` runs as written. Outputs are
-    float32 and contiguous, unless the caller runs under autocast.
+    If an input requires grad (another call of the same module), ``forward`` runs as written. A dict of a
+    module that does not declare what it ``reads`` may hold such tensors for other modules: ``forward`` then
+    runs with gradients enabled. Outputs are float32, unless the caller runs under autocast, and a tensor is
+    returned contiguous.
     """
 
     def __init__(self, module: nn.Module, forward: Any, options: Options) -> None:
@@ -28,11 +30,12 @@ class PrefixCall:
         self.device = "cpu" if some is None else some.device.type
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if any(tensor.requires_grad for tensor in self._inputs(args, kwargs)):
+        live = any(tensor.requires_grad for tensor in self._inputs(args, kwargs))
+        if live and not self._reads_unknown(args):
             return self.forward(*args, **kwargs)
         before = _items(args)
         keep_dtype = self.options.is_exact or autocast_is_on(self.device)
-        with torch.no_grad(), self._precision():
+        with nullcontext() if live else torch.no_grad(), self._precision():
             result = self.forward(*map(self._laid_out, args), **kwargs)
         if isinstance(result, Tensor):
             return self._restored(result, keep_dtype)
@@ -40,6 +43,9 @@ class PrefixCall:
             new = {key: value for key, value in result.items() if before.get(key) is not value}
             result.update({k: self._restored(v, False) for k, v in new.items() if isinstance(v, Tensor)})
         return result
+
+    def _reads_unknown(self, args: Any) -> bool:
+        return self.reads is None and len(args) == 1 and isinstance(args[0], Mapping)
 
     def _inputs(self, args: Any, kwargs: Any) -> Any:
         if self.reads is not None and len(args) == 1 and isinstance(args[0], Mapping):

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from pcdet_freeze.freezing.plan import FreezePlan
+
+QUICK_FORM = "forward_frozen"
+"""name of a module's faster forward for the prefix, whose outputs differ by rounding alone"""
+
+
+def own_quick_form(module: nn.Module) -> Callable[..., Any] | None:
+    """The method :data:`QUICK_FORM` of ``module``; None if it has none."""
+    form: Callable[..., Any] | None = getattr(module, QUICK_FORM, None)
+    return form
 
 
 @dataclass(frozen=True)
@@ -22,11 +34,19 @@ class Options:
     """whether maps are in the channels_last memory format inside the prefix"""
     compile: bool = False
     """whether modules of the prefix that map one tensor to one tensor are compiled (torch.compile)"""
+    quick_form: Callable[[nn.Module], Callable[..., Any] | None] = own_quick_form
+    """module -> a faster forward whose outputs differ by rounding alone, or None. It is compared with the
+    module's own forward before it is used"""
 
     @classmethod
     def of(cls, plan: FreezePlan) -> Options:
         """Options of a plan's FREEZE section."""
         return cls(plan.fuse, getattr(torch, plan.prefix_dtype), plan.channels_last, plan.compile)
+
+    @property
+    def only_fuses(self) -> bool:
+        """Whether nothing but FREEZE.FUSE changes how the prefix runs."""
+        return self.is_exact and not self.channels_last and not self.compile
 
     @property
     def is_exact(self) -> bool:

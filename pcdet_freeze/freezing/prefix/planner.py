@@ -10,13 +10,11 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.prefix.fold_bn import is_foldable_norm, out_axis, out_channels
+from pcdet_freeze.freezing.prefix.fold_bn import is_foldable_norm, out_axis, out_channels, own_padding
+from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.siblings import common_shape
 from pcdet_freeze.freezing.prefix.tracer import Call, trains
 from pcdet_freeze.freezing.state import is_fully_frozen
-
-QUICK_FORM = "forward_frozen"
-"""name of a module's faster forward for the prefix, whose outputs differ by rounding alone"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,14 @@ class Plan:
     """outermost frozen modules that depend on nothing trainable, in call order; they run under no_grad"""
     folds: tuple[tuple[str, str], ...] = ()
     """(layer, the BatchNorm that is folded into it)"""
+    relus: tuple[tuple[str, str], ...] = ()
+    """(folded BatchNorm, the ReLU that alone reads its output, and overwrites it)"""
+    pads: tuple[tuple[str, str], ...] = ()
+    """(folded Conv2d, the ZeroPad2d before it, which the convolution pads by itself)"""
     siblings: tuple[tuple[str, ...], ...] = ()
     """trainable convolutions that read the same map, computed as one"""
     quick: tuple[str, ...] = ()
-    """modules of the prefix that run their :data:`QUICK_FORM`"""
+    """modules of the prefix that run their quick form, see :class:`Options`"""
     compiled: tuple[str, ...] = ()
     """modules of the prefix to compile"""
     plain: tuple[str, ...] = ()
@@ -67,12 +69,8 @@ class Plan:
         )
 
 
-def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compiled: bool = False) -> Plan:
+def make_plan(calls: Sequence[Call], model: nn.Module, options: Options) -> Plan:
     """Make the plan for a model whose forward made ``calls``.
-
-    Args:
-        fuse: fold BatchNorms and fuse sibling convolutions.
-        compiled: compile what can be compiled.
 
     Raises:
         FreezeError: a reentrant checkpoint runs trainable parameters without a graph.
@@ -89,13 +87,23 @@ def make_plan(calls: Sequence[Call], model: nn.Module, fuse: bool = True, compil
             tops[call] = None
     prefix = tuple(dict.fromkeys(call.path for call in tops))
     inside = [call for call in calls if call.inside(tops)]
-    plan = Plan(prefix, compiled=_compilable(inside, tops) if compiled else ())
-    if not fuse or not tops:
-        return plan
-    quick = [c.path for c in tops if hasattr(c.module, QUICK_FORM) and not has_hooks_inside(c.module)]
-    folds, plain = _folds(inside, Counter(id(call.module) for call in calls), tensor_owners(model))
-    quick_once = tuple(dict.fromkeys(quick))
-    return replace(plan, folds=folds, siblings=_siblings(calls), quick=quick_once, plain=plain)
+    if not tops or not options.fuse:
+        return Plan(prefix, compiled=_compilable(inside) if options.compile else ())
+    quick = [c for c in tops if not has_hooks_inside(c.module) and options.quick_form(c.module)]
+    as_called = [call for call in inside if not call.inside(quick)]
+    times = Counter(id(call.module) for call in calls)
+    folds, plain = _folds(inside, times, tensor_owners(model))
+    once = [call for call in inside if times[id(call.module)] == 1 and call not in tops]
+    return Plan(
+        prefix,
+        folds=folds,
+        relus=_relus(once, {norm for _, norm in folds}),
+        pads=_pads(once, {layer for layer, _ in folds}),
+        siblings=_siblings(calls),
+        quick=tuple(dict.fromkeys(call.path for call in quick)),
+        compiled=_compilable(as_called) if options.compile else (),
+        plain=plain,
+    )
 
 
 def refuse_cut_off(calls: Sequence[Call]) -> None:
@@ -135,11 +143,41 @@ def tensor_owners(model: nn.Module) -> Counter[int]:
     )
 
 
-def _compilable(inside: Sequence[Call], tops: Collection[Call]) -> tuple[str, ...]:
-    """Modules of the prefix that map one tensor to one tensor, without hooks inside."""
+def _compilable(inside: Sequence[Call]) -> tuple[str, ...]:
+    """Outermost modules of the prefix that map one tensor to one tensor, without hooks inside."""
     hooked = {call for call in inside if has_hooks(call.module)}
-    fit = [call for call in tops if call.one_tensor and call.module._modules]
+    fit: dict[Call, None] = {}
+    for call in inside:
+        if call.one_tensor and call.module._modules and not call.inside(fit):
+            fit[call] = None
     return tuple(dict.fromkeys(c.path for c in fit if not any(one.inside({c}) for one in hooked)))
+
+
+def _relus(calls: Sequence[Call], folded: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """(folded norm, ReLU that may overwrite its output)."""
+    pairs = ((call.source, call) for call in calls if call.source is not None)
+    return tuple(
+        (norm.path, relu.path)
+        for norm, relu in pairs
+        if norm.path in folded and type(relu.module) is nn.ReLU and _is_private(norm, relu)
+        if norm in calls and not has_hooks(relu.module)
+    )
+
+
+def _pads(calls: Sequence[Call], folded: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """(folded convolution, padding layer that the convolution can replace)."""
+    pairs = ((call.source, call) for call in calls if call.source is not None)
+    return tuple(
+        (layer.path, pad.path)
+        for pad, layer in pairs
+        if layer.path in folded and own_padding(pad.module, layer.module) and _is_private(pad, layer)
+        if pad in calls and not has_hooks(pad.module)
+    )
+
+
+def _is_private(writer: Call, reader: Call) -> bool:
+    """Whether the output of ``writer`` is read by ``reader`` alone, and seen by no hook of another module."""
+    return writer.users == {reader} and not writer.kept and writer.above is reader.above
 
 
 def _folds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -17,14 +18,19 @@ from pcdet_freeze.freezing.state import freeze_version, is_fully_frozen
 class Replanner:
     """Holds the :class:`FastForward` of a model for its present freeze.
 
+    Args:
+        shared: see :func:`plan_for`.
+
     >>> replanner = Replanner(model)
     >>> replanner.prepare(batch)
     >>> with replanner.fast:
     ...     model(batch)
     """
 
-    def __init__(self, model: nn.Module, options: Options | None = None) -> None:
-        self.root, self.options = unwrap(model), options or Options()
+    def __init__(
+        self, model: nn.Module, options: Options | None = None, shared: Sequence[object] = ()
+    ) -> None:
+        self.root, self.options, self.shared = unwrap(model), options or Options(), tuple(shared)
         self.fast = FastForward(self.root, Plan(), self.options)
         self._version: object = None
         self._frozen: tuple[int, ...] = ()
@@ -55,5 +61,6 @@ class Replanner:
         if frozen == self._frozen:
             return False
         self._frozen = frozen
-        self.fast = FastForward(self.root, plan_for(self.root, args, kwargs, self.options), self.options)
+        plan = plan_for(self.root, args, kwargs, self.options, self.shared)
+        self.fast = FastForward(self.root, plan, self.options)
         return True

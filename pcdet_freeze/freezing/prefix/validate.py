@@ -19,6 +19,7 @@ from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan, make_plan
 from pcdet_freeze.freezing.prefix.tracer import Trace
 from pcdet_freeze.freezing.state import is_fully_frozen
+from pcdet_freeze.utils.rng import untouched_rng
 from pcdet_freeze.utils.tensors import relative_error, tensors_of
 
 TOLERANCE = 2e-6
@@ -36,10 +37,15 @@ def plan_for(
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None = None,
     options: Options | None = None,
+    shared: Sequence[object] = (),
 ) -> Plan:
     """Make the plan for training forwards of ``model`` with such arguments, in its present mode.
 
-    A copy of the model runs two or three times on copies of the arguments; random generators advance.
+    A copy of the model runs two or three times on copies of the arguments, each time from the present state
+    of the random generators, which is restored.
+
+    Args:
+        shared: objects that the copy shares with the model, such as a data set.
 
     Raises:
         FreezeError: a reentrant checkpoint runs trainable parameters without a graph.
@@ -48,20 +54,42 @@ def plan_for(
     if any("_orig_mod" in module._modules for module in root.modules()):
         return Plan(plain=("the whole prefix: a part of the model is compiled",))
     try:
-        twin = copy.deepcopy(root)
+        twin = copy_of(root, shared)
         frozen = {id(module): (path, module) for path, module, _ in walk(twin) if is_fully_frozen(module)}
         with recorded(frozen.values()) as before, Trace(twin) as trace:
             _run(twin, given)
     except Exception as error:  # the forward itself may succeed, or raise a better error
         return Plan(plain=(f"the whole prefix: a copy of the model could not be traced ({error!r})",))
-    plan = make_plan(trace.calls, twin, bool(options.fuse), options.compile)
+    plan = make_plan(trace.calls, twin, options)
     del trace
-    return Validation(twin, before, given, options).judge(plan)
+    try:
+        return Validation(twin, before, given, options).judge(plan)
+    except Exception as error:  # code that reads the memory of maps, a device without free memory
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        why = f"a copy of the model could not run by the plan ({type(error).__name__}: {first})"
+        return Plan(plain=(f"the whole prefix: {why}",))
+
+
+def copy_of(root: nn.Module, shared: Sequence[object] = ()) -> nn.Module:
+    """A deep copy of ``root``, without the graph of tensors that its modules keep from an earlier forward.
+
+    Args:
+        shared: objects that are not copied.
+    """
+    memo: dict[int, Any] = {id(value): value for value in shared}
+    for module in root.modules():
+        own = {key: value for key, value in vars(module).items() if key not in _STATE}
+        memo.update({id(t): t.detach() for t in tensors_of(own) if t.grad_fn is not None})
+    return copy.deepcopy(root, memo)
+
+
+_STATE = ("_parameters", "_buffers", "_modules")
 
 
 def _run(model: nn.Module, given: Any) -> None:
     args, kwargs = copy.deepcopy(given)
-    model(*args, **kwargs)
+    with untouched_rng():
+        model(*args, **kwargs)
 
 
 class Validation:
@@ -76,11 +104,12 @@ class Validation:
         if plan.folds and not can_fold_now(self.twin, self.options):
             rule = "autocast or TF32 is on (FREEZE.FUSE: force folds there too)"
             plan = replace(plan, folds=(), plain=(*plan.plain, f"{len(plan.folds)} norm layers: {rule}"))
+        plan = plan.without(self._misrecognised(plan))
         if plan.folds or plan.quick:
             plan = plan.without(self._too_far(plan))
         if plan.compiled:
             plan = self._try_compiling(plan)
-        if plan.folds or plan.quick or plan.compiled or self.options != Options(self.options.fuse):
+        if plan.folds or plan.quick or plan.compiled or not self.options.only_fuses:
             _, after = self._outputs(plan, self.options, Fold)
             folded_layers = {layer for layer, _ in plan.folds}
             # a layer that is itself in the list of the prefix returns the norm's output when folded
@@ -89,10 +118,20 @@ class Validation:
             plan = replace(plan, difference=max(errors, default=0.0))
         return plan
 
+    @property
+    def _limit(self) -> float:
+        return TOLERANCE if is_plain_float32(self.twin) else LOOSE
+
+    def _misrecognised(self, plan: Plan) -> dict[str, float]:
+        """path -> relative error, of quick forms that are wrong on inputs of their own choice."""
+        modules = dict(self.tops)
+        errors = {path: probe_error(self.options.quick_form(modules[path])) for path in plan.quick}
+        return {path: error for path, error in errors.items() if not error <= self._limit}
+
     def _too_far(self, plan: Plan) -> dict[str, float]:
         """path -> relative error, of norm layers and quick forms whose error exceeds the tolerance."""
-        exact = is_plain_float32(self.twin)
-        options = Options("force" if self.options.fuse == "force" else True)
+        fuse = "force" if self.options.fuse == "force" else True
+        options = Options(fuse, quick_form=self.options.quick_form)
         fast, after = self._outputs(replace(plan, compiled=()), options, ValidationFold)
         errors = {}
         if can_fold_now(self.twin, options):
@@ -101,8 +140,7 @@ class Validation:
                 for (_, norm), fold in zip(plan.folds, fast.folds, strict=True)
             }
         errors |= {path: output_error(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
-        limit = TOLERANCE if exact else LOOSE
-        return {path: error for path, error in errors.items() if not error <= limit}
+        return {path: error for path, error in errors.items() if not error <= self._limit}
 
     def _try_compiling(self, plan: Plan) -> Plan:
         try:
@@ -151,6 +189,12 @@ def recorded(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Outputs]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def probe_error(form: Any) -> float:
+    """Relative error of a quick form on inputs of its own choice; 0 for one that has no ``probe_error``."""
+    probe = getattr(form, "probe_error", None)
+    return 0.0 if probe is None else float(probe())
 
 
 def output_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

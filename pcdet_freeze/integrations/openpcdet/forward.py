@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,12 +28,15 @@ def checked_forward(detector: nn.Module, *args: Any, **kwargs: Any) -> Any:
         frozen_heads.set_batch_keys(frozen_heads.patch_frozen_heads(detector), None)
         return forward(*args, **kwargs)
     session = detector.__dict__.get(SESSION)
+    fast: AbstractContextManager[Any] = nullcontext()
     if session is not None:
         session.before_forward()
+        fast = session.prefix.forward()
     patched = frozen_heads.patch_frozen_heads(detector)
     frozen_heads.set_batch_keys(patched, next(iter((*args, *kwargs.values())), None))
     try:
-        output = forward(*args, **kwargs)
+        with fast:
+            output = forward(*args, **kwargs)
     except PCDetFreezeError:
         raise
     except _MISSING_OUTPUT as error:

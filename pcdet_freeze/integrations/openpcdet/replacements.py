@@ -16,19 +16,18 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from pcdet_freeze import config as configs
-from pcdet_freeze.errors import FreezeError, PCDetFreezeError
+from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.paths import unwrap
-from pcdet_freeze.freezing.plan import BLOCK, DEFAULTS
+from pcdet_freeze.freezing.plan import BLOCK
 from pcdet_freeze.integrations.openpcdet import environment, resume
+from pcdet_freeze.integrations.openpcdet.frozen_prefix import with_defaults
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.rebuild import Rebuild
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 from pcdet_freeze.integrations.openpcdet.tasks.replacements import with_task_heads
 from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
 
-OWN_TRAINER = ("PREFIX_DTYPE", "CHANNELS_LAST", "COMPILE", "CACHE")
-"""keys of MODEL.FREEZE that need the trainer of this package"""
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
 WITHOUT = {
     "train_one_epoch": "the certificate is not checked after each epoch, and FREEZE.SCHEDULE cannot be used",
@@ -99,16 +98,7 @@ def read_plan(model_cfg: Any) -> FreezePlan:
     whole = getattr(sys.modules.get("pcdet.config"), "cfg", None)
     if not isinstance(whole, Mapping) or whole.get("MODEL") is not model_cfg:
         whole = model_cfg
-    plan = FreezePlan.from_cfg(whole)
-    block = model_cfg.get(BLOCK) or {}
-    unsupported = [key for key in OWN_TRAINER if block.get(key, DEFAULTS[key]) not in (DEFAULTS[key], None)]
-    unsupported += ["FUSE: force"] if block.get("FUSE") == "force" else []
-    if unsupported:
-        raise FreezeError(
-            f"{', '.join(unsupported)} of MODEL.{BLOCK} work only in the trainer of pcdet_freeze, not in "
-            "OpenPCDet. Remove them."
-        )
-    return plan
+    return with_defaults(FreezePlan.from_cfg(whole), model_cfg.get(BLOCK) or {})
 
 
 def cfg_from_list(_: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any:

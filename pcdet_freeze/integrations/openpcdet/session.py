@@ -20,6 +20,7 @@ from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.schedule import phase_at, timeline
 from pcdet_freeze.integrations.openpcdet import frozen_heads
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
+from pcdet_freeze.integrations.openpcdet.frozen_prefix import FrozenPrefix
 from pcdet_freeze.integrations.openpcdet.optimizer import DroppedParameters, find_optimizer, fix_groups
 from pcdet_freeze.integrations.openpcdet.schedule import LrScales, add_to_groups, rewrap_ddp
 from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
@@ -67,6 +68,7 @@ class Session:
         """the model as the training loop calls it, in its wrappers"""
         self.optimizer: Optimizer | None = None
         self._first_steps = FirstSteps(logger)
+        self.prefix = FrozenPrefix(model, plan, logger)
         self._watch_first_steps()
         self._step_hook: Any = None
         model.__dict__[SESSION] = self
@@ -78,6 +80,7 @@ class Session:
 
     def _watch_first_steps(self) -> None:
         self._first_steps.watch(self.handle, self.wrapped, self.optimizer, self._dropped.names)
+        self.prefix.watch(self.wrapped)
 
     def log_summary(self) -> None:
         """Log what is frozen, a table of the modules, the heads without a loss, and expected drift."""
@@ -252,6 +255,7 @@ class Session:
         """Unfreeze the model and restore it as it was built. Raises FreezeError under a live DDP."""
         self.handle.release()
         self._first_steps.stop()
+        self.prefix.stop()
         self._remove_step_hook()
         for part in frozen_heads.parts(self.model):
             frozen_heads.restore(part.module)

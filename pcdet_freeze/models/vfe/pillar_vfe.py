@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
-from pcdet_freeze.models.vfe.ragged_pillars import decorate_points, run_layers
 from pcdet_freeze.ops.norm import batch_norm
+from pcdet_freeze.ops.ragged_pillars import decorate_points, run_layers
 
 
 class PFNLayer(PillarLayer):

@@ -278,3 +278,76 @@ def test_a_linear_layer_before_a_norm_that_reads_its_transpose_is_folded() -> No
     model = frozen_model(["linear", "norm"], Points())
     fast = fast_of(model, torch.randn(3, 5, 4))
     assert fast.plan.folds == (("linear", "norm"),) and fast.plan.difference < 1e-6
+
+
+class Padded(nn.Module):
+    """ZeroPad2d, convolution, norm, ReLU in one Sequential, as in OpenPCDet; then a trainable layer."""
+
+    def __init__(self, *pad: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.ZeroPad2d(pad), nn.Conv2d(3, 8, 3, stride=2, bias=False), norm(nn.BatchNorm2d, 8)]
+        self.block, self.head = nn.Sequential(*layers, nn.ReLU()), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(x)).square().sum()
+
+
+def features(model: nn.Module, fast: Replanner) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output of ``model.block``, plain and fast."""
+    with recorded([("block", model.block)]) as plain:
+        model(image())
+    with recorded([("block", model.block)]) as folded, fast.fast:
+        model(image())
+    return plain["block"][0], folded["block"][0]
+
+
+def test_f5_the_convolution_pads_by_itself_and_the_relu_overwrites_its_output() -> None:
+    model = frozen_model(["block"], Padded(1, 1, 2, 2))
+    fast = fast_of(model)
+    assert fast.plan.pads == (("block.1", "block.0"),) and fast.plan.relus == (("block.2", "block.3"),)
+    x = image() - 1
+    assert fast.fast.folds[0].run_relu(x).data_ptr() == x.data_ptr() and x.min() == 0
+    plain, folded = features(model, fast)
+    assert plain.shape == folded.shape == (2, 8, 4, 3) and relative_error(plain, folded) < 1e-6
+    assert model.block[1].padding == (0, 0)
+
+
+@pytest.mark.parametrize("pad", [(1, 0, 1, 1), (-1, -1, 0, 0)])
+def test_f5_padding_that_the_convolution_does_not_have_stays_a_layer(pad: tuple[int, ...]) -> None:
+    model = frozen_model(["block"], Padded(*pad))
+    fast = fast_of(model)
+    assert fast.plan.pads == () and len(fast.plan.folds) == 1
+    assert relative_error(*features(model, fast)) < 1e-6
+
+
+class Residual(Padded):
+    """The norm's output is read by an addition too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = self.block[2](self.block[1](self.block[0](x)))
+        return self.head(self.block[3](normed) + normed).square().sum()
+
+
+class Twice(Padded):
+    """One ReLU is called twice."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        relu = self.block[3]
+        return (self.head(self.block(x)) + relu(-x).mean()).square().sum()
+
+
+@pytest.mark.parametrize("kind", [Residual, Twice])
+def test_f5_a_relu_with_other_readers_or_calls_writes_to_memory_of_its_own(kind: Any) -> None:
+    model = frozen_model(["block"], kind(1, 1, 1, 1))
+    fast = fast_of(model)
+    plain = model(image())
+    assert fast.plan.relus == () and len(fast.plan.folds) == 1
+    with fast.fast:
+        assert relative_error(plain, model(image())) < 1e-6
+
+
+def test_a_tensor_of_an_earlier_step_that_a_module_keeps_does_not_hinder_a_plan() -> None:
+    model = frozen_model(["block"], Padded(1, 1, 1, 1))
+    model.head.kept = {"preds": [model.head(torch.ones(1, 8, 1, 1))]}  # as OpenPCDet's heads do
+    assert len(fast_of(model).plan.folds) == 1 and model.head.kept["preds"][0].grad_fn is not None

@@ -28,7 +28,8 @@ def decorate_points(
         keep_xyz: include x, y, z.
         with_distance: append the distance from the sensor.
     """
-    points, pillar_of = voxels[filled], filled.nonzero()[:, 0]
+    pillar_of, slot = filled.nonzero(as_tuple=True)  # waits for the device, once
+    points = voxels[pillar_of, slot]
     xyz = points[:, :3]
     # summed over padded slots too, since the order of summation changes the last bits
     mean = voxels[..., :3].sum(dim=1) / counts.clamp(min=1).to(voxels.dtype).unsqueeze(1)
@@ -40,7 +41,9 @@ def decorate_points(
 
 def run_layers(layers: Iterable[Any], points: Tensor, filled: Tensor) -> Tensor:
     """PFN layers (with ``linear``, ``norm`` and ``last``) on points (N, width_in) -> pillars (M, F)."""
-    lengths, pillar_of = filled.sum(dim=1), filled.nonzero()[:, 0]
+    lengths = filled.sum(dim=1)
+    # with the size known, nothing waits for the device
+    pillar_of = torch.repeat_interleave(lengths, output_size=len(points))
     has_padding = ~filled.all(dim=1, keepdim=True)
     # one row for the padding of all pillars; after the first layer, which concatenates the maximum of the
     # pillar, one row per pillar
