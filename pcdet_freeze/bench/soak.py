@@ -201,11 +201,13 @@ class Soak:
         self.starts += 1
         folder.mkdir(parents=True, exist_ok=True)
         launch = ["-m", "pcdet_freeze"]
+        # the limit holds for the shared memory in which workers return batches, too
+        workers = 0 if full_disk else self.workers
         if self.ranks > 1:
             ranks = f"--nproc_per_node={self.ranks}"
             launch = ["-m", "torch.distributed.run", ranks, "--max-restarts=3", "--rdzv-backend=c10d",
                       "--rdzv-endpoint=localhost:0", *launch]  # fmt: skip
-        words = ["train", "--cfg_file", CFG, "--output_dir", str(folder), "--workers", str(self.workers),
+        words = ["train", "--cfg_file", CFG, "--output_dir", str(folder), "--workers", str(workers),
                  "--device", "cpu", "--fix_random_seed", "--batch_size", "2", "--num_epochs_to_eval", "0",
                  "--max_iters", str(self.iterations), "--logger_iter_interval", "1", "--launcher",
                  "pytorch" if self.ranks > 1 else "none", "--set", *SMALL]  # fmt: skip

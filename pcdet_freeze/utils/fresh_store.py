@@ -57,8 +57,6 @@ def _wait(store: Any, key: str, until: float, who: str) -> None:
 
 def _pause(until: float, who: str) -> None:
     if who and time.monotonic() > until:
-        raise TrainingError(
-            f"All ranks must start within --timeout, but {who} did not. Look at its messages."
-        )
+        raise TrainingError(f"All ranks must start within --timeout, but {who} did not. Look at its log.")
     if who:
         time.sleep(POLL_S)

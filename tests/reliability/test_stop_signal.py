@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+
+
+@pytest.fixture(autouse=True)
+def default_handlers() -> Iterator[None]:
+    """A background job of a shell ignores SIGINT, and under nohup SIGHUP."""
+    former = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 class Receives(Hook):
