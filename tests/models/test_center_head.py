@@ -196,7 +196,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "a wrong type in a branch": (
         lambda h: h["SEPARATE_HEAD_CFG"]["HEAD_DICT"]["dim"].update(out_channels="3"),
-        "HEAD_DICT.dim.out_channels must be an integer; got '3'",
+        "HEAD_DICT.dim.out_channels must be a whole number, 1 or more; got '3'",
     ),
     "weights of another code": (
         lambda h: h["LOSS_CONFIG"]["LOSS_WEIGHTS"].update(code_weights=[1.0] * 10),
