@@ -123,6 +123,7 @@ def _run(trainer: Trainer, context: TrainContext) -> None:
     logger, folder = context.logger, context.folders.root
     logger.info("**********************Start training %s**********************", folder)
     trainer.run()
+    distributed.barrier()  # rank 0 writes run.json in the last hook, and every rank reads it
     logger.info("**********************End training %s**********************", folder)
 
 
