@@ -34,6 +34,7 @@ from pcdet_freeze.freezing.eval_lock import requested_mode
 from pcdet_freeze.freezing.paths import find, is_within, unwrap
 from pcdet_freeze.utils.memory import free_cached_memory, is_memory_error
 from pcdet_freeze.utils.picklable_hook import PicklableHook
+from pcdet_freeze.utils.wrappers import is_compiled
 
 
 class DeterminismCheck:
@@ -108,7 +109,12 @@ class DeterminismCheck:
         covered = [] if request is None else list(request.module_set.modules(self.handle.model))
         heads = [path for path, module, _ in covered if callable(getattr(module, "get_loss", None))]
         sampling = [] if self.handle.plan.parameters else heads
+        # torch.compile traces these: the compiled module around them is hooked
+        traced = {p for _, module, _ in covered if is_compiled(module) for p in module.modules()}
+        traced -= {module for module in traced if is_compiled(module)}
         for path, module, _ in covered:
+            if module in traced:
+                continue
             if is_frozen(module) and not any(is_within(path, head) for head in sampling):
                 yield path, module
 

@@ -154,8 +154,7 @@ class FirstSteps:
         if self._determinism is not None and not wait_for_loader_threads():
             self.logger.warning(_LOADER_THREAD)
         if self._determinism is not None and not self._in_memory(_DETERMINISM, self._determinism.begin):
-            self._determinism = None
-            self._determinism_checked = True
+            self._determinism, self._determinism_checked = None, True
         if self._reachability is not None:
             self._reachability.begin()
 

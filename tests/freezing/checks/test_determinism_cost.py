@@ -201,3 +201,10 @@ def test_h3_a_module_that_cannot_run_again_is_a_warning(caplog: Any) -> None:
 
     Loop(OnceOnly()).step()
     assert "vfe could not be run again" in caplog.text and "KeyError: 'frame_id'" in caplog.text
+
+
+def test_h3_a_compiled_part_stays_compiled_and_one_without_graph_breaks_is_accepted() -> None:
+    loop = Loop(torch.compile(nn.Sequential(Part()), backend="eager", fullgraph=True))
+    for _ in range(2):
+        loop.step()
+    assert torch.isfinite(loop.step())
