@@ -57,7 +57,10 @@ WRONG = [
     ([phase(True, "vfe")], "got True"),
     ([phase("2", "vfe")], "got '2'"),
     ([phase(1)], "TRAIN must be a list of module names"),
-    ([{"EPOCH": 1, "TRAIN": "vfe"}], "TRAIN must be a list of module names; got str 'vfe': write [vfe]"),
+    (
+        [{"EPOCH": 1, "TRAIN": "vfe, a"}],
+        "TRAIN must be a list of module names; got str 'vfe, a': write [vfe, a]",
+    ),
     ([phase(1, "!vfe")], "without '!'"),
     ([phase(1, "vfe", LR_SCALE=0)], "LR_SCALE must be a number above 0; got 0"),
     ([phase(1, "vfe", LR_SCALE=float("nan"))], "above 0; got nan"),

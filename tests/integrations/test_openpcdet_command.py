@@ -194,7 +194,7 @@ def test_p6_explain_does_not_copy_the_data_set(standin: Standin, capsys: Any) ->
 def test_p6_explain_names_parameters_that_adam_onecycle_drops(shown: Any) -> None:
     words = ["--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "backbone_2d"]
     code, out = shown("--cfg_file", "tools/cfgs/toy_models/dsvt.yaml", *words)
-    assert code == 0 and "did not receive 3 trainable parameters" in out.replace("\n  ", " ")
+    assert code == 0 and "does not collect 3 trainable parameters" in out.replace("\n  ", " ")
 
 
 @pytest.mark.parametrize("name", ["explain", "verify"])

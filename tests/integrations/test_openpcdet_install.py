@@ -139,7 +139,7 @@ def test_n2_without_the_key_a_model_has_no_additional_attributes(standin: Standi
 def test_errors_of_the_list_are_raised_before_the_model_is_built(standin: Standin) -> None:
     openpcdet.install()
     with pytest.raises(FreezeError, match="must be a list of module names"):
-        standin.build("second", "backbone_2d")
+        standin.build("second", "vfe, backbone_2d")
     with pytest.raises(FreezeError, match=r"'backbone2d' names no module.*Nearest: backbone_2d"):
         standin.build("second", ["backbone2d"])
 

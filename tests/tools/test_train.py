@@ -169,12 +169,17 @@ def test_what_cannot_be_used_is_one_message_and_exit_1(
     assert not (folder(tmp_path) / "ckpt").exists()
 
 
-def test_n3_a_string_in_place_of_the_list_is_an_error(tmp_path: Path, capsys: Any, root: Path) -> None:
+def test_n3_text_of_several_names_in_place_of_the_list_is_an_error(
+    tmp_path: Path, capsys: Any, root: Path
+) -> None:
     text = (root / "cfgs/synthetic_models/pointpillar.yaml").read_text()
     yaml = tmp_path / "cfgs" / "synthetic_models" / "pointpillar.yaml"
     yaml.parent.mkdir(parents=True)
     yaml.write_text(
-        text.replace("    NAME: PointPillar\n", "    NAME: PointPillar\n    NOT_TRAIN_IN_MULTI_TASK: vfe\n")
+        text.replace(
+            "    NAME: PointPillar\n",
+            "    NAME: PointPillar\n    NOT_TRAIN_IN_MULTI_TASK: vfe, backbone_2d\n",
+        )
     )
     code = tool("train").main(
         ["--cfg_file", str(yaml), "--output_dir", str(tmp_path / "out"), "--set", *SMALL]
