@@ -212,14 +212,12 @@ class Soak:
                  "--max_iters", str(self.iterations), "--logger_iter_interval", "1", "--launcher",
                  "pytorch" if self.ranks > 1 else "none", "--set", *SMALL]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        limits: list[str] = []
-        if full_disk:
-            limits = ["-c", LIMITED.format(size=FULL_DISK_BYTES)]
-            launch = []
+        if self.ranks == 1:
+            launch = ["-c", PROGRAM.format(size=FULL_DISK_BYTES if full_disk else "resource.RLIM_INFINITY")]
         self._log = folder / f"printed_{self.starts}.txt"
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, *limits, *launch, *words],
+                [sys.executable, *launch, *words],
                 stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
 
@@ -259,9 +257,10 @@ class Soak:
         return [int(number) for number in REACHED.findall(self._printed())]
 
 
-LIMITED = """
-import resource
+PROGRAM = """
+import resource, signal
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 from pcdet_freeze.__main__ import program
 program()
 """
