@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.loader_threads import draws_from_own_generators
 from pcdet_freeze.utils.rng import untouched_rng
 
 POLL = 1.0
@@ -216,9 +217,10 @@ class OwnBatches:
         dataset: Any = loader.dataset
         dataset.reading = loader.board.writer(0)
         # a daemon: a read that never returns does not keep the process from ending
-        threading.Thread(
+        thread = threading.Thread(
             target=_make_batches, args=(batches, self._asked, self._made), name="frames", daemon=True
-        ).start()
+        )
+        draws_from_own_generators(thread).start()  # each sample has a stream of its own
 
     def __iter__(self) -> OwnBatches:
         return self

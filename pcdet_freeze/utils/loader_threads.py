@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from weakref import WeakSet
 
 import torch.utils.data.dataloader as torch_loader
 
@@ -22,6 +23,13 @@ _PAUSE, _LOOKS = 0.005, 4
 """seconds between two looks, and looks in a row that must find no thread in a loader: between two batches,
 or just after its queue was emptied, a thread is outside of it"""
 _LOADER_FILE = str(Path(torch_loader.__file__))
+_with_own_generators: WeakSet[threading.Thread] = WeakSet()
+
+
+def draws_from_own_generators(thread: threading.Thread) -> threading.Thread:
+    """Mark a thread that draws nothing from the generators of the process: it is never waited for."""
+    _with_own_generators.add(thread)
+    return thread
 
 
 def wait_for_loader_threads(timeout: float = TIMEOUT) -> bool:
@@ -34,8 +42,10 @@ def wait_for_loader_threads(timeout: float = TIMEOUT) -> bool:
     """
     deadline, idle_looks = time.monotonic() + timeout, 0
     while idle_looks < _LOOKS and threading.active_count() > 1:
-        own = threading.get_ident()
-        is_loading = any(_is_loading(f) for thread, f in sys._current_frames().items() if thread != own)
+        left_out = {threading.get_ident(), *(thread.ident for thread in _with_own_generators)}
+        is_loading = any(
+            _is_loading(f) for ident, f in sys._current_frames().items() if ident not in left_out
+        )
         if is_loading and time.monotonic() > deadline:
             return False
         idle_looks = 0 if is_loading else idle_looks + 1

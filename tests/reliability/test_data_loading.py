@@ -89,6 +89,7 @@ def test_a_pipe_in_place_of_a_point_file_names_its_frame(tmp_path: Path, root: P
     with pytest.raises(DataError, match="still being read: 000001"):
         list(batches)
     shut_down_workers(loader, batches)
+    os.close(os.open(path, os.O_RDWR))  # the read ends, and with it its thread
 
 
 @pytest.mark.parametrize("workers", [0, 2])

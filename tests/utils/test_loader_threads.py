@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from torch.utils.data import DataLoader, Dataset
 
-from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
+from pcdet_freeze.utils.loader_threads import draws_from_own_generators, wait_for_loader_threads
 
 
 class Counted(Dataset):  # type: ignore[type-arg]
@@ -83,3 +83,28 @@ def test_threads_without_a_loader_are_not_waited_for() -> None:
     finally:
         stop.set()
         thread.join()
+
+
+class Stuck(Dataset):  # type: ignore[type-arg]
+    """A read that does not return until ``released`` is set."""
+
+    def __init__(self) -> None:
+        self.begun, self.released = threading.Event(), threading.Event()
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        self.begun.set()
+        self.released.wait()
+        return index
+
+
+def test_a_thread_with_generators_of_its_own_is_not_waited_for() -> None:
+    dataset = Stuck()
+    thread = threading.Thread(target=lambda: list(DataLoader(dataset, 1)), daemon=True)
+    draws_from_own_generators(thread).start()
+    dataset.begun.wait()
+    assert wait_for_loader_threads(timeout=0.0)
+    dataset.released.set()
+    thread.join()
