@@ -11,6 +11,9 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("PCDET_FREEZE_SHARED", ROOT.parent / "shared"))
 
+# pytest-xdist gives its processes the width of the terminal, which commands that print tables would use
+os.environ.pop("COLUMNS", None)
+
 # the same examples in every run; `pytest --hypothesis-profile=default` draws new ones
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")

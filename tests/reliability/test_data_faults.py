@@ -199,10 +199,10 @@ def test_the_limit_is_a_share_of_each_kind_and_one_is_always_left_out() -> None:
 def trainer_with_bad_data(tmp_path: Path) -> Any:
     trainer = toy_trainer([BadDataHook(), SummaryHook(tmp_path / "run.json")], epochs=2)
 
-    def step(batch: dict[str, Any], move: Any = trainer._load_batch) -> dict[str, Any]:
-        return {**move(batch), "bad_data": [item(1), item(2, OBJECT)]}
+    def load(batches: Any, load_batches: Any = trainer._load_batches) -> list[dict[str, Any]]:
+        return [{**batch, "bad_data": [item(1), item(2, OBJECT)]} for batch in load_batches(batches)]
 
-    trainer._load_batch = step  # type: ignore[method-assign]
+    trainer._load_batches = load  # type: ignore[method-assign]
     return trainer
 
 
