@@ -20,8 +20,8 @@ from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import untouched_rng
 
 Batch = dict[str, Any]
-LISTS = ("frame_id", "skipped_frames")
-"""keys of a batch that name frames"""
+LISTS = ("frame_id", "skipped_frames", "bad_data")
+"""keys of a batch with a list: names of frames, bad data"""
 
 
 def merged(batches: Sequence[Batch]) -> Batch:

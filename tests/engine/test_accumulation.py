@@ -179,8 +179,10 @@ def test_amp_and_a_gradient_scaler_work_with_it() -> None:
 
 def test_figures_are_means_and_frames_are_listed_together() -> None:
     assert mean_figures([{"a": 1.0, "b": "x"}, {"a": 2.0, "b": "y"}]) == {"a": 1.5, "b": "y"}
-    both = merged([{"frame_id": ["1"], "skipped_frames": ["0"]}, {"frame_id": ["2"], "x": 3}])
-    assert both == {"frame_id": ["1", "2"], "skipped_frames": ["0"], "x": 3}
+    both = merged(
+        [{"frame_id": ["1"], "skipped_frames": ["0"], "bad_data": [7]}, {"frame_id": ["2"], "x": 3}]
+    )
+    assert both == {"frame_id": ["1", "2"], "skipped_frames": ["0"], "bad_data": [7], "x": 3}
 
 
 @pytest.fixture(scope="module")
