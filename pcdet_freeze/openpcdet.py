@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ def __getattr__(name: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a script of OpenPCDet with the plugin, or a command; returns the exit code."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = _with_rank_last(list(sys.argv[1:] if argv is None else argv))
     if not args or args[0] in ("-h", "--help"):
         print(f"{USAGE}\n{where_to_start()}")
         return 0 if args else 2
@@ -69,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _with_rank_last(words: list[str]) -> list[str]:
+    """``torch.distributed.launch`` puts ``--local-rank=N`` before the script: give it to the script."""
+    if not words or not (rank := re.fullmatch(r"--local[-_]rank=(\d+)", words[0])):
+        return words
+    return [*words[1:], f"--local_rank={rank.group(1)}"]
 
 
 def _load_tasks(argv: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def test_the_command_runs_from_the_tools_folder_too(standin: Standin, capsys: An
     words = ["train.py", "--cfg_file", "cfgs/toy_models/pv_rcnn.yaml", "--epochs", "1", *LIST]
     assert openpcdet.main(words) == 0
     assert state_of(standin.root, 1)["pcdet_freeze"]
+
+
+@pytest.mark.parametrize("word", ["--local-rank=0", "--local_rank=0"])
+def test_the_word_that_torch_distributed_launch_adds_reaches_the_script(tmp_path: Path, word: str) -> None:
+    script = tmp_path / "own.py"
+    script.write_text("import sys; sys.exit(0 if sys.argv[1:] == ['a', '--local_rank=0'] else 3)")
+    path, argv = sys.path[:], sys.argv[:]
+    with pytest.raises(SystemExit) as left:
+        openpcdet.main([word, str(script), "a"])
+    openpcdet.uninstall()
+    sys.path[:], sys.argv[:] = path, argv
+    assert left.value.code == 0
 
 
 def test_an_error_is_one_message_and_exit_code_1(standin: Standin) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,18 @@ def test_the_commit_is_that_of_the_checkout(checkout: Path) -> None:
         subprocess.run([*GIT, *words], cwd=checkout, check=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True).stdout
     assert f"0.6.0 (commit {commit[:7]})" in describe(checkout / "pcdet")
+
+
+def test_an_editable_install_that_has_a_finder_of_its_own_is_found(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            return PathFinder.find_spec(name, [str(checkout)]) if name == "pcdet" else None
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert find_pcdet() == checkout / "pcdet"
 
 
 def test_the_command_names_the_openpcdet_that_it_uses(standin: Standin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -26,10 +27,19 @@ WITHOUT = {
 
 
 def find_pcdet(*folders: Path) -> Path | None:
-    """The folder of the package ``pcdet`` in ``sys.path`` or one of ``folders``; it is not imported."""
-    spec = PathFinder.find_spec("pcdet", [*sys.path, *map(str, folders)])
+    """The folder of the package ``pcdet`` that Python imports, or of one in ``folders``; it is not imported."""
+    try:
+        spec = importlib.util.find_spec("pcdet")  # editable installs are found by finders of their own
+    except ValueError:  # a module without a spec
+        spec = None
+    spec = spec or PathFinder.find_spec("pcdet", list(map(str, folders)))
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     return Path(places[0]) if places else None
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0 by the variables of torchrun or SLURM; True without a launcher."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def describe(pcdet: Path) -> str:
@@ -41,7 +51,7 @@ def describe(pcdet: Path) -> str:
 def say_found(folders: Sequence[Path]) -> None:
     """Print which OpenPCDet a script will use, on rank 0."""
     pcdet = find_pcdet(*folders)
-    if pcdet is not None and os.environ.get("RANK", "0") == "0":
+    if pcdet is not None and is_first_rank():
         print(f"pcdet_freeze: {describe(pcdet)}", file=sys.stderr)
 
 

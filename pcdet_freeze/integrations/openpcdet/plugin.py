@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet import replacements
 from pcdet_freeze.integrations.openpcdet.after_import import AfterImport
 from pcdet_freeze.integrations.openpcdet.function_patcher import Patches
-from pcdet_freeze.integrations.openpcdet.installation import missing_note
+from pcdet_freeze.integrations.openpcdet.installation import is_first_rank, missing_note
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 from pcdet_freeze.integrations.openpcdet.tasks.replacements import build_dataloader
@@ -108,7 +107,7 @@ class Plugin:
             self.patches.wrap(module, name, partial(REPLACED[end][name], self))
         self.found |= present
         note = missing_note(module.__name__, sorted(set(REPLACED[end]) - present))
-        if note and os.environ.get("RANK", "0") == "0":
+        if note and is_first_rank():
             print(f"pcdet_freeze: {note}", file=sys.stderr)
 
 
