@@ -27,7 +27,7 @@ WITHOUT = {
 
 
 def find_pcdet(*folders: Path) -> Path | None:
-    """The folder of the package ``pcdet`` that Python imports, or of one in ``folders``; it is not imported."""
+    """The folder of the ``pcdet`` that Python imports, else of one in ``folders``; it is not imported."""
     try:
         spec = importlib.util.find_spec("pcdet")  # editable installs are found by finders of their own
     except ValueError:  # a module without a spec
