@@ -14,6 +14,10 @@ from standin_runs import RANDOM, TRUNK, WEIGHTS_ONLY, Run, Standin, frozen_words
 from pcdet_freeze import openpcdet
 
 PV = frozen_words(f"{TRUNK},dense_head", *RANDOM)
+LOCKED = [*PV, "MODEL.FREEZE.PARAMETERS", "False"]
+"""frozen modules in eval mode, whose parameters stay in the optimizer"""
+ALL_TRAIN = [*PV, "MODEL.FREEZE.SCHEDULE", f"[{{EPOCH: 1, TRAIN: [{TRUNK},dense_head]}}]"]
+"""a schedule that unfreezes everything after one epoch"""
 
 
 def same(a: Run, b: Run, epoch: int = 3) -> bool:
@@ -62,6 +66,42 @@ def test_adding_a_list_on_resume_is_an_error_that_says_that_there_was_none(stand
 def test_removing_the_list_on_resume_is_an_error(standin: Standin, stopped: Run) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2")
     assert run.code == 1 and "- dense_head" in run.err and run.losses == []
+
+
+@pytest.mark.parametrize("words", [LOCKED, ALL_TRAIN])
+def test_removing_the_list_is_an_error_if_openpcdet_could_load_the_optimizer_state(
+    standin: Standin, words: list[str]
+) -> None:
+    """Its optimizer has as many entries as one without a list."""
+    first = standin.train("pv_rcnn", "--epochs", "2", *words)
+    os.utime(first.checkpoint(1), (1, 1))
+    run = standin.train("pv_rcnn", "--epochs", "3")
+    assert run.code == 1 and "- dense_head" in run.err and run.losses == []
+    assert "checkpoint_epoch_2.pth was written with others" in run.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"), [("certificate", "CertificateError"), ("entries", "CheckpointError")]
+)
+def test_removing_the_list_is_an_error_if_the_freeze_metadata_is_damaged(
+    standin: Standin, damage: str, error: str
+) -> None:
+    first = standin.train("pv_rcnn", "--epochs", "1", *LOCKED)
+    state = first.state(1)
+    state["pcdet_freeze"]["freeze"][damage] = 7
+    torch.save(state, first.checkpoint(1))
+    run = standin.train("pv_rcnn", "--epochs", "2")
+    assert run.code == 1 and run.losses == [] and error in run.err, run.err
+
+
+def test_without_a_list_a_checkpoint_without_a_list_is_left_to_openpcdet(standin: Standin) -> None:
+    """Files of other tools may hold any epoch."""
+    first = standin.train("pv_rcnn", "--epochs", "1")
+    torch.save({**first.state(1), "epoch": -1}, first.checkpoint(1))
+    openpcdet.install()
+    model = standin.build("pv_rcnn")
+    logger = logging.getLogger("standin")
+    assert model.load_params_with_optimizer(str(first.checkpoint(1)), logger=logger) == (4, -1)
 
 
 @pytest.mark.parametrize("words", [[], frozen_words("backbone_3d", *RANDOM)])
