@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,14 @@ ALL_TRAIN = [*PV, "MODEL.FREEZE.SCHEDULE", f"[{{EPOCH: 1, TRAIN: [{TRUNK},dense_
 def same(a: Run, b: Run, epoch: int = 3) -> bool:
     left, right = (run.state(epoch)["model_state"] for run in (a, b))
     return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def plain_data(run: Run, epoch: int) -> None:
+    """Remove numpy scalars from a checkpoint, so that torch reads it without the plugin."""
+    state = run.state(epoch)
+    for group in state["optimizer_state"]["param_groups"]:
+        group["lr"] = float(group["lr"])
+    torch.save(state, run.checkpoint(epoch))
 
 
 @pytest.fixture
@@ -167,25 +176,63 @@ def test_without_a_list_the_evaluation_reads_a_checkpoint_with_numpy_scalars(sta
 
 @pytest.mark.parametrize(
     ("words", "alone"),
-    [([], "restart at epoch 0"), (["MODEL.FREEZE.PARAMETERS", "False"], "without the freeze")],
+    [
+        (PV, "restart at epoch 0"),
+        (LOCKED, "without the freeze"),
+        (ALL_TRAIN, "optimizer state in another order"),
+    ],
 )
 def test_the_end_of_a_frozen_training_logs_how_it_is_continued(
     standin: Standin, words: list[str], alone: str
 ) -> None:
-    run = standin.train("pv_rcnn", "--epochs", "1", *PV, *words)
+    run = standin.train("pv_rcnn", "--epochs", "2", *words)
     (line,) = [line for line in run.err.splitlines() if "to continue this training" in line]
     assert "python -m pcdet_freeze.openpcdet tools/train.py" in line and alone in line
     assert "to continue" not in standin.train("pv_rcnn", "--epochs", "1", tag="plain").err
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(("epoch", "lines"), [(1, 0), (2, 1)])
+def test_a_frozen_training_that_raises_logs_how_its_last_checkpoint_is_continued(
+    standin: Standin, error: type[BaseException], epoch: int, lines: int
+) -> None:
+    """In its first epoch there is no checkpoint yet."""
+
+    def stop() -> None:
+        utils = standin.module("train_utils.train_utils")
+        plain = utils.one_epoch
+        finished: list[Any] = []
+
+        def one_epoch(*args: Any) -> Any:
+            if len(finished) == epoch - 1:
+                raise error("stopped")
+            finished.append(plain(*args))
+            return finished[-1]
+
+        utils.one_epoch = one_epoch
+
+    standin.prepare = stop
+    with pytest.raises(error, match="stopped"):
+        standin.train("pv_rcnn", "--epochs", "2", *PV)
+    log = (standin.root / "output/toy_models/pv_rcnn/default/train.log").read_text()
+    assert log.count("to continue this training") == lines and "certificate intact" not in log
+
+
+def test_openpcdet_alone_loads_the_state_of_an_unfrozen_run_in_another_order(standin: Standin) -> None:
+    """What that line warns of after a schedule that unfroze everything."""
+    first = standin.train("pv_rcnn", "--epochs", "2", *ALL_TRAIN)
+    plain_data(first, 2)
+    first.checkpoint(1).unlink()
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        standin.train("pv_rcnn", "--epochs", "3", plugin=False)
+    assert "start training from epoch 2" in (first.folder / "train.log").read_text()
+
+
 def test_openpcdet_alone_restarts_at_epoch_0_from_a_checkpoint_of_a_frozen_run(
     standin: Standin, stopped: Run
 ) -> None:
-    """What that line warns of; without numpy scalars in the file, so that torch reads it."""
-    state = stopped.state(1)
-    for group in state["optimizer_state"]["param_groups"]:
-        group["lr"] = float(group["lr"])
-    torch.save(state, stopped.checkpoint(1))
+    """What that line warns of."""
+    plain_data(stopped, 1)
     run = standin.train("pv_rcnn", "--epochs", "2", plugin=False)
     assert "start training from epoch 0" in run.err and len(run.losses) == 8
 

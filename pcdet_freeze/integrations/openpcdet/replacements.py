@@ -165,7 +165,11 @@ def train_model(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any
     for name in [name for name in WITHOUT if name not in plugin.found]:
         session.warn_missing(name, WITHOUT[name])
     session.begin(call["model"], call["optimizer"], call["start_epoch"], call["total_epochs"])
-    result = original(*args, **kwargs)
+    try:
+        result = original(*args, **kwargs)
+    except BaseException:  # Ctrl-C too
+        session.interrupted()
+        raise
     session.end()
     return result
 
