@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,23 @@ from standin_runs import RANDOM, TRUNK, WEIGHTS_ONLY, Run, Standin, frozen_words
 from pcdet_freeze import openpcdet
 
 PV = frozen_words(f"{TRUNK},dense_head", *RANDOM)
+LOCKED = [*PV, "MODEL.FREEZE.PARAMETERS", "False"]
+"""frozen modules in eval mode, whose parameters stay in the optimizer"""
+ALL_TRAIN = [*PV, "MODEL.FREEZE.SCHEDULE", f"[{{EPOCH: 1, TRAIN: [{TRUNK},dense_head]}}]"]
+"""a schedule that unfreezes everything after one epoch"""
 
 
 def same(a: Run, b: Run, epoch: int = 3) -> bool:
     left, right = (run.state(epoch)["model_state"] for run in (a, b))
     return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def plain_data(run: Run, epoch: int) -> None:
+    """Remove numpy scalars from a checkpoint, so that torch reads it without the plugin."""
+    state = run.state(epoch)
+    for group in state["optimizer_state"]["param_groups"]:
+        group["lr"] = float(group["lr"])
+    torch.save(state, run.checkpoint(epoch))
 
 
 @pytest.fixture
@@ -62,6 +75,42 @@ def test_adding_a_list_on_resume_is_an_error_that_says_that_there_was_none(stand
 def test_removing_the_list_on_resume_is_an_error(standin: Standin, stopped: Run) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2")
     assert run.code == 1 and "- dense_head" in run.err and run.losses == []
+
+
+@pytest.mark.parametrize("words", [LOCKED, ALL_TRAIN])
+def test_removing_the_list_is_an_error_if_openpcdet_could_load_the_optimizer_state(
+    standin: Standin, words: list[str]
+) -> None:
+    """Its optimizer has as many entries as one without a list."""
+    first = standin.train("pv_rcnn", "--epochs", "2", *words)
+    os.utime(first.checkpoint(1), (1, 1))
+    run = standin.train("pv_rcnn", "--epochs", "3")
+    assert run.code == 1 and "- dense_head" in run.err and run.losses == []
+    assert "checkpoint_epoch_2.pth was written with others" in run.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"), [("certificate", "CertificateError"), ("entries", "CheckpointError")]
+)
+def test_removing_the_list_is_an_error_if_the_freeze_metadata_is_damaged(
+    standin: Standin, damage: str, error: str
+) -> None:
+    first = standin.train("pv_rcnn", "--epochs", "1", *LOCKED)
+    state = first.state(1)
+    state["pcdet_freeze"]["freeze"][damage] = 7
+    torch.save(state, first.checkpoint(1))
+    run = standin.train("pv_rcnn", "--epochs", "2")
+    assert run.code == 1 and run.losses == [] and error in run.err, run.err
+
+
+def test_without_a_list_a_checkpoint_without_a_list_is_left_to_openpcdet(standin: Standin) -> None:
+    """Files of other tools may hold any epoch."""
+    first = standin.train("pv_rcnn", "--epochs", "1")
+    torch.save({**first.state(1), "epoch": -1}, first.checkpoint(1))
+    openpcdet.install()
+    model = standin.build("pv_rcnn")
+    logger = logging.getLogger("standin")
+    assert model.load_params_with_optimizer(str(first.checkpoint(1)), logger=logger) == (4, -1)
 
 
 @pytest.mark.parametrize("words", [[], frozen_words("backbone_3d", *RANDOM)])
@@ -127,25 +176,63 @@ def test_without_a_list_the_evaluation_reads_a_checkpoint_with_numpy_scalars(sta
 
 @pytest.mark.parametrize(
     ("words", "alone"),
-    [([], "restart at epoch 0"), (["MODEL.FREEZE.PARAMETERS", "False"], "without the freeze")],
+    [
+        (PV, "restart at epoch 0"),
+        (LOCKED, "without the freeze"),
+        (ALL_TRAIN, "optimizer state in another order"),
+    ],
 )
 def test_the_end_of_a_frozen_training_logs_how_it_is_continued(
     standin: Standin, words: list[str], alone: str
 ) -> None:
-    run = standin.train("pv_rcnn", "--epochs", "1", *PV, *words)
+    run = standin.train("pv_rcnn", "--epochs", "2", *words)
     (line,) = [line for line in run.err.splitlines() if "to continue this training" in line]
     assert "python -m pcdet_freeze.openpcdet tools/train.py" in line and alone in line
     assert "to continue" not in standin.train("pv_rcnn", "--epochs", "1", tag="plain").err
 
 
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(("epoch", "lines"), [(1, 0), (2, 1)])
+def test_a_frozen_training_that_raises_logs_how_its_last_checkpoint_is_continued(
+    standin: Standin, error: type[BaseException], epoch: int, lines: int
+) -> None:
+    """In its first epoch there is no checkpoint yet."""
+
+    def stop() -> None:
+        utils = standin.module("train_utils.train_utils")
+        plain = utils.one_epoch
+        finished: list[Any] = []
+
+        def one_epoch(*args: Any) -> Any:
+            if len(finished) == epoch - 1:
+                raise error("stopped")
+            finished.append(plain(*args))
+            return finished[-1]
+
+        utils.one_epoch = one_epoch
+
+    standin.prepare = stop
+    with pytest.raises(error, match="stopped"):
+        standin.train("pv_rcnn", "--epochs", "2", *PV)
+    log = (standin.root / "output/toy_models/pv_rcnn/default/train.log").read_text()
+    assert log.count("to continue this training") == lines and "certificate intact" not in log
+
+
+def test_openpcdet_alone_loads_the_state_of_an_unfrozen_run_in_another_order(standin: Standin) -> None:
+    """What that line warns of after a schedule that unfroze everything."""
+    first = standin.train("pv_rcnn", "--epochs", "2", *ALL_TRAIN)
+    plain_data(first, 2)
+    first.checkpoint(1).unlink()
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        standin.train("pv_rcnn", "--epochs", "3", plugin=False)
+    assert "start training from epoch 2" in (first.folder / "train.log").read_text()
+
+
 def test_openpcdet_alone_restarts_at_epoch_0_from_a_checkpoint_of_a_frozen_run(
     standin: Standin, stopped: Run
 ) -> None:
-    """What that line warns of; without numpy scalars in the file, so that torch reads it."""
-    state = stopped.state(1)
-    for group in state["optimizer_state"]["param_groups"]:
-        group["lr"] = float(group["lr"])
-    torch.save(state, stopped.checkpoint(1))
+    """What that line warns of."""
+    plain_data(stopped, 1)
     run = standin.train("pv_rcnn", "--epochs", "2", plugin=False)
     assert "start training from epoch 0" in run.err and len(run.losses) == 8
 

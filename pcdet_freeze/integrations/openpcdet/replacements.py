@@ -144,15 +144,13 @@ def load_params_with_optimizer(
     session = session_of(model)
     if session is not None:
         return resume.load_all(session, filename, lambda: original(model, *args, **kwargs))
-    try:
-        with allow_numpy_scalars():
-            return original(model, *args, **kwargs)
-    except Exception as error:
-        refusal = resume.error_without_list(filename, error)
-        if refusal is None:
-            raise
+    # before loading: OpenPCDet may load the optimizer state of a frozen run without an error
+    refusal = resume.error_without_list(filename)
+    if refusal is not None:
         plugin.errors.setdefault(model, refusal)  # of the newest file: OpenPCDet then tries older ones
-        raise refusal from error
+        raise refusal
+    with allow_numpy_scalars():
+        return original(model, *args, **kwargs)
 
 
 def train_model(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any:
@@ -167,7 +165,11 @@ def train_model(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> Any
     for name in [name for name in WITHOUT if name not in plugin.found]:
         session.warn_missing(name, WITHOUT[name])
     session.begin(call["model"], call["optimizer"], call["start_epoch"], call["total_epochs"])
-    result = original(*args, **kwargs)
+    try:
+        result = original(*args, **kwargs)
+    except BaseException:  # Ctrl-C too
+        session.interrupted()
+        raise
     session.end()
     return result
 

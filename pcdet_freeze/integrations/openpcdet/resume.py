@@ -63,12 +63,14 @@ def load_all(session: Session, filename: str, load: Load) -> Any:
     return result
 
 
-def error_without_list(filename: str, error: Exception) -> CheckpointError | None:
-    """The error if a model without a list failed to load a checkpoint with one; else None."""
+def error_without_list(filename: str) -> PCDetFreezeError | None:
+    """The error if a model without a list must not load this checkpoint, which has one; else None."""
+    state = read(filename)
+    if state is None or CHECKPOINT_KEY not in state:
+        return None
     try:
-        check_same_list(read(filename), FreezePlan(), filename)
-    except CheckpointError as refusal:
-        refusal.__cause__ = error
+        check_same_list(state, FreezePlan(), filename)
+    except PCDetFreezeError as refusal:  # another list, or damaged metadata
         return refusal
     return None
 
@@ -97,7 +99,7 @@ def check_same_list(state: Mapping[str, Any] | None, plan: FreezePlan, filename:
             f"checkpoint, but {filename} was written {written} (- then, + now):\n  "
             + "\n  ".join(changes)
             + "\nTo start a new stage from these weights, pass the file as --pretrained_model and choose "
-            "another --extra_tag. (OpenPCDet alone would restart at epoch 0.)"
+            "another --extra_tag."
         )
 
 

@@ -19,6 +19,7 @@ from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.schedule import phase_at, timeline
 from pcdet_freeze.integrations.openpcdet import frozen_heads
+from pcdet_freeze.integrations.openpcdet.continuation import continuation
 from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
 from pcdet_freeze.integrations.openpcdet.frozen_prefix import FrozenPrefix
 from pcdet_freeze.integrations.openpcdet.optimizer import DroppedParameters, find_optimizer, fix_groups
@@ -58,6 +59,8 @@ class Session:
         """whether it stays when another checkpoint is loaded without error"""
         self.has_begun = self.has_ended = False
         self.epochs_begun = 0
+        self._has_checkpoint = False
+        """whether there is a checkpoint to resume from"""
         self._has_stepped = False
         """whether the optimizer has made a step that a GradScaler did not skip"""
         self._lr_scales = LrScales()
@@ -111,6 +114,7 @@ class Session:
             total_epochs: number of epochs of the run.
         """
         self.wrapped, self.epochs_begun = model, start_epoch
+        self._has_checkpoint = start_epoch > 0
         self.use_optimizer(optimizer)
         self._begin()
         self._watch_first_steps()
@@ -224,6 +228,7 @@ class Session:
             self.check("at a checkpoint", agreed=False)
         metadata = metadata_to_plain(self.plan, self.handle.certificate())
         state[CHECKPOINT_KEY] = {"freeze": {**metadata, BEGUN: self.epochs_begun}}
+        self._has_checkpoint = True
 
     def end(self) -> None:
         """The training ended: the last checks."""
@@ -234,6 +239,11 @@ class Session:
             self.logger.info(
                 "pcdet_freeze: certificate intact: the frozen state is the same as at the start, bit for bit."
             )
+        self.logger.info("pcdet_freeze: %s", continuation(self.plan))
+
+    def interrupted(self) -> None:
+        """The training raised an error: log how its last checkpoint, if it has one, is continued."""
+        if self._has_checkpoint:
             self.logger.info("pcdet_freeze: %s", continuation(self.plan))
 
     def check(self, when: str, agreed: bool = True) -> None:
@@ -275,20 +285,6 @@ class Session:
                 "At least one parameter must be trainable, but every parameter of the model is frozen. "
                 "Remove an entry from MODEL.NOT_TRAIN_IN_MULTI_TASK."
             )
-
-
-def continuation(plan: FreezePlan) -> str:
-    """How to continue from the checkpoints of a frozen run, and what OpenPCDet alone would do."""
-    alone = (
-        "would restart at epoch 0 without a message, because the optimizer of a frozen run has fewer entries"
-        if plan.parameters
-        else "would resume, but without the freeze"
-    )
-    return (
-        "to continue this training, run the same command with the same list: python -m "
-        f"pcdet_freeze.openpcdet tools/train.py ... OpenPCDet alone {alone}. For another list, or none, pass "
-        "the checkpoint as --pretrained_model, with another --extra_tag."
-    )
 
 
 def session_of(model: Any) -> Session | None:
