@@ -58,8 +58,17 @@ class DeterminismCheck:
         self._is_rerun = self._is_off = False
 
     def begin(self) -> None:
-        """Digest the frozen state and hook every frozen module."""
-        self._digests = self._state()
+        """Digest the frozen state and hook every frozen module; where memory runs out, turn the check off."""
+        self._digests = {}
+        if self._is_off:
+            return
+        try:
+            self._digests = self._state()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            self.turn_off("to digest the frozen state", error)
+            return
         for path, module in self._frozen_modules():
             self._forwards |= {part: instance_forward(part) for part in module.modules()}
             enter, leave = (
@@ -84,10 +93,9 @@ class DeterminismCheck:
 
     def findings(self) -> list[str]:
         """One line for each frozen module that is not deterministic or that changed its state."""
-        before, after = self._digests, self._state()
-        changed = (
-            [] if before is None else [name for name, value in before.items() if after.get(name) != value]
-        )
+        before = self._digests
+        after = self._state() if before else {}
+        changed = [name for name, value in before.items() if after.get(name) != value]
         lines = [self._state_line(holder, changed) for holder in dict.fromkeys(map(_holder, changed))]
         reported = {_holder(name) for name in changed}
         for found in self._found:
