@@ -22,6 +22,7 @@ class Frames(Dataset):  # type: ignore[type-arg]
 
     def __init__(self) -> None:
         self.turn, self.has_drawn = threading.Event(), threading.Event()
+        self.drawn: list[np.ndarray[Any, Any]] = []
 
     def __len__(self) -> int:
         return 12
@@ -30,6 +31,7 @@ class Frames(Dataset):  # type: ignore[type-arg]
         if index == 2:
             self.turn.wait(0.3)
         frame = {"points": np.random.randn(12, 4), "gt_boxes": np.random.randn(3, 4)}
+        self.drawn.append(frame["points"])
         if index == 2:
             self.has_drawn.set()
         return {key: torch.from_numpy(value).float() for key, value in frame.items()}
@@ -89,17 +91,21 @@ def by_hand(standin: Standin) -> nn.Module:
 
 
 @pytest.fixture
-def expected(standin: Standin) -> list[float]:
-    """Losses of a run by hand; two such runs agree, since only the loader draws from numpy's generator."""
-    first, second = (losses_of(by_hand(standin), Frames(), False) for _ in range(2))
+def by_hand_run(standin: Standin) -> tuple[list[float], Frames]:
+    """Losses and frames by hand; two such runs agree, since only the loader draws from numpy's generator."""
+    frames = Frames()
+    first, second = (losses_of(by_hand(standin), data, False) for data in (frames, Frames()))
     assert first == second and len(first) == 6
-    return first
+    return first, frames
 
 
+@pytest.mark.parametrize("fuse", [False, True])
 def test_numbers_that_the_loader_draws_are_those_of_a_run_by_hand(
-    standin: Standin, expected: list[float]
+    standin: Standin, by_hand_run: tuple[list[float], Frames], fuse: bool
 ) -> None:
     openpcdet.install()
-    model, frames = standin.build("second", ["backbone_3d"]), Frames()
+    model, frames = standin.build("second", ["backbone_3d"], FUSE=fuse), Frames()
     let_loader_draw_in_reruns(model, frames)
-    assert losses_of(model, frames, True) == expected
+    losses = losses_of(model, frames, True)
+    assert losses == pytest.approx(by_hand_run[0], rel=1e-4 if fuse else 0, abs=0)
+    assert all(map(np.array_equal, frames.drawn, by_hand_run[1].drawn)) and len(frames.drawn) == 12

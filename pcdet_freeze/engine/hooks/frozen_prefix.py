@@ -13,7 +13,6 @@ from pcdet_freeze.freezing.plan import CacheOptions
 from pcdet_freeze.freezing.prefix import FastForward, Options, Replanner
 from pcdet_freeze.freezing.prefix.fast_forward import ScopedForward
 from pcdet_freeze.utils.picklable_hook import PicklableHook
-from pcdet_freeze.utils.rng import untouched_rng
 
 
 class FrozenPrefixHook(ConfiguredHook):
@@ -71,8 +70,7 @@ class FrozenPrefixHook(ConfiguredHook):
     def prepare(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Make and log a plan for a training forward with these arguments, unless there is one."""
         if not self.replanner.is_settled:
-            with untouched_rng():
-                made = self.replanner.prepare(*args, **kwargs)
+            made = self.replanner.prepare(*args, **kwargs)
             for line in self.replanner.plan.lines() if made else []:
                 trainer.logger.info("%s", line)
         if self.cache is not None:

@@ -10,8 +10,8 @@ A module that draws random numbers in eval mode too cannot be fixed by eval mode
 error. So is noise of the kernels. Heads that still give their loss (FREEZE.PARAMETERS: False) are not run
 again: they sample for it in train mode.
 
-Where a module cannot run in eval mode, or where memory runs out, the check is off for that module, or
-altogether, with a note: the training goes on.
+Where a module cannot run so, or where memory runs out, the check is off for that module, or altogether, with
+a note: the training goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.freezing import FreezeHandle, is_frozen
 from pcdet_freeze.freezing.certificate import digests_of, frozen_tensors
 from pcdet_freeze.freezing.checks.examine_call import CallExamination, Finding
@@ -59,8 +58,17 @@ class DeterminismCheck:
         self._is_rerun = self._is_off = False
 
     def begin(self) -> None:
-        """Digest the frozen state and hook every frozen module."""
-        self._digests = self._state()
+        """Digest the frozen state and hook every frozen module; where memory runs out, turn the check off."""
+        self._digests = {}
+        if self._is_off:
+            return
+        try:
+            self._digests = self._state()
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory_error(error):
+                raise
+            self.turn_off("to digest the frozen state", error)
+            return
         for path, module in self._frozen_modules():
             self._forwards |= {part: instance_forward(part) for part in module.modules()}
             enter, leave = (
@@ -85,10 +93,9 @@ class DeterminismCheck:
 
     def findings(self) -> list[str]:
         """One line for each frozen module that is not deterministic or that changed its state."""
-        before, after = self._digests, self._state()
-        changed = (
-            [] if before is None else [name for name, value in before.items() if after.get(name) != value]
-        )
+        before = self._digests
+        after = self._state() if before else {}
+        changed = [name for name, value in before.items() if after.get(name) != value]
         lines = [self._state_line(holder, changed) for holder in dict.fromkeys(map(_holder, changed))]
         reported = {_holder(name) for name in changed}
         for found in self._found:
@@ -141,35 +148,34 @@ class DeterminismCheck:
 
     def _before(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         forwards = {part: self._forwards[part] for part in module.modules() if part in self._forwards}
-        own_args, own_kwargs = alias((args, kwargs))
-        call = Call(path, module, own_args, own_kwargs, requested_mode(module), self._sketcher, forwards)
-        self._examination = examination = CallExamination(call, (args, kwargs))
-        # what this run raises, the step's own call raises too
-        self._attempt(path, examination.run_as_called, may_raise=True)
-        if self._examination is not None:
-            self._attempt(path, examination.run_in_eval)
+
+        def examine() -> None:
+            own_args, own_kwargs = alias((args, kwargs))
+            mode = requested_mode(module)
+            call = Call(path, module, own_args, own_kwargs, mode, self._sketcher, forwards)
+            self._examination = examination = CallExamination(call, (args, kwargs))
+            examination.run_as_called()
+            examination.run_in_eval()
+
+        forwards = {part: self._forwards[part] for part in module.modules() if part in self._forwards}
+        self._attempt(path, examine)
 
     def _after(self, examination: CallExamination, output: Any) -> None:
         found = examination.after(output)
         if found is not None:
             self._found.append(found)
 
-    def _attempt(self, path: str, examine: Callable[[], None], may_raise: bool = False) -> None:
-        """Run the module at ``path`` again; an error of these runs is a note.
+    def _attempt(self, path: str, examine: Callable[[], None]) -> None:
+        """Examine the module at ``path``; any error is a note, since the step's own call may succeed.
 
-        Args:
-            may_raise: only where memory runs out.
+        It has a graph, for example, which these runs have not. What it raises itself ends the training.
         """
         self._is_rerun = True
         try:
             examine()
-        except PCDetFreezeError:
-            raise
         except Exception as error:
             if is_memory_error(error):
                 self.turn_off(f"to run {path} again", error)
-            elif may_raise:
-                raise
             else:
                 self._examination = None
                 self.notes.append(_CANNOT_RUN.format(path, _first_line(error)))

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.checks.determinism import DeterminismCheck
 from pcdet_freeze.freezing.checks.loss_reachability import (
     ReachabilityCheck,
@@ -31,6 +30,7 @@ from pcdet_freeze.freezing.checks.loss_reachability import (
     without_gradient,
 )
 from pcdet_freeze.freezing.checks.optimizer_audit import STEPS, GradientAudit, check_groups
+from pcdet_freeze.freezing.checks.raise_on_all_ranks import raise_on_all_ranks
 from pcdet_freeze.freezing.handle import FreezeHandle
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
@@ -151,10 +151,11 @@ class FirstSteps:
             check.end()  # torch calls no forward hook after KeyboardInterrupt
         if not self._is_training_forward(model) or not self._forward_checks():
             return
-        if self._determinism is not None and not wait_for_loader_threads():
-            self.logger.warning(_LOADER_THREAD)
-        if self._determinism is not None and not self._in_memory(_DETERMINISM, self._determinism.begin):
-            self._determinism, self._determinism_checked = None, True
+        if self._determinism is not None:
+            if not wait_for_loader_threads():
+                self.logger.warning(_LOADER_THREAD)
+            # without memory it is off, but stays: all ranks call the same collectives in _after_forward
+            self._determinism.begin()
         if self._reachability is not None:
             self._reachability.begin()
 
@@ -198,8 +199,8 @@ class FirstSteps:
             return []
         return [*_unreached_messages(model, unreached), *map(_UNLABELLED.format, heads)]
 
-    def _in_memory(self, check: str, run: Callable[[], object]) -> bool:
-        """Run a part of a check; where memory runs out, warn and return False."""
+    def _in_memory(self, check: str, run: Callable[[], object]) -> None:
+        """Run a part of a check; where memory runs out, warn."""
         try:
             run()
         except (MemoryError, RuntimeError) as error:
@@ -207,8 +208,6 @@ class FirstSteps:
                 raise
             free_cached_memory()
             self.logger.warning(_NO_MEMORY, check, type(error).__name__, error)
-            return False
-        return True
 
     def _before_step(self, model: nn.Module, optimizer: Optimizer) -> None:
         audit = self._audit
@@ -235,27 +234,6 @@ class FirstSteps:
         raise_on_all_ranks(faults, _GRADIENTS)
         for note in notes:
             self.logger.info("note: %s", note)
-
-
-def raise_on_all_ranks(lines: Sequence[str], message: tuple[str, str]) -> None:
-    """Raise FreezeError on every rank if any rank has found something. Collective: every rank must call it.
-
-    Args:
-        lines: what this rank found.
-        message: the text before and after the lines of all ranks.
-    """
-    found = distributed.gather(list(lines))
-    merged: dict[str, list[int]] = {}
-    for rank, several in enumerate(found):
-        for line in several:
-            merged.setdefault(line, []).append(rank)
-    if merged:
-        everywhere = len(found)
-        body = [
-            f"  {line}" if len(ranks) == everywhere else f"  {line} (rank {', '.join(map(str, ranks))})"
-            for line, ranks in merged.items()
-        ]
-        raise FreezeError("\n".join([message[0], *body, message[1]]))
 
 
 def _remove(hooks: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
 from pcdet_freeze.freezing.prefix.validate import plan_for
 from pcdet_freeze.freezing.state import freeze_version, is_fully_frozen
+from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
+from pcdet_freeze.utils.rng import untouched_rng
+
+logger = logging.getLogger("pcdet_freeze.freeze")
 
 
 class Replanner:
@@ -48,6 +53,8 @@ class Replanner:
     def prepare(self, *args: Any, **kwargs: Any) -> bool:
         """Make a plan for a forward with these arguments if the frozen modules changed.
 
+        Random generators are left as they were, and threads that load batches with them are waited for.
+
         Returns:
             Whether a plan was made.
 
@@ -61,6 +68,15 @@ class Replanner:
         if frozen == self._frozen:
             return False
         self._frozen = frozen
-        plan = plan_for(self.root, args, kwargs, self.options, self.shared)
+        if not wait_for_loader_threads():
+            logger.warning(_LOADER_THREAD)
+        with untouched_rng():
+            plan = plan_for(self.root, args, kwargs, self.options, self.shared)
         self.fast = FastForward(self.root, plan, self.options)
         return True
+
+
+_LOADER_THREAD = (
+    "A thread of this process is still loading batches. Random numbers that it draws while the frozen prefix "
+    "is planned differ from those of a run without the plan. Load in worker processes instead (num_workers)"
+)

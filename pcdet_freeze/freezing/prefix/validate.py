@@ -42,7 +42,7 @@ def plan_for(
     """Make the plan for training forwards of ``model`` with such arguments, in its present mode.
 
     A copy of the model runs two or three times on copies of the arguments, each time from the present state
-    of the random generators, which is restored.
+    of the random generators, which is restored. Its SyncBatchNorms run in eval mode, without a collective.
 
     Args:
         shared: objects that the copy shares with the model, such as a data set.
@@ -55,6 +55,7 @@ def plan_for(
         return Plan(plain=("the whole prefix: a part of the model is compiled",))
     try:
         twin = copy_of(root, shared)
+        _without_collectives(twin)
         frozen = {id(module): (path, module) for path, module, _ in walk(twin) if is_fully_frozen(module)}
         with recorded(frozen.values()) as before, Trace(twin) as trace:
             _run(twin, given)
@@ -84,6 +85,13 @@ def copy_of(root: nn.Module, shared: Sequence[object] = ()) -> nn.Module:
 
 
 _STATE = ("_parameters", "_buffers", "_modules")
+
+
+def _without_collectives(twin: nn.Module) -> None:
+    """Where this rank's copy raises, other ranks would wait for it in the next SyncBatchNorm."""
+    for module in twin.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.eval()
 
 
 def _run(model: nn.Module, given: Any) -> None:

@@ -20,8 +20,9 @@ from pcdet_freeze.freezing.prefix.validate import LOOSE, TOLERANCE
 from pcdet_freeze.integrations.openpcdet.valid_points import valid_points_form
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 
-LAYERS = 5
-"""the outputs of the whole prefix may differ by this multiple of the tolerance of one layer: errors add up"""
+LIMIT = 5 * TOLERANCE
+"""limit of the relative error (L2) of the whole prefix in float32: errors of layers add up. With 16-bit
+arithmetic or TF32 it is LOOSE, as for one layer"""
 
 
 def with_defaults(plan: FreezePlan, block: Mapping[str, Any]) -> FreezePlan:
@@ -100,7 +101,7 @@ class FrozenPrefix:
     def _judge(self, plan: Plan) -> None:
         """Log the plan; where its relative error exceeds the tolerance, replace it by an empty one."""
         exact = self.options.is_exact and is_plain_float32(self.model)
-        limit = LAYERS * (TOLERANCE if exact else LOOSE)
+        limit = LIMIT if exact else LOOSE
         if plan.difference is not None and not plan.difference <= limit:
             self._run_as_written()
             self.logger.warning(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from proof_toys import frozen
+from torch.utils.data import DataLoader
 
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
@@ -123,3 +126,39 @@ def test_fuse_is_true_false_or_force(value: Any) -> None:
     with pytest.raises(FreezeError, match="FUSE must be true, false or 'force'"):
         FreezePlan.from_cfg({"MODEL": {"FREEZE": {"FUSE": value}}})
     assert FreezePlan.from_cfg({"MODEL": {"FREEZE": {"FUSE": "force"}}}).fuse == "force"
+
+
+class DrawsLate:
+    """One sample, drawn from numpy's generator when ``turn`` comes, or after a while."""
+
+    def __init__(self) -> None:
+        self.begun, self.turn, self.has_drawn = (threading.Event() for _ in range(3))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> float:
+        self.begun.set()
+        self.turn.wait(0.2)
+        number = float(np.random.random())
+        self.has_drawn.set()
+        return number
+
+
+def test_a_number_that_a_loader_thread_draws_while_the_prefix_is_planned_is_not_drawn_again() -> None:
+    trainer, dataset = trainer_of(), DrawsLate()
+
+    def let_it_draw(*_: Any) -> None:
+        dataset.turn.set()
+        dataset.has_drawn.wait(1)
+
+    trainer.model.vfe.register_forward_pre_hook(let_it_draw)
+    set_seed(1)
+    thread = threading.Thread(target=lambda: list(DataLoader(dataset, 1)))  # type: ignore[arg-type]
+    thread.start()
+    dataset.begun.wait()
+    fast_hook(trainer).prepare(trainer, {"x": torch.randn(4, 4), "y": torch.randn(4)})
+    thread.join()
+    drawn = np.random.random()
+    set_seed(1)
+    assert [np.random.random(), np.random.random()][1] == drawn

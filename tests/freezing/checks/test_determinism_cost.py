@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ from first_steps_toys import Loop, Part
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.certificate import digests_of
+from pcdet_freeze.freezing.checks import determinism
+from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.memory import peak_bytes, storages
 
 CPU = torch.device("cpu")
@@ -192,6 +196,36 @@ def test_h3_a_memory_error_in_a_rerun_turns_the_check_off_and_the_training_goes_
     assert not torch.equal(loop.model.head.weight, loop.start["head.weight"])
 
 
+@pytest.fixture
+def collectives(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What this rank gathers."""
+    gathered: list[Any] = []
+    gather = distributed.gather
+    monkeypatch.setattr(distributed, "gather", lambda value: gathered.append(value) or gather(value))
+    return gathered
+
+
+@pytest.mark.parametrize("parameters", [True, False])
+@pytest.mark.parametrize("calls", [0, 1])
+def test_h3_where_memory_runs_out_on_one_rank_it_still_calls_the_collectives_that_the_others_call(
+    parameters: bool, calls: int, collectives: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    plan = FreezePlan(("vfe",), parameters=parameters)
+    Loop(nn.BatchNorm1d(4), plan=plan).step()
+    others, digested = len(collectives), list[Any]()
+
+    def digests(tensors: Any) -> dict[str, str]:
+        digested.append(tensors)
+        if len(digested) > calls:
+            raise MemoryError("no room")
+        return digests_of(tensors)
+
+    monkeypatch.setattr(determinism, "digests_of", digests)
+    Loop(nn.BatchNorm1d(4), plan=plan).step()
+    assert len(collectives) == 2 * others > 0 and len(digested) == calls + 1
+    assert caplog.text.count("MemoryError: no room") == 1
+
+
 def test_h3_a_module_that_cannot_run_again_is_a_warning(caplog: Any) -> None:
     class OnceOnly(Part):
         def forward(self, x: Tensor) -> Tensor:
@@ -201,6 +235,59 @@ def test_h3_a_module_that_cannot_run_again_is_a_warning(caplog: Any) -> None:
 
     Loop(OnceOnly()).step()
     assert "vfe could not be run again" in caplog.text and "KeyError: 'frame_id'" in caplog.text
+
+
+class HooksItsInput(Part):
+    def forward(self, x: Tensor) -> Tensor:
+        x.register_hook(lambda gradient: gradient)
+        return self.linear(x)
+
+
+class DifferentiatesItsInput(Part):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + torch.autograd.grad(x.square().sum(), x, retain_graph=True)[0]
+
+
+class RetainsGradient(Part):
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.linear(x)
+        output.retain_grad()
+        return output
+
+
+@pytest.mark.parametrize("kind", [HooksItsInput, DifferentiatesItsInput, RetainsGradient])
+def test_h3_a_module_that_needs_a_graph_is_a_warning_and_trains_bit_for_bit_as_without_the_check(
+    kind: type[Part], caplog: Any
+) -> None:
+    before = nn.Linear(4, 4)
+    checked, unchecked = (trained(kind, on, before=copy.deepcopy(before))[0] for on in (True, False))
+    assert all(map(torch.equal, checked, unchecked))
+    assert "vfe could not be run again" in caplog.text and "RuntimeError" in caplog.text
+
+
+def test_h3_inputs_that_cannot_be_copied_are_a_warning(caplog: Any) -> None:
+    class Batch(dict):  # type: ignore[type-arg]
+        def __copy__(self) -> Any:
+            raise TypeError("no copies")
+
+    class ReadsTheBatch(Part):
+        takes_batch = True
+
+        def forward(self, batch: Any) -> Any:
+            return {"features": self.linear(batch["x"])}
+
+    loop = Loop(ReadsTheBatch())
+    loop.step(Batch(loop.batch()))
+    assert "vfe could not be run again" in caplog.text and "TypeError: no copies" in caplog.text
+
+
+def test_h3_an_error_of_the_modules_own_call_is_raised_as_it_is() -> None:
+    class Broken(Part):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ZeroDivisionError("of its own")
+
+    with pytest.raises(ZeroDivisionError, match="of its own"):
+        Loop(Broken()).step()
 
 
 def test_h3_a_compiled_part_stays_compiled_and_one_without_graph_breaks_is_accepted() -> None:

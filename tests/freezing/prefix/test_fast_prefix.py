@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,3 +181,14 @@ def test_a_trainable_deconvolution_is_not_in_the_prefix() -> None:
     model = Detector()
     model.backbone_2d.deblocks[0] = conv(8, 4, nn.ConvTranspose2d, padding=1)
     assert plan_of(frozen_model(BLOCKS, model)).prefix == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
+
+
+def test_f1_planning_waits_for_no_other_rank_in_a_trainable_sync_batchnorm(tmp_path: Path) -> None:
+    """In train mode it calls a collective, and on a CPU it is an error with a process group."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/a", rank=0, world_size=1)
+    try:
+        model = frozen_model(BLOCKS, nn.SyncBatchNorm.convert_sync_batchnorm(Detector()))
+        assert plan_of(model).prefix == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
+        assert model.backbone_2d.deblocks[0][1].training
+    finally:
+        torch.distributed.destroy_process_group()
