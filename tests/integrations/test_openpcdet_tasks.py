@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 import pickle
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
@@ -29,6 +31,7 @@ from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
 from pcdet_freeze.integrations.openpcdet.tasks import registry
 from pcdet_freeze.integrations.openpcdet.tasks.frame_arrays import MATRIX
 from pcdet_freeze.integrations.openpcdet.tasks.point_columns import match_rows
+from pcdet_freeze.integrations.openpcdet.tasks.task_file import load_task_file
 
 CFG = "tools/cfgs/scan_models/pointpillar.yaml"
 FLIP, TURN, PASTE = ({"NAME": name} for name in ("random_world_flip", "random_world_rotation", "gt_sampling"))
@@ -52,6 +55,12 @@ class Head(nn.Module):
 
 class OtherHead(Head):
     pass
+
+
+class HeadWithMetric(Head):
+    @staticmethod
+    def metric(counts: Any) -> dict[str, float]:
+        return {"sum": float(counts)}
 
 
 def number_of_point(frame: Any, dataset: Any) -> np.ndarray:
@@ -296,6 +305,39 @@ def test_a_training_batch_without_the_labels_is_an_error(standin: Standin) -> No
     model.eval()(scan_batch())
     with pytest.raises(DataError, match=r"MODEL.SEGMENT_HEAD .*'point_labels'.*build_dataloader"):
         model.train()(scan_batch())
+
+
+def test_uninstall_restores_every_function_that_tasks_replaced(standin: Standin, loader: Any) -> None:
+    openpcdet.add_task("SEGMENT_HEAD", HeadWithMetric, labels="labels", read=number_of_point)
+    found = loader(FLIP)
+    model = build(standin, LIST.split(","), SEGMENT_HEAD={})
+    own = {name for thing in (found, found.dataset, model) for name in vars(thing)}
+    assert own >= {"prepare_data", "generate_prediction_dicts", "evaluation", "forward", "module_names"}
+    openpcdet.uninstall()
+    own = {name for thing in (found, found.dataset, model) for name in vars(thing)}
+    assert not own & {"prepare_data", "generate_prediction_dicts", "evaluation", "forward", "module_names"}
+    assert not any("pcdet_freeze" in name for name in own)
+    assert "labels" not in next(iter(found)) and "loss_small" not in model.train()(scan_batch())[1]
+    assert registry.registered() == ()
+
+
+def test_a_data_set_with_labels_can_be_deleted(loader: Any) -> None:
+    openpcdet.add_task("SEGMENT_HEAD", HeadWithMetric, labels="labels", read=number_of_point)
+    found = loader(FLIP)
+    kept = [weakref.ref(found), weakref.ref(found.dataset)]
+    del found
+    gc.collect()
+    assert [thing() for thing in kept] == [None, None]
+
+
+def test_a_task_file_registers_its_tasks_again_after_uninstall(example: Path) -> None:
+    path = sys.path[:]
+    for _ in range(2):
+        openpcdet.install()
+        load_task_file(str(example))
+        assert [task.section for task in registry.registered()] == ["SEGMENT_HEAD"]
+        openpcdet.uninstall()
+    sys.path[:] = path
 
 
 def test_a_wrong_class_name_and_a_taken_module_name_are_errors(standin: Standin) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
 from pcdet_freeze.freezing import is_fully_frozen
 from pcdet_freeze.freezing.module_graph import stages
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task
 
 
@@ -37,8 +38,8 @@ def add_heads(model: nn.Module, model_cfg: Any, dataset: Any, tasks: Sequence[Ta
         model.add_module(task.name, _build(task.head, _context(model, sections[task.section], dataset)))
     if wanted:
         if order:  # module_list, which the detector runs itself, stays without the heads
-            model.__dict__["module_names"] = [*order, *(task.name for task in wanted)]
-        model.__dict__["forward"] = partial(forward_with_heads, model, tuple(wanted))
+            set_attribute(model, "module_names", [*order, *(task.name for task in wanted)])
+        set_attribute(model, "forward", partial(forward_with_heads, model, tuple(wanted)))
     return wanted
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task, registered
 
 
@@ -44,7 +45,7 @@ def build_dataloader(_: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
     labels = tuple({task.labels.key: task.labels for task in tasks if task.labels is not None}.values())
     if labels:
         attach(dataset, labels)
-        loader.collate_fn = CollateWithLabels(loader.collate_fn, labels)
+        set_attribute(loader, "collate_fn", CollateWithLabels(loader.collate_fn, labels))
     attach_metrics(dataset, tasks)
     return built
 
