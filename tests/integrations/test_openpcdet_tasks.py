@@ -28,6 +28,7 @@ from torch import nn
 
 from pcdet_freeze import openpcdet
 from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
+from pcdet_freeze.integrations.openpcdet.session import session_of
 from pcdet_freeze.integrations.openpcdet.tasks import registry
 from pcdet_freeze.integrations.openpcdet.tasks.frame_arrays import MATRIX
 from pcdet_freeze.integrations.openpcdet.tasks.point_columns import match_rows
@@ -352,7 +353,21 @@ def test_a_wrong_class_name_and_a_taken_module_name_are_errors(standin: Standin)
 def test_a_section_without_a_registered_head_is_a_warning(standin: Standin, caplog: Any) -> None:
     build(standin, LANE_HEAD={"NAME": "LaneHead"})
     assert "MODEL.LANE_HEAD became no module" in caplog.text and "--task" in caplog.text
+    assert "if it is a head of your own" in caplog.text.lower() and "another name" in caplog.text
     assert "DENSE_HEAD" not in caplog.text
+
+
+@pytest.mark.parametrize("names", [None, ["vfe"]])
+def test_task_heads_are_logged_once_although_a_model_is_built_again(
+    standin: Standin, caplog: Any, names: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    openpcdet.add_task("SEGMENT_HEAD", Head)
+    model = build(standin, names, SEGMENT_HEAD={}, LANE_HEAD={})
+    if names:
+        assert hasattr(session_of(model).rebuild(), "segment_head")  # type: ignore[union-attr]
+    assert caplog.text.count("task head segment_head: Head") == 1
+    assert caplog.text.count("MODEL.LANE_HEAD became no module") == 1
 
 
 @pytest.mark.parametrize(
