@@ -436,8 +436,15 @@ def state_of(root: Path, tag: str, epoch: int) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=False)["model_state"]
 
 
-def miou(text: str) -> list[float]:
-    return [float(value) for value in re.findall(r"segment_head: mIoU ([\d.]+)", text)]
+def miou(text: str) -> dict[int, float]:
+    """Epoch -> mIoU of its checkpoint."""
+    found = re.findall(r"segment_head: mIoU ([\d.]+)\n.*evaluated checkpoint_epoch_(\d+).pth", text)
+    return {int(epoch): float(value) for value, epoch in found}
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a weight of the head."""
+    return max(float((a[name] - b[name]).abs().max()) for name in a if name.startswith("segment_head"))
 
 
 def test_the_documented_example_trains_beside_a_frozen_detection_and_resumes(
@@ -450,14 +457,17 @@ def test_the_documented_example_trains_beside_a_frozen_detection_and_resumes(
     first = standin.root / "output/scan_models/pointpillar/first/ckpt/checkpoint_epoch_1.pth"
     words = [*words_for(example, "second", 12, "--pretrained_model", str(first)), *FROZEN]
     values = miou(run_in_process(standin, words))
-    assert len(values) == 12 and values[-1] > values[0] + 0.2
+    assert len(values) == 12 and values[12] > values[1] + 0.2
     before, after = state_of(standin.root, "first", 1), state_of(standin.root, "second", 12)
     assert {name.partition(".")[0] for name in set(after) - set(before)} == {"segment_head"}
     assert all(torch.equal(before[name], after[name]) for name in before if name != "global_step")
     words = [*words_for(example, "second", 13, "--pretrained_model", str(first)), *FROZEN]
     text = run_in_process(standin, words)
     assert "start training from epoch 12" in text and "certificate intact" in text
-    assert len(miou(text)) == 13 and sorted(miou(text))[-1] > values[0] + 0.2
+    again, resumed = miou(text), state_of(standin.root, "second", 13)
+    assert again.pop(13) > values[1] + 0.2 and again == values
+    start = state_of(standin.root, "second", 1)
+    assert 0 < distance(resumed, after) < distance(start, after) / 4
 
 
 def test_explain_shows_the_head_and_its_loss(standin: Standin, example: Path, capsys: Any) -> None:
