@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from openpcdet_launch import torchrun_plugin
 from pillar_detector import (
     SLOTS,
-    Batch,
+    DrawingHead,
     FarVFE,
     FlatteningHead,
     GreedyVFE,
     RoughBackbone2D,
     ScaledVFE,
-    ViewingHead,
     pillar_batch,
     pillar_detector,
     run,
@@ -43,16 +40,6 @@ def log(standin: Standin, caplog: pytest.LogCaptureFixture) -> pytest.LogCapture
     openpcdet.install()
     caplog.set_level(logging.INFO)
     return caplog
-
-
-class DrawingHead(ViewingHead):
-    """A head whose forward draws from each generator."""
-
-    def forward(self, batch_dict: Batch) -> Batch:
-        batch_dict = super().forward(batch_dict)
-        scale = random.random() + np.random.rand()
-        self.forward_ret_dict["cls"] = nn.functional.dropout(self.forward_ret_dict["cls"], 0.5) * scale
-        return batch_dict
 
 
 def plan_of(model: Any) -> Any:
