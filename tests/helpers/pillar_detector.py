@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from standin_runs import Standin
 from torch import Tensor, nn
@@ -167,6 +169,16 @@ class FlatteningHead(ViewingHead):
     def read(self, batch_dict: Batch) -> Tensor:
         maps: Tensor = batch_dict["spatial_features_2d"]
         return maps.view(len(maps), -1).view(maps.shape)
+
+
+class DrawingHead(ViewingHead):
+    """A head whose forward draws from each generator."""
+
+    def forward(self, batch_dict: Batch) -> Batch:
+        batch_dict = super().forward(batch_dict)
+        scale = random.random() + np.random.rand()
+        self.forward_ret_dict["cls"] = nn.functional.dropout(self.forward_ret_dict["cls"], 0.5) * scale
+        return batch_dict
 
 
 def pillar_batch(number: int = 0, pillars: int = 12) -> Batch:

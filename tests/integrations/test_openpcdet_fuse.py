@@ -13,6 +13,7 @@ from openpcdet_launch import torchrun_plugin
 from pillar_detector import (
     SLOTS,
     CoarseBackbone2D,
+    DrawingHead,
     FarVFE,
     FlatteningHead,
     GreedyVFE,
@@ -22,13 +23,14 @@ from pillar_detector import (
     pillar_detector,
     run,
 )
-from standin_runs import RANDOM, Standin, frozen_words
+from standin_runs import RANDOM, Standin, frozen_words, seed
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcdet_freeze import FreezeError, is_frozen, openpcdet
 from pcdet_freeze.integrations.openpcdet.session import session_of
 from pcdet_freeze.integrations.openpcdet.valid_points import valid_points_form
+from pcdet_freeze.utils.rng import rng_state, same_rng_state
 from pcdet_freeze.utils.tensors import relative_error
 
 TRUNK = ["vfe", "backbone_2d"]
@@ -232,12 +234,16 @@ def test_f5_after_an_error_in_a_forward_every_module_is_as_it_was(standin: Stand
 
 
 def test_f5_the_random_generators_of_the_training_are_not_touched(standin: Standin, log: Any) -> None:
-    model = pillar_detector(standin, TRUNK, FUSE)
-    torch.manual_seed(3)
-    run(model)
-    drawn = torch.rand(1)
-    torch.manual_seed(3)
-    assert torch.equal(drawn, torch.rand(1))
+    states = []
+    for options in ({}, FUSE):
+        model = pillar_detector(standin, TRUNK, options, DenseHead=DrawingHead)
+        seed(3)
+        before = rng_state()
+        run(model)
+        states.append(rng_state())
+        changed = {key for key, state in states[-1].items() if not same_rng_state(state, before[key])}
+        assert changed == {"python", "numpy", "torch"}
+    assert len(plan_of(model).folds) == 6 and same_rng_state(*states)
 
 
 def test_f5_the_data_set_of_the_detector_is_not_copied(standin: Standin, log: Any) -> None:

@@ -47,8 +47,8 @@ def dropped_by(model: nn.Module) -> list[str]:
 
 DROPPED = [
     "backbone_3d.token",
-    "backbone_3d.self_attn.in_proj_weight",
-    "backbone_3d.self_attn.in_proj_bias",
+    "backbone_3d.stage_0.0.self_attn.in_proj_weight",
+    "backbone_3d.stage_0.0.self_attn.in_proj_bias",
 ]
 """of the toy dsvt"""
 
@@ -133,7 +133,7 @@ def test_p5_dropped_parameters_that_a_schedule_unfreezes_train_with_train_droppe
     assert run.code == 0, run.err
     first, last = (run.state(epoch)["model_state"] for epoch in (1, 2))
     assert [not torch.equal(first[key], last[key]) for key in DROPPED] == [trains] * 3
-    key = "backbone_3d.self_attn.out_proj.weight"
+    key = "backbone_3d.stage_0.0.self_attn.out_proj.weight"
     assert not torch.equal(first[key], last[key])
     assert run.err.count("OptimWrapper does not collect 3 trainable parameters") == 1
 

@@ -21,10 +21,11 @@ PARTS = [
     ("pv_rcnn", ["roi_head.shared_fc_layer"]),
     ("voxel_rcnn", ["backbone_3d", "backbone_2d", "dense_head"]),
     ("parta2", ["backbone_3d", "point_head"]),
-    ("caddn", ["vfe.pfn_layers"]),
+    ("caddn", ["vfe.ffn"]),
+    ("caddn", ["vfe.ffn.channel_reduce", "vfe.f2v"]),
     ("bevfusion", ["image_backbone", "neck", "vtransform"]),
     ("bevfusion", ["fuser", "dense_head.decoder"]),
-    ("dsvt", ["backbone_3d.self_attn", "backbone_3d.norm"]),
+    ("dsvt", ["backbone_3d.stage_0", "backbone_3d.residual_norm_stage_0"]),
     ("dsvt", ["backbone_3d"]),
 ]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 import pickle
 import re
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
@@ -26,9 +28,11 @@ from torch import nn
 
 from pcdet_freeze import openpcdet
 from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
+from pcdet_freeze.integrations.openpcdet.session import session_of
 from pcdet_freeze.integrations.openpcdet.tasks import registry
 from pcdet_freeze.integrations.openpcdet.tasks.frame_arrays import MATRIX
 from pcdet_freeze.integrations.openpcdet.tasks.point_columns import match_rows
+from pcdet_freeze.integrations.openpcdet.tasks.task_file import load_task_file
 
 CFG = "tools/cfgs/scan_models/pointpillar.yaml"
 FLIP, TURN, PASTE = ({"NAME": name} for name in ("random_world_flip", "random_world_rotation", "gt_sampling"))
@@ -52,6 +56,12 @@ class Head(nn.Module):
 
 class OtherHead(Head):
     pass
+
+
+class HeadWithMetric(Head):
+    @staticmethod
+    def metric(counts: Any) -> dict[str, float]:
+        return {"sum": float(counts)}
 
 
 def number_of_point(frame: Any, dataset: Any) -> np.ndarray:
@@ -298,6 +308,39 @@ def test_a_training_batch_without_the_labels_is_an_error(standin: Standin) -> No
         model.train()(scan_batch())
 
 
+def test_uninstall_restores_every_function_that_tasks_replaced(standin: Standin, loader: Any) -> None:
+    openpcdet.add_task("SEGMENT_HEAD", HeadWithMetric, labels="labels", read=number_of_point)
+    found = loader(FLIP)
+    model = build(standin, LIST.split(","), SEGMENT_HEAD={})
+    own = {name for thing in (found, found.dataset, model) for name in vars(thing)}
+    assert own >= {"prepare_data", "generate_prediction_dicts", "evaluation", "forward", "module_names"}
+    openpcdet.uninstall()
+    own = {name for thing in (found, found.dataset, model) for name in vars(thing)}
+    assert not own & {"prepare_data", "generate_prediction_dicts", "evaluation", "forward", "module_names"}
+    assert not any("pcdet_freeze" in name for name in own)
+    assert "labels" not in next(iter(found)) and "loss_small" not in model.train()(scan_batch())[1]
+    assert registry.registered() == ()
+
+
+def test_a_data_set_with_labels_can_be_deleted(loader: Any) -> None:
+    openpcdet.add_task("SEGMENT_HEAD", HeadWithMetric, labels="labels", read=number_of_point)
+    found = loader(FLIP)
+    kept = [weakref.ref(found), weakref.ref(found.dataset)]
+    del found
+    gc.collect()
+    assert [thing() for thing in kept] == [None, None]
+
+
+def test_a_task_file_registers_its_tasks_again_after_uninstall(example: Path) -> None:
+    path = sys.path[:]
+    for _ in range(2):
+        openpcdet.install()
+        load_task_file(str(example))
+        assert [task.section for task in registry.registered()] == ["SEGMENT_HEAD"]
+        openpcdet.uninstall()
+    sys.path[:] = path
+
+
 def test_a_wrong_class_name_and_a_taken_module_name_are_errors(standin: Standin) -> None:
     openpcdet.add_task("SEGMENT_HEAD", Head)
     with pytest.raises(ConfigError, match=r"NAME is 'Tail'.*registered Head"):
@@ -310,7 +353,21 @@ def test_a_wrong_class_name_and_a_taken_module_name_are_errors(standin: Standin)
 def test_a_section_without_a_registered_head_is_a_warning(standin: Standin, caplog: Any) -> None:
     build(standin, LANE_HEAD={"NAME": "LaneHead"})
     assert "MODEL.LANE_HEAD became no module" in caplog.text and "--task" in caplog.text
+    assert "if it is a head of your own" in caplog.text.lower() and "another name" in caplog.text
     assert "DENSE_HEAD" not in caplog.text
+
+
+@pytest.mark.parametrize("names", [None, ["vfe"]])
+def test_task_heads_are_logged_once_although_a_model_is_built_again(
+    standin: Standin, caplog: Any, names: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    openpcdet.add_task("SEGMENT_HEAD", Head)
+    model = build(standin, names, SEGMENT_HEAD={}, LANE_HEAD={})
+    if names:
+        assert hasattr(session_of(model).rebuild(), "segment_head")  # type: ignore[union-attr]
+    assert caplog.text.count("task head segment_head: Head") == 1
+    assert caplog.text.count("MODEL.LANE_HEAD became no module") == 1
 
 
 @pytest.mark.parametrize(
@@ -379,8 +436,15 @@ def state_of(root: Path, tag: str, epoch: int) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=False)["model_state"]
 
 
-def miou(text: str) -> list[float]:
-    return [float(value) for value in re.findall(r"segment_head: mIoU ([\d.]+)", text)]
+def miou(text: str) -> dict[int, float]:
+    """Epoch -> mIoU of its checkpoint."""
+    found = re.findall(r"segment_head: mIoU ([\d.]+)\n.*evaluated checkpoint_epoch_(\d+).pth", text)
+    return {int(epoch): float(value) for value, epoch in found}
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a weight of the head."""
+    return max(float((a[name] - b[name]).abs().max()) for name in a if name.startswith("segment_head"))
 
 
 def test_the_documented_example_trains_beside_a_frozen_detection_and_resumes(
@@ -393,14 +457,17 @@ def test_the_documented_example_trains_beside_a_frozen_detection_and_resumes(
     first = standin.root / "output/scan_models/pointpillar/first/ckpt/checkpoint_epoch_1.pth"
     words = [*words_for(example, "second", 12, "--pretrained_model", str(first)), *FROZEN]
     values = miou(run_in_process(standin, words))
-    assert len(values) == 12 and values[-1] > values[0] + 0.2
+    assert len(values) == 12 and values[12] > values[1] + 0.2
     before, after = state_of(standin.root, "first", 1), state_of(standin.root, "second", 12)
     assert {name.partition(".")[0] for name in set(after) - set(before)} == {"segment_head"}
     assert all(torch.equal(before[name], after[name]) for name in before if name != "global_step")
     words = [*words_for(example, "second", 13, "--pretrained_model", str(first)), *FROZEN]
     text = run_in_process(standin, words)
     assert "start training from epoch 12" in text and "certificate intact" in text
-    assert len(miou(text)) == 13 and sorted(miou(text))[-1] > values[0] + 0.2
+    again, resumed = miou(text), state_of(standin.root, "second", 13)
+    assert again.pop(13) > values[1] + 0.2 and again == values
+    start = state_of(standin.root, "second", 1)
+    assert 0 < distance(resumed, after) < distance(start, after) / 4
 
 
 def test_explain_shows_the_head_and_its_loss(standin: Standin, example: Path, capsys: Any) -> None:

@@ -18,6 +18,8 @@ from pcdet_freeze.integrations.openpcdet.function_patcher import Patches
 from pcdet_freeze.integrations.openpcdet.installation import is_first_rank, missing_note
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
+from pcdet_freeze.integrations.openpcdet.tasks import registry
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import restore_attributes
 from pcdet_freeze.integrations.openpcdet.tasks.replacements import build_dataloader
 
 REPLACED: dict[str, dict[str, Callable[..., Any]]] = {
@@ -66,6 +68,7 @@ class Plugin:
         """
         for session in self.sessions():
             session.release()
+        restore_attributes()
         self._finder.uninstall()
         self.patches.undo()
 
@@ -136,12 +139,16 @@ def install() -> None:
 def uninstall() -> None:
     """Undo :func:`install`: restore every function of OpenPCDet, and release every frozen model.
 
+    Functions of data sets, loaders and models that tasks replaced are restored too, and all tasks are removed
+    from the registry. The heads stay in the models that were built with them, but do not run.
+
     Raises FreezeError, without any change, while a frozen model is in a live DistributedDataParallel.
     """
     global _plugin
     if _plugin is not None:
         _plugin.uninstall()
         _plugin = None
+        registry.clear()
 
 
 def begin(model: nn.Module, optimizer: Any) -> None:

@@ -25,7 +25,7 @@ from pcdet_freeze.integrations.openpcdet.frozen_prefix import with_defaults
 from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
 from pcdet_freeze.integrations.openpcdet.rebuild import Rebuild
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
-from pcdet_freeze.integrations.openpcdet.tasks.replacements import with_task_heads
+from pcdet_freeze.integrations.openpcdet.tasks.replacements import log_task_heads, with_task_heads
 from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
 
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
@@ -70,6 +70,7 @@ def build_network(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> A
     plan = read_plan(call.get("model_cfg"))
     if not plan:
         model = original(*args, **kwargs)
+        log_task_heads(model, call.get("model_cfg"), logger)
         plugin.patch_loading(model)
         logger.info("pcdet_freeze: nothing is frozen: MODEL.NOT_TRAIN_IN_MULTI_TASK is absent, null or empty")
         if plan.train_dropped:
@@ -81,6 +82,7 @@ def build_network(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> A
     rebuild = Rebuild(original, args, kwargs)
     with plugin.loads.collecting() as loaded:
         model = original(*args, **kwargs)
+    log_task_heads(model, call.get("model_cfg"), logger)
     session = Session(model, plan, logger, rebuild)
     session.loaded = names_of(model, loaded)
     plugin.add(session)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.errors import DataError, IntegrationError
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.frame_arrays import (
     MATRIX,
     TrackMatrix,
@@ -46,7 +47,7 @@ def attach(dataset: Any, labels: Sequence[Labels]) -> None:
     for spec in labels:
         if spec.per == "frame":
             check_augmentors(queue, spec)
-    dataset.prepare_data = PrepareWithLabels(dataset, labels)
+    set_attribute(dataset, "prepare_data", PrepareWithLabels(dataset, labels))
 
 
 def original(owner: Any, name: str) -> Any:

@@ -18,28 +18,33 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
 from pcdet_freeze.freezing import is_fully_frozen
 from pcdet_freeze.freezing.module_graph import stages
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task
 
 
-def add_heads(model: nn.Module, model_cfg: Any, dataset: Any, tasks: Sequence[Task]) -> list[Task]:
-    """Add the heads of those ``tasks`` whose sections are in ``model_cfg``; returns them.
+def wanted(model_cfg: Any, tasks: Sequence[Task]) -> list[Task]:
+    """Those ``tasks`` whose sections are in ``model_cfg``."""
+    sections = model_cfg if isinstance(model_cfg, Mapping) else {}
+    return [task for task in tasks if sections.get(task.section) is not None]
+
+
+def add_heads(model: nn.Module, model_cfg: Any, dataset: Any, tasks: Sequence[Task]) -> None:
+    """Add the heads of those ``tasks`` whose sections are in ``model_cfg``.
 
     Raises:
         ConfigError: the section names another class.
         IntegrationError: the detector has a module of that name.
     """
-    sections = model_cfg if isinstance(model_cfg, Mapping) else {}
-    wanted = [task for task in tasks if sections.get(task.section) is not None]
-    for task in wanted:
-        _check(model, sections[task.section], task)
+    added = wanted(model_cfg, tasks)
+    for task in added:
+        _check(model, model_cfg[task.section], task)
     order = [stage.name for stage in stages(model)]
-    for task in wanted:
-        model.add_module(task.name, _build(task.head, _context(model, sections[task.section], dataset)))
-    if wanted:
+    for task in added:
+        model.add_module(task.name, _build(task.head, _context(model, model_cfg[task.section], dataset)))
+    if added:
         if order:  # module_list, which the detector runs itself, stays without the heads
-            model.__dict__["module_names"] = [*order, *(task.name for task in wanted)]
-        model.__dict__["forward"] = partial(forward_with_heads, model, tuple(wanted))
-    return wanted
+            set_attribute(model, "module_names", [*order, *(task.name for task in added)])
+        set_attribute(model, "forward", partial(forward_with_heads, model, tuple(added)))
 
 
 def warn_unknown_sections(model: nn.Module, model_cfg: Any, logger: logging.Logger) -> None:
@@ -49,9 +54,11 @@ def warn_unknown_sections(model: nn.Module, model_cfg: Any, logger: logging.Logg
         named_head = str(section).endswith("_HEAD") and sections[section] is not None
         if named_head and getattr(model, str(section).lower(), None) is None:
             logger.warning(
-                "pcdet_freeze: MODEL.%s became no module of %s: register its head with "
-                "pcdet_freeze.openpcdet.add_task, and pass the file with --task.",
+                "pcdet_freeze: MODEL.%s became no module %s of %s. If it is a head of your own, register it "
+                "with pcdet_freeze.openpcdet.add_task and pass the file with --task. If the detector builds "
+                "it under another name, nothing is wrong.",
                 section,
+                str(section).lower(),
                 type(model).__name__,
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -150,6 +150,12 @@ def _check_same_labels(new: Labels, old: Labels) -> None:
 def registered() -> tuple[Task, ...]:
     """The tasks, in the order in which they were added."""
     return tuple(_tasks.values())
+
+
+def put_back(tasks: Iterable[Task]) -> None:
+    """Register ``tasks`` again, except for sections that have a task."""
+    for task in tasks:
+        _tasks.setdefault(task.section, task)
 
 
 def clear() -> None:

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task, registered
 
 
@@ -17,18 +20,23 @@ def with_task_heads(build_network: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(build_network)
     def build(*args: Any, **kwargs: Any) -> Any:
         # the heads need numpy and the freeze only; the plugin loads them where there is a model
-        from pcdet_freeze.integrations.openpcdet.tasks.heads import add_heads, warn_unknown_sections
+        from pcdet_freeze.integrations.openpcdet.tasks.heads import add_heads
 
         model = build_network(*args, **kwargs)
         given = dict(zip(("model_cfg", "num_class", "dataset"), args, strict=False)) | kwargs
-        dataset = given.get("dataset")
-        logger = getattr(dataset, "logger", None) or logging.getLogger("pcdet_freeze.openpcdet")
-        for task in add_heads(model, given.get("model_cfg"), dataset, registered()):
-            logger.info("pcdet_freeze: task head %s: %s", task.name, task.head.__qualname__)
-        warn_unknown_sections(model, given.get("model_cfg"), logger)
+        add_heads(model, given.get("model_cfg"), given.get("dataset"), registered())
         return model
 
     return build
+
+
+def log_task_heads(model: nn.Module, model_cfg: Any, logger: logging.Logger) -> None:
+    """Log the task heads of a new model, and the sections that became no module."""
+    from pcdet_freeze.integrations.openpcdet.tasks.heads import wanted, warn_unknown_sections
+
+    for task in wanted(model_cfg, registered()):
+        logger.info("pcdet_freeze: task head %s: %s", task.name, task.head.__qualname__)
+    warn_unknown_sections(model, model_cfg, logger)
 
 
 def build_dataloader(_: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +52,7 @@ def build_dataloader(_: Any, original: Any, *args: Any, **kwargs: Any) -> Any:
     labels = tuple({task.labels.key: task.labels for task in tasks if task.labels is not None}.values())
     if labels:
         attach(dataset, labels)
-        loader.collate_fn = CollateWithLabels(loader.collate_fn, labels)
+        set_attribute(loader, "collate_fn", CollateWithLabels(loader.collate_fn, labels))
     attach_metrics(dataset, tasks)
     return built
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.data import original
 from pcdet_freeze.integrations.openpcdet.tasks.heads import counts_key
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task
@@ -21,8 +22,8 @@ def attach_metrics(dataset: Any, tasks: Sequence[Task]) -> None:
     """Make the evaluation of ``dataset`` report the metrics of ``tasks``."""
     with_metric = tuple(task for task in tasks if callable(getattr(task.head, "metric", None)))
     if with_metric:
-        dataset.generate_prediction_dicts = PredictionsWithCounts(dataset, with_metric)
-        dataset.evaluation = EvaluationWithMetrics(dataset, with_metric)
+        set_attribute(dataset, "generate_prediction_dicts", PredictionsWithCounts(dataset, with_metric))
+        set_attribute(dataset, "evaluation", EvaluationWithMetrics(dataset, with_metric))
 
 
 class PredictionsWithCounts:

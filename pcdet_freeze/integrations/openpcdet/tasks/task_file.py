@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.integrations.openpcdet.tasks.registry import registered
+from pcdet_freeze.integrations.openpcdet.tasks.registry import Task, put_back, registered
 
 FLAG = "--task"
+
+_tasks_of: dict[str, tuple[Task, ...]] = {}
+"""name of an imported file -> the tasks that its import registered, which ``uninstall`` forgets"""
 
 
 def take_task_files(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -43,6 +46,10 @@ def load_task_file(file: str) -> None:
             f"({getattr(spec, 'origin', None)}). Rename {path.name}."
         )
     before = registered()
-    importlib.import_module(path.stem)
+    if path.stem in sys.modules:
+        put_back(_tasks_of.get(path.stem, ()))
+    else:
+        importlib.import_module(path.stem)
+        _tasks_of[path.stem] = tuple(task for task in registered() if task not in before)
     if registered() == before == ():
         raise ConfigError(f"The file of {FLAG} must call add_task, but {path.name} registered no task.")

@@ -16,7 +16,7 @@ POINTS = 12
 class DatasetTemplate(Dataset):
     def __init__(self, dataset_cfg=None, class_names=None, training=True, root_path=None, logger=None):
         self.dataset_cfg, self.class_names, self.training = dataset_cfg, class_names, training
-        self.root_path = root_path if root_path is not None else Path(self.dataset_cfg.DATA_PATH)
+        self.root_path = Path(root_path or dataset_cfg.DATA_PATH)
         self.logger = logger
 
 

@@ -4,13 +4,24 @@
 The height of point k of a scan is k / 64, which no augmentor here changes: a test can tell which point it is.
 """
 
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
 STEP = 64
+
+
+def bound_steps(owner, entries):
+    """Callables for the entries of a config list: ``frame = step(data_dict=frame)``."""
+    whole = {"gt_sampling": DataBaseSampler}
+    return [
+        whole[entry["NAME"]]()
+        if entry["NAME"] in whole
+        else partial(getattr(owner, entry["NAME"]), config=entry)
+        for entry in entries
+    ]
 
 
 class DataBaseSampler:
@@ -32,39 +43,28 @@ class DataBaseSampler:
 
 class DataAugmentor:
     def __init__(self, steps):
-        self.data_augmentor_queue = [getattr(self, step["NAME"])(config=step) for step in steps]
+        self.data_augmentor_queue = bound_steps(self, steps)
 
-    def gt_sampling(self, config=None):
-        return DataBaseSampler()
-
-    def random_world_flip(self, data_dict=None, config=None):
-        if data_dict is None:
-            return partial(self.random_world_flip, config=config)
+    def random_world_flip(self, data_dict, config):
         if np.random.choice([False, True]):
             data_dict["points"][:, 1] *= -1
             data_dict["gt_boxes"][:, 1] *= -1
         return data_dict
 
-    def random_world_rotation(self, data_dict=None, config=None):
-        if data_dict is None:
-            return partial(self.random_world_rotation, config=config)
+    def random_world_rotation(self, data_dict, config):
         angle = np.random.uniform(-0.5, 0.5)
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float32)
         data_dict["points"][:, :2] = data_dict["points"][:, :2] @ turn
         data_dict["gt_boxes"][:, :2] = data_dict["gt_boxes"][:, :2] @ turn
         return data_dict
 
-    def jitter(self, data_dict=None, config=None):
+    def jitter(self, data_dict, config):
         """An augmentor of a fork, which changes every coordinate."""
-        if data_dict is None:
-            return partial(self.jitter, config=config)
         data_dict["points"] = data_dict["points"] + np.random.uniform(0.1, 0.2, data_dict["points"].shape)
         return data_dict
 
-    def forward(self, data_dict):
-        for step in self.data_augmentor_queue:
-            data_dict = step(data_dict=data_dict)
-        return data_dict
+    def apply(self, frame):
+        return reduce(lambda done, step: step(data_dict=done), self.data_augmentor_queue, frame)
 
 
 class PointFeatureEncoder:
@@ -75,48 +75,37 @@ class PointFeatureEncoder:
     def num_point_features(self):
         return len(self.used_feature_list)
 
-    def forward(self, data_dict):
-        points = data_dict["points"]
-        assert points.shape[1] == len(self.src_feature_list)
-        data_dict["points"] = points[
-            :, [self.src_feature_list.index(name) for name in self.used_feature_list]
-        ]
-        return data_dict
+    def apply(self, frame):
+        assert frame["points"].shape[1] == len(self.src_feature_list)
+        columns = map(self.src_feature_list.index, self.used_feature_list)
+        return {**frame, "points": frame["points"][:, [*columns]]}
 
 
 class DataProcessor:
     def __init__(self, steps, limits, training, num_point_features):
         self.limits, self.training, self.num_point_features = limits, training, num_point_features
-        self.data_processor_queue = [getattr(self, step["NAME"])(config=step) for step in steps]
+        self.data_processor_queue = bound_steps(self, steps)
 
-    def mask_points_and_boxes_outside_range(self, data_dict=None, config=None):
-        if data_dict is None:
-            return partial(self.mask_points_and_boxes_outside_range, config=config)
+    def mask_points_and_boxes_outside_range(self, data_dict, config):
         points = data_dict["points"]
         data_dict["points"] = points[
             ((points[:, :2] >= self.limits[:2]) & (points[:, :2] <= self.limits[3:5])).all(1)
         ]
         return data_dict
 
-    def shuffle_points(self, data_dict=None, config=None):
-        if data_dict is None:
-            return partial(self.shuffle_points, config=config)
+    def shuffle_points(self, data_dict, config):
         if self.training:
             data_dict["points"] = data_dict["points"][np.random.permutation(len(data_dict["points"]))]
         return data_dict
 
-    def transform_points_to_voxels(self, data_dict=None, config=None):
-        if data_dict is None:
-            return partial(self.transform_points_to_voxels, config=config)
+    def transform_points_to_voxels(self, data_dict, config):
         points = data_dict["points"]
         assert points.shape[1] == self.num_point_features and points.flags["C_CONTIGUOUS"]
         data_dict["voxels"] = points[:8, None].copy()
         return data_dict
 
-    def forward(self, data_dict):
-        for step in self.data_processor_queue:
-            data_dict = step(data_dict=data_dict)
-        return data_dict
+    def apply(self, frame):
+        return reduce(lambda done, step: step(data_dict=done), self.data_processor_queue, frame)
 
 
 class ScanDataset(Dataset):
@@ -129,7 +118,7 @@ class ScanDataset(Dataset):
             training,
             logger,
         )
-        self.root_path = root_path if root_path is not None else Path(dataset_cfg.DATA_PATH)
+        self.root_path = Path(root_path or dataset_cfg.DATA_PATH)
         self.point_cloud_range = np.array(dataset_cfg.POINT_CLOUD_RANGE, np.float32)
         self.point_feature_encoder = PointFeatureEncoder(dataset_cfg.POINT_FEATURE_ENCODING)
         self.data_augmentor = DataAugmentor(dataset_cfg.DATA_AUGMENTOR) if training else None
@@ -138,9 +127,7 @@ class ScanDataset(Dataset):
         )  # fmt: skip
 
     def __getstate__(self):
-        state = dict(self.__dict__)
-        del state["logger"]
-        return state
+        return {name: value for name, value in vars(self).items() if name != "logger"}
 
     def __len__(self):
         return 8
@@ -161,14 +148,12 @@ class ScanDataset(Dataset):
         return data_dict
 
     def prepare_data(self, data_dict):
-        if self.training:
-            data_dict = self.data_augmentor.forward(data_dict={**data_dict})
-        data_dict = self.point_feature_encoder.forward(data_dict)
-        data_dict = self.data_processor.forward(data_dict=data_dict)
-        if self.training and len(data_dict["gt_boxes"]) == 0:
-            return self.__getitem__(np.random.randint(len(self)))
-        data_dict.pop("gt_names", None)
-        return data_dict
+        frame = dict(data_dict)
+        for part in filter(None, [self.data_augmentor, self.point_feature_encoder, self.data_processor]):
+            frame = part.apply(frame)
+        if self.training and not len(frame["gt_boxes"]):
+            return self[np.random.randint(len(self))]  # trains with another frame
+        return {key: value for key, value in frame.items() if key != "gt_names"}
 
     @staticmethod
     def collate_batch(batch_list, _unused=False):
@@ -176,9 +161,7 @@ class ScanDataset(Dataset):
         for key in batch_list[0]:
             values = [sample[key] for sample in batch_list]
             if key == "points":
-                values = [
-                    np.pad(value, ((0, 0), (1, 0)), constant_values=k) for k, value in enumerate(values)
-                ]
+                values = [np.insert(value, 0, number, axis=1) for number, value in enumerate(values)]
             batch[key] = np.concatenate(values) if key in ("points", "voxels") else np.stack(values)
         return batch
 

@@ -36,16 +36,19 @@ class PillarVFE(nn.Module):
         return batch_dict
 
 
-class ImageVFE(PillarVFE):
-    """Has a loss of its own."""
+class ImageVFE(nn.Module):
+    """Has a loss of its own, and all parameters in one of its two parts."""
 
     def __init__(self):
         super().__init__()
-        self.ffn = nn.Linear(WIDTH, 1)
+        reduce = nn.Sequential(nn.Linear(4, WIDTH, bias=False), nn.BatchNorm1d(WIDTH))
+        self.ffn = nn.ModuleDict({"ddn": nn.Linear(WIDTH, 1), "channel_reduce": reduce})
+        self.f2v = nn.ReLU()
 
     def forward(self, batch_dict):
-        batch_dict = super().forward(batch_dict)
-        self.depth = self.ffn(batch_dict["voxel_features"])
+        features = self.ffn["channel_reduce"](rows(batch_dict["points"]))
+        self.depth = self.ffn["ddn"](features)
+        batch_dict["voxel_features"] = self.f2v(features)
         return batch_dict
 
     def get_loss(self, tb_dict=None):
@@ -83,12 +86,15 @@ class TransformerBackbone3D(nn.Module):
     def __init__(self):
         super().__init__()
         self.token = nn.Parameter(torch.randn(WIDTH) * 0.1)
-        self.self_attn = nn.MultiheadAttention(WIDTH, 2, dropout=0.1, batch_first=True)
-        self.norm = nn.LayerNorm(WIDTH)
+        attention = nn.MultiheadAttention(WIDTH, 2, dropout=0.1, batch_first=True)
+        self.stage_0 = nn.ModuleList([nn.ModuleDict({"self_attn": attention})])
+        self.residual_norm_stage_0 = nn.ModuleList([nn.LayerNorm(WIDTH)])
 
     def forward(self, batch_dict):
         features = (batch_dict["voxel_features"] + self.token).unsqueeze(0)
-        batch_dict["encoded"] = self.norm(features + self.self_attn(features, features, features)[0])[0]
+        for part, norm in zip(self.stage_0, self.residual_norm_stage_0, strict=True):
+            features = norm(features + part["self_attn"](features, features, features)[0])
+        batch_dict["encoded"] = features[0]
         return batch_dict
 
 
