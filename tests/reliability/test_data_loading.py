@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import multiprocessing
 import os
+import select
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +161,36 @@ def test_the_reading_thread_ends_with_its_iterator() -> None:
             break
         time.sleep(0.02)
     assert threading.active_count() <= before
+
+
+def wait_with_a_large_batch(started: int) -> None:
+    """A main process whose worker writes a batch that is larger than a pipe; it does not read the batch."""
+
+    def large(samples: object) -> bytes:
+        os.write(started, b"%d " % os.getpid())
+        return bytes(2**24)
+
+    dataset = ToyDataset(CFG, ["Car"], training=True)
+    batches = iter(FrameLoader(dataset, batch_size=2, num_workers=1, prefetch_factor=1, collate_fn=large))
+    time.sleep(60)
+    del batches
+
+
+def test_a_worker_that_writes_a_batch_ends_with_a_killed_main_process() -> None:
+    reader, writer = os.pipe()  # it is at its end when no process holds the writer
+    main = multiprocessing.get_context("fork").Process(target=wait_with_a_large_batch, args=(writer,))
+    main.start()
+    os.close(writer)
+    worker = int(os.read(reader, 100))
+    main.kill()
+    main.join()
+    try:
+        ended = bool(select.select([reader], [], [], 20)[0]) and os.read(reader, 100) == b""
+        assert ended
+    finally:
+        os.close(reader)
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_without_a_limit_no_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
