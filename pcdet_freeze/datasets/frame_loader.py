@@ -2,7 +2,9 @@
 
 Every process that reads frames writes the index of its current frame, and when it began, to a board in shared
 memory (16 bytes a process). The main process waits for a batch in steps of ``POLL`` seconds and looks at the
-board in between: a frame that is older than DATA_CONFIG.TIMEOUT is named in a DataError.
+board in between: a frame that is older than DATA_CONFIG.TIMEOUT is named in a DataError. The time counts
+while the main process waits. Where a look comes much later than its step, the job was suspended (SIGSTOP,
+Ctrl-Z): the time starts again.
 
 The order of the frames and the random numbers of a sample depend on the epoch and the position alone, so that
 workers that are started again continue with the same batches.
@@ -29,6 +31,8 @@ from pcdet_freeze.utils.rng import untouched_rng
 
 POLL = 1.0
 """seconds between two looks at the board"""
+SUSPENDED = 5.0
+"""a look that comes by more than these seconds too late: the job was suspended"""
 RESTARTS = 1
 """how often workers are started again in a run"""
 _TIMED_OUT, _DIED = "DataLoader timed out", "DataLoader worker (pid"
@@ -51,9 +55,9 @@ class Board:
         return write
 
     def current(self, process: int) -> tuple[int, float]:
-        """The frame that a process reads (-1: none), and for how many seconds."""
+        """The frame that a process reads (-1: none), and when it began."""
         index, begin = self.rows[process].tolist()
-        return int(index), time.monotonic() - begin
+        return int(index), begin
 
 
 class StartWorker:
@@ -82,6 +86,7 @@ class FrameLoader(DataLoader):
         self.restarts_left = RESTARTS
         workers = options.get("num_workers", 0)
         poll = min(POLL, self.limit) if workers and self.limit else 0
+        self.counted_from = self._last_look = time.monotonic()
         super().__init__(dataset, worker_init_fn=StartWorker(self.board), timeout=poll, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -90,12 +95,21 @@ class FrameLoader(DataLoader):
             return WorkerBatches(self, super().__iter__)
         return OwnBatches(self, super().__iter__()) if self.limit else super().__iter__()
 
+    def begin_to_wait(self) -> None:
+        """The main process waits for a batch from now on; before, it may have been suspended in a step."""
+        self.counted_from = self._last_look = time.monotonic()
+
     def overdue(self) -> list[int]:
         """The processes whose frame takes longer than the limit."""
         if not self.limit:
             return []
+        now = time.monotonic()
+        if now - self._last_look > POLL + SUSPENDED:
+            self.counted_from = now
+        self._last_look = now
         states = [self.board.current(process) for process in range(len(self.board.rows))]
-        return [number for number, (index, age) in enumerate(states) if index >= 0 and age > self.limit]
+        began = [max(begin, self.counted_from) if index >= 0 else now for index, begin in states]
+        return [number for number, begin in enumerate(began) if now - begin > self.limit]
 
     def frames_at(self, processes: list[int]) -> str:
         """Names of the frames that ``processes`` read."""
@@ -134,6 +148,7 @@ class WorkerBatches:
         return len(self.loader)
 
     def __next__(self) -> Any:
+        self.loader.begin_to_wait()
         while True:
             try:
                 batch = next(self._batches)
@@ -229,6 +244,7 @@ class OwnBatches:
         return len(self.loader)
 
     def __next__(self) -> Any:
+        self.loader.begin_to_wait()
         self._asked.put(True)
         while True:
             try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import multiprocessing
 import os
+import select
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from torch.utils.data._utils import signal_handling
 from toy_dataset import ToyDataset
 
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.datasets import EpochSampler, build_dataloader
+from pcdet_freeze.datasets import EpochSampler, build_dataloader, frame_loader
 from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.datasets.loader import each_batch, shut_down_workers
@@ -31,7 +34,7 @@ CFG = {
     "POINT_FEATURE_ENCODING": {"used_feature_list": XYZI, "src_feature_list": XYZI},
     "DATA_AUGMENTOR": [{"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"]}],
     "DATA_PROCESSOR": [{"NAME": "shuffle_points", "SHUFFLE_ENABLED": {"train": True, "test": False}}],
-    "TIMEOUT": 0.3,
+    "TIMEOUT": 5,
 }
 
 
@@ -50,8 +53,8 @@ class Faulty(ToyDataset):
         return super().load_sample(index)
 
 
-def loader_of(workers: int, **changes: Any) -> FrameLoader:
-    dataset = Faulty(CFG, ["Car"], training=True)
+def loader_of(workers: int, timeout: float | None = 5, **changes: Any) -> FrameLoader:
+    dataset = Faulty({**CFG, "TIMEOUT": timeout}, ["Car"], training=True)
     vars(dataset).update(changes)
     sampler = EpochSampler(dataset, 2, shuffle=True, seed=1)
     return FrameLoader(
@@ -69,7 +72,7 @@ def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> No
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_read_that_never_returns_names_the_frame(workers: int) -> None:
-    loader = loader_of(workers, hangs=3)
+    loader = loader_of(workers, timeout=0.3, hangs=3)
     batches, begin = iter(loader), time.monotonic()
     with pytest.raises(DataError, match=r"DATA_CONFIG\.TIMEOUT: .* within 0\.3 s.*still being read: 3\."):
         list(batches)
@@ -100,10 +103,45 @@ def test_batches_are_those_of_a_loader_without_a_limit(workers: int) -> None:
     assert_same(list(loader_of(workers)), list(plain))
 
 
+def test_time_in_which_a_job_was_suspended_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(frame_loader, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    loader = loader_of(1)
+    loader.board.writer(0)(3)
+
+    def late_after(seconds: float) -> list[int]:
+        clock.now += seconds
+        return loader.overdue()
+
+    assert [late_after(1), late_after(3600), late_after(4)] == [[], [], []]  # suspended in a wait
+    clock.now += 3600  # suspended during a step
+    loader.begin_to_wait()
+    assert [late_after(1), late_after(3)] == [[], []]
+    assert late_after(2) == [0]  # a read that hangs is still found
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_time_of_a_frame_counts_while_its_batch_is_awaited(workers: int) -> None:
+    loader = loader_of(workers)
+    batches = iter(loader)
+    begin = time.monotonic()
+    next(batches)
+    shut_down_workers(loader, batches)
+    assert loader.counted_from >= begin
+
+
 def test_frames_that_take_long_together_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    load = Faulty.load_sample
-    monkeypatch.setattr(Faulty, "load_sample", lambda self, index: time.sleep(0.2) or load(self, index))
-    assert len(list(loader_of(1))) == 5  # two frames of 0.2 s make a batch
+    clock, load, late = SimpleNamespace(now=1000.0), Faulty.load_sample, []
+    monkeypatch.setattr(frame_loader, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    loader = loader_of(0, timeout=5)
+
+    def slow(self: Faulty, index: int) -> dict[str, Any]:
+        clock.now += 4  # two frames of 4 s make a batch
+        late.append(loader.overdue())
+        return load(self, index)
+
+    monkeypatch.setattr(Faulty, "load_sample", slow)
+    assert len(list(loader)) == 5 and late == [[]] * 10
 
 
 def test_a_killed_worker_is_named_and_the_epoch_is_that_of_an_unbroken_run(
@@ -160,10 +198,39 @@ def test_the_reading_thread_ends_with_its_iterator() -> None:
     assert threading.active_count() <= before
 
 
-def test_without_a_limit_no_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CFG, "TIMEOUT", None)
-    assert copy.copy(loader_of(0)).limit == 0
-    assert type(iter(loader_of(0))).__module__.startswith("torch")
+def wait_with_a_large_batch(started: int) -> None:
+    """A main process whose worker writes a batch that is larger than a pipe; it does not read the batch."""
+
+    def large(samples: object) -> bytes:
+        os.write(started, b"%d " % os.getpid())
+        return bytes(2**24)
+
+    dataset = ToyDataset(CFG, ["Car"], training=True)
+    batches = iter(FrameLoader(dataset, batch_size=2, num_workers=1, prefetch_factor=1, collate_fn=large))
+    time.sleep(60)
+    del batches
+
+
+def test_a_worker_that_writes_a_batch_ends_with_a_killed_main_process() -> None:
+    reader, writer = os.pipe()  # it is at its end when no process holds the writer
+    main = multiprocessing.get_context("fork").Process(target=wait_with_a_large_batch, args=(writer,))
+    main.start()
+    os.close(writer)
+    worker = int(os.read(reader, 100))
+    main.kill()
+    main.join()
+    try:
+        ended = bool(select.select([reader], [], [], 20)[0]) and os.read(reader, 100) == b""
+        assert ended
+    finally:
+        os.close(reader)
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_without_a_limit_no_thread_reads() -> None:
+    assert loader_of(0, timeout=None).limit == 0
+    assert type(iter(loader_of(0, timeout=None))).__module__.startswith("torch")
 
 
 def test_user_errors_in_a_worker_are_not_taken_for_a_dead_worker(monkeypatch: pytest.MonkeyPatch) -> None:

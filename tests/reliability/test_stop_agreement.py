@@ -14,7 +14,7 @@ from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.errors import TrainingError
 from pcdet_freeze.utils.stop_signals import StopSignals
 
-LAST = 1500
+LAST = 20_000  # many times more than a slow machine makes until the ranks agree
 
 
 class Rank:

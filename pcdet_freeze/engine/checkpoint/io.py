@@ -50,7 +50,13 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
         "optimizer_kind": kind_of(trainer.optimizer),
         "scaler": dict(trainer.scaler.state_dict()),
         "rng": distributed.gather(rng_state()),
-        "sampler": {"epoch": trainer.epoch, "offset": trainer.offset, "length": trainer.epoch_length},
+        "sampler": {
+            "epoch": trainer.epoch,
+            "offset": trainer.offset,
+            "length": trainer.epoch_length,
+            "batches": len(trainer.loader),
+            "accumulate": trainer.accumulate,
+        },
         "skipped_steps": trainer.guard.skipped,
         **(extra or {}),
     }

@@ -70,12 +70,8 @@ def _is_count(value: Any) -> bool:
 
 def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     sampler, states = ours["sampler"], ours["rng"]
-    if sampler["offset"] and sampler["length"] != trainer.epoch_length:
-        raise CheckpointError(
-            "A run can only resume in the middle of an epoch of the same length "
-            f"({sampler['length']} iterations), but this one has {trainer.epoch_length}. Use the same data, "
-            "--batch_size and number of processes, or a checkpoint from the end of an epoch."
-        )
+    if sampler["offset"]:
+        _check_same_epoch(trainer, sampler)
     trainer.offset = sampler["offset"]
     trainer.guard.skipped = ours.get("skipped_steps", 0)
     if ours["scaler"] and trainer.scaler.is_enabled():
@@ -91,3 +87,20 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
     if trainer.resumed_rng is not None:
         with untouched_rng():  # it is set when the run starts; damage is an error now
             set_rng_state(trainer.resumed_rng)
+
+
+def _check_same_epoch(trainer: Trainer, sampler: Mapping[str, Any]) -> None:
+    """An offset counts iterations: it is the same place only where each has the same batches."""
+    length, batches, accumulate = trainer.epoch_length, len(trainer.loader), trainer.accumulate
+    if sampler["length"] != length:
+        fault = f"of the same length ({sampler['length']} iterations), but this one has {length}"
+    elif sampler.get("batches", batches) != batches:  # files of older versions do not have it
+        fault = f"of as many batches ({sampler['batches']}), but this one has {batches}"
+    elif sampler.get("accumulate", accumulate) != accumulate:
+        fault = f"with the same ACCUMULATE ({sampler['accumulate']}), but this run has {accumulate}"
+    else:
+        return
+    raise CheckpointError(
+        f"A run can only resume in the middle of an epoch {fault}. Use the same data, --batch_size, "
+        "OPTIMIZATION.ACCUMULATE and number of processes, or a checkpoint from the end of an epoch."
+    )

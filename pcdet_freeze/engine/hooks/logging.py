@@ -28,7 +28,7 @@ class LogHook(Hook):
         self.every = every
         self._sums: dict[str, float] = {}
         self._losses: list[Number] = []
-        self._count = 0
+        self._count, self._finite = 0, 0
         self._skipped: list[str] = []
         self._begin = time.monotonic()
         self._first = 0
@@ -37,7 +37,8 @@ class LogHook(Hook):
         self._begin, self._first = time.monotonic(), trainer.iteration
 
     def before_epoch(self, trainer: Trainer) -> None:
-        self._sums, self._losses, self._count, self._skipped = {}, [], 0, []
+        self._sums, self._losses, self._skipped = {}, [], []
+        self._count, self._finite = 0, 0
 
     def after_step(self, trainer: Trainer) -> None:
         self._count += 1
@@ -55,9 +56,12 @@ class LogHook(Hook):
             trainer.logger.warning("Skipped %d bad frames in this epoch: %s", len(names), ", ".join(names))
 
     def _line(self, trainer: Trainer) -> str:
-        self._sums["loss"] = sum(read_numbers(self._losses), self._sums.get("loss", 0.0))
-        self._losses = []
+        # a step that was skipped has a loss that is not finite (ON_NONFINITE: skip)
+        losses = [loss for loss in read_numbers(self._losses) if math.isfinite(loss)]
+        self._sums["loss"] = sum(losses, self._sums.get("loss", 0.0))
+        self._losses, self._finite = [], self._finite + len(losses)
         mean = {name: total / self._count for name, total in self._sums.items()}
+        mean["loss"] = self._sums["loss"] / self._finite if self._finite else math.nan
         now, done = trainer.seconds, trainer.iteration - self._first
         spent = time.monotonic() - self._begin
         left = spent / done * trainer.iterations_left

@@ -163,7 +163,9 @@ def test_max_iters_writes_a_checkpoint_that_goes_on_in_mid_epoch(tmp_path: Path)
     toy_trainer([CheckpointHook(tmp_path)], max_iters=6).run()
     state = load_checkpoint(tmp_path / "checkpoint_epoch_2.pth")
     assert (state["epoch"], state["it"]) == (1, 6)
-    assert state[CHECKPOINT_KEY]["sampler"] == {"epoch": 1, "offset": 2, "length": 4}
+    assert state[CHECKPOINT_KEY]["sampler"] == {
+        "epoch": 1, "offset": 2, "length": 4, "batches": 4, "accumulate": 1
+    }  # fmt: skip
 
 
 def test_latest_model_is_written_by_the_clock(tmp_path: Path) -> None:
@@ -253,6 +255,32 @@ def test_mid_epoch_resume_with_another_epoch_length_is_refused(tmp_path: Path) -
     toy_trainer([SaveAt(tmp_path / "x.pth", 3)]).run()
     with pytest.raises(CheckpointError, match=r"of the same length \(4 iterations\), but this one has 2"):
         resumed(tmp_path / "x.pth", batch_size=4)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(2, 1), (2, 3), (4, 1)])
+def test_mid_epoch_resume_with_another_accumulate_is_refused(
+    tmp_path: Path, batch_size: int, accumulate: int
+) -> None:
+    """Also where an epoch has as many iterations, since one iteration has other batches."""
+    # 2 iterations of 2 batches
+    toy_trainer([SaveAt(tmp_path / "x.pth", 1)], epochs=1, accumulate=2).run()
+    with pytest.raises(CheckpointError, match=r"OPTIMIZATION\.ACCUMULATE"):
+        resumed(tmp_path / "x.pth", batch_size=batch_size, accumulate=accumulate)
+
+
+def test_accumulate_may_change_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    toy_trainer([CheckpointHook(tmp_path)], epochs=1, accumulate=2).run()
+    assert resumed(tmp_path / "checkpoint_epoch_1.pth", accumulate=1).offset == 0
+
+
+def test_a_checkpoint_without_the_number_of_batches_goes_on_in_mid_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    toy_trainer([SaveAt(path, 3)]).run()
+    state = load_checkpoint(path)
+    for key in ("batches", "accumulate"):
+        del state[CHECKPOINT_KEY]["sampler"][key]
+    save_checkpoint(state, path)
+    assert resumed(path).offset == 3
 
 
 def test_a_config_digest_does_not_depend_on_the_order_of_keys() -> None:

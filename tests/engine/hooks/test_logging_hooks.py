@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_toy import tensors_of, toy_trainer
+from engine_toy import ToyModel, tensors_of, toy_trainer
 from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 
+from pcdet_freeze.engine.finite_guard import FiniteGuard
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
@@ -74,6 +76,33 @@ def test_a_finished_run_says_what_is_done_and_how_to_train_longer(logger: Any, c
     trainer.run()
     (said,) = caplog.messages
     assert "epoch 2 of 2, 8 iterations" in said and "--epochs" in said and "--extra_tag" in said
+
+
+class OneNaN(ToyModel):
+    """The loss of its second forward is NaN."""
+
+    calls = 0
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        self.calls += 1
+        return super().forward(batch | {"x": batch["x"] * (math.nan if self.calls == 2 else 1)})
+
+
+def test_the_mean_loss_is_that_of_the_steps_that_were_taken(
+    logger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    losses: list[float] = []
+
+    class Losses(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            losses.append(trainer.loss)
+
+    guard = FiniteGuard(skip=True)
+    toy_trainer([LogHook(every=1), Losses()], model=OneNaN(), epochs=1, guard=guard, logger=logger).run()
+    lines = [message for message in caplog.messages if message.startswith("Train:")]
+    assert math.isnan(losses[1]) and " Loss: nan " in lines[1]
+    taken = [loss for loss in losses if math.isfinite(loss)]
+    assert len(taken) == 3 and f"({sum(taken) / 3:#.3g})" in lines[-1]
 
 
 def test_skipped_frames_are_counted_and_named(logger: Any, caplog: pytest.LogCaptureFixture) -> None:
