@@ -21,14 +21,16 @@ from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.run_session import run_session
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
+from pcdet_freeze.utils.stop_signals import LAUNCHERS, SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
 
 
 @pytest.fixture(autouse=True)
-def default_handlers() -> Iterator[None]:
-    """A background job of a shell ignores SIGINT, and under nohup SIGHUP."""
+def default_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A background job of a shell ignores SIGINT, under nohup SIGHUP; a launcher changes what is a repeat."""
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
     former = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -150,6 +152,40 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
     receives = Again(signal.SIGINT, 2)
     stopped(tmp_path, receives)
     assert receives.calls == ["step 1", "on_exception"] and files_in(tmp_path) == []
+
+
+def received(monkeypatch: pytest.MonkeyPatch, *arrivals: tuple[float, int]) -> list[int]:
+    """The signals that have their former effect; each arrives at its time (s)."""
+    now, effects = [0.0], list[int]()
+    monkeypatch.setattr("pcdet_freeze.utils.stop_signals.time.monotonic", lambda: now[0])
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: effects.append(number))
+    signals = StopSignals()
+    signals.install()
+    for at, number in arrivals:
+        now[0] = at
+        os.kill(os.getpid(), number)
+    signals.restore()
+    return effects
+
+
+def test_only_a_signal_of_the_same_kind_is_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM sends SIGUSR1 and later SIGTERM; torchrun sends SIGTERM after a SIGINT of the terminal."""
+    first, other = (0.0, signal.SIGUSR1), (20.0, signal.SIGTERM)
+    assert received(monkeypatch, first, other) == []
+    assert received(monkeypatch, first, other, (20.6, signal.SIGTERM)) == [signal.SIGTERM]
+    assert received(monkeypatch, first, other, (21.0, signal.SIGUSR1)) == [signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", "SLURM_PROCID"])
+def test_under_a_launcher_signals_within_five_seconds_are_one(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends a Ctrl-C again, on a loaded machine seconds later."""
+    monkeypatch.setenv(launcher, "0")
+    first = (0.0, signal.SIGINT)
+    assert received(monkeypatch, first, (4.9, signal.SIGINT)) == []
+    assert received(monkeypatch, first, (5.1, signal.SIGINT)) == [signal.SIGINT]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
