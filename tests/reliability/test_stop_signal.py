@@ -19,6 +19,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
+from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.run_session import run_session
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils.stop_signals import LAUNCHERS, SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
@@ -220,3 +221,40 @@ def test_what_follows_a_stop_gets_the_signal(tmp_path: Path) -> None:
         move = Receives(signal.SIGUSR1, 1).move
         toy_trainer([StopHook(tmp_path, on_stop=got.append)], move=move).run()
     assert got == [signal.SIGUSR1] and files_in(tmp_path) == ["latest_model.pth"]
+
+
+class Notes(Hook):
+    """Records where the time of an iteration counts."""
+
+    def __init__(self) -> None:
+        self.agreement = StopAgreement(0, 1, StopSignals())
+        self.timed: dict[str, set[bool]] = {}
+
+    def note(self, name: str) -> None:
+        self.timed.setdefault(name, set()).add(self.agreement.timed_iteration is not None)
+
+    def move(self, batch: Any, device: Any) -> None:
+        self.note("step")
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        self.note("before_epoch")
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        self.note("after_epoch")
+
+    def after_train(self, trainer: Trainer) -> None:
+        self.note("after_train")
+        assert self.agreement.running  # the end of torchrun does not end a process that writes a checkpoint
+
+
+@pytest.mark.parametrize("max_iters", [None, 6])
+def test_the_time_of_hooks_between_epochs_is_not_the_time_of_an_iteration(
+    max_iters: int | None, tmp_path: Path
+) -> None:
+    """An evaluation or a checkpoint may take longer than --timeout."""
+    notes = Notes()
+    toy_trainer(
+        [StopHook(tmp_path, agreement=notes.agreement), notes], move=notes.move, max_iters=max_iters
+    ).run()
+    between = {key: {False} for key in ("before_epoch", "after_epoch", "after_train")}
+    assert notes.timed == {"step": {True}} | between

@@ -38,7 +38,7 @@ class StopHook(Hook):
 
     def before_epoch(self, trainer: Trainer) -> None:
         self.signals.install()  # before it there is nothing to save: a signal ends the run at once
-        self.agreement.begin(trainer.iteration)
+        self.agreement.begin(trainer.iteration, lambda: not trainer.in_epoch)
 
     def after_step(self, trainer: Trainer) -> None:
         if self.agreement.must_stop(trainer.iteration):

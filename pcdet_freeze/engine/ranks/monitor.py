@@ -37,7 +37,7 @@ class RankMonitor:
         )  # fmt: skip
         self.signals = signals
         self.agreement = StopAgreement(self.rank, self.size, signals)
-        self.beats = Heartbeats(self.rank, self.size, timeout, self._iteration)
+        self.beats = Heartbeats(self.rank, self.size, timeout, lambda: self.agreement.timed_iteration)
         self._store = open_store(timeout)
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._closed = threading.Event()
@@ -65,9 +65,6 @@ class RankMonitor:
     def _beats(self) -> dict[int, bytes]:
         keys = {rank: f"beat/{rank}" for rank in range(self.size) if rank != self.rank}
         return {rank: self._store.get(key) for rank, key in keys.items() if self._store.check([key])}
-
-    def _iteration(self) -> int | None:
-        return self.agreement.iteration if self.agreement.running else None
 
     def _talk(self) -> None:
         busy = False

@@ -16,6 +16,7 @@ verdict, which needs nothing but the threads. No rank is ever assumed to be near
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from pcdet_freeze.engine.ranks.store import Store
 from pcdet_freeze.errors import TrainingError
@@ -36,6 +37,7 @@ class StopAgreement:
     def __init__(self, rank: int, size: int, signals: StopSignals, gives_up_s: float = 20) -> None:
         self.rank, self.size, self.signals, self.gives_up_s = rank, size, signals, gives_up_s
         self.iteration, self.running = 0, False
+        self._between: Callable[[], bool] = bool
         self._changed = threading.Condition()
         self._at: int | None = None
         """the iteration that this rank has promised to wait in"""
@@ -49,13 +51,18 @@ class StopAgreement:
         self._proposed = self._judged = self._polled_at = 0
         """rank 0: the last proposal, the last verdict, and the iteration of the last poll"""
 
-    def begin(self, iteration: int) -> None:
-        """The loop starts or continues at ``iteration``."""
-        self.iteration, self.running = iteration, True
+    def begin(self, iteration: int, between: Callable[[], bool] = bool) -> None:
+        """The loop starts or continues at ``iteration``; ``between`` says whether hooks of no step run."""
+        self.iteration, self._between, self.running = iteration, between, True
 
     def end(self) -> None:
         """The loop is over."""
         self.running = False
+
+    @property
+    def timed_iteration(self) -> int | None:
+        """The iteration, whose time is limited; None outside of the loop and between epochs."""
+        return self.iteration if self.running and not self._between() else None
 
     def must_stop(self, iteration: int) -> bool:
         """Whether all ranks stop after ``iteration``, which this rank has just finished.
