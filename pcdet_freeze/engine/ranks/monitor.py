@@ -53,19 +53,6 @@ class RankMonitor:
         """End the threads; rank 0's store remains until the process ends."""
         self._closed.set()
 
-    def silent_ranks(self, wait_s: float = 3.0) -> list[int]:
-        """Ranks that write no beat for ``wait_s`` seconds; for the message after a failed collective."""
-        try:
-            first = self._beats()
-            time.sleep(wait_s)
-            return [rank for rank, beat in self._beats().items() if beat == first.get(rank)]
-        except RuntimeError:  # the store is rank 0's
-            return [0]
-
-    def _beats(self) -> dict[int, bytes]:
-        keys = {rank: f"beat/{rank}" for rank in range(self.size) if rank != self.rank}
-        return {rank: self._store.get(key) for rank, key in keys.items() if self._store.check([key])}
-
     def _talk(self) -> None:
         busy = False
         while not self._closed.wait(BUSY_POLL_S if busy else POLL_S):
