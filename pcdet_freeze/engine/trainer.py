@@ -92,8 +92,7 @@ class Trainer:
         self.move, self.logger = move, logger or logging.getLogger("pcdet_freeze")
         self.accumulate, self.guard = accumulate, guard or FiniteGuard()
         self.scaler = new_scaler(self.device, use_amp and self.device.type == "cuda")
-        self.epoch, self.offset, self.iteration, self.stopped = 0, 0, 0, False
-        self.in_epoch = False
+        self.epoch, self.offset, self.iteration, self.stopped, self.in_epoch = 0, 0, 0, False, False
         self.loss_on_device: Tensor | float = math.nan
         self._grad_norm: Tensor | float = math.nan
         self.lr, self._begin = math.nan, perf_counter()
@@ -151,13 +150,12 @@ class Trainer:
                     for hook in self.hooks:
                         hook.after_step(self)
             self.settle()
+            self.in_epoch = False
             if self.offset >= self.epoch_length:
                 self.epoch, self.offset = self.epoch + 1, 0
                 distributed.share_buffers(self.model)
-                self.in_epoch = False
                 for hook in self.hooks:
                     hook.after_epoch(self)
-        self.in_epoch = False
         for hook in self.hooks:
             hook.after_train(self)
 

@@ -151,8 +151,10 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
                 self.send()
 
     receives = Again(signal.SIGINT, 2)
-    stopped(tmp_path, receives)
+    trainer = stopped(tmp_path, receives)
     assert receives.calls == ["step 1", "on_exception"] and files_in(tmp_path) == []
+    trainer.run()  # has nothing of the request
+    assert trainer.iteration == 8
 
 
 def received(monkeypatch: pytest.MonkeyPatch, *arrivals: tuple[float, int]) -> list[int]:
