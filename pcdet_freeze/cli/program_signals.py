@@ -2,8 +2,9 @@
 
 SIGINT raises KeyboardInterrupt; SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 end the process at once, since an
 exception in the middle of compiled code could damage more. (A training replaces these handlers while its loop
-runs: it finishes the step.) A second signal ends the process wherever its main thread is, in C++ code too: a
-thread reads the signals from a pipe to which the interpreter writes them.
+runs: it finishes the step.) A second signal of the same kind ends the process wherever its main thread is, in
+C++ code too: a thread reads the signals from a pipe to which the interpreter writes them. Only this thread
+judges by time. Python calls its handlers late, when compiled code returns.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS, end_process
+from pcdet_freeze.utils.stop_signals import SIGNALS, Repeats, end_process
 
 HARD_END_WAITS_S = 10.0
 
@@ -31,7 +32,8 @@ class ProgramSignals:
         self.name = name
         self._former: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
-        self._first: float | None = None
+        self._repeats = Repeats()
+        self._interrupted = False
         self._ending = threading.Lock()
         self._wakeup = -1
 
@@ -65,20 +67,16 @@ class ProgramSignals:
 
     def _read(self, reading: int) -> None:
         while received := os.read(reading, 1):
-            if received[0] in self._former and self._is_second():
+            if received[0] in self._former and self._repeats.is_second(received[0]):
                 self.end(received[0])
         os.close(reading)
 
-    def _is_second(self) -> bool:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now
-        return now - self._first >= SAME_SIGNAL_S
-
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and not self._is_second():
+        if number != signal.SIGINT:
+            self.end(number)
+        if not self._interrupted:  # the thread ends the process if a later one is a second signal
+            self._interrupted = True
             raise KeyboardInterrupt
-        self.end(number)
 
     def end(self, number: int) -> None:
         """Print one line and end the process, with its data workers; other children get the signal."""

@@ -124,7 +124,7 @@ class FiniteGuard:
         before, known = KeptTensors(tensors), {id(tensor) for tensor in tensors}
         step()
         before.restore_unless(record.finite)
-        # the first step creates the state, which starts with zeros
+        # the first step creates the state, which starts with zeros in each of our optimizers
         zero_unless(record.finite, (t for t in step_tensors(optimizer) if id(t) not in known))
         if self.statistics is not None:
             self.statistics.restore_unless(record.finite)

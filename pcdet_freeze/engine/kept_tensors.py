@@ -77,7 +77,13 @@ def take_back_counters(optimizer: torch.optim.Optimizer, parameters: Iterable[nn
 
 @torch.no_grad()
 def zero_unless(condition: Tensor, tensors: Iterable[Tensor]) -> None:
-    """Set ``tensors`` to zero if ``condition`` (() bool, on their device) is False."""
+    """Set ``tensors`` to zero if ``condition`` (() bool, on their device) is False.
+
+    This takes back the first step of an optimizer whose state starts with zeros. Those of
+    ``adam_onecycle`` and ``adam`` do; for ``sgd``, a momentum of zeros and none give the same next step:
+    its dampening is 0. The trainer builds no other. It would be wrong for torch's NAdam, whose ``mu_product``
+    starts with one.
+    """
     for tensor in tensors:
         tensor.copy_(torch.where(condition, tensor, torch.zeros_like(tensor)))
 

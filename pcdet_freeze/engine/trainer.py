@@ -59,6 +59,7 @@ class Trainer:
         offset: iterations done in the current epoch.
         iteration: iterations done in all.
         stopped: set it to True to end the run after the current step.
+        in_epoch: whether steps run, and not the hooks before, between and after the epochs.
         loss, grad_norm, lr, tb_dict, disp_dict, batch: of the last iteration. Reading ``loss`` or
             ``grad_norm`` waits for the device; ``loss_on_device`` does not.
         seconds: of the last iteration: data, forward, batch.
@@ -91,7 +92,7 @@ class Trainer:
         self.move, self.logger = move, logger or logging.getLogger("pcdet_freeze")
         self.accumulate, self.guard = accumulate, guard or FiniteGuard()
         self.scaler = new_scaler(self.device, use_amp and self.device.type == "cuda")
-        self.epoch, self.offset, self.iteration, self.stopped = 0, 0, 0, False
+        self.epoch, self.offset, self.iteration, self.stopped, self.in_epoch = 0, 0, 0, False, False
         self.loss_on_device: Tensor | float = math.nan
         self._grad_norm: Tensor | float = math.nan
         self.lr, self._begin = math.nan, perf_counter()
@@ -119,7 +120,7 @@ class Trainer:
             DataError: the loader stopped before the end of the epoch.
             NonFiniteLossError: the loss or a gradient is NaN or infinite.
         """
-        self.stopped = False
+        self.stopped = self.in_epoch = False
         self.scaler = without_pending_step(self.scaler, self.device)
         if not self._has_more:
             self.logger.warning(_FINISHED, self.epoch, self.epochs, self.iteration)
@@ -142,12 +143,14 @@ class Trainer:
         while self._has_more:
             for hook in self.hooks:
                 hook.before_epoch(self)
+            self.in_epoch = True
             with self._open_loader() as batches:
                 while self.offset < self.epoch_length and not self._must_stop:
                     self.step(*self._load_batches(batches))
                     for hook in self.hooks:
                         hook.after_step(self)
             self.settle()
+            self.in_epoch = False
             if self.offset >= self.epoch_length:
                 self.epoch, self.offset = self.epoch + 1, 0
                 distributed.share_buffers(self.model)

@@ -20,7 +20,29 @@ SIGNALS = tuple(
     if hasattr(signal, name)
 )
 SAME_SIGNAL_S = 0.5
-"""A terminal, torchrun and SLURM each send the signal: what arrives within this time is one request."""
+"""Signals of one kind that arrive within this time are one request."""
+LAUNCHED_SAME_SIGNAL_S = 5.0
+"""the same under a launcher: the terminal and it both send the signal, seconds apart on a loaded machine"""
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+"""environment variables that torchrun and srun set"""
+
+
+class Repeats:
+    """Distinguishes a second signal from further copies of the first.
+
+    Only a signal of the same kind is a second one: SLURM sends SIGUSR1 and then SIGTERM, and torchrun sends
+    SIGTERM after a SIGINT that the terminal has sent already.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, float] = {}
+        launched = any(name in os.environ for name in LAUNCHERS)
+        self.same_s = LAUNCHED_SAME_SIGNAL_S if launched else SAME_SIGNAL_S
+
+    def is_second(self, number: int) -> bool:
+        """Whether ``number``, which arrives now, came before, ``same_s`` seconds ago or more."""
+        now = time.monotonic()
+        return now - self._first.setdefault(number, now) >= self.same_s
 
 
 class StoppedBySignal(SystemExit):
@@ -42,13 +64,13 @@ def stopped_by(number: int) -> BaseException:
 class StopSignals:
     """Between ``install`` and ``restore`` the first signal sets ``received``, and does nothing else.
 
-    A second signal, ``SAME_SIGNAL_S`` or more after the first, has its former effect. A signal that is
-    ignored (nohup, a background job of a shell) remains ignored. Without effect outside the main thread.
+    A second signal of the same kind (:class:`Repeats`) has its former effect. A signal that is ignored
+    (nohup, a background job of a shell) remains ignored. Without effect outside the main thread.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._since = 0.0
+        self._repeats = Repeats()
         self._former: dict[int, Any] = {}
 
     def install(self) -> None:
@@ -70,12 +92,11 @@ class StopSignals:
     def request(self, number: int) -> None:
         """Set ``received`` as the signal ``number`` would."""
         if self.received is None:
-            self.received, self._since = number, time.monotonic()
+            self.received, self._repeats = number, Repeats()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.request(number)
-        elif time.monotonic() - self._since >= SAME_SIGNAL_S:
+        self.request(number)
+        if self._repeats.is_second(number):
             self._former_effect(number, frame)
 
     def _former_effect(self, number: int, frame: FrameType | None) -> None:

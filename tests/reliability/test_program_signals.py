@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from real_ranks import children, lives, processes, until
 from tool_runs import words
 
 from pcdet_freeze.engine.slurm import requeue_after
+from pcdet_freeze.utils.stop_signals import LAUNCHERS
 
 PROGRAM = """
 import signal, sys, time
@@ -31,6 +33,13 @@ with ProgramSignals("it"):
         {after}
 leave(130)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under torchrun or SLURM repeated signals count later."""
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
 
 
 def program(body: str, after: str = "pass") -> subprocess.Popen[str]:
@@ -67,6 +76,32 @@ def test_a_second_ctrl_c_ends_a_process_that_does_not_end_by_the_first() -> None
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60)[1] == "\nit: interrupted\n"
     assert process.returncode == 130
+
+
+def test_the_first_ctrl_c_interrupts_also_after_a_long_call_of_compiled_code() -> None:
+    """Python calls its handler when the call returns, here about a second after the signal."""
+    body = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 4_000_000); time.sleep(60)"
+    with program(body) as process:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("interrupted\n", "")
+    assert process.returncode == 130
+
+
+def test_a_second_ctrl_c_within_five_seconds_does_not_count_under_a_launcher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training in its loop has handlers of its own; only the thread could end it."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    own = "signal.signal(signal.SIGINT, lambda *_: print('received', flush=True))"
+    body = f"{own}; print('own', flush=True); [time.sleep(1) for _ in range(2)]; print('end')"
+    with program(body) as process:
+        assert process.stdout is not None and process.stdout.readline() == "own\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "received\n"
+            time.sleep(0.6)
+        assert process.communicate(timeout=60) == ("end\n", "")
 
 
 def test_a_child_process_gets_the_signal_and_a_worker_is_killed() -> None:

@@ -84,8 +84,8 @@ def test_a_rank_that_is_past_the_proposal_gets_another() -> None:
     for _ in range(6):
         for agreement in (fast, slow):
             agreement.poll(store)
-    assert store.get("stop/1/verdict") == b"again" and store.get("stop/2/verdict") == b"stop"
-    at = int(store.get("stop/2/at"))
+    assert store.get("stop0/1/verdict") == b"again" and store.get("stop0/2/verdict") == b"stop"
+    at = int(store.get("stop0/2/at"))
     assert at > 90 and [agreement.must_stop(at - 1) for agreement in (slow, fast)] == [False, False]
     assert [agreement.must_stop(at) for agreement in (slow, fast)] == [True, True]
 
@@ -97,10 +97,53 @@ def test_a_rank_that_does_not_answer_is_an_error_and_not_a_hang() -> None:
     agreement.signals.request(15)
     agreement.poll(store)
     with pytest.raises(TrainingError, match=r"did not answer within 0\.05 s"):
-        agreement.must_stop(int(store.get("stop/1/at")))
+        agreement.must_stop(int(store.get("stop0/1/at")))
 
 
 def test_without_a_signal_nothing_is_proposed() -> None:
     store = dist.HashStore()
     agreement = StopAgreement(0, 1, StopSignals())
-    assert not agreement.poll(store) and not store.check(["stop/1/at"])
+    assert not agreement.poll(store) and not store.check(["stop0/1/at"])
+
+
+def run_to_stop(agreements: list[StopAgreement], store: dist.Store, start: int) -> int:
+    """The iteration in which all ranks stop after a signal in ``start``."""
+    for agreement in agreements:
+        agreement.begin(start)
+    agreements[1].signals.request(15)
+    for _ in range(4):
+        for agreement in agreements:
+            agreement.poll(store)
+    stops = [next(n for n in range(start + 1, start + 50) if one.must_stop(n)) for one in agreements]
+    for agreement in agreements:
+        agreement.signals.received = None
+        agreement.end()
+    assert len(set(stops)) == 1
+    return stops[0]
+
+
+def test_a_second_run_after_a_stop_goes_on_and_can_be_stopped_again() -> None:
+    store = dist.HashStore()
+    agreements = [StopAgreement(rank, 2, StopSignals(), 0.05) for rank in range(2)]
+    at = run_to_stop(agreements, store, 1000)
+    for agreement in agreements:
+        agreement.begin(at)
+    for n in range(at + 1, at + 9):
+        assert not any([agreement.poll(store) or agreement.must_stop(n) for agreement in agreements])
+    for agreement in agreements:
+        agreement.end()
+    assert run_to_stop(agreements, store, at + 9) > at + 9
+
+
+def test_an_epoch_that_begins_keeps_what_was_agreed_on() -> None:
+    store = dist.HashStore()
+    agreements = [StopAgreement(rank, 2, StopSignals(), 0.05) for rank in range(2)]
+    for agreement in agreements:
+        agreement.begin(4)
+    agreements[0].signals.request(15)
+    for _ in range(4):
+        for agreement in agreements:
+            agreement.poll(store)
+    for agreement in agreements:
+        agreement.begin(5)
+    assert all(any(agreement.must_stop(n) for n in range(6, 30)) for agreement in agreements)

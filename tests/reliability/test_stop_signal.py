@@ -19,16 +19,19 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
+from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.run_session import run_session
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.utils.stop_signals import SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
+from pcdet_freeze.utils.stop_signals import LAUNCHERS, SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
 
 
 @pytest.fixture(autouse=True)
-def default_handlers() -> Iterator[None]:
-    """A background job of a shell ignores SIGINT, and under nohup SIGHUP."""
+def default_handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A background job of a shell ignores SIGINT, under nohup SIGHUP; a launcher changes what is a repeat."""
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
     former = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -148,8 +151,44 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
                 self.send()
 
     receives = Again(signal.SIGINT, 2)
-    stopped(tmp_path, receives)
+    trainer = stopped(tmp_path, receives)
     assert receives.calls == ["step 1", "on_exception"] and files_in(tmp_path) == []
+    trainer.run()  # has nothing of the request
+    assert trainer.iteration == 8
+
+
+def received(monkeypatch: pytest.MonkeyPatch, *arrivals: tuple[float, int]) -> list[int]:
+    """The signals that have their former effect; each arrives at its time (s)."""
+    now, effects = [0.0], list[int]()
+    monkeypatch.setattr("pcdet_freeze.utils.stop_signals.time.monotonic", lambda: now[0])
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: effects.append(number))
+    signals = StopSignals()
+    signals.install()
+    for at, number in arrivals:
+        now[0] = at
+        os.kill(os.getpid(), number)
+    signals.restore()
+    return effects
+
+
+def test_only_a_signal_of_the_same_kind_is_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM sends SIGUSR1 and later SIGTERM; torchrun sends SIGTERM after a SIGINT of the terminal."""
+    first, other = (0.0, signal.SIGUSR1), (20.0, signal.SIGTERM)
+    assert received(monkeypatch, first, other) == []
+    assert received(monkeypatch, first, other, (20.6, signal.SIGTERM)) == [signal.SIGTERM]
+    assert received(monkeypatch, first, other, (21.0, signal.SIGUSR1)) == [signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", "SLURM_PROCID"])
+def test_under_a_launcher_signals_within_five_seconds_are_one(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun sends a Ctrl-C again, on a loaded machine seconds later."""
+    monkeypatch.setenv(launcher, "0")
+    first = (0.0, signal.SIGINT)
+    assert received(monkeypatch, first, (4.9, signal.SIGINT)) == []
+    assert received(monkeypatch, first, (5.1, signal.SIGINT)) == [signal.SIGINT]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
@@ -184,3 +223,40 @@ def test_what_follows_a_stop_gets_the_signal(tmp_path: Path) -> None:
         move = Receives(signal.SIGUSR1, 1).move
         toy_trainer([StopHook(tmp_path, on_stop=got.append)], move=move).run()
     assert got == [signal.SIGUSR1] and files_in(tmp_path) == ["latest_model.pth"]
+
+
+class Notes(Hook):
+    """Records where the time of an iteration counts."""
+
+    def __init__(self) -> None:
+        self.agreement = StopAgreement(0, 1, StopSignals())
+        self.timed: dict[str, set[bool]] = {}
+
+    def note(self, name: str) -> None:
+        self.timed.setdefault(name, set()).add(self.agreement.timed_iteration is not None)
+
+    def move(self, batch: Any, device: Any) -> None:
+        self.note("step")
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        self.note("before_epoch")
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        self.note("after_epoch")
+
+    def after_train(self, trainer: Trainer) -> None:
+        self.note("after_train")
+        assert self.agreement.running  # the end of torchrun does not end a process that writes a checkpoint
+
+
+@pytest.mark.parametrize("max_iters", [None, 6])
+def test_the_time_of_hooks_between_epochs_is_not_the_time_of_an_iteration(
+    max_iters: int | None, tmp_path: Path
+) -> None:
+    """An evaluation or a checkpoint may take longer than --timeout."""
+    notes = Notes()
+    toy_trainer(
+        [StopHook(tmp_path, agreement=notes.agreement), notes], move=notes.move, max_iters=max_iters
+    ).run()
+    between = {key: {False} for key in ("before_epoch", "after_epoch", "after_train")}
+    assert notes.timed == {"step": {True}} | between

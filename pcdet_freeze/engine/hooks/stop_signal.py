@@ -38,7 +38,7 @@ class StopHook(Hook):
 
     def before_epoch(self, trainer: Trainer) -> None:
         self.signals.install()  # before it there is nothing to save: a signal ends the run at once
-        self.agreement.begin(trainer.iteration)
+        self.agreement.begin(trainer.iteration, lambda: not trainer.in_epoch)
 
     def after_step(self, trainer: Trainer) -> None:
         if self.agreement.must_stop(trainer.iteration):
@@ -53,6 +53,7 @@ class StopHook(Hook):
     def on_exception(self, trainer: Trainer) -> None:
         self.agreement.end()
         self.signals.restore()
+        self.signals.received = None  # a later run of the same trainer starts anew
 
     def before_evaluation(self) -> None:
         """Raise if a signal arrived while the last checkpoint was written; later ones end the run at once."""
@@ -66,7 +67,6 @@ class StopHook(Hook):
         return max(distributed.gather(self.signals.received or 0))
 
     def _raise(self, number: int) -> None:
-        self.signals.received = None  # a later run of the same trainer starts anew
         if (on_stop := self.on_stop) is not None:
             # the others wait: srun --kill-on-bad-exit would end rank 0 with the first of them
             distributed.main_only(lambda: on_stop(number))

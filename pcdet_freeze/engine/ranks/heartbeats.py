@@ -40,7 +40,7 @@ class Heartbeats:
     Args:
         timeout: seconds without a beat, or without an iteration in the training loop, after which a rank
             counts as hung.
-        iteration: the iteration of this rank while the training loop runs, else None.
+        iteration: the iteration of this rank while steps run, else None.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class RankMonitor:
         )  # fmt: skip
         self.signals = signals
         self.agreement = StopAgreement(self.rank, self.size, signals)
-        self.beats = Heartbeats(self.rank, self.size, timeout, self._iteration)
+        self.beats = Heartbeats(self.rank, self.size, timeout, lambda: self.agreement.timed_iteration)
         self._store = open_store(timeout)
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._closed = threading.Event()
@@ -52,22 +52,6 @@ class RankMonitor:
     def close(self) -> None:
         """End the threads; rank 0's store remains until the process ends."""
         self._closed.set()
-
-    def silent_ranks(self, wait_s: float = 3.0) -> list[int]:
-        """Ranks that write no beat for ``wait_s`` seconds; for the message after a failed collective."""
-        try:
-            first = self._beats()
-            time.sleep(wait_s)
-            return [rank for rank, beat in self._beats().items() if beat == first.get(rank)]
-        except RuntimeError:  # the store is rank 0's
-            return [0]
-
-    def _beats(self) -> dict[int, bytes]:
-        keys = {rank: f"beat/{rank}" for rank in range(self.size) if rank != self.rank}
-        return {rank: self._store.get(key) for rank, key in keys.items() if self._store.check([key])}
-
-    def _iteration(self) -> int | None:
-        return self.agreement.iteration if self.agreement.running else None
 
     def _talk(self) -> None:
         busy = False
