@@ -33,6 +33,8 @@ POLL = 1.0
 """seconds between two looks at the board"""
 SUSPENDED = 5.0
 """a look that comes by more than these seconds too late: the job was suspended"""
+FIRST = 3
+"""the first frame of a process may take so many times the limit, since numba compiles or loads functions"""
 RESTARTS = 1
 """how often workers are started again in a run"""
 _TIMED_OUT, _DIED = "DataLoader timed out", "DataLoader worker (pid"
@@ -41,15 +43,17 @@ _TIMED_OUT, _DIED = "DataLoader timed out", "DataLoader worker (pid"
 class Board:
     """What each reading process is at: (processes, 2) float64, index of the frame and time of its begin."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, limit: float = 0.0) -> None:
+        self.first_s = (FIRST - 1) * limit
         self.rows = torch.full((max(processes, 1), 2), -1.0, dtype=torch.float64).share_memory_()
 
     def writer(self, process: int) -> Callable[[int], None]:
         """The function by which a process says at which frame it is."""
         row, now = self.rows.numpy()[process], time.monotonic  # the same clock in all processes
+        more = [self.first_s]
 
         def write(index: int) -> None:
-            row[1] = now()
+            row[1] = now() + (more.pop() if more else 0.0)
             row[0] = index
 
         return write
@@ -82,7 +86,7 @@ class FrameLoader(DataLoader):
 
     def __init__(self, dataset: DatasetTemplate, **options: Any) -> None:
         self.limit = dataset.timeout
-        self.board = Board(options.get("num_workers", 0))
+        self.board = Board(options.get("num_workers", 0), self.limit)
         self.restarts_left = RESTARTS
         workers = options.get("num_workers", 0)
         poll = min(POLL, self.limit) if workers and self.limit else 0

@@ -23,7 +23,7 @@ from toy_dataset import ToyDataset
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import EpochSampler, build_dataloader, frame_loader
-from pcdet_freeze.datasets.frame_loader import FrameLoader
+from pcdet_freeze.datasets.frame_loader import Board, FrameLoader
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.datasets.loader import each_batch, shut_down_workers
 from pcdet_freeze.errors import DataError
@@ -94,6 +94,15 @@ def test_a_pipe_in_place_of_a_point_file_names_its_frame(tmp_path: Path, root: P
         list(batches)
     shut_down_workers(loader, batches)
     os.close(os.open(path, os.O_RDWR))  # the read ends, and with it its thread
+
+
+def test_the_first_frame_of_a_process_may_take_three_times_the_limit() -> None:
+    board = Board(1, limit=10.0)
+    write, now = board.writer(0), time.monotonic()
+    write(4)
+    assert board.current(0)[0] == 4 and board.current(0)[1] >= now + 20
+    write(5)
+    assert board.current(0)[1] < now + 20
 
 
 @pytest.mark.parametrize("workers", [0, 2])
