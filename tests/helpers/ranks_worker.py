@@ -8,6 +8,7 @@ It prints one line an iteration, and at the end the exit code of the command wou
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -39,7 +40,8 @@ class Prints(Hook):
         self.seconds = seconds
 
     def after_step(self, trainer: Trainer) -> None:
-        print(f"rank {distributed.rank()} iteration {trainer.iteration}", flush=True)
+        # one write: the ranks share a pipe, and print() writes the end of a line by itself
+        os.write(1, f"rank {distributed.rank()} iteration {trainer.iteration}\n".encode())
         time.sleep(self.seconds)
 
 
