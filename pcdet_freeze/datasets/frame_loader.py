@@ -47,6 +47,10 @@ class Board:
         self.first_s = (FIRST - 1) * limit
         self.rows = torch.full((max(processes, 1), 2), -1.0, dtype=torch.float64).share_memory_()
 
+    def clear(self) -> None:
+        """No process reads a frame."""
+        self.rows.fill_(-1)
+
     def writer(self, process: int) -> Callable[[int], None]:
         """The function by which a process says at which frame it is."""
         row, now = self.rows.numpy()[process], time.monotonic  # the same clock in all processes
@@ -94,7 +98,6 @@ class FrameLoader(DataLoader):
         super().__init__(dataset, worker_init_fn=StartWorker(self.board), timeout=poll, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self.board.rows.fill_(-1)
         if self.num_workers > 0:
             return WorkerBatches(self, super().__iter__)
         return OwnBatches(self, super().__iter__()) if self.limit else super().__iter__()
@@ -140,6 +143,7 @@ class WorkerBatches:
     def _started(self) -> Any:
         """Start the workers; torch's handler of SIGCHLD, which raises anywhere in the loop, is not kept."""
         before = signal.getsignal(signal.SIGCHLD)
+        self.loader.board.clear()  # a killed worker leaves its frame there
         batches = self._start()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
@@ -234,6 +238,7 @@ class OwnBatches:
         self._asked: _Asked = SimpleQueue()
         self._made: _Made = SimpleQueue()
         dataset: Any = loader.dataset
+        loader.board.clear()
         dataset.reading = loader.board.writer(0)
         # a daemon: a read that never returns does not keep the process from ending
         thread = threading.Thread(

@@ -1,6 +1,6 @@
 """Labels of one's own beside the frames of a data set: ``semantic/<frame>.label`` and ``lanes/<frame>.npy``.
 
-docs/labels.md describes the folders for whoever writes such files. A frame without a file is labelled in
+docs/labels.md describes the folders and how to write such files. A frame without a file is labelled in
 part; a file that does not fit its frame is a DataError that names it.
 """
 

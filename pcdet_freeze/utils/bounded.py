@@ -1,4 +1,4 @@
-"""Refuse values that are small in a file, but without bound for whoever walks over them."""
+"""Refuse values that are small in a file, but without bound for code that walks over them."""
 
 from __future__ import annotations
 

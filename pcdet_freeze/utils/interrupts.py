@@ -21,13 +21,9 @@ class HeldInterrupt:
     """Context manager that calls the handler of SIGINT after the block instead of within it.
 
     Does nothing outside the main thread, and where SIGINT has no handler in Python.
-
-    Args:
-        second_interrupts: raise KeyboardInterrupt at once if SIGINT arrives a second time.
     """
 
-    def __init__(self, second_interrupts: bool = False) -> None:
-        self._second_interrupts = second_interrupts
+    def __init__(self) -> None:
         self._handler: Any = None
         self._received: list[FrameType | None] = []
 
@@ -45,8 +41,6 @@ class HeldInterrupt:
             self._handler(signal.SIGINT, self._received[0])
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
-        if self._received and self._second_interrupts:
-            raise KeyboardInterrupt
         self._received.append(frame)
 
 

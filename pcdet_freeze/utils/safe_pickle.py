@@ -129,8 +129,8 @@ class _PlainUnpickler(pickle.Unpickler):
 class _Finisher:
     """Puts arrays in place of their stand-ins, once for each object.
 
-    A container that is referred to twice stays one object, but counts twice: whoever walks over the value
-    meets it twice. Doubled references, forty deep, would make 2**40 values of a few bytes.
+    A container that is referred to twice stays one object, but counts twice: code that walks over the
+    value meets it twice. Doubled references, forty deep, would make 2**40 values of a few bytes.
     """
 
     def __init__(self, most: int) -> None:

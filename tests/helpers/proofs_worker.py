@@ -24,7 +24,7 @@ class DrawsOnOne(Draws):
 
 
 class LosesOnOne(TwoBranches):
-    """The loss uses the branch on rank 0 alone: there the backward would wait for rank 1 for ever."""
+    """The loss uses the branch on rank 0 alone: there the backward would hang."""
 
     def forward(self, batch: dict[str, Any]) -> Any:
         factor = 1 + self.branch(batch["x"]).square().mean()

@@ -185,6 +185,16 @@ def test_an_epoch_that_was_resumed_goes_on_after_a_killed_worker(tmp_path: Path)
     assert loader.sampler.start == 4
 
 
+def test_the_frame_of_a_killed_worker_is_not_that_of_its_successor() -> None:
+    loader = loader_of(1)
+    batches = iter(loader)
+    shut_down_workers(loader, batches)
+    loader.board.rows[0] = torch.tensor([3.0, 0.0])
+    batches._batches = batches._started()
+    assert loader.board.current(0) != (3, 0.0)
+    shut_down_workers(loader, batches)
+
+
 def test_a_child_that_ends_does_not_interrupt_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a process without loaders
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A full disk: the training state stays safe, one message names the path, and no thread waits for ever.
+"""A full disk: the training state stays safe, one message names the path, and no thread hangs.
 
 A limit on the size of files (RLIMIT_FSIZE) stands for the full disk; /dev/full is one for a single file.
 """

@@ -15,7 +15,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import pcdet_freeze
-from pcdet_freeze.utils.interrupts import HeldInterrupt, uninterrupted
+from pcdet_freeze.utils.interrupts import uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +49,6 @@ def test_an_uninterrupted_call_returns_its_value_and_restores_the_handler() -> N
     with pytest.raises(ZeroDivisionError):
         uninterrupted(divmod)(7, 0)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_second_ctrl_c_interrupts_where_the_block_allows_it() -> None:
-    done = []
-    with pytest.raises(KeyboardInterrupt), HeldInterrupt(second_interrupts=True):
-        press()
-        done.append("once")
-        press()
-        done.append("twice")
-    assert done == ["once"]
 
 
 def test_another_thread_and_an_ignored_signal_are_left_alone() -> None:
