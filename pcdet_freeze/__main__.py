@@ -15,8 +15,8 @@ from typing import NamedTuple, NoReturn
 from pcdet_freeze import __version__
 from pcdet_freeze.cli.program_signals import ProgramSignals
 from pcdet_freeze.errors import PCDetFreezeError
-from pcdet_freeze.utils.interrupts import HeldInterrupt
-from pcdet_freeze.utils.stop_signals import end_process
+from pcdet_freeze.utils.signals.interrupts import HeldInterrupt
+from pcdet_freeze.utils.signals.stop_signals import end_process
 
 INTERRUPTED, USAGE, SIGNALLED = 130, 2, 128
 

@@ -17,7 +17,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from pcdet_freeze.errors import PCDetFreezeError
-from pcdet_freeze.utils.stop_signals import StoppedBySignal
+from pcdet_freeze.utils.signals.stop_signals import StoppedBySignal
 
 ERROR, INTERRUPTED = 1, 130
 

@@ -29,7 +29,7 @@ from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.models import build_network, load_data_to_gpu
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.rng import set_seed
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 WIDEST, NARROWEST = 100, 60
 HEADER = ("module", "params", "frozen by", "norm", "drop", "group", "loss")

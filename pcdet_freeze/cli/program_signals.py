@@ -16,7 +16,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from pcdet_freeze.utils.stop_signals import SIGNALS, Repeats, end_process
+from pcdet_freeze.utils.signals.stop_signals import SIGNALS, Repeats, end_process
 
 HARD_END_WAITS_S = 10.0
 

@@ -9,7 +9,7 @@ from pcdet_freeze.cli.flags import add_trust
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

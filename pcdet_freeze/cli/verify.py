@@ -14,7 +14,7 @@ from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
 from pcdet_freeze.freezing.paths import segments_match
 from pcdet_freeze.freezing.state_diff import compare_keys, plain_state, refuse_idle, select_keys
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 EQUAL, CHANGED, CANNOT_TELL = 0, 1, 2
 ERROR_CODE = CANNOT_TELL

@@ -17,7 +17,7 @@ import numpy as np
 from pcdet_freeze.datasets.checks.kinds import kind_of
 from pcdet_freeze.datasets.frames import check_points
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.safe_pickle import load_plain
+from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
 

@@ -17,7 +17,7 @@ from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.label_settings import LaneSettings, SemanticSettings
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.inside import inside
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 SEMANTIC_SUFFIXES = (".label", ".npy")
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcdet_freeze.utils.inside import inside
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 BOX_HEIGHT_PIXELS = 50.0
 PIXELS_A_DEGREE = 10.0

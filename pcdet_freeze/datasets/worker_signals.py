@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 
-from pcdet_freeze.utils.stop_signals import SIGNALS
+from pcdet_freeze.utils.signals.stop_signals import SIGNALS
 
 LOOK_S = 2.0
 """seconds between two looks whether the parent process is alive"""

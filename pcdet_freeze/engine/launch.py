@@ -38,8 +38,8 @@ from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
 from pcdet_freeze.utils.output_files import writing
 from pcdet_freeze.utils.rng import set_seed
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
-from pcdet_freeze.utils.stop_signals import StopSignals
+from pcdet_freeze.utils.signals.stop_signals import StopSignals
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 def start_training(cfg: Any, options: TrainOptions, closing: ExitStack) -> TrainContext:

@@ -16,7 +16,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import World
-from pcdet_freeze.utils.inside import inside
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 FIXED_SEED = 666
 Checkpoint = tuple[Path, dict[str, Any]]

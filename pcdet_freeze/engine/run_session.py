@@ -18,7 +18,7 @@ from pcdet_freeze.engine.logger import close_logger, create_logger, is_open
 from pcdet_freeze.engine.run_context import TrainContext
 from pcdet_freeze.errors import CheckpointError, PCDetFreezeError, TrainingError
 from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.stop_signals import StoppedBySignal
+from pcdet_freeze.utils.signals.stop_signals import StoppedBySignal
 
 
 @dataclass

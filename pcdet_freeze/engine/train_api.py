@@ -28,7 +28,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezeHandle
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.deferred_numbers import DeferredNumbers
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 Cfg = str | Path | Mapping[str, Any]
 """path of a YAML file, name of a packaged config, or a config that was read already"""

@@ -28,7 +28,7 @@ import math
 import numpy as np
 
 from pcdet_freeze.ops._arrays import jit
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 EPSILON = 1e-9
 _CELLS = 128  # maximum number of cells per side of the grid of NMS

@@ -23,7 +23,7 @@ from pcdet_freeze.ops._arrays import (
     to_float64,
     to_tensor,
 )
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 # lower face, then upper face; in each: front-left, front-right, rear-right, rear-left
 _CORNER_SIGNS = (

@@ -17,7 +17,7 @@ import torch
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops._arrays import Array, check_columns, jit
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 Numbers = Sequence[float] | np.ndarray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hashing, TAOCP 6.4

@@ -20,7 +20,7 @@ from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.plan import ScheduleEntry
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 class Thaws(Hook):

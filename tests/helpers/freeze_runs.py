@@ -18,7 +18,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 class SaveEach(Hook):

@@ -31,7 +31,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.errors import DataError, PCDetFreezeError
 from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 CONFIGS = ("kitti_models/pointpillar.yaml", "synthetic_models/multi_task.yaml", "kitti_models/second.yaml")
 RANGE = [0, -39.68, -3, 69.12, 39.68, 1]

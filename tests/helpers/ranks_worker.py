@@ -32,7 +32,7 @@ from pcdet_freeze.engine.run_lock import run_lock
 from pcdet_freeze.engine.run_session import run_session
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.stop_signals import StopSignals
+from pcdet_freeze.utils.signals.stop_signals import StopSignals
 
 
 class Prints(Hook):

@@ -21,9 +21,9 @@ from pcdet_freeze.datasets.kitti.prepare import read_splits
 from pcdet_freeze.datasets.lidar_annos import write_kitti_label
 from pcdet_freeze.engine.run_context import EvalOptions, TrainOptions, run_folders
 from pcdet_freeze.errors import CheckpointError, ConfigError, DataError
-from pcdet_freeze.utils.inside import inside
-from pcdet_freeze.utils.safe_pickle import load_plain
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.inside import inside
+from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", "a\\..\\x", "a\0b", "a\nb"]
 

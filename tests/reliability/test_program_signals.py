@@ -16,7 +16,7 @@ from real_ranks import children, lives, processes, until
 from tool_runs import words
 
 from pcdet_freeze.engine.slurm import requeue_after
-from pcdet_freeze.utils.stop_signals import LAUNCHERS
+from pcdet_freeze.utils.signals.stop_signals import LAUNCHERS
 
 PROGRAM = """
 import signal, sys, time

@@ -12,7 +12,7 @@ from torch import distributed as dist
 
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.errors import TrainingError
-from pcdet_freeze.utils.stop_signals import StopSignals
+from pcdet_freeze.utils.signals.stop_signals import StopSignals
 
 LAST = 20_000  # many times more than a slow machine makes until the ranks agree
 

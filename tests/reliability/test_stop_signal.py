@@ -22,7 +22,13 @@ from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, Stop
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.run_session import run_session
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.utils.stop_signals import LAUNCHERS, SAME_SIGNAL_S, SIGNALS, StoppedBySignal, StopSignals
+from pcdet_freeze.utils.signals.stop_signals import (
+    LAUNCHERS,
+    SAME_SIGNAL_S,
+    SIGNALS,
+    StoppedBySignal,
+    StopSignals,
+)
 
 CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
 
@@ -160,7 +166,7 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
 def received(monkeypatch: pytest.MonkeyPatch, *arrivals: tuple[float, int]) -> list[int]:
     """The signals that have their former effect; each arrives at its time (s)."""
     now, effects = [0.0], list[int]()
-    monkeypatch.setattr("pcdet_freeze.utils.stop_signals.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pcdet_freeze.utils.signals.stop_signals.time.monotonic", lambda: now[0])
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: effects.append(number))
     signals = StopSignals()

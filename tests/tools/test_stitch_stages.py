@@ -11,7 +11,7 @@ from tool_runs import RANDOM, ROOT, SMALL, tool, words
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 pytestmark = pytest.mark.slow
 

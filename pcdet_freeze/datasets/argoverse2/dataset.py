@@ -23,9 +23,9 @@ from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines
-from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Count, Length, Name, Rule, whole
 from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 GROUND, OTHER = "ground", "other"
 

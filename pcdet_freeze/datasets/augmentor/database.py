@@ -14,9 +14,9 @@ from pcdet_freeze.datasets.bad_data import OBJECT, BadData, BadFramePolicy, BadI
 from pcdet_freeze.datasets.boxes import box_fault
 from pcdet_freeze.datasets.files import read_bin, read_pickle
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Rule, whole
 from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 ObjectInfo = dict[str, Any]
 Database = dict[str, list[ObjectInfo]]

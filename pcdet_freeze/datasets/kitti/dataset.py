@@ -39,8 +39,8 @@ from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.inside import inside
 from pcdet_freeze.utils.rules import Name, Rule
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 ITEMS = ("points", "point_labels", "lane_map")
 

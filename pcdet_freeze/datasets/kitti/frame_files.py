@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from pcdet_freeze.datasets.files import read_bin
 from pcdet_freeze.datasets.kitti.calibration import HUGE, Calibration
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.inside import inside
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 NUM_FEATURES = 4
 STEEP = 0.5

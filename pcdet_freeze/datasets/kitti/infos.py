@@ -16,7 +16,7 @@ from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, read_labels
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
-from pcdet_freeze.utils.inside import inside
+from pcdet_freeze.utils.untrusted_files.inside import inside
 
 DATABASE = "gt_database"
 Info = dict[str, Any]

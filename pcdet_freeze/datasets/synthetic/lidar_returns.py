@@ -19,7 +19,7 @@ from pcdet_freeze.datasets.synthetic.counter_rng import bell, blotch, stream, un
 from pcdet_freeze.datasets.synthetic.raycast import Hits
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import Ground
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 CAR, LANE, IGNORE = 6, 10, 255  # indices into labels.CLASSES that the kernels use
 ROAD, TERRAIN = 0, 2

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 
 @njit(cache=True)

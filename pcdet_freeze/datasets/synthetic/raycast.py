@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pcdet_freeze.datasets.synthetic.counter_rng import stream, uniform
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import CYLINDER, ELLIPSOID, Ground
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 MISS = 1e9
 """Range of a ray that hits nothing."""

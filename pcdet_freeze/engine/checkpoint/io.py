@@ -34,7 +34,7 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.rng import rng_state
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pth")
 PART_FILE = re.compile(r"\..+\.(\d+)\.part")

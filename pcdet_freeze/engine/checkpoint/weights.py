@@ -13,7 +13,7 @@ from torch import nn
 from pcdet_freeze.engine.checkpoint.compat import fit_layouts, without_wrapper_prefixes
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils.distributed import unwrap
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 @dataclass(frozen=True)

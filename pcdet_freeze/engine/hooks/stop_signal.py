@@ -11,7 +11,7 @@ from pcdet_freeze.engine.hooks.checkpoint import write_checkpoint
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.stop_signals import StopSignals, stopped_by
+from pcdet_freeze.utils.signals.stop_signals import StopSignals, stopped_by
 
 
 class StopHook(Hook):

@@ -15,7 +15,7 @@ from pcdet_freeze.engine.ranks.heartbeats import PAUSED_S, Heartbeats
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.ranks.store import open_store
 from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.stop_signals import StopSignals, end_process
+from pcdet_freeze.utils.signals.stop_signals import StopSignals, end_process
 
 POLL_S = 0.5
 BUSY_POLL_S = 0.05

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from pcdet_freeze.engine.ranks.store import Store
 from pcdet_freeze.errors import TrainingError
-from pcdet_freeze.utils.stop_signals import StopSignals
+from pcdet_freeze.utils.signals.stop_signals import StopSignals
 
 MARGIN = 2
 """iterations between the newest known one and the proposed one, at least"""

@@ -26,7 +26,7 @@ from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter, score
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.output_files import write_text, writing
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 T = TypeVar("T")
 DONE_LIST = "eval_list.txt"

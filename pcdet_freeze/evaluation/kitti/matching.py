@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from pcdet_freeze.evaluation.kitti.tables import Flags, Floats, Ints
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 RECALL_POINTS = 41
 

@@ -26,7 +26,7 @@ from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, nam
 from pcdet_freeze.integrations.openpcdet.rebuild import Rebuild
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 from pcdet_freeze.integrations.openpcdet.tasks.replacements import log_task_heads, with_task_heads
-from pcdet_freeze.utils.safe_torch_load import allow_numpy_scalars
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import allow_numpy_scalars
 
 KEYS = ("MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.FREEZE")
 WITHOUT = {

@@ -14,7 +14,7 @@ from engine_toy import toy_trainer
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
 

@@ -20,7 +20,7 @@ from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpoint
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
 

@@ -18,7 +18,7 @@ from pcdet_freeze.engine.checkpoint.compat import fit_layouts
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
 

@@ -15,7 +15,7 @@ from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import compare_states, freeze
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 TRUNK = ["vfe", "backbone_2d.blocks", "dense_head"]
 SEGMENT = ["segment_head", "backbone_2d.segblocks"]

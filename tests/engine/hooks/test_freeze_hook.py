@@ -25,7 +25,7 @@ from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 def test_the_hook_is_registered_and_the_key_turns_it_on() -> None:

@@ -23,7 +23,7 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.utils.rng import set_seed
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 def trainer_of(hooks: Any = (), fuse: bool | str = True, **more: Any) -> Trainer:

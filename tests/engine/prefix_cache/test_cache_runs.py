@@ -22,7 +22,7 @@ from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
-from pcdet_freeze.utils.safe_torch_load import load_checkpoint
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 class Watch(Hook):

@@ -12,7 +12,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from pcdet_freeze.utils.safe_pickle import NUMPY_SCALARS
+from pcdet_freeze.utils.untrusted_files.safe_pickle import NUMPY_SCALARS
 
 _PythonUnpickler: Any = pickle._Unpickler  # the one in C has no load_build to override
 _BUILT = (torch.Tensor, torch.nn.Parameter, OrderedDict, NUMPY_SCALARS["numpy", "dtype"])

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.utils.bounded import FEW_VALUES, MAX_DEPTH, VALUES_PER_BYTE
-from pcdet_freeze.utils.pickle_memo import check_memo
+from pcdet_freeze.utils.untrusted_files.bounded import FEW_VALUES, MAX_DEPTH, VALUES_PER_BYTE
+from pcdet_freeze.utils.untrusted_files.pickle_memo import check_memo
 
 _PLAIN = re.compile(r"[biufcSU]\d+")  # numbers, booleans, text; no objects, no records
 

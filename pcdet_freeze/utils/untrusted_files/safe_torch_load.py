@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.utils import plain_unpickler
-from pcdet_freeze.utils.bounded import check_bounded
+from pcdet_freeze.utils.untrusted_files import plain_unpickler
+from pcdet_freeze.utils.untrusted_files.bounded import check_bounded
 
 # a numpy scalar is pickled as a call of this function, which moved with numpy 2
 _SCALAR_NAMES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcdet_freeze.utils.safe_pickle import load_plain
+from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

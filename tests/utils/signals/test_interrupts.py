@@ -15,7 +15,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import pcdet_freeze
-from pcdet_freeze.utils.interrupts import uninterrupted
+from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Signals: those that ask a run to stop, and SIGINT while a compiled function runs."""
