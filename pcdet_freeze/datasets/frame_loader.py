@@ -24,6 +24,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.worker_deaths import (
+    WorkerDied,
+    kill_workers,
+    leave_out_of_sigchld,
+    raises_where_a_worker_died,
+)
 from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.loader_threads import draws_from_own_generators
@@ -145,6 +151,7 @@ class WorkerBatches:
         before = signal.getsignal(signal.SIGCHLD)
         self.loader.board.clear()  # a killed worker leaves its frame there
         batches = self._start()
+        leave_out_of_sigchld(batches)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         return batches
@@ -159,14 +166,15 @@ class WorkerBatches:
         self.loader.begin_to_wait()
         while True:
             try:
-                batch = next(self._batches)
+                with raises_where_a_worker_died(self._batches):
+                    batch = next(self._batches)
             except RuntimeError as error:
-                if str(error).startswith(_DIED):
+                if isinstance(error, WorkerDied) or str(error).startswith(_DIED):
                     self._restart(error)
                 elif not str(error).startswith(_TIMED_OUT):
                     raise
                 elif late := self.loader.overdue():
-                    self._kill(late)
+                    kill_workers(self._batches)
                     raise self.loader.late(late) from None
             else:
                 self.given += 1
@@ -175,8 +183,7 @@ class WorkerBatches:
     def _restart(self, error: RuntimeError) -> None:
         """Start all workers again at the next batch: a killed one may have kept a lock of their queue."""
         text = self._what_died()
-        self._kill(range(len(self._batches._workers)))
-        self._shutdown_workers()
+        kill_workers(self._batches)
         if self.loader.restarts_left <= 0:
             raise DataError(
                 f"{text}. It was not the first in this run. If the machine is short of memory, "
@@ -198,10 +205,6 @@ class WorkerBatches:
         codes = ", ".join(f"{workers[n].pid} ({_ending(workers[n].exitcode)})" for n in dead)
         frames = self.loader.frames_at(dead)
         return f"A data worker ended: process {codes}{f', while it read {frames}' if frames else ''}"
-
-    def _kill(self, processes: Any) -> None:
-        for process in processes:
-            self._batches._workers[process].kill()
 
     def _shutdown_workers(self) -> None:
         self._batches._shutdown_workers()
