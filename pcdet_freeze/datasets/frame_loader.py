@@ -24,12 +24,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.datasets.worker_deaths import (
-    WorkerDied,
-    kill_workers,
-    leave_out_of_sigchld,
-    raises_where_a_worker_died,
-)
+from pcdet_freeze.datasets.worker_deaths import JOIN_S, WorkerDeaths, kill_workers
 from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.loader_threads import draws_from_own_generators
@@ -151,9 +146,10 @@ class WorkerBatches:
         before = signal.getsignal(signal.SIGCHLD)
         self.loader.board.clear()  # a killed worker leaves its frame there
         batches = self._start()
-        leave_out_of_sigchld(batches)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        self.deaths = WorkerDeaths(batches)
+        draws_from_own_generators(self.deaths).start()
         return batches
 
     def __iter__(self) -> WorkerBatches:
@@ -166,10 +162,9 @@ class WorkerBatches:
         self.loader.begin_to_wait()
         while True:
             try:
-                with raises_where_a_worker_died(self._batches):
-                    batch = next(self._batches)
-            except RuntimeError as error:
-                if isinstance(error, WorkerDied) or str(error).startswith(_DIED):
+                batch = next(self._batches)
+            except (RuntimeError, EOFError, OSError) as error:
+                if self.deaths.died or str(error).startswith(_DIED):
                     self._restart(error)
                 elif not str(error).startswith(_TIMED_OUT):
                     raise
@@ -180,8 +175,8 @@ class WorkerBatches:
                 self.given += 1
                 return batch
 
-    def _restart(self, error: RuntimeError) -> None:
-        """Start all workers again at the next batch: a killed one may have kept a lock of their queue."""
+    def _restart(self, error: Exception) -> None:
+        """Start all workers again at the next batch."""
         text = self._what_died()
         kill_workers(self._batches)
         if self.loader.restarts_left <= 0:
@@ -201,7 +196,8 @@ class WorkerBatches:
 
     def _what_died(self) -> str:
         workers = self._batches._workers
-        dead = [number for number, worker in enumerate(workers) if not worker.is_alive()]
+        self.deaths.join(JOIN_S)
+        dead = self.deaths.died or [n for n, worker in enumerate(workers) if not worker.is_alive()]
         codes = ", ".join(f"{workers[n].pid} ({_ending(workers[n].exitcode)})" for n in dead)
         frames = self.loader.frames_at(dead)
         return f"A data worker ended: process {codes}{f', while it read {frames}' if frames else ''}"

@@ -1,19 +1,21 @@
-"""Data workers that are killed: the main process hears of it while it waits for a batch, and at no other time.
+"""Data workers that are killed, found without torch's handler of SIGCHLD.
 
-torch's DataLoader has a handler of SIGCHLD that raises wherever the main thread is: in a step, in a save, or
-while workers are ended on purpose. Without it the main thread may wait without end, since a worker that is
-killed while it writes leaves half a batch in its queue. The functions here replace that handler for one
-iterator; they use the names `_workers`, `_shutdown`, `_index_queues` and `_worker_pids_set` of torch's
-iterator over worker processes, which has no public ones.
+That handler raises wherever the main thread is: in a step, in a save, or while workers are ended on purpose.
+Without it the main process may wait without end, since a worker that is killed while it writes leaves half a
+batch in the queue and keeps the lock of the others. Here a thread waits for the end of the workers, and
+kills the others where one died. Then no process has the writing end of the queue, and the read ends with an
+EOFError.
+
+torch's iterator over workers has no public names for its parts: ``_workers``, ``_worker_result_queue``,
+``_index_queues``, ``_shutdown`` and ``_worker_pids_set`` are used.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data._utils import signal_handling
@@ -22,53 +24,40 @@ JOIN_S = 5.0
 """seconds to wait for a killed worker, which a read from a dead network disk may keep"""
 
 
-class WorkerDied(RuntimeError):
-    """A data worker ended with a signal or an exit code."""
+class WorkerDeaths(threading.Thread):
+    """Ends all workers of ``batches``, torch's iterator, where one of them died.
 
-
-def leave_out_of_sigchld(batches: Any) -> None:
-    """Remove the workers of ``batches`` from those for which torch's own handler of SIGCHLD raises."""
-    if batches._worker_pids_set:
-        signal_handling._remove_worker_pids(id(batches))
-        batches._worker_pids_set = False
-
-
-@contextmanager
-def raises_where_a_worker_died(batches: Any) -> Iterator[None]:
-    """Raise :class:`WorkerDied` within the context, also out of a system call, once.
-
-    Outside the main thread, where Python runs no signal handlers, only at the begin of the context.
+    Args:
+        batches: no reference is kept, so that a dropped iterator still shuts its workers down.
     """
-    _check(batches)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    raising = True
-    before = signal.getsignal(signal.SIGCHLD)
 
-    def on_sigchld(number: int, frame: FrameType | None) -> None:
-        nonlocal raising
-        if callable(before):
-            before(number, frame)
-        if raising:
-            try:
-                _check(batches)
-            except WorkerDied:
-                raising = False
-                raise
+    def __init__(self, batches: Any) -> None:
+        super().__init__(name="data worker deaths", daemon=True)
+        self.workers: list[BaseProcess] = list(batches._workers)
+        self.died: list[int] = []
+        """numbers of those that died first"""
+        if batches._worker_pids_set:
+            remove: Any = signal_handling._remove_worker_pids  # type: ignore[attr-defined]
+            remove(id(batches))  # torch's handler of SIGCHLD does not raise for them
+            batches._worker_pids_set = False
+        batches._worker_result_queue._writer.close()  # workers have the other copies of the writing end
 
-    signal.signal(signal.SIGCHLD, on_sigchld)
-    try:
-        _check(batches)  # one may have died since the first check
-        yield
-    finally:
-        raising = False
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    def run(self) -> None:
+        left: dict[Any, int] = {worker.sentinel: number for number, worker in enumerate(self.workers)}
+        while left:
+            ended = [left.pop(sentinel) for sentinel in wait(list(left))]
+            died = [number for number in ended if _exit_code(self.workers[number]) != 0]
+            if died and not self.died:
+                self.died = died
+                for worker in self.workers:
+                    worker.kill()
 
 
-def _check(batches: Any) -> None:
-    if not batches._shutdown and any(worker.exitcode for worker in batches._workers):
-        raise WorkerDied("a data worker died")
+def _exit_code(worker: BaseProcess) -> int:
+    """The exit code of a process that has ended; another thread may be about to store it."""
+    while worker.exitcode is None:
+        time.sleep(0.001)
+    return worker.exitcode
 
 
 def kill_workers(batches: Any) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -33,13 +34,17 @@ def large(samples: list[dict[str, Any]]) -> tuple[list[int], bytes]:
     return [int(sample["frame_id"]) for sample in samples], bytes(LARGE)
 
 
-@pytest.fixture
-def batches() -> Iterator[WorkerBatches]:
-    """Two workers, each of which writes a batch that nobody reads yet."""
+def loader_of_large_batches() -> FrameLoader:
     dataset = ToyDataset(CFG, ["Car"], training=True)
     sampler = EpochSampler(dataset, 2, shuffle=True, seed=1)
     options: dict[str, Any] = {"num_workers": 2, "prefetch_factor": 1, "collate_fn": large}
-    found = iter(FrameLoader(dataset, batch_size=2, sampler=sampler, **options))
+    return FrameLoader(dataset, batch_size=2, sampler=sampler, **options)
+
+
+@pytest.fixture
+def batches() -> Iterator[WorkerBatches]:
+    """Two workers, each of which writes a batch that nobody reads yet."""
+    found = iter(loader_of_large_batches())
     assert isinstance(found, WorkerBatches)
     reader = found._batches._worker_result_queue._reader
     while not reader.poll(0.01):
@@ -85,7 +90,9 @@ def test_a_worker_killed_while_its_batch_is_read_costs_no_batch(batches: WorkerB
 def test_a_killed_worker_does_not_interrupt_a_step(torch_raises: None, batches: WorkerBatches) -> None:
     next(batches)
     os.kill(pids(batches)[0], signal.SIGKILL)
-    batches._batches._workers[0].join(20)  # where Python runs the handlers of the signal
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pids(batches)[0], os.WEXITED | os.WNOWAIT)
+    batches.deaths.join(20)  # Python has run its handlers of the signal by now
     assert batches._batches._workers[0].exitcode == -signal.SIGKILL
 
 
@@ -95,23 +102,29 @@ def test_workers_that_are_ended_on_purpose_raise_nothing(torch_raises: None, bat
     assert [worker.exitcode for worker in batches._batches._workers] == [-signal.SIGKILL] * 2
 
 
-def test_the_handler_that_was_there_is_called_and_kept(batches: WorkerBatches) -> None:
-    seen: list[int] = []
-    before = signal.signal(signal.SIGCHLD, lambda number, frame: seen.append(number))
-    mine = signal.getsignal(signal.SIGCHLD)
-    try:
-        os.kill(pids(batches)[0], signal.SIGKILL)
-        frames_of(batches)
-        assert signal.getsignal(signal.SIGCHLD) is mine and seen
-    finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-
-
-def test_outside_the_main_thread_a_killed_worker_is_found_before_the_wait(batches: WorkerBatches) -> None:
-    os.kill(pids(batches)[0], signal.SIGKILL)
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_a_killed_worker_costs_no_batch_outside_the_main_thread(batches: WorkerBatches, pause: float) -> None:
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.extend(frames_of(batches)))
-    time.sleep(0.05)
+    killed = pids(batches)[0]
+    os.kill(killed, signal.SIGSTOP)
     thread.start()
+    time.sleep(pause)
+    os.kill(killed, signal.SIGKILL)
     thread.join(60)
     assert found == list(batches.loader.sampler)
+
+
+def test_the_thread_that_finds_deaths_ends_with_the_epoch(batches: WorkerBatches) -> None:
+    frames_of(batches)
+    batches.deaths.join(20)
+    assert not batches.deaths.is_alive() and batches.deaths.died == []
+
+
+def test_a_dropped_iterator_ends_its_workers() -> None:
+    loader = loader_of_large_batches()
+    batches = iter(loader)
+    workers, deaths = batches._batches._workers, batches.deaths
+    del batches
+    deaths.join(20)
+    assert [worker.exitcode for worker in workers] == [0, 0]
