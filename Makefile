@@ -48,7 +48,7 @@ clean:
 	rm -rf $(VENV) .venv-oldest-torch .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(RUN):
-	$(call install,.)
+	$(call install,.[vis])
 
 $(DEV):
 	$(call install,.[dev])

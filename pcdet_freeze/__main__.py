@@ -37,6 +37,10 @@ COMMANDS = {
         "evaluate checkpoints",
         "--cfg_file synthetic_models/pointpillar.yaml --ckpt checkpoint_epoch_5.pth",
     ),
+    "demo": Command(
+        "predict point files and write pictures",
+        "--cfg_file kitti_models/pointpillar.yaml --ckpt checkpoint_epoch_80.pth --data_path 000008.bin",
+    ),
     "three-stages": Command("train detection, then segmentation, then lanes, and compare", "--quick"),
     "prepare": Command(
         "write the info files of a data set",
@@ -64,7 +68,6 @@ COMMANDS = {
 SUCCESSORS = {
     "baselines": "bench --what baselines",
     "compare": "recipes",
-    "demo": "three-stages",
 }
 """former name of a command -> what to type"""
 

@@ -89,15 +89,20 @@ def whole(lowest: int) -> Callable[[str], int]:
     return read
 
 
-def seconds(text: str) -> float:
+def positive(text: str, what: str = "a number") -> float:
     """An argparse type: a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {what} above 0; got {text!r}")
     return value
+
+
+def seconds(text: str) -> float:
+    """An argparse type: a finite number of seconds above 0."""
+    return positive(text, "a number of seconds")
 
 
 def cfg_of(args: argparse.Namespace, needed: Sequence[str] = (), check: bool = True) -> EasyDict:

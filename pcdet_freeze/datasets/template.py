@@ -35,7 +35,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -52,6 +52,13 @@ from pcdet_freeze.datasets.variants import VariantsMixin
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.sections import read_section
+
+
+class LabelForms(NamedTuple):
+    """What a model must know of the labels of a data set."""
+
+    semantic_class_names: tuple[str, ...]
+    lane_map_shape: tuple[int, int] | None
 
 
 class DatasetTemplate(VariantsMixin, Dataset):
@@ -117,6 +124,11 @@ class DatasetTemplate(VariantsMixin, Dataset):
         settings, faults = read_section(cls.Settings, dataset_cfg, "DATA_CONFIG")
         raise_faults(faults)
         return settings
+
+    @classmethod
+    def label_forms(cls, dataset_cfg: Config) -> LabelForms:
+        """Point classes and size of the lane maps that frames of ``dataset_cfg`` have; reads no file."""
+        return LabelForms(cls.semantic_class_names, cls.lane_map_shape)
 
     def _build_augmentor(self) -> DataAugmentor:
         return DataAugmentor(

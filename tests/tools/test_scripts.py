@@ -31,7 +31,7 @@ def test_a_script_is_a_few_lines(name: str) -> None:
     assert len(lines) < 20
 
 
-@pytest.mark.parametrize("name", ["demo", "compare"])
+@pytest.mark.parametrize("name", ["compare"])
 def test_a_former_script_names_its_successor(name: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -19,7 +19,7 @@ from pcdet_freeze.datasets.label_settings import cell_size_faults, lane_map_shap
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines
@@ -109,15 +109,22 @@ class Argoverse2Sweeps(DatasetTemplate):
         self.class_map = {
             category: name for name, categories in settings.class_map.items() for category in categories
         }
-        self.semantic_class_names = (GROUND, *dict.fromkeys(self.class_map.values()), OTHER)
+        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
         self.lane_width = settings.lane.width
         self.painted_only = settings.lane.painted_only
-        self._grid = self.lane_map_shape = lane_map_shape(settings.lane.cell_size, self.point_cloud_range)
+        self._grid = lane_map_shape(settings.lane.cell_size, self.point_cloud_range)
         self.min_points = settings.min_points
         self.sweeps = self._sweeps(settings.sweeps.of(training))
         self.repeat = settings.repeat if training else 1
         self._read: dict[int, Sample] = {}
+
+    @classmethod
+    def label_forms(cls, dataset_cfg: Config) -> LabelForms:
+        """Ground, the names of CLASS_MAP and everything else; the grid of LANE."""
+        settings = cls.read_settings(dataset_cfg)
+        grid = lane_map_shape(settings.lane.cell_size, settings.point_cloud_range)
+        return LabelForms((GROUND, *settings.class_map, OTHER), grid)
 
     def _sweeps(self, names: Sequence[str]) -> list[Sweep]:
         parts = [name.rpartition("/") for name in names]

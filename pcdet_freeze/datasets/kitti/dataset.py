@@ -37,7 +37,7 @@ from pcdet_freeze.datasets.label_settings import (
 )
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.rules import Name, Rule
 from pcdet_freeze.utils.untrusted_files.inside import inside
@@ -89,14 +89,11 @@ class KittiDataset(DatasetTemplate):
     ) -> None:
         settings = self.read_settings(dataset_cfg)
         semantic = settings.semantic if "point_labels" in settings.get_item_list else None
-        if semantic is not None:
-            self.semantic_class_names = semantic.classes
+        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
         lanes = None
-        if "lane_map" in settings.get_item_list:
-            shape = lane_map_shape(settings.lane.cell_size, self.point_cloud_range)
-            lanes = LaneSettings(shape, settings.lane.folder)
-            self.lane_map_shape = shape
+        if self.lane_map_shape is not None:
+            lanes = LaneSettings(self.lane_map_shape, settings.lane.folder)
         self.split = settings.data_split.of(training)
         self._info_names = settings.info_path.of(training)
         self.files = FrameFiles(self.root_path / ("testing" if self.split == "test" else "training"))
@@ -108,6 +105,16 @@ class KittiDataset(DatasetTemplate):
         limits, strict = self.point_cloud_range.tolist(), settings.on_implausible == "raise"
         findings = check_frames(self._raw_points, len(self), NUM_FEATURES, limits)
         raise_or_warn([*findings, *self._label_findings()], str(self.files.folder), self.logger, strict)
+
+    @classmethod
+    def label_forms(cls, dataset_cfg: Config) -> LabelForms:
+        """SEMANTIC.CLASSES and the grid of LANE, where GET_ITEM_LIST asks for these labels."""
+        settings = cls.read_settings(dataset_cfg)
+        items, semantic, lane = settings.get_item_list, settings.semantic, settings.lane
+        return LabelForms(
+            tuple(semantic.classes) if "point_labels" in items else (),
+            lane_map_shape(lane.cell_size, settings.point_cloud_range) if "lane_map" in items else None,
+        )
 
     def _raw_points(self, index: int) -> bytes | None:
         """Bytes of the point file of a frame; None where it cannot be read, which its own error says."""

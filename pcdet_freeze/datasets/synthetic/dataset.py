@@ -18,7 +18,7 @@ from pcdet_freeze.datasets.synthetic.labels import CLASSES, occlusion_level
 from pcdet_freeze.datasets.synthetic.render import Frame, render
 from pcdet_freeze.datasets.synthetic.scene import draw_scene
 from pcdet_freeze.datasets.synthetic.settings import SyntheticSettings, read_settings
-from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import DataError
 
 MAX_ATTEMPTS = 16
@@ -50,6 +50,11 @@ class SyntheticDataset(DatasetTemplate):
         self.settings = read_settings(dataset_cfg, training)
         self.lane_map_shape = self.settings.grid.shape
         self._cache = FrameCache(self.settings, self.render, self.logger)
+
+    @classmethod
+    def label_forms(cls, dataset_cfg: Config) -> LabelForms:
+        """CLASSES, and the grid of LANE."""
+        return LabelForms(CLASSES, read_settings(dataset_cfg, training=False).grid.shape)
 
     def __len__(self) -> int:
         return self.settings.num_scenes

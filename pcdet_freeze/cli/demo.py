@@ -1,0 +1,91 @@
+"""Run a model over point files (.bin, .npy, .pcd), or over frames of its test set, and write pictures.
+
+Needs no labels and no display. --before shows what a training changed: green boxes are equal in every bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pcdet_freeze.cli.flags import CFG_HELP, add_cfg, add_set, add_trust, cfg_of, positive, whole
+from pcdet_freeze.config import load_cfg
+from pcdet_freeze.datasets import build_dataset
+from pcdet_freeze.datasets.point_files import SUFFIXES, PointFiles, find_point_files
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.distributed import pick_device
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
+from pcdet_freeze.visualization.bev import COLORS, Style, require_matplotlib
+from pcdet_freeze.visualization.demo import (
+    Frame,
+    draw_frame,
+    found_in,
+    frames_of_dataset,
+    frames_of_files,
+    predict,
+)
+from pcdet_freeze.visualization.scene import Scene
+
+Predict = Callable[[Frame], Scene]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the frames and the folder of the pictures; the first four flags are OpenPCDet's."""
+    add = parser.add_argument
+    add_cfg(parser)
+    add("--ckpt", required=True, help="checkpoint of that model")
+    frames = parser.add_mutually_exclusive_group(required=True)
+    frames.add_argument("--data_path", type=Path, help="point file, or folder of point files")
+    frames.add_argument("--frames", type=whole(1), help="number of frames of the config's test set")
+    add("--ext", help=f"suffix of the files in a folder; default: {', '.join(SUFFIXES)}")
+    add("--out", type=Path, default=Path("output/demo"), help="folder of the pictures; default: output/demo")
+    add("--before", help="a former checkpoint, drawn beside the other; boxes that it has too are green")
+    add("--before_cfg_file", help=f"{CFG_HELP}, of that checkpoint; default: that of --cfg_file")
+    add("--score", type=float, default=0.3, help="boxes with a lower score are not drawn; default 0.3")
+    add("--color", choices=COLORS, default="height", help="colour of the points; default: height")
+    add("--intensity_scale", type=positive, default=1.0,
+        help="intensity that the training knows as 1, such as 255; default 1")  # fmt: skip
+    add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
+    add_trust(parser)
+    add_set(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print two lines for each frame and write its picture; returns the exit code."""
+    require_matplotlib()
+    cfg = cfg_of(args)
+    dataset, frames = _frames(cfg, args)
+    after = _predictor(cfg, dataset, args.ckpt, args)
+    before = None
+    if args.before is not None:
+        former = load_cfg(args.before_cfg_file, []) if args.before_cfg_file else cfg
+        before = _predictor(former, dataset, args.before, args)
+    style = Style(dataset.point_cloud_range, cfg.CLASS_NAMES, dataset.semantic_class_names, args.color)
+    for frame in frames:
+        scene = after(frame)
+        path, kept = draw_frame(frame, style, args.out, scene, before(frame) if before else None)
+        print(frame.summary(), flush=True)
+        print(f"  {found_in(scene, cfg.CLASS_NAMES)}{f'; {kept}' if kept else ''}: {path}", flush=True)
+    return 0
+
+
+def _frames(cfg: Any, args: argparse.Namespace) -> tuple[DatasetTemplate, Iterator[Frame]]:
+    if args.frames is not None:
+        dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+        return dataset, frames_of_dataset(dataset, args.frames)
+    paths = find_point_files(args.data_path, args.ext)
+    files = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, paths, args.intensity_scale)
+    return files, frames_of_files(files)
+
+
+def _predictor(cfg: Any, dataset: DatasetTemplate, ckpt: str, args: argparse.Namespace) -> Predict:
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
+    load_model_state(model, load_checkpoint(ckpt, args.trust_checkpoint)["model_state"], ckpt)
+    device = pick_device(args.device)
+    model.to(device).eval()
+    return partial(predict, model, dataset, device=device, score=args.score)

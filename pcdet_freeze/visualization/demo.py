@@ -1,0 +1,127 @@
+"""Run models over frames, draw what they find, and say it in a line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.models import load_data_to_gpu
+from pcdet_freeze.visualization.bev import Style, draw, new_figure, save
+from pcdet_freeze.visualization.scene import Scene, kept_boxes, prediction_of, truth_of
+
+EMPTY = "no points in range: an empty result"
+
+
+@dataclass
+class Frame:
+    """A frame as it was read, and as the model gets it."""
+
+    name: str
+    """file name of the picture, without its suffix"""
+    raw: np.ndarray
+    """(N, len(columns)) all points"""
+    columns: Sequence[str]
+    sample: dict[str, Any]
+    """of the data set in test mode; the labels of a data set are in it, too"""
+
+    def summary(self) -> str:
+        """Number of points, their share in range, and the range of each column."""
+        if not len(self.raw):
+            return f"{self.name}: no points"
+        low, high = self.raw.min(axis=0).tolist(), self.raw.max(axis=0).tolist()
+        columns = ", ".join(
+            f"{name} {least:.4g} to {most:.4g}"
+            for name, least, most in zip(self.columns, low, high, strict=True)
+        )
+        share = len(self.sample["points"]) / len(self.raw)
+        return f"{self.name}: {len(self.raw)} points, {share:.1%} in range ({columns})"
+
+
+def frames_of_files(files: PointFiles) -> Iterator[Frame]:
+    """Each file."""
+    for index in range(len(files)):
+        raw = files.raw_points(index)
+        given = {"points": raw.copy(), "frame_id": files.files[index].stem}
+        sample = files.prepare_data(given, files.random_state(index))
+        yield Frame(files.files[index].name, raw, files.columns, sample)
+
+
+def frames_of_dataset(dataset: DatasetTemplate, count: int) -> Iterator[Frame]:
+    """``count`` frames of a data set in test mode, evenly spaced."""
+    columns = dataset.point_feature_encoder.src_feature_list
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+        raw = np.asarray(dataset.load_sample(index)["points"])
+        yield Frame(dataset.frame_name(index), raw, columns, dataset[index])
+
+
+def predict(
+    model: nn.Module, dataset: DatasetTemplate, frame: Frame, device: torch.device, score: float = 0.0
+) -> Scene:
+    """What ``model``, in eval mode, finds in ``frame``; boxes below ``score`` are left out.
+
+    Without a point in range the scene is empty, and the model does not run.
+    """
+    points = frame.sample["points"]
+    if not len(points):
+        return Scene(points)
+    batch = dataset.collate_batch([dict(frame.sample)])
+    load_data_to_gpu(batch, device)
+    with torch.no_grad():
+        predictions, _ = model(batch)
+    return prediction_of(predictions[0], points, score)
+
+
+def found_in(scene: Scene, class_names: Sequence[str]) -> str:
+    """Numbers of boxes, point classes and lanes, in words."""
+    if not len(scene.points):
+        return EMPTY
+    found = []
+    if scene.scores is not None:
+        counts = Counter(class_names[label - 1] for label in scene.labels.tolist())
+        each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
+        found.append(f"{len(scene.boxes)} boxes{f' ({each})' if each else ''}")
+    if scene.point_classes is not None:
+        found.append(f"{len(np.unique(scene.point_classes))} classes of points")
+    if scene.lanes:
+        found.append(f"{len(scene.lanes)} lanes")
+    return ", ".join(found) or "nothing found"
+
+
+def has_labels(frame: Frame) -> bool:
+    """Whether the frame has labels that can be drawn."""
+    return any(frame.sample.get(key) is not None for key in ("gt_boxes", "point_labels", "lane_map"))
+
+
+def draw_frame(
+    frame: Frame, style: Style, folder: Path, after: Scene, before: Scene | None = None
+) -> tuple[Path, str]:
+    """Write ``<name>.png``: the labels if there are any, the former prediction if given, the prediction.
+
+    Beside a former prediction boxes are green where both have them with equal bits, and red otherwise.
+
+    Returns:
+        The path, and how many boxes are in both predictions with equal bits; "" without a former prediction.
+    """
+    parts: list[tuple[str, Scene, np.ndarray | None]] = []
+    if has_labels(frame):
+        parts.append(("labels", truth_of(frame.sample, style.limits), None))
+    if before is not None:
+        parts.append(("before", before, kept_boxes(after, before)))
+    kept = kept_boxes(before, after) if before is not None else None
+    parts.append(("prediction" if before is None else "after", after, kept))
+    figure, axes = new_figure(style, len(parts))
+    for ax, (title, scene, same) in zip(axes, parts, strict=True):
+        draw(ax, scene, style, f"{frame.name}: {title}", same)
+    path = save(figure, folder / f"{Path(frame.name).stem}.png")
+    if before is None or kept is None:
+        return path, ""
+    return path, f"{int(kept.sum())} of {len(before.boxes)} boxes kept, {len(after.boxes)} now"

@@ -1,0 +1,96 @@
+"""Point files that belong to no data set: recognised by their content, read by their columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pypcd4
+import pytest
+
+from pcdet_freeze.datasets.point_files import find_point_files, read_points
+from pcdet_freeze.errors import DataError
+
+XYZI = ["x", "y", "z", "intensity"]
+POINTS = np.arange(20, dtype=np.float32).reshape(5, 4)
+
+
+def pcd(path: Path, names: tuple[str, ...] = ("x", "y", "z", "intensity")) -> Path:
+    types = tuple(np.float32 for _ in names)
+    reader: object = pypcd4
+    reader.PointCloud.from_points(POINTS[:, : len(names)], names, types).save(path)  # type: ignore[attr-defined]
+    return path
+
+
+def test_a_file_is_recognised_by_its_content_whatever_its_suffix(tmp_path: Path) -> None:
+    POINTS.tofile(tmp_path / "raw.npy")
+    np.save(tmp_path / "array.npy", POINTS)
+    (tmp_path / "array.npy").rename(tmp_path / "array.bin")
+    pcd(tmp_path / "cloud.pcd").rename(tmp_path / "cloud.bin")
+    for name in ("raw.npy", "array.bin", "cloud.bin"):
+        np.testing.assert_array_equal(read_points(tmp_path / name, XYZI), POINTS)
+
+
+def test_columns_beyond_those_of_the_config_are_left_out(tmp_path: Path) -> None:
+    np.save(tmp_path / "wide.npy", np.hstack([POINTS, POINTS]).astype(np.float64))
+    found = read_points(tmp_path / "wide.npy", XYZI)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, POINTS)
+
+
+def test_a_missing_intensity_is_zero(tmp_path: Path) -> None:
+    np.save(tmp_path / "xyz.npy", POINTS[:, :3])
+    for path in (tmp_path / "xyz.npy", pcd(tmp_path / "xyz.pcd", ("x", "y", "z"))):
+        found = read_points(path, XYZI)
+        np.testing.assert_array_equal(found[:, :3], POINTS[:, :3])
+        assert not found[:, 3].any()
+
+
+def test_columns_with_names_are_found_by_name(tmp_path: Path) -> None:
+    table = np.zeros(5, [(name, np.float64) for name in ("reflectance", "z", "y", "x")])
+    for number, name in enumerate(("x", "y", "z", "reflectance")):
+        table[name] = POINTS[:, number]
+    np.save(tmp_path / "table.npy", table)
+    np.testing.assert_array_equal(read_points(tmp_path / "table.npy", XYZI), POINTS)
+
+
+def test_beams_without_a_return_are_left_out(tmp_path: Path) -> None:
+    holes = POINTS.copy()
+    holes[2, 1] = np.nan
+    np.save(tmp_path / "holes.npy", holes)
+    np.testing.assert_array_equal(read_points(tmp_path / "holes.npy", XYZI), np.delete(POINTS, 2, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"ply\nformat ascii 1.0\n", "PLY"),
+        (b"12345", "multiple of 16 bytes"),
+        (b"# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\nFIELDS x y\n", "PCD"),
+        (b"\x93NUMPY\x01\x00", "np.save"),
+    ],
+)
+def test_another_or_a_damaged_file_is_an_error_that_names_it(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "bad.bin").write_bytes(content)
+    with pytest.raises(DataError, match=rf"bad\.bin.*{message}"):
+        read_points(tmp_path / "bad.bin", XYZI)
+
+
+def test_an_array_that_is_no_table_of_points_is_an_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "flat.npy", np.zeros(12))
+    with pytest.raises(DataError, match=r"flat\.npy.*\(N, 3 or more\).*\(12,\)"):
+        read_points(tmp_path / "flat.npy", XYZI)
+
+
+def test_the_files_of_a_folder_are_found_by_their_suffix(tmp_path: Path) -> None:
+    for name in ("b.bin", "a.npy", "c.pcd", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_point_files(tmp_path)] == ["a.npy", "b.bin", "c.pcd"]
+    assert [path.name for path in find_point_files(tmp_path, ".bin")] == ["b.bin"]
+    assert find_point_files(tmp_path / "b.bin") == [tmp_path / "b.bin"]
+    with pytest.raises(DataError, match=r"--data_path .*\.las"):
+        find_point_files(tmp_path, "las")
+    with pytest.raises(DataError, match=r"--data_path .*does not exist"):
+        find_point_files(tmp_path / "nowhere")

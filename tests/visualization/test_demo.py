@@ -1,0 +1,97 @@
+"""tools/demo.py: from point files, or frames of the test set, to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tool_runs import CFG, SMALL, tool
+
+from pcdet_freeze.config import cfg_from_yaml_file
+from pcdet_freeze.config.cfg import cfg_from_list
+from pcdet_freeze.datasets import build_dataset
+from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.models import build_network
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of random weights, a frame, an empty frame, and a frame far away."""
+    folder = tmp_path_factory.mktemp("demo")
+    cfg = cfg_from_yaml_file(CFG)
+    cfg_from_list(SMALL, cfg)
+    frames = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    torch.manual_seed(0)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
+    torch.save({"model_state": model.state_dict()}, folder / "before.pth")
+    torch.nn.init.constant_(model.dense_head.conv_box.bias, 0.1)
+    torch.save({"model_state": model.state_dict()}, folder / "after.pth")
+    points = frames.load_sample(0)["points"].astype(np.float32)
+    (folder / "points").mkdir()
+    points.tofile(folder / "points/a.bin")
+    np.save(folder / "points/far.npy", points + np.float32(1000))
+    (folder / "points/none.bin").touch()
+    return folder
+
+
+def demo(folder: Path, *flags: object) -> int:
+    model = ["--cfg_file", CFG, "--ckpt", folder / "after.pth", "--device", "cpu", "--score", 0]
+    words = [
+        *model,
+        "--out",
+        folder / "out",
+        *flags,
+        "--set",
+        *SMALL,
+        "MODEL.POST_PROCESSING.SCORE_THRESH",
+        0,
+    ]
+    return tool("demo").main(list(map(str, words)))
+
+
+def test_each_file_gets_a_picture_and_its_ranges(folder: Path, capsys: Any) -> None:
+    assert demo(folder, "--data_path", folder / "points") == 0
+    out = capsys.readouterr().out
+    assert {path.name for path in (folder / "out").iterdir()} >= {"a.png", "far.png", "none.png"}
+    assert "a.bin: " in out and "% in range (x " in out and "intensity " in out and " boxes" in out
+    assert "far.npy: " in out and " 0.0% in range" in out and "none.bin: no points" in out
+    assert out.count("an empty result") == 2
+
+
+def test_frames_of_the_test_set_are_drawn_beside_their_labels(folder: Path, capsys: Any) -> None:
+    assert demo(folder, "--frames", 2, "--before", folder / "before.pth") == 0
+    out = capsys.readouterr().out
+    assert out.count("boxes kept") == 2 and " in range" in out
+    assert len(list((folder / "out").glob("2_*.png"))) == 2
+
+
+def test_boxes_of_the_same_checkpoint_are_all_kept(folder: Path, capsys: Any) -> None:
+    assert demo(folder, "--data_path", folder / "points/a.bin", "--before", folder / "after.pth") == 0
+    kept = capsys.readouterr().out.partition("; ")[2].split()
+    assert kept[0] == kept[2] == kept[5] and int(kept[0]) > 0
+
+
+def test_without_a_file_the_flag_is_named(folder: Path, capsys: Any) -> None:
+    assert demo(folder, "--data_path", folder / "nowhere") == 1
+    assert "--data_path" in capsys.readouterr().err
+
+
+def test_the_intensity_is_scaled_to_that_of_the_training(folder: Path) -> None:
+    cfg = cfg_from_yaml_file(CFG)
+    files = [folder / "points/a.bin"]
+    plain = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, files).raw_points(0)
+    scaled = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, files, 255).raw_points(0)
+    np.testing.assert_array_equal(scaled[:, :3], plain[:, :3])
+    np.testing.assert_array_equal(scaled[:, 3], plain[:, 3] / np.float32(255))
+
+
+@pytest.mark.parametrize("name", ["stage1_detect", "stage3_lane"])
+def test_label_forms_are_those_of_the_data_set(root: Path, name: str) -> None:
+    cfg = cfg_from_yaml_file(root / f"cfgs/synthetic_models/{name}.yaml")
+    files = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, [])
+    frames = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    assert files.semantic_class_names == frames.semantic_class_names
+    assert files.lane_map_shape == frames.lane_map_shape
