@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -184,3 +185,25 @@ def test_n6_set_accepts_freeze_keys_that_the_yaml_does_not_have(standin: Standin
         "by backbone_3d, pfe" in run.err
         and "cfg.OPTIMIZATION: {'OPTIMIZER': 'adam_onecycle', 'LR': 0.001" in run.err
     )
+
+
+def test_functions_are_replaced_if_another_finder_wraps_the_same_loader(standin: Standin) -> None:
+    class Wrapping:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+            if name != "pcdet.datasets":
+                return None
+            sys.meta_path.remove(self)
+            spec = find_spec(name)
+            sys.meta_path.insert(0, self)
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: run(module)
+            return spec
+
+    finder = Wrapping()
+    sys.meta_path.insert(0, finder)
+    try:
+        openpcdet.install()
+        built = standin.module("pcdet.datasets").build_dataloader
+    finally:
+        sys.meta_path.remove(finder)
+    assert built.__wrapped__.__name__ == "build_dataloader" and not hasattr(built.__wrapped__, "__wrapped__")

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from grad_scaler import FusedSGD
+from pillar_detector import pillar_detector, run
 from standin_runs import Standin, batch_of
 from waits import PackageWaits
 
 from pcdet_freeze import CertificateError, openpcdet
+from pcdet_freeze.integrations.openpcdet.session import session_of
 
 
 @pytest.fixture
@@ -39,6 +41,17 @@ def test_after_the_first_twenty_steps_the_plugin_waits_for_no_device(training: A
     waits = [waits_of_step(training, number) for number in range(30)]
     assert waits[0], "the checks of the first step read results"
     assert waits[20:] == [{}] * 10
+
+
+def test_f5_the_relative_errors_of_a_plan_are_read_in_three_copies(standin: Standin) -> None:
+    """One for the valid points on a made-up batch, one for all layers, one for the outputs of the prefix."""
+    openpcdet.install()
+    model = pillar_detector(standin, ["vfe", "backbone_2d"], {"FUSE": True})
+    with PackageWaits() as waits:
+        run(model)
+    of_errors = {line: number for line, number in waits.lines.items() if line.startswith("tensors.py")}
+    assert sum(of_errors.values()) == 3 and all("tolist" in line for line in of_errors)
+    assert len(session_of(model).prefix.replanner.plan.folds) > 3
 
 
 def test_p1_the_first_step_is_the_first_one_that_a_scaler_does_not_skip(training: Any) -> None:

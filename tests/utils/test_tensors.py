@@ -8,10 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from waits import PackageWaits
 
 from pcdet_freeze.utils.tensors import (
     clone_detached,
+    error_sums,
     relative_error,
+    relative_errors,
     same_bits,
     storage_of,
     tensors_of,
@@ -99,3 +102,25 @@ def test_relative_error_is_computed_in_float64() -> None:
 def test_relative_error_of_complex_and_half_tensors() -> None:
     assert relative_error(torch.tensor([3 + 4j]), torch.tensor([3 + 4.5j])) == pytest.approx(0.1)
     assert relative_error(torch.tensor([1.0]).half(), torch.tensor([1.5])) == pytest.approx(0.5)
+
+
+def test_relative_errors_of_many_tensors_are_read_in_one_copy() -> None:
+    pairs = [(torch.full((5,), 3.0), torch.full((5,), 3.0 + 0.3 * number)) for number in range(40)]
+    with PackageWaits() as waits:
+        errors = relative_errors([error_sums(a, b) for a, b in pairs])
+    assert errors == pytest.approx([0.1 * number for number in range(40)])
+    assert [line.split()[-1] for line in waits.lines.elements()] == ["tolist"]
+
+
+def test_relative_error_of_a_large_tensor_does_not_depend_on_its_strides() -> None:
+    a = torch.randn(2, 3, 500, 700)
+    near = a * (1 + 1e-6 * torch.randn_like(a))
+    error = relative_error(a, near)
+    assert error == relative_error(a, near.contiguous(memory_format=torch.channels_last))
+    assert error == pytest.approx(float((near.double() - a).norm() / a.double().norm()), rel=1e-9)
+
+
+def test_an_exact_comparison_takes_any_difference_for_an_infinite_error() -> None:
+    a, b = torch.tensor([2**60, 3]), torch.tensor([2**60 + 1, 3])  # equal in float64
+    assert relative_errors([error_sums(a, b), error_sums(a, b, exact=True)]) == [0.0, inf]
+    assert relative_errors([error_sums(a, a.clone(), exact=True)]) == [0.0]

@@ -47,6 +47,7 @@ class FrozenPrefixHook(ConfiguredHook):
 
     def on_exception(self, trainer: Trainer) -> None:
         self._stop()
+        self.replanner.forget()
 
     def _watch(self, trainer: Trainer) -> None:
         self._stop()

@@ -134,10 +134,14 @@ class FirstSteps:
         """Remove all hooks from the model and the optimizer, after an interrupted forward too."""
         _remove(self._model_hooks)
         _remove(self._optimizer_hooks)
-        for check in self._forward_checks():
-            check.end()  # of a forward that was interrupted
+        self.end_forward()
         self._determinism, self._reachability, self._audit = None, None, None
         self._watched, self._in_step, self._check_gradients = None, False, False
+
+    def end_forward(self) -> None:
+        """Remove the hooks that a forward that raised has left on modules; the next one is checked again."""
+        for check in self._forward_checks():
+            check.end()
 
     def _is_training_forward(self, model: nn.Module) -> bool:
         """Not one of an evaluation, nor of a copy of the model."""
@@ -147,8 +151,7 @@ class FirstSteps:
         return [check for check in (self._determinism, self._reachability) if check is not None]
 
     def _before_forward(self, model: nn.Module) -> None:
-        for check in self._forward_checks():
-            check.end()  # torch calls no forward hook after KeyboardInterrupt
+        self.end_forward()  # torch calls no forward hook after an exception
         if not self._is_training_forward(model) or not self._forward_checks():
             return
         if self._determinism is not None:
@@ -162,8 +165,7 @@ class FirstSteps:
     def _after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self._is_training_forward(model) or not self._forward_checks():
             return
-        for check in self._forward_checks():
-            check.end()
+        self.end_forward()
         batch = next(iter((*args, *kwargs.values())), None)
         reachability, self._reachability = self._reachability, None
         not_deterministic = self._not_deterministic()

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pcdet_freeze.utils.tensors import pieces
 
 BUCKETS = 4096
 PIECE = 32 * BUCKETS
@@ -67,7 +69,7 @@ class Sketcher:
         signs = self._signs.setdefault(device, self._signs[torch.device("cpu")].to(device))
         place = torch.arange(1, min(PIECE, tensor.numel()) + 1, device=device, dtype=torch.float64)
         found = torch.zeros(EXTRA + min(BUCKETS, tensor.numel()), device=device, dtype=torch.float64)
-        for number, piece in enumerate(_pieces(tensor)):
+        for number, piece in enumerate(pieces(tensor, PIECE)):
             values, begin = piece.reshape(-1).to(device, torch.float64), number * 7919 % PIECE
             squares = values @ values
             if device.type != "cpu" or not squares.isfinite():  # on a device the question would be a wait
@@ -95,16 +97,6 @@ def _dense(tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """Parts of at most ``PIECE`` elements, in order; they depend on the shape alone, not on the strides."""
-    if tensor.numel() <= PIECE:
-        yield tensor
-        return
-    row = tensor[0].numel()
-    for part in tensor.split(max(1, PIECE // row)):
-        yield from _pieces(part[0]) if row > PIECE else (part,)
 
 
 def max_relative_error(a: Sketch, b: Sketch, common: bool = False) -> float:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.utils.tensors import relative_error, tensors_of
+from pcdet_freeze.utils.tensors import INFINITE, error_sums, tensors_of
 
 _OUT_AXIS: dict[type, int] = {
     nn.Linear: 0,
@@ -176,8 +176,8 @@ class Fold:
 class ValidationFold(Fold):
     """Runs both forms and returns the plain output, so that each pair is compared separately."""
 
-    error = float("inf")
-    """relative error (L2) of the norm's output"""
+    error: Tensor = torch.tensor(INFINITE, dtype=torch.float64)
+    """sums of the relative error (L2) of the norm's output, see :func:`error_sums`"""
     _before_pad: Tensor | None = None
 
     def run_pad(self, value: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class ValidationFold(Fold):
         same_memory = value.untyped_storage().data_ptr() == self._plain.untyped_storage().data_ptr()
         if same_memory and folded.stride() == self._plain.stride():
             offset = value.storage_offset() - self._plain.storage_offset() + folded.storage_offset()
-            self.error = relative_error(result, folded.as_strided(value.shape, value.stride(), offset))
+            self.error = error_sums(result, folded.as_strided(value.shape, value.stride(), offset))
         del self._given, self._plain
         return result
 

@@ -63,17 +63,22 @@ class Replanner:
         """
         if self.is_settled:
             return False
-        self._version = freeze_version(self.root)
+        version = freeze_version(self.root)
         frozen = tuple(id(m) for m in self.root.modules() if is_fully_frozen(m))
         if frozen == self._frozen:
+            self._version = version
             return False
-        self._frozen = frozen
         if not wait_for_loader_threads():
             logger.warning(_LOADER_THREAD)
         with untouched_rng():
             plan = plan_for(self.root, args, kwargs, self.options, self.shared)
         self.fast = FastForward(self.root, plan, self.options)
+        self._version, self._frozen = version, frozen  # not where planning was interrupted
         return True
+
+    def forget(self) -> None:
+        """Plan again in the next :meth:`prepare`: the batch of the present plan may have been at fault."""
+        self._version, self._frozen = None, ()
 
 
 _LOADER_THREAD = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from pcdet_freeze.freezing.prefix.planner import Plan, make_plan
 from pcdet_freeze.freezing.prefix.tracer import Trace
 from pcdet_freeze.freezing.state import is_fully_frozen
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.utils.tensors import relative_error, tensors_of
+from pcdet_freeze.utils.tensors import INFINITE, error_sums, relative_errors, tensors_of
 
 TOLERANCE = 2e-6
 """limit of the relative error (L2) of a folded layer in float32, on the same input"""
@@ -122,8 +122,8 @@ class Validation:
             folded_layers = {layer for layer, _ in plan.folds}
             # a layer that is itself in the list of the prefix returns the norm's output when folded
             whole = [path for path in plan.prefix if path in self.before and path not in folded_layers]
-            errors = (output_error(self.before[path], after[path]) for path in whole)
-            plan = replace(plan, difference=max(errors, default=0.0))
+            errors = output_errors(self.before, after, whole)
+            plan = replace(plan, difference=max(errors.values(), default=0.0))
         return plan
 
     @property
@@ -141,13 +141,11 @@ class Validation:
         fuse = "force" if self.options.fuse == "force" else True
         options = Options(fuse, quick_form=self.options.quick_form)
         fast, after = self._outputs(replace(plan, compiled=()), options, ValidationFold)
-        errors = {}
+        sums = {path: _sums_of(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
         if can_fold_now(self.twin, options):
-            errors = {
-                norm: getattr(fold, "error", 0.0)
-                for (_, norm), fold in zip(plan.folds, fast.folds, strict=True)
-            }
-        errors |= {path: output_error(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
+            folds = [fold for fold in fast.folds if isinstance(fold, ValidationFold)]
+            sums |= {norm: [fold.error] for (_, norm), fold in zip(plan.folds, folds, strict=True)}
+        errors = _largest_errors(sums)
         return {path: error for path, error in errors.items() if not error <= self._limit}
 
     def _try_compiling(self, plan: Plan) -> Plan:
@@ -210,12 +208,24 @@ def output_error(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
     Integers and booleans (indices, masks) must be equal: an index that is nearly right is wrong.
     """
+    return output_errors({"": before}, {"": after}, [""])[""]
+
+
+def output_errors(
+    before: Mapping[str, Sequence[Tensor]], after: Mapping[str, Sequence[Tensor]], paths: Iterable[str]
+) -> dict[str, float]:
+    """path -> :func:`output_error` of its outputs. The host waits once for all of them."""
+    return _largest_errors({path: _sums_of(before.get(path, ()), after.get(path, ())) for path in paths})
+
+
+def _largest_errors(sums: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+    """path -> the largest of several relative errors, which are copied to the host together."""
+    errors = iter(relative_errors([own for several in sums.values() for own in several]))
+    return {path: max((next(errors) for _ in several), default=0.0) for path, several in sums.items()}
+
+
+def _sums_of(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
     if len(before) != len(after):
-        return float("inf")
-    return max((_error(a, b) for a, b in zip(before, after, strict=True)), default=0.0)
-
-
-def _error(a: Tensor, b: Tensor) -> float:
-    if a.is_floating_point() or a.is_complex():
-        return relative_error(a, b)
-    return 0.0 if torch.equal(a, b) else float("inf")
+        return [torch.tensor(INFINITE, dtype=torch.float64)]
+    pairs = zip(before, after, strict=True)
+    return [error_sums(a, b, exact=not (a.is_floating_point() or a.is_complex())) for a, b in pairs]

@@ -37,6 +37,8 @@ def checked_forward(detector: nn.Module, *args: Any, **kwargs: Any) -> Any:
     try:
         with fast:
             output = forward(*args, **kwargs)
+        if session is not None:
+            session.prefix.forward_ended()
     except PCDetFreezeError:
         raise
     except _MISSING_OUTPUT as error:

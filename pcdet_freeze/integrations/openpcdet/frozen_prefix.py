@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -65,14 +65,21 @@ class FrozenPrefix:
         self.replanner = Replanner(model, options, shared=(getattr(model, "dataset", None),))
         self._next: FastForward | None = None
         self._hook: Any = None
+        self._is_tried = True
+        """whether a forward has ended since the plan was made"""
+        self._end_checks: Callable[[], None] = lambda: None
 
-    def watch(self, wrapped: nn.Module) -> None:
+    def watch(self, wrapped: nn.Module, end_checks: Callable[[], None]) -> None:
         """Choose the forwards of the frozen modules before each training forward of ``wrapped``.
 
         Call it after other code registered its hooks on ``wrapped``: this one must be the first, since
         modules run as written while they have hooks, such as those of the checks of the first step.
+
+        Args:
+            end_checks: removes the hooks of these checks after a forward that raised.
         """
         self.stop()
+        self._end_checks = end_checks
         if self.is_on:
             # calls of copies of the detector are not prepared: a PicklableHook does nothing there
             hook = PicklableHook(self._before_forward)
@@ -90,11 +97,19 @@ class FrozenPrefix:
         fast, self._next = self._next, None
         return nullcontext() if fast is None else fast
 
+    def forward_ended(self) -> None:
+        """A training forward has ended without an error: its plan stays."""
+        self._is_tried = True
+
     def _before_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._next = None
         if not module.training or not torch.is_grad_enabled():
             return
+        self._end_checks()
+        if not self._is_tried:  # that forward raised, so perhaps did the copy that the plan was made with
+            self.replanner.forget()
         if self.replanner.prepare(*args, **kwargs):
+            self._is_tried = False
             self._judge(self.replanner.plan)
         self._next = self.replanner.fast.prepare()
 

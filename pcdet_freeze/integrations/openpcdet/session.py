@@ -83,7 +83,7 @@ class Session:
 
     def _watch_first_steps(self) -> None:
         self._first_steps.watch(self.handle, self.wrapped, self.optimizer, self._dropped.names)
-        self.prefix.watch(self.wrapped)
+        self.prefix.watch(self.wrapped, self._first_steps.end_forward)
 
     def log_summary(self) -> None:
         """Log what is frozen, a table of the modules, the heads without a loss, and expected drift."""

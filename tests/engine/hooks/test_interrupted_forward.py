@@ -12,6 +12,7 @@ from engine_toy import ToyModel, assert_same_state, tensors_of
 from proof_toys import frozen
 
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.frozen_prefix import FrozenPrefixHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import set_seed
@@ -119,6 +120,31 @@ def test_a_run_that_is_started_again_after_an_interrupt_trains_on(place: str) ->
     assert trainer.epoch == trainer.epochs and patched(trainer.model) == []
     assert_same_state(*({k: v for k, v in state.items() if k.startswith("vfe")} for state in (before, after)))
     assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+class FailingModel(ToyModel):
+    """Its forward raises ``error``, in the copy that plans too."""
+
+    error: type[BaseException] | None = None
+
+    def forward(self, batch_dict: Any) -> Any:
+        if self.error is not None:
+            raise self.error("stop")
+        return super().forward(batch_dict)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_f1_a_run_that_is_started_again_plans_its_prefix_again(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = frozen(FailingModel(), "vfe", options={"ALLOW_RANDOM": True})
+    monkeypatch.setattr(FailingModel, "error", error)
+    with pytest.raises(error, match="stop"):
+        trainer.run()
+    monkeypatch.setattr(FailingModel, "error", None)
+    trainer.run()
+    (prefix,) = (hook for hook in trainer.hooks if isinstance(hook, FrozenPrefixHook))
+    assert prefix.replanner.plan.prefix == ("vfe",)
 
 
 @pytest.mark.parametrize("training", [True, False])
