@@ -50,6 +50,10 @@ COMMANDS = {
         "show what a config freezes and which modules each loss reaches, without training",
         "--cfg_file synthetic_models/stage2_segment.yaml",
     ),
+    "suggest": Command(
+        "print the shortest freeze list that keeps the outputs of given heads",
+        "--cfg_file synthetic_models/stage2_segment.yaml --keep dense_head",
+    ),
     "verify": Command("compare the frozen state of two checkpoints", "before.pth after.pth"),
     "stitch": Command(
         "join heads that were trained separately on one frozen trunk",

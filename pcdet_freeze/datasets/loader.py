@@ -18,7 +18,7 @@ from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.processor import read_processors
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
-from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
@@ -35,6 +35,14 @@ def build_dataset(
     register_all()
     build = find(DATASETS, dataset_cfg.get("DATASET"))
     return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
+
+
+def label_forms_of(dataset_cfg: Config) -> LabelForms:
+    """Point classes and size of the lane maps of a config, without its files; none if they are not known."""
+    register_all()
+    name = str(dataset_cfg.get("DATASET"))
+    forms = getattr(DATASETS.get(name), "label_forms", None) if name in DATASETS else None
+    return forms(dataset_cfg) if forms is not None else LabelForms((), None)
 
 
 def data_faults(dataset_cfg: object) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.files import read_bin, read_npy
-from pcdet_freeze.datasets.loader import register_all
-from pcdet_freeze.datasets.registry import DATASETS, Config, Sample, find
+from pcdet_freeze.datasets.loader import label_forms_of
+from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
 
@@ -139,10 +139,7 @@ class PointFiles(DatasetTemplate):
         self.files, self.intensity_scale = list(files), intensity_scale
         super().__init__(dataset_cfg, class_names, training=False)
         self.columns = list(self.point_feature_encoder.src_feature_list)
-        register_all()
-        trained_on = find(DATASETS, dataset_cfg.get("DATASET"))
-        if hasattr(trained_on, "label_forms"):
-            self.semantic_class_names, self.lane_map_shape = trained_on.label_forms(dataset_cfg)
+        self.semantic_class_names, self.lane_map_shape = label_forms_of(dataset_cfg)
 
     def __len__(self) -> int:
         return len(self.files)

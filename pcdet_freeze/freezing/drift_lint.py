@@ -62,7 +62,7 @@ def live_inputs(detector: nn.Module) -> dict[str, list[str]]:
     """Each fully frozen module of ``detector`` -> the trainable parts that feed it, or may."""
     order = stages(detector)
     frozen = [place for place, stage in enumerate(order) if is_fully_frozen(stage.module)]
-    return {order[place].name: _live_before(order, place)[0] for place in frozen}
+    return {order[place].name: feeding_parts(order, place)[0] for place in frozen}
 
 
 def live_parts(path: str, module: nn.Module) -> list[str]:
@@ -106,7 +106,7 @@ def _drifts(order: Sequence[Stage], place: int) -> Iterator[Drift]:
     frozen = _frozen_of(stage)
     if not frozen:
         return
-    feeders, certain = _live_before(order, place)
+    feeders, certain = feeding_parts(order, place)
     if feeders:
         yield Drift(tuple(frozen), tuple(feeders), certain, _what(stage, len(frozen) > 1))
     for part in (
@@ -130,7 +130,7 @@ def _what(stage: Stage, many: bool) -> str:
     return "outputs" if many else "output"
 
 
-def _live_before(order: Sequence[Stage], place: int) -> tuple[list[str], bool]:
+def feeding_parts(order: Sequence[Stage], place: int) -> tuple[list[str], bool]:
     """Trainable parts of the modules that feed the one at ``place``, in order, and whether it is certain."""
     reached: dict[int, frozenset[str] | None] = {}
     certain = order[place].declared
@@ -156,8 +156,8 @@ def _live_makers(stage: Stage, keys: frozenset[str] | None) -> list[str]:
     made_by = stage.made_by
     if keys is None or not made_by:
         return live
-    if live == [stage.name] and not all(_makes(stage, child, keys) for child in _children(stage)):
-        live = [part for child, module in _children(stage).items() for part in live_parts(child, module)]
+    if live == [stage.name] and not all(_makes(stage, child, keys) for child in stage_children(stage)):
+        live = [part for child, module in stage_children(stage).items() for part in live_parts(child, module)]
     return [part for part in live if _makes(stage, part, keys)]
 
 
@@ -175,7 +175,8 @@ def _keys_made(stage: Stage, part: str) -> frozenset[str] | None:
     return frozenset(key for key, names in made_by.items() if child in names)
 
 
-def _children(stage: Stage) -> dict[str, nn.Module]:
+def stage_children(stage: Stage) -> dict[str, nn.Module]:
+    """Path -> each child of a stage."""
     return {join(stage.name, name): child for name, child in stage.module.named_children()}
 
 

@@ -1,0 +1,103 @@
+"""Print the shortest freeze list that keeps the outputs of given heads bit for bit, and what it costs.
+
+Exit code 0; 1 where the list leaves nothing to train, or a name is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from pcdet_freeze import bench
+from pcdet_freeze.bench.timing import threads
+from pcdet_freeze.cli.bench import build_subject
+from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.freezing.paths import find
+from pcdet_freeze.freezing.plan import KEY
+from pcdet_freeze.freezing.suggestion import Suggestion, suggest, without
+from pcdet_freeze.models import build_network
+
+VARIANTS = ("none", "exact")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the heads that are to stay as they are, and how often a step is timed."""
+    add = parser.add_argument
+    add_cfg(parser)
+    add("--keep", action="append", required=True, metavar="HEAD",
+        help="a head whose outputs must not change, such as dense_head; may be repeated")  # fmt: skip
+    add("--rounds", type=whole(0), default=3, help="timed training steps; 0: none; default 3")
+    add("--batch_size", type=whole(1), help="frames of such a step; default OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    add("--device", default="cpu", help="where the step is timed: cpu, cuda or cuda:N; default cpu")
+    add("--json", action="store_true", help="print JSON in place of the text")
+    add_set(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list and what it means; returns the exit code."""
+    cfg = cfg_of(args)
+    frames = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, [])  # of which the model needs the labels' form
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
+    found = suggest(model, args.keep)
+    needed_by = {entry: without(model, found, entry) for entry in found.entries}
+    cost = None
+    if args.rounds and found.losses:
+        cost = _cost(cfg, found, args)
+    if args.json:
+        print(json.dumps({**asdict(found), "needed_by": needed_by, "cost": cost}, indent=1))
+    else:
+        print(text_of(model, found, needed_by, cost))
+    return 0 if found.losses else 1
+
+
+def _cost(cfg: Any, found: Suggestion, args: argparse.Namespace) -> float:
+    """Time of a training step with the list, relative to one that trains everything."""
+    cfg.MODEL[KEY] = list(found.entries)
+    with threads(1):
+        subject = build_subject(cfg, args.device, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU)
+        contenders = bench.build_contenders(subject.model, cfg, subject.batch, VARIANTS)
+        rows = bench.compare_steps(contenders, args.rounds)
+    return float(next(row["time_ratio"] for row in rows if row["variant"] == "exact"))
+
+
+def text_of(
+    model: nn.Module, found: Suggestion, needed_by: Mapping[str, Sequence[str]], cost: float | None
+) -> str:
+    """The line for the YAML file, what trains, what it costs, and what each entry is needed for."""
+    lines = ["MODEL:", f"    {found.yaml()}", "", f"keeps: {' and '.join(found.keep)}, bit for bit"]
+    if not found.certain:
+        lines.append("note: a module does not declare what it reads and writes; all before it is in the list")
+    lines.append(f"trains: {', '.join(_sized(model, found.trains)) or 'nothing'}")
+    if not found.losses:
+        lines.append("error: no head is left to train; keep fewer heads, or add the head of a new task")
+    if cost is not None:
+        lines.append(f"time of a training step: {cost:.2f} of one that trains everything")
+    width = max(map(len, needed_by), default=0)
+    lines += ["", "without one entry, these outputs change:"]
+    lines += [f"  {entry:<{width}}  {', '.join(heads)}" for entry, heads in needed_by.items()]
+    if found.losses:
+        lines += ["", f"with one more: {_more(found)}"]
+    return "\n".join(lines)
+
+
+def _more(found: Suggestion) -> str:
+    others = [part for part in found.trains if part not in found.losses]
+    if others:
+        return f"{others[0]} does not train for {', '.join(found.losses)} either"
+    return f"{found.losses[0]} gives no loss"
+
+
+def _sized(model: nn.Module, parts: Sequence[str]) -> list[str]:
+    """Each part with its number of parameters."""
+    found = [(part, find(model, part.partition(" ")[0])) for part in parts]
+    return [
+        f"{part} ({sum(p.numel() for p in place[0].parameters()):,})"
+        for part, place in found
+        if place is not None
+    ]
