@@ -19,6 +19,7 @@ from pcdet_freeze.datasets.processor import read_processors
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
@@ -31,10 +32,15 @@ def build_dataset(
     root_path: str | Path | None = None,
     logger: logging.Logger | None = None,
 ) -> DatasetTemplate:
-    """Build the data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
+    """Build the data set that ``dataset_cfg.DATASET`` names.
+
+    Raises ConfigError for an unknown one, and ReadTimeoutError for a file that is not read within
+    DATA_CONFIG.TIMEOUT.
+    """
     register_all()
     build = find(DATASETS, dataset_cfg.get("DATASET"))
-    return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
+    with reads_within(limit_of(dataset_cfg)):
+        return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
 
 
 def data_faults(dataset_cfg: object) -> list[str]:

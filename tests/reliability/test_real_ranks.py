@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 from engine_toy import assert_same_state
-from real_ranks import children, final_weights, lives, processes, start_ranks, start_torchrun, until
+from real_ranks import (
+    children,
+    final_weights,
+    lives,
+    processes,
+    start_agents,
+    start_ranks,
+    start_torchrun,
+    until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -71,4 +80,14 @@ def test_a_killed_rank_is_restarted_before_the_first_checkpoint_and_in_the_last_
             made.printed(line)
             os.kill(children(agent)[1], signal.SIGKILL)
         assert made.codes() == [0], made.text
+    assert_same_state(final_weights(tmp_path), final_weights(unbroken))
+
+
+def test_two_agents_start_all_ranks_again_where_one_is_killed(unbroken: Path, tmp_path: Path) -> None:
+    """`torchrun --nnodes 2 --rdzv-backend c10d`, as on two machines."""
+    with processes(tmp_path) as made:
+        agents = start_agents(made, tmp_path, 40)
+        made.printed("rank 1 iteration 5\n")
+        os.kill(children(agents[1])[0], signal.SIGKILL)
+        assert made.codes() == [0, 0], made.text
     assert_same_state(final_weights(tmp_path), final_weights(unbroken))
