@@ -185,10 +185,16 @@ def next_batch(batches: Iterator[Any], number: int, length: int) -> Any:
 
 
 def each_batch(loader: Loader) -> Iterator[Any]:
-    """Yield ``len(loader)`` batches; raise DataError where the loader stops before (see `next_batch`)."""
+    """Yield ``len(loader)`` batches, then end the workers, as after an error.
+
+    Raises DataError where the loader stops before (see `next_batch`).
+    """
     batches = iter(loader)
-    for number in range(len(loader)):
-        yield next_batch(batches, number, len(loader))
+    try:
+        for number in range(len(loader)):
+            yield next_batch(batches, number, len(loader))
+    finally:
+        shut_down_workers(loader, batches)
 
 
 def shut_down_workers(loader: Loader, batches: Iterator[Any]) -> None:

@@ -23,7 +23,7 @@ Kill = Callable[[str], Path]
 @pytest.fixture
 def cfg(tmp_path: Path, root: Path) -> EasyDict:
     data = cfg_from_yaml_file(root / "cfgs/kitti_models/pointpillar.yaml").DATA_CONFIG
-    data.update(DATA_PATH=str(make_kitti(tmp_path / "kitti", planes=True)), TIMEOUT=0.3)
+    data.update(DATA_PATH=str(make_kitti(tmp_path / "kitti", planes=True)), TIMEOUT=0.5)
     return data
 
 
@@ -48,7 +48,7 @@ def dead(cfg: EasyDict) -> Iterator[Kill]:
                                   "image_2/000001.png"])  # fmt: skip
 def test_prepare_names_the_file_that_is_not_read(cfg: EasyDict, dead: Kill, kind: str) -> None:
     path = dead(f"training/{kind}")
-    with pytest.raises(ReadTimeoutError, match=rf"DATA_CONFIG\.TIMEOUT: .*within 0\.3 s.*{path}"):
+    with pytest.raises(ReadTimeoutError, match=rf"DATA_CONFIG\.TIMEOUT: .*within 0\.5 s.*{path}"):
         prepare_kitti(cfg, CLASSES, workers=2)
     assert not (Path(cfg.DATA_PATH) / "kitti_infos_train.pkl").exists()
 
