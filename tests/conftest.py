@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from pcdet_freeze.utils.signals.stop_signals import SIGNALS
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("PCDET_FREEZE_SHARED", ROOT.parent / "shared"))
@@ -28,6 +33,25 @@ def seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_handlers() -> Iterator[None]:
+    """A test leaves no handler of a signal or of the log to the tests after it in its process.
+
+    torch's DataLoader sets one for SIGCHLD that raises wherever the process is when a worker ends.
+    """
+    signals = {number: signal.getsignal(number) for number in (signal.SIGCHLD, *SIGNALS)}
+    logger = logging.getLogger("pcdet_freeze")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    for number, handler in signals.items():
+        if handler is not None and signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    for left in set(logger.handlers) - set(handlers):
+        logger.removeHandler(left)
+        left.close()
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,18 @@ def overhead_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def guard_table(rows: Sequence[Row]) -> str:
+    """Microseconds of a step for each guard, and their sum."""
+    *parts, total = rows
+    lines = [f"{'part':<32}{'where':<14}{'us a step':>10}{'share':>10}"]
+    lines += [
+        f"{row['part']:<32}{row['where']:<14}{row['seconds'] * 1e6:>10.1f}{row['share']:>10.4%}"
+        for row in (*parts, total)
+    ]
+    frames, seconds = total["frames"], total["step_seconds"]
+    return "\n".join([*lines, "", f"a step of {frames} frames with nothing frozen: {seconds:.4g} s"])
+
+
 def certificate_table(rows: Sequence[Row]) -> str:
     """One line: parameters, seconds, throughput."""
     row = rows[0]

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, on which model, how often."""
     parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
                         help="step: variants of a training step; hold: cost of eval-mode norm layers; "
+                        "guards: cost of what docs/reliability.md promises; "
                         "certificate: its time for 60 M parameters; loading: frames a second of "
                         "the loader processes; operators: anchor targets and rotated IoU; scaling: more "
                         "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
@@ -151,6 +152,11 @@ def _hold(args: argparse.Namespace) -> list[Row]:
     return bench.measure_freeze_overhead(subject.model, subject.cfg, subject.batch, args.rounds)
 
 
+def _guards(args: argparse.Namespace) -> list[Row]:
+    subject = build_subject(config_of(args), args.device, args.batch_size or 1)
+    return bench.measure_guard_cost(subject.model, subject.cfg, subject.batch, args.rounds)
+
+
 def _certificate(args: argparse.Namespace) -> list[Row]:
     return bench.time_certificate(args.rounds)
 
@@ -195,6 +201,7 @@ COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable
     "baselines": (_baselines, _baseline_table),
     "step": (_step, tables.step_table),
     "hold": (_hold, tables.overhead_table),
+    "guards": (_guards, tables.guard_table),
     "certificate": (_certificate, tables.certificate_table),
     "loading": (_loading, tables.loading_table),
     "operators": (_operators, tables.operator_table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -47,11 +47,19 @@ class BadData:
     found: dict[tuple[str, str], str] = field(default_factory=dict)
     """(kind, name) -> reason"""
 
-    def add(self, items: list[BadItem]) -> None:
-        """Count ``items``, each once; DataError where they are more than the limit."""
+    def add(self, items: Collection[BadItem]) -> None:
+        """Count ``items``, each once; DataError where those of their kind are more than the limit now."""
+        self.merge(items)
+        self.check({item.kind for item in items})
+
+    def merge(self, items: Collection[BadItem]) -> None:
+        """Count ``items``, each once."""
         for item in items:
             self.found.setdefault((item.kind, item.name), item.reason)
-        for kind in {item.kind for item in items}:
+
+    def check(self, kinds: Collection[str] | None = None) -> None:
+        """Raise DataError where the items of one of ``kinds`` (None: of any kind) are more than the limit."""
+        for kind in sorted({kind for kind, _ in self.found} if kinds is None else kinds):
             total, names = self.totals.get(kind, 0), self.names(kind)
             if total and len(names) > self.policy.most(total):
                 raise DataError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.checks.kinds import kind_of
 from pcdet_freeze.datasets.frames import check_points
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
@@ -28,7 +29,7 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
     Raises DataError naming the file: missing, empty, not a whole number of points, NaN or inf.
     """
     try:
-        raw = path.read_bytes()
+        raw = timed(path, path.read_bytes)
     except OSError as error:
         raise DataError(
             f"{path}: the point file cannot be read ({error.strerror}); "
@@ -49,7 +50,7 @@ def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray
 def read_pickle(path: Path) -> Any:
     """Return the plain value in an info file; raises DataError if it is missing or not plain."""
     try:
-        raw = path.read_bytes()
+        raw = timed(path, path.read_bytes)
     except OSError as error:
         raise DataError(
             f"{path}: the info file cannot be read ({error.strerror}). Write it with "
@@ -69,15 +70,19 @@ def read_npy(path: Path) -> np.ndarray:
     Raises DataError naming the file.
     """
     try:
-        with path.open("rb") as file:
-            shape, fortran, dtype = _npy_header(file)
-            count = math.prod(shape)
-            size = os.fstat(file.fileno()).st_size - file.tell()
-            if min(shape, default=0) < 0 or dtype.hasobject or count * dtype.itemsize != size:
-                raise ValueError(f"an array {dtype} of shape {shape}, but {size} bytes of values")
-            values = np.frombuffer(file.read(), dtype, count)
+        return timed(path, lambda: _npy_values(path))
     except _NO_ARRAY as error:
         raise DataError(f"{path}: not an array that numpy saved with np.save ({error})") from error
+
+
+def _npy_values(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        shape, fortran, dtype = _npy_header(file)
+        count = math.prod(shape)
+        size = os.fstat(file.fileno()).st_size - file.tell()
+        if min(shape, default=0) < 0 or dtype.hasobject or count * dtype.itemsize != size:
+            raise ValueError(f"an array {dtype} of shape {shape}, but {size} bytes of values")
+        values = np.frombuffer(file.read(), dtype, count)
     return values.reshape(shape, order="F" if fortran else "C")
 
 

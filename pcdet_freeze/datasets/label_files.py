@@ -16,6 +16,7 @@ from pcdet_freeze.datasets.files import read_npy
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.label_settings import LaneSettings, SemanticSettings
 from pcdet_freeze.datasets.registry import Sample
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
@@ -45,7 +46,7 @@ class LabelFiles:
             paths = [inside(folder, f"{frame}{end}", "the frame's file") for end in SEMANTIC_SUFFIXES]
         else:
             paths = []
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if timed(path, path.is_file)), None)
 
     def count(self, frames: Iterable[str]) -> dict[str, int]:
         """How many of ``frames`` have each label that is read."""
@@ -117,7 +118,7 @@ def read_lane_map(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _read_label(path: Path) -> np.ndarray:
     try:
-        raw = path.read_bytes()
+        raw = timed(path, path.read_bytes)
     except OSError as error:
         raise DataError(f"{path}: the label file cannot be read ({error.strerror})") from error
     if len(raw) % 4:

@@ -19,6 +19,7 @@ from pcdet_freeze.datasets.processor import read_processors
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
+from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
@@ -31,10 +32,15 @@ def build_dataset(
     root_path: str | Path | None = None,
     logger: logging.Logger | None = None,
 ) -> DatasetTemplate:
-    """Build the data set that ``dataset_cfg.DATASET`` names; ConfigError for an unknown one."""
+    """Build the data set that ``dataset_cfg.DATASET`` names.
+
+    Raises ConfigError for an unknown one, and ReadTimeoutError for a file that is not read within
+    DATA_CONFIG.TIMEOUT.
+    """
     register_all()
     build = find(DATASETS, dataset_cfg.get("DATASET"))
-    return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
+    with reads_within(limit_of(dataset_cfg)):
+        return build(dataset_cfg, class_names, training=training, root_path=root_path, logger=logger)
 
 
 def label_forms_of(dataset_cfg: Config) -> LabelForms:
@@ -187,10 +193,16 @@ def next_batch(batches: Iterator[Any], number: int, length: int) -> Any:
 
 
 def each_batch(loader: Loader) -> Iterator[Any]:
-    """Yield ``len(loader)`` batches; raise DataError where the loader stops before (see `next_batch`)."""
+    """Yield ``len(loader)`` batches, then end the workers, as after an error.
+
+    Raises DataError where the loader stops before (see `next_batch`).
+    """
     batches = iter(loader)
-    for number in range(len(loader)):
-        yield next_batch(batches, number, len(loader))
+    try:
+        for number in range(len(loader)):
+            yield next_batch(batches, number, len(loader))
+    finally:
+        shut_down_workers(loader, batches)
 
 
 def shut_down_workers(loader: Loader, batches: Iterator[Any]) -> None:

@@ -44,7 +44,10 @@ def run_lock(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
         yield
     finally:
         _held.discard(handle)
-        (folder / NAME).unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # a folder that can no longer be written to must not hide an error of the block
+            (folder / NAME).unlink(missing_ok=True)
         os.close(handle)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
@@ -18,7 +18,7 @@ from pcdet_freeze.datasets.loader import Loader, next_batch, shut_down_workers
 from pcdet_freeze.engine.accumulation import count_ahead, forward_backward, merged, next_batches
 from pcdet_freeze.engine.finite_guard import FiniteGuard, StepRecord, count_steps, verdict
 from pcdet_freeze.engine.finite_guard import NonFiniteLossError as NonFiniteLossError
-from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.base import Hook, call_on_exception
 from pcdet_freeze.engine.optim.gradient_norms import GradientNorms
 from pcdet_freeze.engine.optim.gradient_norms import clip_norm_of as clip_norm_of
 from pcdet_freeze.engine.optim.loss_scaler import new_scaler, without_pending_step
@@ -64,6 +64,7 @@ class Trainer:
             ``grad_norm`` waits for the device; ``loss_on_device`` does not.
         seconds: of the last iteration: data, forward, batch.
         results: plain data from hooks for ``run.json``.
+        resumed: what hooks stored in the checkpoint that the run resumed from.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Trainer:
         self.disp_dict: dict[str, Any] = {}
         self.batch: Batch = {}
         self.results: dict[str, Any] = {}
+        self.resumed: Mapping[str, Any] = {}
         self.seconds = {"data": 0.0, "forward": 0.0, "batch": 0.0}
         self.resumed_rng: dict[str, Any] | None = None
         self.epoch_length, self.micro_batch = math.ceil(len(loader) / accumulate), 0
@@ -128,8 +130,7 @@ class Trainer:
             self.settle()
             self._loop()
         except BaseException as error:
-            for hook in self.hooks:
-                hook.on_exception(self)
+            call_on_exception(self)
             if isinstance(error, StopIteration):
                 raise TrainingError(_STOP_ITERATION.format(raised_in(error))) from error
             raise

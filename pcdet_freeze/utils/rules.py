@@ -32,11 +32,15 @@ class Rule:
     """what to write instead: ``[vfe, backbone_2d]``"""
     known: Known = ()
     """the values to choose from, for a hint at the nearest one"""
+    most: int | None = None
+    """an upper limit that ``text`` does not have, since only values beyond it need to know it"""
 
-    def describe(self) -> str:
-        """What a value must be."""
+    def describe(self, value: object = None) -> str:
+        """What a value must be; with the upper limit where ``value`` lies above it."""
         names = self.names()
-        return self.text or (f"one of {', '.join(names)}" if names else "one of (none)")
+        text = self.text or (f"one of {', '.join(names)}" if names else "one of (none)")
+        beyond = self.most is not None and isinstance(value, int | float) and value > self.most
+        return f"{text}, up to {self.most}" if beyond else text
 
     def names(self) -> Collection[str]:
         """The values to choose from, as they are now."""
@@ -67,8 +71,12 @@ def between(low: float, high: float) -> Rule:
 
 def whole(least: int, most: int = 10**9) -> Rule:
     """An integer from ``least`` to ``most``."""
-    text = f"a whole number, {least} or more" + (f", up to {most}" if most < 10**9 else "")
-    return Rule(text, lambda value: least <= value <= most)
+    return at_most(most, f"a whole number, {least} or more", lambda value: value >= least)
+
+
+def at_most(most: int, text: str, test: Callable[[Any], bool]) -> Rule:
+    """What ``text`` and ``test`` say, up to ``most``, which a message names where a value lies above it."""
+    return Rule(text, lambda value: test(value) and value <= most, most=most)
 
 
 def one_of(known: Known) -> Rule:
@@ -95,9 +103,9 @@ def not_empty(text: str, advice: str = "") -> Rule:
 Name = Annotated[str, Rule("a name", lambda value: bool(value.strip()), many="names")]
 Count = Annotated[int, whole(1)]
 Share = Annotated[float, between(0, 1)]
-Length = Annotated[float, Rule("a number above 0", lambda value: 0 < value <= 1e5)]
+Length = Annotated[float, at_most(10**5, "a number above 0", lambda value: value > 0)]
 """metres, degrees and other amounts above 0"""
-Weight = Annotated[float, Rule("a number, 0 or more", lambda value: 0 <= value <= 1e6)]
+Weight = Annotated[float, at_most(10**6, "a number, 0 or more", lambda value: value >= 0)]
 """factor of a loss"""
 Layers = Annotated[int, whole(0, 1000)]
 """layers of a block"""

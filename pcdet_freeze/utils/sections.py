@@ -249,7 +249,7 @@ def _checked(kind: Any, value: object, where: str, faults: list[str], rules: tup
         if len(faults) == before and not rule.test(found):
             hint = did_you_mean(found, rule.names()) if isinstance(found, str) else ""
             advice = advice_for(inner, value, (*rules, rule))
-            faults.append(f"{where} must be {rule.describe()}; got {value!r}{advice}{hint}")
+            faults.append(f"{where} must be {rule.describe(value)}; got {value!r}{advice}{hint}")
     return found
 
 

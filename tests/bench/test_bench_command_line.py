@@ -61,7 +61,7 @@ def test_a_config_of_a_data_set_that_is_not_there_can_be_measured(capsys: pytest
     assert "Ratios to none" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["hold", "certificate", "loading", "operators", "scaling"])
+@pytest.mark.parametrize("what", ["hold", "guards", "certificate", "loading", "operators", "scaling"])
 def test_the_other_comparisons_fit_the_terminal_too(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--what", what) == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100

@@ -121,12 +121,13 @@ def test_without_a_sampler_the_first_batches_are_skipped() -> None:
 
 
 def test_workers_are_shut_down_by_an_interrupt() -> None:
+    before = set(multiprocessing.active_children())
     trainer = toy_trainer([InterruptsAfterStep(1)])
     trainer.loader = DataLoader(ToyData(), batch_size=2, sampler=ToySampler(8, 2), num_workers=2)
     trainer.sampler = trainer.loader.sampler
     with pytest.raises(KeyboardInterrupt) as caught:
         trainer.run()
-    assert caught.value is not None and multiprocessing.active_children() == []
+    assert caught.value is not None and set(multiprocessing.active_children()) <= before
     trainer.run()
     assert trainer.epoch == 2
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pcdet_freeze.datasets.loader import shut_down_workers
 from pcdet_freeze.engine.logger import create_logger
 from pcdet_freeze.engine.run_context import LOWEST, EvalOptions, RunOptions, TrainOptions, run_folders
 from pcdet_freeze.engine.run_session import clear_message, run_session
@@ -95,8 +96,11 @@ class BadFrames(Dataset):
 
 
 def test_an_error_in_a_loader_process_loses_its_traceback() -> None:
+    loader = DataLoader(BadFrames(), num_workers=1)
+    batches = iter(loader)
     with pytest.raises(DataError) as caught:
-        next(iter(DataLoader(BadFrames(), num_workers=1)))
+        next(batches)
+    shut_down_workers(loader, batches)  # the traceback would keep them alive
     assert "Traceback" in str(caught.value)
     assert clear_message(caught.value) == "frame 0 is cut off: 7 bytes; remove it"
 

@@ -53,6 +53,28 @@ def test_a_hook_base_has_at_most_seven_methods() -> None:
     assert len([name for name in vars(Hook) if not name.startswith("_")]) == 7
 
 
+def test_an_error_in_on_exception_does_not_hide_the_error_that_ended_the_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Fails(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            raise DataError("the cause")
+
+        def on_exception(self, trainer: Trainer) -> None:
+            raise OSError("no room")
+
+    class Closes(Hook):
+        closed = False
+
+        def on_exception(self, trainer: Trainer) -> None:
+            self.closed = True
+
+    closes = Closes()
+    with pytest.raises(DataError, match="the cause"):
+        toy_trainer([Fails(), closes]).run()
+    assert closes.closed and "Fails.on_exception" in caplog.text and "no room" in caplog.text
+
+
 def test_hooks_run_in_list_order() -> None:
     first = Diary("first ")
     second = Diary("second ")

@@ -104,6 +104,15 @@ def start_torchrun(made: Processes, out: Path, iterations: int, step_s: float = 
     return made.start(*launch, "--master_port", str(free_port()), *words).pid
 
 
+def start_agents(made: Processes, out: Path, iterations: int, step_s: float = 0.02) -> list[int]:
+    """Two torchruns with a rank each, as on two machines that meet at an address; their process ids."""
+    launch = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max-restarts=3",
+              "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test",
+              "--local-addr=127.0.0.1"]  # fmt: skip
+    words = [worker("ranks_worker.py"), str(out), str(iterations), str(step_s), "60"]
+    return [made.start(*launch, *words).pid for _ in range(2)]
+
+
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = torch.load(out / "final.pt")
     return found

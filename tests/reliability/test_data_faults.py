@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from easydict import EasyDict
-from engine_toy import toy_trainer
 from kitti_maker import CAR, make_kitti
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataloader
-from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadData, BadFramePolicy, BadItem
+from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadItem
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.files import read_bin, read_pickle, write_pickle
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.labels import read_labels
-from pcdet_freeze.engine.hooks.bad_data import BadDataHook
-from pcdet_freeze.engine.hooks.logging import SummaryHook
 from pcdet_freeze.errors import ConfigError, DataError
 
 CLASSES = ["Car", "Pedestrian"]
@@ -182,41 +177,6 @@ def test_a_path_of_the_database_stays_within_its_folder(cfg: EasyDict) -> None:
         [KittiDataset(cfg, CLASSES)[index] for index in range(3)]
 
 
-def item(number: int, kind: str = FRAME) -> BadItem:
-    return BadItem(kind, f"{number:06d}", "broken")
-
-
-def test_the_limit_is_a_share_of_each_kind_and_one_is_always_left_out() -> None:
-    bad = BadData(BadFramePolicy(skip=True, limit=0.01), {FRAME: 500, OBJECT: 20})
-    bad.add([item(number) for number in range(5)] * 3)
-    bad.add([item(0, OBJECT)])
-    with pytest.raises(DataError, match=r"BAD_FRAME_LIMIT: at most 1 bad database objects of 20 .*000001"):
-        bad.add([item(1, OBJECT)])
-    with pytest.raises(DataError, match=r"at most 5 bad frames of 500 .* but 6 were found: 000000.*: broken"):
-        bad.add([item(5)])
-
-
-def trainer_with_bad_data(tmp_path: Path) -> Any:
-    trainer = toy_trainer([BadDataHook(), SummaryHook(tmp_path / "run.json")], epochs=2)
-
-    def load(batches: Any, load_batches: Any = trainer._load_batches) -> list[dict[str, Any]]:
-        return [{**batch, "bad_data": [item(1), item(2, OBJECT)]} for batch in load_batches(batches)]
-
-    trainer._load_batches = load  # type: ignore[method-assign]
-    return trainer
-
-
-def test_bad_data_are_counted_at_the_end_of_each_epoch_and_in_the_summary(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        trainer_with_bad_data(tmp_path).run()
-    assert caplog.text.count("Left out in this epoch: 1 bad frames: 000001") == 2
-    assert "Left out in this run: 1 bad database objects, 1 bad frames" in caplog.text
-    summary = json.loads((tmp_path / "run.json").read_text())["bad_data"]
-    assert summary == {OBJECT: {"count": 1, "names": ["000002"]}, FRAME: {"count": 1, "names": ["000001"]}}
-
-
 @pytest.mark.parametrize("key, value", [("ON_BAD_FRAME", "ignore"), ("BAD_FRAME_LIMIT", 2), ("TIMEOUT", -1),
                                         ("TIMEOUT", "60"), ("ON_IMPLAUSIBLE", True)])  # fmt: skip
 def test_a_policy_that_is_none_is_a_config_error(cfg: EasyDict, key: str, value: Any) -> None:
@@ -226,9 +186,10 @@ def test_a_policy_that_is_none_is_a_config_error(cfg: EasyDict, key: str, value:
 
 
 def test_bad_data_reach_the_batch_and_batches_without_have_no_key() -> None:
+    bad = BadItem(FRAME, "000003", "broken")
     samples = [{"points": np.zeros((1, 4), np.float32), "frame_id": "a"},
-               {"points": np.zeros((1, 4), np.float32), "frame_id": "b", "bad_data": [item(3)]}]  # fmt: skip
-    assert collate(samples)["bad_data"] == [item(3)] and "bad_data" not in collate(samples[:1])
+               {"points": np.zeros((1, 4), np.float32), "frame_id": "b", "bad_data": [bad]}]  # fmt: skip
+    assert collate(samples)["bad_data"] == [bad] and "bad_data" not in collate(samples[:1])
 
 
 LABELS = {

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, Stop
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.run_session import run_session
 from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.utils.signals import stop_signals
 from pcdet_freeze.utils.signals.stop_signals import (
     LAUNCHERS,
     SAME_SIGNAL_S,
@@ -166,7 +168,8 @@ def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:
 def received(monkeypatch: pytest.MonkeyPatch, *arrivals: tuple[float, int]) -> list[int]:
     """The signals that have their former effect; each arrives at its time (s)."""
     now, effects = [0.0], list[int]()
-    monkeypatch.setattr("pcdet_freeze.utils.signals.stop_signals.time.monotonic", lambda: now[0])
+    # of this module only: other threads of the process need a clock that goes on
+    monkeypatch.setattr(stop_signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: effects.append(number))
     signals = StopSignals()

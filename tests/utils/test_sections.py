@@ -96,6 +96,10 @@ FAULTS = [
     ({"DEPTH": True}, "MODEL.X.DEPTH must be a whole number, 1 or more; got True"),
     ({"DEPTH": 1.5}, "MODEL.X.DEPTH must be a whole number, 1 or more; got 1.5"),
     ({"DEPTH": 0}, "MODEL.X.DEPTH must be a whole number, 1 or more; got 0"),
+    (
+        {"DEPTH": 2 * 10**9},
+        "MODEL.X.DEPTH must be a whole number, 1 or more, up to 1000000000; got 2000000000",
+    ),
     ({"DEPTH": 1, "RATE": "1e-3"}, "MODEL.X.RATE must be a number; got '1e-3'"),
     ({"DEPTH": 1, "FLAG": 1}, "MODEL.X.FLAG must be true or false; got 1"),
     ({"DEPTH": 1, "PARTS": "ab"}, "MODEL.X.PARTS must be a list; got str 'ab'"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.poses import Pose
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import along
 
@@ -26,7 +27,7 @@ def read_boundaries(path: Path, painted_only: bool) -> list[np.ndarray]:
     A boundary that two neighbouring segments share comes once. ``painted_only``: only those with a mark.
     """
     try:
-        segments = json.loads(path.read_text())["lane_segments"].values()
+        segments = json.loads(timed(path, path.read_text))["lane_segments"].values()
         found = [piece for segment in segments for piece in _of_segment(segment, painted_only)]
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(

@@ -20,6 +20,7 @@ from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_rang
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines
@@ -131,7 +132,7 @@ class Argoverse2Sweeps(DatasetTemplate):
         sweeps = [
             Sweep(inside(self.root_path, log, "a log of SWEEPS"), int(stamp)) for log, _, stamp in parts
         ]
-        missing = [str(sweep.path) for sweep in sweeps if not sweep.path.is_file()]
+        missing = [str(sweep.path) for sweep in sweeps if not timed(sweep.path, sweep.path.is_file)]
         if missing:
             raise DataError(
                 f"DATA_CONFIG.SWEEPS names sweeps that are not there: {', '.join(missing)}. DATA_PATH is "

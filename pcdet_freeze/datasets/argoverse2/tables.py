@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import ConfigError, DataError
 
 
@@ -17,10 +18,10 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
     Raises ConfigError without pyarrow, DataError naming the file: missing, broken, without a column.
     """
     feather = _feather()
-    if not path.is_file():
+    if not timed(path, path.is_file):
         raise DataError(f"{path}: this table of Argoverse 2 is missing; check DATA_PATH and SWEEPS")
     try:
-        table = feather.read_table(path)
+        table = timed(path, lambda: feather.read_table(path))
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         raise DataError(f"{path}: not a feather table ({error}). Fetch it again") from error
     missing = [name for name in columns if name not in table.column_names]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 HUGE = 1e7
@@ -34,7 +35,7 @@ class Calibration:
     def from_file(cls, path: Path) -> Calibration:
         """Read ``calib/<id>.txt``; DataError that names the file and the matrix that is missing or broken."""
         try:
-            lines = path.read_text().splitlines()
+            lines = timed(path, path.read_text).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: the calibration file cannot be read ({error})") from error
         texts = dict(line.split(":", 1) for line in lines if ":" in line)

@@ -38,6 +38,7 @@ from pcdet_freeze.datasets.label_settings import (
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.rules import Name, Rule
 from pcdet_freeze.utils.untrusted_files.inside import inside
@@ -120,7 +121,7 @@ class KittiDataset(DatasetTemplate):
         """Bytes of the point file of a frame; None where it cannot be read, which its own error says."""
         try:
             path = self.files.points_path(self.frame_name(index))
-            return path.read_bytes() if path.is_file() else None
+            return timed(path, path.read_bytes) if timed(path, path.is_file) else None
         except (OSError, DataError):
             return None
 
@@ -181,9 +182,10 @@ class KittiDataset(DatasetTemplate):
     def _has_plane(self, info: Any) -> bool:
         frame = frame_id(info)
         try:
-            return frame is not None and self.files.plane_path(frame).is_file()
+            path = self.files.plane_path(frame) if frame is not None else None
         except DataError:  # a bad frame, which is named when it is read
-            return False
+            path = None
+        return path is not None and timed(path, path.is_file)
 
     def __len__(self) -> int:
         return len(self.infos)

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pcdet_freeze.datasets.files import read_bin
 from pcdet_freeze.datasets.kitti.calibration import HUGE, Calibration
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
@@ -51,8 +52,7 @@ class FrameFiles:
         """(2,) int32 height, width of the frame's image, from the file's header."""
         path = self._path("image_2", frame, "png")
         try:
-            with Image.open(path) as image:
-                width, height = image.size
+            width, height = timed(path, lambda: _image_size(path))
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: the image's size cannot be read ({error})") from error
         return np.array([height, width], np.int32)
@@ -60,10 +60,10 @@ class FrameFiles:
     def road_plane(self, frame: str) -> np.ndarray | None:
         """(4,) a, b, c, d of a x + b y + c z + d = 0 (rectified camera), normal up; or None."""
         path = self.plane_path(frame)
-        if not path.is_file():
+        if not timed(path, path.is_file):
             return None
         try:
-            lines = path.read_text().splitlines()
+            lines = timed(path, path.read_text).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: the plane file cannot be read ({error})") from error
         try:
@@ -77,3 +77,8 @@ class FrameFiles:
         if abs(plane[1]) < STEEP * np.linalg.norm(plane[:3]):
             raise DataError(f"{path}: the normal of a road plane points up (b is large); got {lines[3]!r}")
         return plane / np.linalg.norm(plane[:3]) * -np.sign(plane[1])  # y points down: up is b < 0
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file, Image.open(file) as image:
+        return image.size

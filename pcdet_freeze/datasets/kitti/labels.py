@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.boxes import FARTHEST, LARGEST, SMALLEST
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 DONT_CARE = "DontCare"
@@ -27,7 +28,7 @@ def read_labels(path: Path) -> dict[str, Any]:
     difficulty (K,) int32. Raises DataError naming file and line for a line that does not parse.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = timed(path, path.read_text).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the label file cannot be read ({error})") from error
     rows = [_parse(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]

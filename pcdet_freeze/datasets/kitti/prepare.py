@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pcdet_freeze.datasets.kitti.check_info import has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.registry import Config
+from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reads_within, timed
 from pcdet_freeze.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -55,25 +57,28 @@ def prepare_kitti(
     (broken points, calibration, image or label) is left out, named with its reason, and counted. Info files
     are written after all frames have been read, each whole or not at all.
 
-    Raises DataError: no data folder, no split files, no good frame, a folder that cannot be written.
+    Raises:
+        DataError: no data folder, no split files, no good frame, a folder that cannot be written.
+        ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
     log = logger or logging.getLogger("pcdet_freeze")
     for key in ("DATA_PATH", "INFO_ROOT"):
         if not isinstance(dataset_cfg.get(key), str | Path | None):
             raise ConfigError(f"{key} must be a folder (a string); got {dataset_cfg[key]!r}")
-    root = data_root(data_path or dataset_cfg.get("DATA_PATH") or "data/kitti")
-    out = Path(out_dir or dataset_cfg.get("INFO_ROOT") or root)
-    splits = read_splits(root)
     report = PrepareReport()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        frames = _read_all(root, out, splits, workers, report)
-        _write_all(out, splits, frames, report)
-    except OSError as error:
-        raise DataError(
-            f"the info files cannot be written to {out} ({error}). Name another folder with "
-            "--out DIR, and set DATA_CONFIG.INFO_ROOT to it"
-        ) from error
+    with reads_within(limit_of(dataset_cfg)):
+        root = data_root(data_path or dataset_cfg.get("DATA_PATH") or "data/kitti")
+        out = Path(out_dir or dataset_cfg.get("INFO_ROOT") or root)
+        splits = read_splits(root)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            frames = _read_all(root, out, splits, workers, report)
+            _write_all(out, splits, frames, report)
+        except OSError as error:
+            raise DataError(
+                f"the info files cannot be written to {out} ({error}). Name another folder with "
+                "--out DIR, and set DATA_CONFIG.INFO_ROOT to it"
+            ) from error
     _log(log, report, out, class_names)
     return report
 
@@ -81,7 +86,8 @@ def prepare_kitti(
 def data_root(path: str | Path) -> Path:
     """``path`` if KITTI's ``training`` or ``testing`` folder is in it, else DataError."""
     root = Path(path)
-    if not (root / "training").is_dir() and not (root / "testing").is_dir():
+    folders = [root / name for name in ("training", "testing")]
+    if not any(timed(folder, folder.is_dir) for folder in folders):
         raise DataError(
             f"KITTI is expected at {root.absolute()} with training/{{velodyne,calib,label_2,image_2}} and "
             "ImageSets/, but no such folder is there. Set DATA_CONFIG.DATA_PATH to where it is; write the "
@@ -95,7 +101,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     splits = {}
     for split in SPLITS:
         path = root / "ImageSets" / f"{split}.txt"
-        if path.is_file():
+        if timed(path, path.is_file):
             splits[split] = _frame_ids(path)
     missing = [f"{split}.txt" for split in ("train", "val") if split not in splits]
     if missing:
@@ -109,7 +115,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
 
 def _frame_ids(path: Path) -> list[str]:
     try:
-        return list(dict.fromkeys(path.read_text().split()))
+        return list(dict.fromkeys(timed(path, path.read_text).split()))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: a split file holds one frame id a line, but cannot be read ({error})"
@@ -122,7 +128,7 @@ def _read_all(
     """Frames of 'training' and of 'testing' by id; the bad ones go into the report."""
     labelled = list(dict.fromkeys(splits["train"] + splits["val"] + splits["trainval"]))
     pasted = set(splits["train"])
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with _pool(workers) as pool:
         training = FrameFiles(root / "training")
         found = {
             "training": _read(
@@ -136,6 +142,17 @@ def _read_all(
     return found
 
 
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read frames; after an error or Ctrl-C no further frame is begun."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _read(
     files: FrameFiles,
     ids: list[str],
@@ -144,10 +161,12 @@ def _read(
     database_of: Callable[[str], Path | None] | None,
 ) -> dict[str, _Frame]:
     """Read the frames ``ids``; ``database_of(id)``: where its objects go (None: the split has no labels)."""
+    limit = current_limit()
 
     def one(frame: str) -> _Frame | DataError:
         try:
-            info, points = frame_info(files, frame, labelled=database_of is not None)
+            with reads_within(limit):  # of a thread of its own
+                info, points = frame_info(files, frame, labelled=database_of is not None)
         except DataError as error:
             return error
         out = database_of(frame) if database_of is not None else None

@@ -7,7 +7,8 @@ model_state      the detector's state_dict, on CPU, without wrapper prefixes
 optimizer_state  torch's own format, on CPU
 version          'pcdet_freeze+<version>'
 pcdet_freeze     plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a list,
-                 one state a rank), sampler, skipped_steps, seed, cfg_digest, entries of hooks (freeze)
+                 one state a rank), sampler, skipped_steps, seed, cfg_digest, entries of hooks (freeze,
+                 bad_data)
 ```
 """
 

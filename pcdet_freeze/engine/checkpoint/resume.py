@@ -74,6 +74,7 @@ def _resume_position(trainer: Trainer, ours: Mapping[str, Any]) -> None:
         _check_same_epoch(trainer, sampler)
     trainer.offset = sampler["offset"]
     trainer.guard.skipped = ours.get("skipped_steps", 0)
+    trainer.resumed = ours
     if ours["scaler"] and trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(ours["scaler"])
     if len(states) != distributed.world_size():

@@ -32,10 +32,12 @@ class Hook:
     ```
 
     ``hook.at_checkpoint(trainer, ours)`` is called on every rank before a checkpoint is written: it may add
-    plain data to ``ours``; if it raises, the file is not written.
+    plain data to ``ours``; if it raises, the file is not written. A run that resumes finds it in
+    ``trainer.resumed``.
 
     ``hook.on_exception(trainer)`` is called where an error or Ctrl-C ends the loop; ``after_train`` is not
-    called then. ``trainer.run()`` may be called again afterwards and starts with ``before_train``.
+    called then. An error in it is logged. ``trainer.run()`` may be called again afterwards and starts with
+    ``before_train``.
 
     A hook may replace ``trainer.model`` and ``trainer.optimizer`` (see ``Trainer.rebuild``), set
     ``trainer.stopped`` to end the run after the current step, and add to ``trainer.results``.
@@ -71,6 +73,16 @@ class Hook:
 
     def on_exception(self, trainer: Trainer) -> None:
         """An error or Ctrl-C ended the loop: close files, remove torch hooks. No collective calls here."""
+
+
+def call_on_exception(trainer: Trainer) -> None:
+    """Call ``on_exception`` of all hooks; an error of one must not hide the error that ended the loop."""
+    for hook in trainer.hooks:
+        try:
+            hook.on_exception(trainer)
+        except Exception:
+            name = type(hook).__name__
+            trainer.logger.exception("%s.on_exception raised an error while the run ended by another:", name)
 
 
 class ConfiguredHook(Hook):

@@ -167,7 +167,7 @@ class SummaryHook(Hook):
     """Writes ``run.json`` at the end: iterations, and the median seconds of one, of its data, its forward.
 
     ``trainer.results`` of other hooks is added. The first ``WARM_UP`` iterations are left out of the medians
-    where there are more.
+    where there are more. A run that had nothing left to train keeps the file that it has written before.
     """
 
     WARM_UP = 5
@@ -191,4 +191,16 @@ class SummaryHook(Hook):
             "seconds_per_iteration": medians,
             **trainer.results,
         }
-        distributed.main_only(lambda: write_text(self.path, json.dumps(values, indent=1) + "\n"))
+        distributed.main_only(lambda: self._write(values))
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self._seconds or self._written_iterations() != values["iterations"]:
+            write_text(self.path, json.dumps(values, indent=1) + "\n")
+
+    def _written_iterations(self) -> object:
+        """The iterations that the present file names; None without a valid one."""
+        try:
+            found = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return None
+        return found.get("iterations") if isinstance(found, dict) else None

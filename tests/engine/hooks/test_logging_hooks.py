@@ -226,3 +226,17 @@ def test_run_json_holds_iterations_and_the_median_seconds_of_one(tmp_path: Path)
     found = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (found["iterations"], found["epochs"]) == (8, 2)
     assert found["seconds_per_iteration"]["batch"] == 7
+
+
+def test_a_finished_run_that_starts_again_keeps_its_run_json(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    trainer = toy_trainer([SummaryHook(path)])
+    trainer.results["told"] = 7
+    trainer.run()
+    before, again = path.read_text(), toy_trainer([SummaryHook(path)])
+    again.epoch, again.iteration = trainer.epoch, trainer.iteration
+    again.run()
+    assert path.read_text() == before
+    path.write_text('{"iterations": 4}')  # of a run that was made longer, and killed before it wrote the file
+    again.run()
+    assert json.loads(path.read_text())["iterations"] == 8
