@@ -6,9 +6,11 @@ Few modules are imported here: Ctrl-C prints a traceback until ``main`` runs.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -107,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, words: Sequence[str], prog: str) -> int:
-    with HeldInterrupt():  # torch aborts where its import is interrupted
+    with HeldInterrupt(), _collector_off():  # torch aborts where its import is interrupted
         command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
     parser = CommandParser(prog=prog, description=command.__doc__)
     parser.example = f"{prog} {COMMANDS[name].example}"
@@ -120,6 +122,22 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
 
         print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Import without garbage collection, which finds nothing in modules but takes 15 % of the time.
+
+    What is imported is not looked at later either; loader processes then share its pages.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.freeze()
+            gc.enable()
 
 
 def _top_level(words: Sequence[str], prog: str) -> int:

@@ -3,11 +3,13 @@
 ``random_scenes`` makes a batch without a data set, ``variants`` builds trainers that differ in what they
 freeze (``other_packages``: as lightning and timm do), ``exact_figures`` counts FLOPs and bytes, ``timing``
 runs interleaved rounds and ``tables`` prints. The comparisons are ``steps`` (variants of a step),
-``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators`` and ``scaling``.
+``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators`` and ``scaling``;
+``whole_training`` measures processes of their own.
 """
 
 from pcdet_freeze.bench.certificate_cost import time_certificate
 from pcdet_freeze.bench.data_loading import measure_data_loading
+from pcdet_freeze.bench.evaluation_cost import measure_evaluation
 from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
 from pcdet_freeze.bench.guard_cost import measure_guard_cost
 from pcdet_freeze.bench.operators import measure_operators
@@ -15,18 +17,23 @@ from pcdet_freeze.bench.random_scenes import RandomScenes, make_batch
 from pcdet_freeze.bench.scaling import measure_scaling
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.bench.variants import BUILT, Contender, build_contenders
+from pcdet_freeze.bench.whole_training import WholeTraining, measure_allocator, measure_parts
 
 __all__ = [
     "BUILT",
     "Contender",
     "RandomScenes",
+    "WholeTraining",
     "build_contenders",
     "compare_steps",
     "make_batch",
+    "measure_allocator",
     "measure_data_loading",
+    "measure_evaluation",
     "measure_freeze_overhead",
     "measure_guard_cost",
     "measure_operators",
+    "measure_parts",
     "measure_scaling",
     "time_certificate",
 ]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze import bench
-from pcdet_freeze.bench import tables
+from pcdet_freeze.bench import tables, training_tables
 from pcdet_freeze.bench.baselines import baselines
 from pcdet_freeze.bench.other_packages import AGAINST
 from pcdet_freeze.bench.random_scenes import sizes_of
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "certificate: its time for 60 M parameters; loading: frames a second of "
                         "the loader processes; operators: anchor targets and rotated IoU; scaling: more "
                         "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
-                        "lanes without a network")  # fmt: skip
+                        "lanes without a network; training: where the time of a whole training goes; "
+                        "allocator: whole trainings with and without freed memory kept; evaluation: KITTI "
+                        "AP of stored detections, post-processing of a frame")  # fmt: skip
     parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
     parser.add_argument(
         "--freeze",
@@ -64,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
     parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE",
                         help="the rows as data, to FILE; without one to the standard output")  # fmt: skip
+    parser.add_argument("--iterations", type=whole(1), default=60,
+                        help="length of a whole training (--what training, allocator)")  # fmt: skip
+    parser.add_argument("--pretrained_model",
+                        help="checkpoint that it starts from, where frozen modules need one")  # fmt: skip
     parser.add_argument("--scenes", type=whole(1), default=40,
                         help="training frames that --what baselines is fitted on")  # fmt: skip
     add_set(parser, last=False)
@@ -189,6 +195,36 @@ def _scaling(args: argparse.Namespace) -> list[Row]:
     )
 
 
+def _whole_training(args: argparse.Namespace) -> bench.WholeTraining:
+    """The training that is measured, in a process of its own."""
+    frozen = FreezePlan.from_cfg(config_of(args)).entries  # faults of the config are found here
+    given = [] if args.freeze is None else ["MODEL.NOT_TRAIN_IN_MULTI_TASK", args.freeze]
+    if frozen and args.pretrained_model is None:
+        given += ["MODEL.FREEZE.ALLOW_RANDOM", "True"]
+    options = {
+        "max_iters": args.iterations,
+        "workers": args.workers,
+        "batch_size": args.batch_size,
+        "pretrained_model": args.pretrained_model,
+        "device": args.device,
+        "no_savings": True,
+    }
+    words = [*(args.set_cfgs or []), *given]
+    return bench.WholeTraining(args.cfg_file or DEFAULT_CFG, words, options, args.threads)
+
+
+def _evaluation(args: argparse.Namespace) -> list[Row]:
+    return bench.measure_evaluation(config_of(args).MODEL.POST_PROCESSING, args.rounds)
+
+
+def _training(args: argparse.Namespace) -> list[Row]:
+    return bench.measure_parts(_whole_training(args))
+
+
+def _allocator(args: argparse.Namespace) -> list[Row]:
+    return bench.measure_allocator(_whole_training(args), args.rounds)
+
+
 def _baselines(args: argparse.Namespace) -> list[Row]:
     return [baselines(config_of(args), args.scenes)]
 
@@ -198,12 +234,15 @@ def _baseline_table(rows: Sequence[Row]) -> str:
 
 
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
+    "allocator": (_allocator, training_tables.allocator_table),
     "baselines": (_baselines, _baseline_table),
     "step": (_step, tables.step_table),
     "hold": (_hold, tables.overhead_table),
     "guards": (_guards, tables.guard_table),
     "certificate": (_certificate, tables.certificate_table),
     "loading": (_loading, tables.loading_table),
+    "evaluation": (_evaluation, training_tables.seconds_table),
     "operators": (_operators, tables.operator_table),
     "scaling": (_scaling, tables.scaling_table),
+    "training": (_training, training_tables.parts_table),
 }

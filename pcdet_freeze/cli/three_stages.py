@@ -1,31 +1,32 @@
 """Train detection, then segmentation, then lanes on simulated scenes; earlier tasks stay frozen.
 
-Every step is a command that is printed before it runs. The table at the end shows each task after each stage,
-and whether the detector's outputs are bitwise equal. A short training without the freeze list shows that they
-change without it.
+Every step is a command that is printed before it runs; all run in this process, on scenes that are rendered
+once. The table at the end shows each task after each stage, and whether the detector's outputs are bitwise
+equal. A short training without the freeze list shows that they change without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pcdet_freeze.cli.exit_code import INTERRUPTED
+from pcdet_freeze.cli.heartbeat import Heartbeat
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.evaluation.stage_table import stage_table
 
 STAGES = {"1 detection": "stage1_detect", "2 segmentation": "stage2_segment", "3 lanes": "stage3_lane"}
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
 QUICK = ["DATA_CONFIG.NUM_SCENES.train", "8", "DATA_CONFIG.NUM_SCENES.test", "4"]
-SETTLES_S = 10.0
-"""seconds that a command has to end by itself after Ctrl-C"""
+LENGTHS = {"stage1_detect": 500, "stage2_segment": 450, "stage3_lane": 400}
+"""iterations of each stage, of BATCH_SIZE scenes"""
+BATCH_SIZE = 2
 Figures = dict[str, Any]
 
 
@@ -44,59 +45,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stages, control, verify, table; exit code 1 where the detector changed, or never could have."""
     out, begin, few = Path(args.output_dir).resolve(), time.monotonic(), QUICK if args.quick else []
-    shutil.rmtree(out / "synthetic_models", ignore_errors=True)
+    scenes = out / "scenes"
+    for folder in (out / "synthetic_models", scenes):
+        shutil.rmtree(folder, ignore_errors=True)
+    few = [*few, "DATA_CONFIG.CACHE", str(scenes)]
+    try:
+        with Heartbeat() as heartbeat:
+            columns, same, changed = _all_steps(out, few, args.quick, heartbeat)
+    finally:
+        shutil.rmtree(scenes, ignore_errors=True)
 
-    done: dict[str, Figures] = {}
-    for name, cfg in STAGES.items():
-        start = list(done.values())[-1]["ckpt"] if done else None
-        options = [*(["--max_iters", "4"] if few else []), *set_words(few)]
-        done[name] = train_stage(out, cfg, "demo", start, options, few)
-    runs = list(done.values())
-    free = ["--max_iters", "4", "--num_epochs_to_eval", "0", "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[]"]
-    control = train_stage(out, "stage2_segment", "control", runs[0]["ckpt"], [*free, *few], few)
-    changed = [step("verify", a["ckpt"], b["ckpt"], check=False) for a, b in pairwise(runs)]
-    baselines = out / "baselines.json"
-    step("bench", "--what", "baselines", "--cfg_file", path(STAGES["3 lanes"]), "--json", str(baselines),
-         *set_words(few))  # fmt: skip
-
-    same = [figures["detector"] == runs[0]["detector"] for figures in (*runs[1:], control)]
     verdict = ["", *("the same" if yes else "CHANGED" for yes in same[:2]), ""]
-    columns = {**done, "no network": json.loads(baselines.read_text())[0]}
     print("\n" + stage_table(columns, [("the detector's outputs, bit for bit", verdict)]))
     print(f"4 iterations of stage 2 without the list: {'THE SAME' if same[2] else 'they change'}")
     print(f"\nthree-stages: {time.monotonic() - begin:.0f} s without installation")
-    return int(any(changed) or same != [True, True, False] or not (few or runs[0]["boxes"]))
+    found = args.quick or columns["1 detection"]["boxes"]
+    return int(changed or same != [True, True, False] or not found)
 
 
-def step(*words: str, check: bool = True) -> int:
-    """Print a command as a user would type it, run it, and return its exit code.
+def _all_steps(
+    out: Path, keys: list[str], quick: bool, heartbeat: Heartbeat
+) -> tuple[dict[str, Figures], list[bool], bool]:
+    """Columns of the table; whether the detector of stage 2, stage 3, the control is that of stage 1; whether
+    ``verify`` found a change."""
+    done: dict[str, Figures] = {}
+    for name, cfg in STAGES.items():
+        heartbeat.begin(f"stage {name}")
+        start = list(done.values())[-1]["ckpt"] if done else None
+        length = ["--batch_size", str(BATCH_SIZE), "--max_iters", str(4 if quick else LENGTHS[cfg])]
+        done[name] = train_stage(out, cfg, "demo", start, [*length, *set_words(keys)], keys)
+    runs = list(done.values())
+    heartbeat.begin("control and comparison")
+    free = ["--batch_size", str(BATCH_SIZE), "--max_iters", "4", "--num_epochs_to_eval", "0"]
+    free += set_words(["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[]", *keys])
+    control = train_stage(out, "stage2_segment", "control", runs[0]["ckpt"], free, keys)
+    changed = [step("verify", a["ckpt"], b["ckpt"], check=False) for a, b in pairwise(runs)]
+    baselines = out / "baselines.json"
+    step("bench", "--what", "baselines", "--cfg_file", path(STAGES["3 lanes"]), "--json", str(baselines),
+         *set_words(keys))  # fmt: skip
+    same = [figures["detector"] == runs[0]["detector"] for figures in (*runs[1:], control)]
+    return {**done, "no network": json.loads(baselines.read_text())[0]}, same, any(changed)
+
+
+def step(name: str, *words: str, check: bool = True) -> int:
+    """Print a command as a user would type it, run it in this process, and return its exit code.
 
     Raises StepError where it failed and ``check`` is set.
     """
-    line = " ".join(f'"{word}"' if word[:1] in "[{" else word for word in words)
+    line = " ".join(f'"{word}"' if word[:1] in "[{" else word for word in (name, *words))
     print(f"\n$ pcdet-freeze {line}\n", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "pcdet_freeze", *words])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        _let_end(process)
-        raise
-    if code == -signal.SIGINT or code == 130:
+    command = importlib.import_module(f"pcdet_freeze.cli.{name}")
+    parser = argparse.ArgumentParser(prog=f"pcdet-freeze {name}")
+    command.add_arguments(parser)
+    code = int(command.run(parser.parse_args(words)))
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code and check:
-        raise StepError(
-            f"Every step must succeed, but `pcdet-freeze {words[0]}` ended with exit code {code}."
-        )
+        raise StepError(f"Every step must succeed, but `pcdet-freeze {name}` ended with exit code {code}.")
     return code
-
-
-def _let_end(process: subprocess.Popen[bytes]) -> None:
-    """A terminal's Ctrl-C reaches the command too; wait until it has ended, and end it where it does not."""
-    try:
-        process.wait(SETTLES_S)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait()
 
 
 def path(cfg: str) -> str:
@@ -114,8 +120,8 @@ def train_stage(
 ) -> Figures:
     """Train from the checkpoint ``start``; returns metrics, last checkpoint, digests of the detector."""
     given = ["--pretrained_model", start] if start else []
-    step("train", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", tag,
-         "--fix_random_seed", "--workers", "1", "--logger_iter_interval", "25", *given, *options)  # fmt: skip
+    step("train", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", tag, "--fix_random_seed",
+         "--workers", "1", "--logger_iter_interval", "10", "--no_savings", *given, *options)  # fmt: skip
     folder = out / "synthetic_models" / cfg / tag
     ckpt = str(max(folder.glob("ckpt/checkpoint_epoch_*.pth"), key=lambda file: file.stat().st_mtime))
     figures = json.loads((folder / "run.json").read_text()) | {"ckpt": ckpt}

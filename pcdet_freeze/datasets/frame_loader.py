@@ -27,6 +27,7 @@ from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.datasets.worker_deaths import JOIN_S, WorkerDeaths, kill_workers
 from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.allocator import keep_freed_memory
 from pcdet_freeze.utils.loader_threads import draws_from_own_generators
 from pcdet_freeze.utils.rng import untouched_rng
 
@@ -77,6 +78,7 @@ class StartWorker:
 
     def __call__(self, worker: int) -> None:
         leave_signals_to_the_main_process()
+        keep_freed_memory()  # inherited only where workers are forked
         dataset: Any = torch.utils.data.get_worker_info().dataset  # type: ignore[union-attr]
         dataset.reading = self.board.writer(worker)
 

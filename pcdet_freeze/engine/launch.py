@@ -35,6 +35,7 @@ from pcdet_freeze.engine.run_lock import run_lock
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.allocator import SWITCH, keep_freed_memory
 from pcdet_freeze.utils.distributed import World
 from pcdet_freeze.utils.output_files import writing
 from pcdet_freeze.utils.rng import set_seed
@@ -91,6 +92,8 @@ def _open_log(
     except OSError as error:
         raise ConfigError(f"--output_dir must be a folder to write to; {folders.root}: {error}") from error
     log_environment(logger, device, world.size)
+    if keep_freed_memory():
+        logger.info("Freed memory stays in the process for the next step (%s=0 turns this off)", SWITCH)
     log_config(logger, {"cfg_file": file_of(cfg), **asdict(options)}, cfg)
     return logger
 

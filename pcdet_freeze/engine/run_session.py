@@ -18,6 +18,7 @@ from pcdet_freeze.engine.logger import close_logger, create_logger, is_open
 from pcdet_freeze.engine.run_context import TrainContext
 from pcdet_freeze.errors import CheckpointError, PCDetFreezeError, TrainingError
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.allocator import return_freed_memory
 from pcdet_freeze.utils.signals.stop_signals import StoppedBySignal
 
 
@@ -91,6 +92,7 @@ def _restored_process() -> Iterator[None]:
             cudnn.deterministic, cudnn.benchmark = flags
             if not member:
                 distributed.stop()
+            return_freed_memory()
 
 
 def clear_message(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from easydict import EasyDict
 from torch import nn
@@ -95,8 +95,16 @@ def train(
         return _train(context)
 
 
-def _train(context: TrainContext) -> TrainResult:
-    """Build, freeze, run. The freeze contract needs this order: no optimizer holds a frozen parameter."""
+class BuiltTraining(NamedTuple):
+    """A training that has not begun."""
+
+    trainer: Trainer
+    hooks: list[ConfiguredHook]
+    evaluation: build.Evaluation | None
+
+
+def build_training(context: TrainContext) -> BuiltTraining:
+    """Build and freeze. The freeze contract needs this order: no optimizer holds a frozen parameter."""
     checkpoint = launch.find_checkpoint(context)
     launch.choose_seed(context, checkpoint)
     train_data = build.build_data(context, training=True)
@@ -112,7 +120,11 @@ def _train(context: TrainContext) -> TrainResult:
 
     # optimizer over what trains, its state, DDP
     trainer = build.build_trainer(context, model, train_data, evaluation, hooks, checkpoint)
+    return BuiltTraining(trainer, hooks, evaluation)
 
+
+def _train(context: TrainContext) -> TrainResult:
+    trainer, hooks, evaluation = build_training(context)
     losses = _LossHistory()
     trainer.hooks.append(losses)
     _run(trainer, context)

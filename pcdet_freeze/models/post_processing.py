@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -183,12 +183,30 @@ def _select(groups: list[_AnchorGroup], settings: PostProcessingSettings) -> dic
     if nms_config.multi_classes_nms:
         parts = [_each_class(group, settings) for group in groups]
         return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    boxes = torch.cat([group.boxes for group in groups])
-    best, raw, labels = (torch.cat(parts) for parts in zip(*(_best(group) for group in groups), strict=True))
+    groups = [_with_candidates(group, settings.score_thresh) for group in groups]
+    boxes = _joined([group.boxes for group in groups])
+    best, raw, labels = map(_joined, zip(*(_best(group) for group in groups), strict=True))
     chosen, kept = class_agnostic_nms(boxes, best, nms_config, settings.score_thresh)
     if settings.output_raw_score:
         kept = raw[chosen]
     return {"pred_boxes": boxes[chosen], "pred_scores": kept, "pred_labels": labels[chosen]}
+
+
+def _with_candidates(group: _AnchorGroup, score_thresh: float) -> _AnchorGroup:
+    """The anchors of a group of which some score reaches the threshold, in their order.
+
+    On a CPU the maximum over the classes of all anchors takes most of the time of a frame. On other devices
+    it does not, and counting the candidates would wait for the device.
+    """
+    if not group.scores.is_cpu:
+        return group
+    reached = (group.scores.reshape(-1) >= score_thresh).nonzero()[:, 0]
+    rows = (reached // group.scores.shape[1]).unique_consecutive()
+    return _AnchorGroup(group.boxes[rows], group.raw[rows], group.scores[rows], group.labels)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _best(group: _AnchorGroup) -> tuple[Tensor, Tensor, Tensor]:

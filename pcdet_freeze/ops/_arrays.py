@@ -1,29 +1,15 @@
-"""Helpers of the operators: shape checks, numpy <-> torch, and the numba decorator."""
+"""Helpers of the operators: shape checks, numpy <-> torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import torch
 
 from pcdet_freeze.errors import DataError
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """``numba.njit`` with a cache on disk, strict IEEE arithmetic and without the GIL.
-
-    The cache is next to the module, or in the user's cache folder if the package is read-only. If neither is
-    writable, numba refuses to cache, and the function is compiled once per process.
-    """
-    try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def check_columns(name: str, array: Any, columns: int, exact: bool = False) -> None:

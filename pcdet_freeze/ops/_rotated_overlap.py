@@ -16,9 +16,7 @@ The rounding error is about 1e-15 of the smaller area. Areas below EPSILON times
 exactly 0. A rectangle with a non-finite value or a non-positive size has no intersection with any rectangle.
 
 A rectangle is a row [x, y, dx, dy, angle] of a float64 array. `_rotated_overlap_torch.py` implements the same
-formula on tensors. The numba part of NMS is in this file as well, because the disk cache of numba only checks
-whether the
-file of the called function has changed: compiled functions that call each other must share a file.
+formula on tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ import math
 
 import numpy as np
 
-from pcdet_freeze.ops._arrays import jit
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 EPSILON = 1e-9
@@ -35,7 +33,7 @@ _CELLS = 128  # maximum number of cells per side of the grid of NMS
 
 
 @uninterrupted
-@jit
+@compiled
 def prepare(rectangles):  # type: ignore[no-untyped-def]
     """(N, 5) -> (N, 8): x, y, half dx, half dy, cos, sin, radius of the circumscribed circle, area."""
     out = np.zeros((len(rectangles), 8))
@@ -51,7 +49,7 @@ def prepare(rectangles):  # type: ignore[no-untyped-def]
     return out
 
 
-@jit
+@compiled
 def _edge(x1, y1, x2, y2, hx, hy, x0):  # type: ignore[no-untyped-def]
     """Integral of clamp(x, -hx, hx) - x0 over dy along the part of an edge with |y| <= hy."""
     ya, yb = min(max(y1, -hy), hy), min(max(y2, -hy), hy)
@@ -69,7 +67,7 @@ def _edge(x1, y1, x2, y2, hx, hy, x0):  # type: ignore[no-untyped-def]
     return (yb - ya) * mean
 
 
-@jit
+@compiled
 def row(rows, n):  # type: ignore[no-untyped-def]
     """One prepared rectangle as a tuple of numbers; a view of the array would be slower than the area."""
     return (
@@ -78,7 +76,7 @@ def row(rows, n):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@jit
+@compiled
 def overlap(a, b):  # type: ignore[no-untyped-def]
     """Intersection area of two prepared rectangles (tuples of ``row``), square metres."""
     if a[7] > b[7]:
@@ -104,7 +102,7 @@ def overlap(a, b):  # type: ignore[no-untyped-def]
 
 
 @uninterrupted
-@jit
+@compiled
 def overlap_matrix(a, b):  # type: ignore[no-untyped-def]
     """Prepared (N, 8), (M, 8) -> (N, M)."""
     out = np.zeros((len(a), len(b)))
@@ -116,7 +114,7 @@ def overlap_matrix(a, b):  # type: ignore[no-untyped-def]
 
 
 @uninterrupted
-@jit
+@compiled
 def overlap_pairs(a, b):  # type: ignore[no-untyped-def]
     """Prepared (N, 8), (N, 8) -> (N,)."""
     out = np.zeros(len(a))
@@ -125,7 +123,7 @@ def overlap_pairs(a, b):  # type: ignore[no-untyped-def]
     return out
 
 
-@jit
+@compiled
 def _above(a, b, thresh):  # type: ignore[no-untyped-def]
     """True if the IoU of two prepared rectangles is > thresh; cheap bounds avoid most areas."""
     dx, dy, reach = a[0] - b[0], a[1] - b[1], a[6] + b[6]
@@ -140,7 +138,7 @@ def _above(a, b, thresh):  # type: ignore[no-untyped-def]
     return inter / (both - inter) > thresh
 
 
-@jit
+@compiled
 def _bound(a, b, dx, dy):  # type: ignore[no-untyped-def]
     """Upper bound of overlap(a, b): the intersection of b with the bounding rectangle of a in b's frame."""
     cos, sin = abs(a[4] * b[4] + a[5] * b[5]), abs(a[5] * b[4] - a[4] * b[5])
@@ -151,7 +149,7 @@ def _bound(a, b, dx, dy):  # type: ignore[no-untyped-def]
     return max(x_shared, 0.0) * max(y_shared, 0.0)
 
 
-@jit
+@compiled
 def _grid(rows):  # type: ignore[no-untyped-def]
     """Lower corner, cell size and cells per side; 90 % of the boxes reach into adjacent cells at most."""
     radius = rows[:, 6].copy()
@@ -170,7 +168,7 @@ def _grid(rows):  # type: ignore[no-untyped-def]
 
 
 @uninterrupted
-@jit
+@compiled
 def greedy(rows, thresh):  # type: ignore[no-untyped-def]
     """Prepared rectangles in descending order of score -> indices of the kept ones."""
     x1, y1, cell, side = _grid(rows)
@@ -197,7 +195,7 @@ def greedy(rows, thresh):  # type: ignore[no-untyped-def]
     return kept[:count].copy()
 
 
-@jit
+@compiled
 def _suppressed_by_any(rows, n, kept, count, thresh):  # type: ignore[no-untyped-def]
     box = row(rows, n)
     for k in range(count):  # noqa: SIM110 (numba compiles no any(...))
@@ -206,7 +204,7 @@ def _suppressed_by_any(rows, n, kept, count, thresh):  # type: ignore[no-untyped
     return False
 
 
-@jit
+@compiled
 def _suppressed_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignore[no-untyped-def]
     box = row(rows, n)
     for near in range(10):
@@ -228,7 +226,7 @@ def _suppressed_nearby(rows, n, head, older, side, i, j, thresh):  # type: ignor
 
 
 @uninterrupted
-@jit
+@compiled
 def walk(count, later, earlier):  # type: ignore[no-untyped-def]
     """Greedy NMS from overlapping pairs, sorted by ``later``: a box that overlaps a kept one is removed."""
     kept = np.ones(count, dtype=np.bool_)

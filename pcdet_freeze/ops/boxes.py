@@ -19,10 +19,10 @@ from pcdet_freeze.ops._arrays import (
     check_columns,
     check_same_kind,
     floating_like,
-    jit,
     to_float64,
     to_tensor,
 )
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 # lower face, then upper face; in each: front-left, front-right, rear-right, rear-left
@@ -160,7 +160,7 @@ def _check_points_and_boxes(points: Any, boxes: Any) -> None:
     check_same_kind("points", points, "boxes", boxes)
 
 
-@jit
+@compiled
 def _inside(px, py, pz, box, cos, sin, margin):  # type: ignore[no-untyped-def]
     if not abs(pz - box[2]) <= box[5] / 2:
         return False
@@ -170,7 +170,7 @@ def _inside(px, py, pz, box, cos, sin, margin):  # type: ignore[no-untyped-def]
 
 
 @uninterrupted
-@jit
+@compiled
 def _inside_all(points, boxes, margin):  # type: ignore[no-untyped-def]
     mask = np.zeros((len(boxes), len(points)), dtype=np.bool_)
     for m in range(len(boxes)):
@@ -181,7 +181,7 @@ def _inside_all(points, boxes, margin):  # type: ignore[no-untyped-def]
 
 
 @uninterrupted
-@jit
+@compiled
 def _first_box(points, boxes, margin):  # type: ignore[no-untyped-def]
     first = np.full(len(points), -1, dtype=np.int64)
     for m in range(len(boxes) - 1, -1, -1):  # reverse order, so that the first box wins

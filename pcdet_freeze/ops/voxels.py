@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.ops._arrays import Array, check_columns, jit
+from pcdet_freeze.ops._arrays import Array, check_columns
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 Numbers = Sequence[float] | np.ndarray
@@ -133,7 +134,7 @@ def _numbers(name: str, values: Numbers, count: int) -> np.ndarray:
     return array
 
 
-@jit
+@compiled
 def _number_voxels(points, lower, size, grid, max_voxels):  # type: ignore[no-untyped-def]
     """Voxel of each point (-1: none), coords (M, 3) [z, y, x].
 
@@ -174,7 +175,7 @@ def _number_voxels(points, lower, size, grid, max_voxels):  # type: ignore[no-un
 
 
 @uninterrupted
-@jit
+@compiled
 def _voxelize(points, lower, size, grid, max_points, max_voxels):  # type: ignore[no-untyped-def]
     """Two passes: number the voxels, then copy the points into arrays of the exact size."""
     owner, coords = _number_voxels(points, lower, size, grid, max_voxels)

@@ -14,7 +14,7 @@ from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.trainer import Trainer
 
 LOGGER = logging.getLogger("savings")
-EPOCHS = 15
+EPOCHS = 260
 """of four iterations: long enough"""
 
 

@@ -18,7 +18,7 @@ from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_seed
 
-EPOCHS = 60
+EPOCHS = 600
 
 
 def run(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from tool_runs import CFG, FREEZE, LIST, RANDOM, ROOT, SMALL, folder, tool, trai
 from pcdet_freeze.__main__ import main as command
 from pcdet_freeze.datasets.synthetic import SyntheticDataset
 from pcdet_freeze.engine import build
+from pcdet_freeze.engine.hooks import savings
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import RunContext, RunFolders, RunOptions
 from pcdet_freeze.errors import ConfigError
@@ -318,6 +319,9 @@ def test_a_hook_with_a_wrong_setting_is_one_message_before_any_data(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("flags", "measured"), [([], True), (["--no_savings"], False)])
-def test_no_savings_turns_the_measurement_off(tmp_path: Path, flags: list[str], measured: bool) -> None:
-    assert train(tmp_path, "--max_iters", 50, *flags, sets=FREEZE) == 0
+def test_no_savings_turns_the_measurement_off(
+    tmp_path: Path, flags: list[str], measured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(savings, "SHORTEST", 2)
+    assert train(tmp_path, "--max_iters", 2, *flags, sets=FREEZE) == 0
     assert ("freezing_saves" in json.loads((folder(tmp_path) / "run.json").read_text())) is measured

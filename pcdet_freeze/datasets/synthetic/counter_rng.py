@@ -1,20 +1,19 @@
 """Counter-based random numbers for the kernels: each number is a function of its key only.
 
 The noise of a ray therefore does not depend on the rays cast before it. Mixing function: splitmix64 (Steele,
-Lea, Flood 2014, "Fast splittable pseudorandom number generators"). The disk cache of numba only checks the
-file of the
-kernel that Python calls: after a change here, also touch ``raycast.py`` and ``lidar_returns.py``.
+Lea, Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from pcdet_freeze.ops.compiled import compiled
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit(cache=True)
+@compiled
 def mix(key: np.uint64) -> np.uint64:
     """Hash 64 bits."""
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -22,19 +21,19 @@ def mix(key: np.uint64) -> np.uint64:
     return key ^ (key >> np.uint64(31))
 
 
-@njit(cache=True)
+@compiled
 def stream(key: np.uint64, number: int) -> np.uint64:
     """The ``number``-th 64-bit word of the stream ``key``."""
     return mix(key + np.uint64(number + 1) * GOLDEN)
 
 
-@njit(cache=True)
+@compiled
 def uniform(key: np.uint64, number: int) -> float:
     """A float in [0, 1)."""
     return float(stream(key, number) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
+@compiled
 def bell(key: np.uint64, number: int) -> float:
     """Approximately standard normal, bounded by 3.47: the scaled sum of four 16-bit uniforms."""
     word = stream(key, number)
@@ -45,7 +44,7 @@ def bell(key: np.uint64, number: int) -> float:
     return (total / 65535.0 - 2.0) * 1.7320508075688772
 
 
-@njit(cache=True)
+@compiled
 def blotch(key: np.uint64, x: float, y: float) -> float:
     """Value noise in [0, 1] on the plane: bilinear interpolation of a random lattice with spacing 1."""
     column, row = np.floor(x), np.floor(y)

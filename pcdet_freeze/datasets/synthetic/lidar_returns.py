@@ -12,13 +12,13 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pcdet_freeze.datasets.synthetic.counter_rng import bell, blotch, stream, uniform
 from pcdet_freeze.datasets.synthetic.raycast import Hits
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import Ground
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 CAR, LANE, IGNORE = 6, 10, 255  # indices into labels.CLASSES that the kernels use
@@ -49,13 +49,13 @@ class Returns(NamedTuple):
     ray: NDArray[np.int32]
 
 
-@njit(cache=True)
+@compiled
 def _lost(key: np.uint64, reflectivity: float, facing: float, t: float, dropout: float) -> bool:
     signal = reflectivity * (0.15 + 0.85 * facing) * (30.0 / t) ** 2
     return uniform(key, 1) < dropout * (0.01 + 0.99 * math.exp(-40.0 * signal))
 
 
-@njit(cache=True)
+@compiled
 def _solid_return(
     solids: NDArray, what: int, facing: float, t: float, key: np.uint64, dropout: float
 ) -> tuple:
@@ -70,7 +70,7 @@ def _solid_return(
     return not _lost(key, bright, facing, t, dropout), bright
 
 
-@njit(cache=True)
+@compiled
 def _paint(lines: NDArray, x: float, y: float, lateral: float, key: np.uint64) -> float:
     """Reflectivity of the paint at a point of the road; 0 if there is none or if it is worn off."""
     for k in range(len(lines)):
@@ -84,7 +84,7 @@ def _paint(lines: NDArray, x: float, y: float, lateral: float, key: np.uint64) -
     return 0.0
 
 
-@njit(cache=True)
+@compiled
 def _ground_return(
     g: Ground,
     lines: NDArray,
@@ -109,7 +109,7 @@ def _ground_return(
 
 
 @uninterrupted
-@njit(cache=True)
+@compiled
 def lidar_returns(
     hits: Hits, solids: NDArray, g: Ground, lines: NDArray, rays: Rays, emission: Emission, key: np.uint64
 ) -> Returns:
@@ -148,7 +148,7 @@ def lidar_returns(
 
 
 @uninterrupted
-@njit(cache=True)
+@compiled
 def count_alone(
     hits: Hits, solids: NDArray, dropout: float, objects: int, key: np.uint64
 ) -> NDArray[np.int64]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 
-@njit(cache=True)
+@compiled
 def _separated(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     """True if an axis of ``a`` separates the rectangles (x, y, cos, sin, half length, half width)."""
     dx, dy = b[0] - a[0], b[1] - a[1]
@@ -21,7 +21,7 @@ def _separated(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 
 
 @uninterrupted
-@njit(cache=True)
+@compiled
 def _is_free(taken: NDArray[np.float64], count: int, new: NDArray[np.float64]) -> bool:
     for k in range(count):  # noqa: SIM110 (numba compiles no generator)
         if not (_separated(taken[k], new) or _separated(new, taken[k])):

@@ -10,12 +10,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from pcdet_freeze.datasets.synthetic.counter_rng import stream, uniform
 from pcdet_freeze.datasets.synthetic.sensor import Rays
 from pcdet_freeze.datasets.synthetic.shapes import CYLINDER, ELLIPSOID, Ground
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 MISS = 1e9
@@ -34,7 +34,7 @@ class Hits(NamedTuple):
     lateral: NDArray[np.float64]
 
 
-@njit(cache=True)
+@compiled
 def _clip(span: tuple, dn: float, room: float, length: float) -> tuple:
     """Clip the span (enter, leave, facing) of a ray to the half space ``t * dn <= room``."""
     enter, leave, facing = span
@@ -48,7 +48,7 @@ def _clip(span: tuple, dn: float, room: float, length: float) -> tuple:
     return (enter, leave, facing) if room >= 0 else (MISS, -MISS, 0.0)
 
 
-@njit(cache=True)
+@compiled
 def _cross_hexahedron(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
     span = _clip((-MISS, MISS, 0.0), dz, s.hz - oz, 1.0)
     span = _clip(span, -dz, s.hz + oz, 1.0)
@@ -62,7 +62,7 @@ def _cross_hexahedron(s: Any, ox: float, oy: float, oz: float, dx: float, dy: fl
     return _clip(span, -dy + lean * dz, s.hy + oy - lean * (s.hz + oz), length)
 
 
-@njit(cache=True)
+@compiled
 def _cross_round(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> tuple:
     """Span of a ray through an ellipsoid or an upright elliptic cylinder."""
     px, py, qx, qy = ox / s.hx, oy / s.hy, dx / s.hx, dy / s.hy
@@ -83,7 +83,7 @@ def _cross_round(s: Any, ox: float, oy: float, oz: float, dx: float, dy: float, 
     return _clip(span, -dz, s.hz + oz, 1.0)
 
 
-@njit(cache=True)
+@compiled
 def _cross(s: Any, dx: float, dy: float, dz: float) -> tuple:
     """(enter, leave, facing) of a ray from the sensor through one solid; enter > leave means a miss."""
     ox, oy = -(s.cx * s.cos + s.cy * s.sin), s.cx * s.sin - s.cy * s.cos
@@ -93,7 +93,7 @@ def _cross(s: Any, dx: float, dy: float, dz: float) -> tuple:
     return _cross_hexahedron(s, ox, oy, -s.cz, lx, ly, dz)
 
 
-@njit(cache=True)
+@compiled
 def _meet(s: Any, number: int, dx: float, dy: float, dz: float, key: np.uint64) -> tuple:
     """(range, facing) of the hit of a ray on a solid, or MISS. In a porous solid the free path is drawn from
     the exponential distribution of its density, and the incidence angle is random."""
@@ -108,7 +108,7 @@ def _meet(s: Any, number: int, dx: float, dy: float, dz: float, key: np.uint64) 
     return enter + path, 0.2 + 0.8 * uniform(key, 2 * number + 1)
 
 
-@njit(cache=True)
+@compiled
 def _descend(g: Ground, rise: float, dx: float, dy: float, dz: float) -> float:
     """Range at which a ray hits the curved ground raised by ``rise`` metres."""
     bend = -(g.bend_xx * dx * dx + g.bend_xy * dx * dy + g.bend_yy * dy * dy)
@@ -121,13 +121,13 @@ def _descend(g: Ground, rise: float, dx: float, dy: float, dz: float) -> float:
     return 2 * room / below if below > 1e-9 else MISS
 
 
-@njit(cache=True)
+@compiled
 def _lateral(g: Ground, x: float, y: float) -> float:
     slope = g.y1 + x * (g.y2 + x * g.y3 / 2)
     return (y - g.y0 - x * (g.y1 + x * (g.y2 / 2 + x * g.y3 / 6))) / math.sqrt(1 + slope * slope)
 
 
-@njit(cache=True)
+@compiled
 def _asphalt(g: Ground, x: float, y: float, d: float) -> bool:
     if g.right <= d <= g.left:
         return True
@@ -135,7 +135,7 @@ def _asphalt(g: Ground, x: float, y: float, d: float) -> bool:
     return g.junction_side * d > 0 and abs(across) <= g.junction_half
 
 
-@njit(cache=True)
+@compiled
 def _meet_ground(g: Ground, dx: float, dy: float, dz: float, limit: float) -> tuple:
     """(range, class, facing, lateral) of the ground hit: asphalt, kerb, pavement or terrain."""
     low = _descend(g, 0.0, dx, dy, dz)
@@ -163,7 +163,7 @@ def _meet_ground(g: Ground, dx: float, dy: float, dz: float, limit: float) -> tu
     return low, 1, 0.6, d
 
 
-@njit(cache=True)
+@compiled
 def windows(solids: NDArray, rays: Rays) -> tuple:
     """Azimuth and elevation window of each solid.
 
@@ -192,7 +192,7 @@ def windows(solids: NDArray, rays: Rays) -> tuple:
     return first, columns, near, low, high
 
 
-@njit(cache=True)
+@compiled
 def _by_column(first: NDArray, columns: NDArray, order: NDArray, total: int) -> tuple:
     """Solids of each column, in the given order: (start (total + 1,), solid (sum,))."""
     start = np.zeros(total + 1, np.int64)
@@ -209,7 +209,7 @@ def _by_column(first: NDArray, columns: NDArray, order: NDArray, total: int) -> 
     return start, listed
 
 
-@njit(cache=True)
+@compiled
 def _direction(rays: Rays, column: int, beam: int) -> tuple:
     cos = rays.cos_az[column] * rays.cos_off[beam] - rays.sin_az[column] * rays.sin_off[beam]
     sin = rays.sin_az[column] * rays.cos_off[beam] + rays.cos_az[column] * rays.sin_off[beam]
@@ -217,7 +217,7 @@ def _direction(rays: Rays, column: int, beam: int) -> tuple:
 
 
 @uninterrupted
-@njit(cache=True)
+@compiled
 def nearest_hits(solids: NDArray, ground: Ground, rays: Rays, limit: float, key: np.uint64) -> Hits:
     """First hit of each ray within ``limit`` metres; rays without a hit are omitted."""
     first, columns, near, low, high = windows(solids, rays)
@@ -247,7 +247,7 @@ def nearest_hits(solids: NDArray, ground: Ground, rays: Rays, limit: float, key:
 
 
 @uninterrupted
-@njit(cache=True)
+@compiled
 def hits_alone(
     solids: NDArray, hull: NDArray, offsets: NDArray, rays: Rays, limit: float, key: np.uint64
 ) -> Hits:

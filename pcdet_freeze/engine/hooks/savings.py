@@ -27,8 +27,8 @@ from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.rng import untouched_rng
 from pcdet_freeze.utils.tensors import clone_detached, tensors_with_path
 
-SHORTEST = 50
-"""shortest rest of a run, in iterations, in which eight steps are worth measuring"""
+SHORTEST = 1000
+"""shortest rest of a run, in iterations; five unfrozen steps are at most 2 % of so many frozen ones"""
 
 
 class FreezeOwner(Protocol):

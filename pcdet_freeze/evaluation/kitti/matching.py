@@ -8,23 +8,13 @@ true positive nor as miss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 
 from pcdet_freeze.evaluation.kitti.tables import Flags, Floats, Ints
+from pcdet_freeze.ops.compiled import compiled
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 RECALL_POINTS = 41
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Compile on the first call; type checkers see the original signature."""
-    return cast(F, numba.njit(function))
 
 
 @uninterrupted

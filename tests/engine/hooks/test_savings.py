@@ -70,7 +70,7 @@ def test_f4_nothing_stays_on_the_model_and_gradients_of_the_step_are_left() -> N
 
 
 def test_f4_short_runs_are_not_measured() -> None:
-    short, cut = trainer_of(epochs=SHORTEST // 4), trainer_of(max_iters=SHORTEST - 1)
+    short, cut = trainer_of(epochs=(SHORTEST - 1) // 4), trainer_of(max_iters=SHORTEST - 1)
     for trainer in (short, cut):
         assert trainer.iterations_left < SHORTEST
         trainer.run()
@@ -128,7 +128,9 @@ def test_f4_with_norm_layers_held_only_there_is_nothing_to_measure() -> None:
 
 def test_f4_copies_read_no_cache_and_the_line_says_so(tmp_path: Path, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    trainer = cache_runs.trainer_of(cache_runs.cfg_with(cache_runs.keep(tmp_path)), [Stops()], epochs=20)
+    trainer = cache_runs.trainer_of(
+        cache_runs.cfg_with(cache_runs.keep(tmp_path)), [Stops()], epochs=SHORTEST
+    )
     trainer.run()
     assert "measured on copies of the model, which read no cache." in caplog.text
 
