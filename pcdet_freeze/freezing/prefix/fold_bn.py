@@ -156,6 +156,8 @@ class Fold:
         try:
             if pads and self.pad is not None:
                 attributes["padding"] = own_padding(self.pad, self.layer) or padding
+            if type(self.layer) is nn.ConvTranspose2d and not kwargs and _is_single(self.layer, *args):
+                return F.conv2d(args[0], weight.transpose(0, 1), bias)
             return type(self.layer).forward(self.layer, *args, **kwargs)
         finally:
             parameters.update(own)
@@ -178,6 +180,14 @@ class Fold:
                 weight = weight.contiguous(memory_format=torch.channels_last)
             self._weights, self._made_from = (weight, bias), made_from
         return self._weights
+
+
+def _is_single(layer: nn.ConvTranspose2d, maps: Tensor, *others: Any) -> bool:
+    """Whether each output reads one cell of a channels-last map: a 1x1 convolution, faster on the CPU."""
+    last = not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
+    one = layer.kernel_size == layer.stride == layer.dilation == (1, 1) and layer.groups == 1
+    plain = one and layer.padding == layer.output_padding == (0, 0) and not others
+    return plain and last and maps.device.type == "cpu"
 
 
 class ValidationFold(Fold):
