@@ -66,10 +66,8 @@ class Compression(nn.Module):
 
 def pillars(features: Tensor | None = None) -> Batch:
     coords = torch.tensor([[0, 0, 7, 5], [0, 0, 0, 0], [1, 0, 3, 2]])
-    return {
-        "pillar_features": torch.randn(3, CHANNELS) if features is None else features,
-        "voxel_coords": coords,
-    }
+    given = torch.randn(3, CHANNELS) if features is None else features
+    return {"pillar_features": given, "voxel_coords": coords}
 
 
 def volume() -> Batch:
