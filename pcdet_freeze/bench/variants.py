@@ -122,10 +122,11 @@ class OneBatch:
 BF16 = {"PREFIX_DTYPE": "bfloat16"}
 BUILT: dict[str, Prepare] = {
     "none": _none,
+    "unfrozen": _none,
     "bn_only": _frozen(PARAMETERS=False),
     "requires_grad": _requires_grad,
     "exact": _frozen(PARAMETERS=True),
-    "channels_last": _frozen(CHANNELS_LAST=True),
+    "contiguous": _frozen(),
     "bf16_prefix": _frozen(**BF16),
     "bf16": _frozen(**BF16, FUSE="force", CHANNELS_LAST=True),
     "cached": _cached,
@@ -134,14 +135,17 @@ BUILT: dict[str, Prepare] = {
 }
 """name -> a function that freezes a model by a config, and returns hooks for its trainer
 
-none: nothing is frozen. bn_only: norm layers are locked in eval mode, parameters are trainable
-(FREEZE.PARAMETERS: False). requires_grad: parameters are frozen, norm layers are not locked. exact: both,
-with BN folding, as in a training by default. channels_last, bf16_prefix, compile: exact with one more FREEZE
-key. cached: exact, with the prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast
-for the rest. none_bf16: nothing is frozen, under autocast.
+none: nothing is frozen. unfrozen: the same as a training by default, on channels-last maps. bn_only: norm
+layers are locked in eval mode, parameters are trainable (FREEZE.PARAMETERS: False). requires_grad: parameters
+are frozen, norm layers are not locked. exact: both, with BN folding, as in a training by default. contiguous:
+exact with MODEL.CHANNELS_LAST: False. bf16_prefix, compile: exact with one more FREEZE key. cached: exact,
+with the prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast for the rest.
+none_bf16: nothing is frozen, under autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""
+CONTIGUOUS = ("none", "none_ragged", "bn_only", "requires_grad", "none_bf16", "contiguous", *AGAINST)
+"""variants with contiguous maps: those that stand for other trainers, and one to compare with"""
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
@@ -179,6 +183,8 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
 
 def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:
     """Build the trainer of a training with ``cfg``, after ``prepare`` has frozen the model."""
+    if name in CONTIGUOUS:
+        keep_contiguous(model)
     hooks, loader = prepare(model, cfg), OneBatch(batch)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     trainer = Trainer(
@@ -214,6 +220,13 @@ def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
         parameters = handle.parameters()
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def keep_contiguous(model: nn.Module) -> None:
+    """Make ``model`` compute on contiguous maps, as with MODEL.CHANNELS_LAST: False."""
+    for module in model.modules():
+        if hasattr(module, "channels_last"):
+            module.channels_last = False  # type: ignore[assignment]
 
 
 def settle_statistics(model: nn.Module, batch: Batch) -> None:

@@ -58,6 +58,17 @@ class LossKeys(Section):
     """divide by the counts of all ranks or of each, for all heads or by head; null: global in task heads"""
 
 
+@settable("MODEL")
+@dataclass(frozen=True)
+class LayoutKeys(Section):
+    """Memory format of the BEV maps: keys of MODEL."""
+
+    other_keys: ClassVar[bool] = True
+
+    channels_last: bool | Literal["auto"] = "auto"
+    """whether maps stay channels-last, as they are scattered; auto: where this is faster"""
+
+
 @settable("OPTIMIZATION")
 @dataclass(frozen=True)
 class OptimizationSettings(Section):

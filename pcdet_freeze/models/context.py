@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.ops.map_layout import Choice
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class BuildContext:
     """names of the points' classes; empty where the data set has none"""
     lane_map_shape: tuple[int, ...] = ()
     """rows (y) and columns (x) of lane maps; empty where the data set has none"""
+    channels_last: Choice = "auto"
+    """MODEL.CHANNELS_LAST"""
     features: dict[str, Features] = field(default_factory=dict)
 
     @classmethod

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.ops.map_layout import map_of
 from pcdet_freeze.ops.norm import batch_norm
 
 SparseTensor = Any
@@ -191,3 +192,12 @@ def dense(x: SparseTensor) -> Tensor:
     out = x.features.new_zeros(math.prod(shape), x.features.shape[1])
     out[place] = x.features
     return out.view(*shape, -1).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def bev_map(x: SparseTensor) -> Tensor:
+    """``dense`` with the height layers as channels, (B, C * Z, Y, X), in channels-last memory."""
+    (depth, height, width), channels = x.spatial_shape, x.features.shape[1]
+    sample, layer, row, column = x.indices.long().unbind(1)
+    out = x.features.new_zeros(x.batch_size * height * width, channels, depth)
+    out[(sample * height + row) * width + column, :, layer] = x.features
+    return map_of(out.flatten(1), x.batch_size, height, width)

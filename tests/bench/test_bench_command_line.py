@@ -39,6 +39,15 @@ def test_the_variants_can_be_chosen(tmp_path: Path) -> None:
     assert [row["variant"] for row in json.loads(file.read_text())] == ["none", "exact"]
 
 
+def test_the_grid_can_be_that_of_kitti(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "--grid", "full", "--rounds", "1", "--variants", "none"]
+    assert (
+        main([*words, "--set", "DATA_CONFIG.POINT_CLOUD_RANGE", "[0, -2.56, -3, 5.12, 2.56, 1]", *SMALL[2:4]])
+        == 0
+    )
+    assert "grid 32x32" in capsys.readouterr().out
+
+
 def test_json_without_a_file_is_all_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--variants", "exact", "--json") == 0
     shown = capsys.readouterr()

@@ -42,8 +42,18 @@ def test_exact_saves_what_requires_grad_saves_and_the_weights_of_the_head_side_b
 ) -> None:
     head = subject(small_cfg())[0].dense_head
     weights = sum(conv.weight.numel() for conv in (head.conv_cls, head.conv_box, head.conv_dir_cls))
-    assert rows["exact"]["saved_bytes"] == rows["requires_grad"]["saved_bytes"] + 4 * weights
-    assert rows["exact"]["saved_bytes"] < rows["none"]["saved_bytes"]
+    assert rows["contiguous"]["saved_bytes"] == rows["requires_grad"]["saved_bytes"] + 4 * weights
+    assert rows["contiguous"]["saved_bytes"] < rows["none"]["saved_bytes"]
+
+
+def test_channels_last_maps_save_the_outputs_of_the_deblocks_once(rows: dict[str, dict[str, Any]]) -> None:
+    cells = 2 * 16 * 16  # of two frames; contiguous maps are saved behind each ReLU and concatenated
+    outputs = 4 * cells * sum(small_cfg().MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS)
+    saved = {name: rows[name]["saved_bytes"] for name in ("exact", "contiguous", "unfrozen", "none")}
+    assert saved["contiguous"] - saved["exact"] == outputs
+    assert saved["unfrozen"] < saved["none"] - outputs
+    assert rows["unfrozen"]["loss"] == pytest.approx(rows["none"]["loss"], rel=1e-6)
+    assert rows["unfrozen"]["flops"] == rows["none"]["flops"]
 
 
 def test_norm_layers_locked_in_eval_mode_alone_save_no_flops(rows: dict[str, dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ class PrefixCall:
     If an input requires grad (another call of the same module), ``forward`` runs as written. A dict of a
     module that does not declare what it ``reads`` may hold such tensors for other modules: ``forward`` then
     runs with gradients enabled. Outputs are float32, unless the caller runs under autocast, and a tensor is
-    returned contiguous.
+    returned contiguous, unless a map was given in the channels_last memory format.
     """
 
     def __init__(self, module: nn.Module, forward: Any, options: Options) -> None:
@@ -35,10 +35,12 @@ class PrefixCall:
             return self.forward(*args, **kwargs)
         before = _items(args)
         keep_dtype = self.options.is_exact or autocast_is_on(self.device)
+        keep_layout = not self.options.channels_last or any(map(_is_channels_last, args))
         with nullcontext() if live else torch.no_grad(), self._precision():
             result = self.forward(*map(self._laid_out, args), **kwargs)
         if isinstance(result, Tensor):
-            return self._restored(result, keep_dtype)
+            result = self._restored(result, keep_dtype)
+            return result if keep_layout else result.contiguous()
         if isinstance(result, dict) and not keep_dtype:
             new = {key: value for key, value in result.items() if before.get(key) is not value}
             result.update({k: self._restored(v, False) for k, v in new.items() if isinstance(v, Tensor)})
@@ -64,7 +66,13 @@ class PrefixCall:
     def _restored(self, value: Tensor, keep_dtype: bool) -> Tensor:
         if not keep_dtype and value.dtype == self.options.dtype:
             value = value.float()
-        return value.contiguous() if self.options.channels_last else value
+        return value
+
+
+def _is_channels_last(value: Any) -> bool:
+    """Whether ``value`` is a map in that memory format, and in no other."""
+    is_map = isinstance(value, Tensor) and value.dim() == 4 and not value.is_contiguous()
+    return is_map and value.is_contiguous(memory_format=torch.channels_last)
 
 
 def _items(args: tuple[Any, ...]) -> dict[Any, Any]:

@@ -32,7 +32,8 @@ class Plan:
     siblings: tuple[tuple[str, ...], ...] = ()
     """trainable convolutions that read the same map, computed as one"""
     quick: tuple[str, ...] = ()
-    """modules of the prefix that run their quick form, see :class:`Options`"""
+    """modules of the prefix, and modules without state between them, that run their quick form, see
+    :class:`Options`"""
     compiled: tuple[str, ...] = ()
     """modules of the prefix to compile"""
     plain: tuple[str, ...] = ()
@@ -89,7 +90,8 @@ def make_plan(calls: Sequence[Call], model: nn.Module, options: Options) -> Plan
     inside = [call for call in calls if call.inside(tops)]
     if not tops or not options.fuse:
         return Plan(prefix, compiled=_compilable(inside) if options.compile else ())
-    quick = [c for c in tops if not has_hooks_inside(c.module) and options.quick_form(c.module)]
+    between = [call for call in calls if _is_between(call, tops)]
+    quick = [c for c in (*tops, *between) if not has_hooks_inside(c.module) and options.quick_form(c.module)]
     as_called = [call for call in inside if not call.inside(quick)]
     times = Counter(id(call.module) for call in calls)
     folds, plain = _folds(inside, times, tensor_owners(model))
@@ -104,6 +106,12 @@ def make_plan(calls: Sequence[Call], model: nn.Module, options: Options) -> Plan
         compiled=_compilable(as_called) if options.compile else (),
         plain=plain,
     )
+
+
+def _is_between(call: Call, tops: Collection[Call]) -> bool:
+    """Whether ``call`` is of a module without state that depends on nothing trainable (a scatter)."""
+    outside = call.above is not None and not call.inside(tops)
+    return outside and not call.reads_live and not layer_types.has_state(call.module)
 
 
 def refuse_cut_off(calls: Sequence[Call]) -> None:

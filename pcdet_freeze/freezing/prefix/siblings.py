@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcdet_freeze.freezing.prefix.fold_bn import kind_of
+
 
 class Siblings:
     """Convolutions that differ in output channels alone; the first call computes the outputs of all."""
@@ -57,7 +59,7 @@ class Siblings:
 
 def common_shape(layer: nn.Module) -> tuple[Any, ...] | None:
     """The settings in which fused layers must agree; None for a layer that cannot be fused."""
-    if type(layer) is not nn.Conv2d or layer.groups != 1:
+    if kind_of(layer) is not nn.Conv2d or layer.groups != 1:
         return None
     return (
         layer.kernel_size,

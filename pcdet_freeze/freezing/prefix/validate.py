@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap, walk
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward, can_fold_now
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, ValidationFold
@@ -56,7 +57,9 @@ def plan_for(
     try:
         twin = copy_of(root, shared)
         _without_collectives(twin)
-        frozen = {id(module): (path, module) for path, module, _ in walk(twin) if is_fully_frozen(module)}
+        frozen = {
+            id(m): (path, m) for path, m, _ in walk(twin) if is_fully_frozen(m) or _is_quick(m, options)
+        }
         with recorded(frozen.values()) as before, Trace(twin) as trace:
             _run(twin, given)
     except Exception as error:  # the forward itself may succeed, or raise a better error
@@ -69,6 +72,11 @@ def plan_for(
         first = (str(error).strip() or repr(error)).splitlines()[0]
         why = f"a copy of the model could not run by the plan ({type(error).__name__}: {first})"
         return Plan(plain=(f"the whole prefix: {why}",))
+
+
+def _is_quick(module: nn.Module, options: Options) -> bool:
+    """Whether ``module`` has no state, and a quick form."""
+    return bool(options.fuse) and not has_state(module) and options.quick_form(module) is not None
 
 
 def copy_of(root: nn.Module, shared: Sequence[object] = ()) -> nn.Module:

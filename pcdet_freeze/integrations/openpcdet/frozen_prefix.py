@@ -17,6 +17,7 @@ from pcdet_freeze.freezing.plan import BLOCK
 from pcdet_freeze.freezing.prefix import FastForward, Options, Plan, Replanner
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.validate import LOOSE, TOLERANCE
+from pcdet_freeze.integrations.openpcdet.bev_maps import bev_map_form
 from pcdet_freeze.integrations.openpcdet.valid_points import valid_points_form
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 
@@ -45,6 +46,10 @@ def with_defaults(plan: FreezePlan, block: Mapping[str, Any]) -> FreezePlan:
     return replace(plan, fuse=fuse, channels_last=channels_last)
 
 
+def _quick_form(module: nn.Module) -> Callable[..., Any] | None:
+    return valid_points_form(module) or bev_map_form(module)
+
+
 class FrozenPrefix:
     """Runs the frozen prefix of the training forwards of a detector as MODEL.FREEZE says.
 
@@ -59,7 +64,7 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: nn.Module, plan: FreezePlan, logger: logging.Logger) -> None:
-        options = replace(Options.of(plan), quick_form=valid_points_form)
+        options = replace(Options.of(plan), quick_form=_quick_form)
         self.is_on = bool(options.fuse) or not options.only_fuses
         self.model, self.logger, self.options = model, logger, options
         self.replanner = Replanner(model, options, shared=(getattr(model, "dataset", None),))

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, ConvTranspose2d, MapSequential
 from pcdet_freeze.models.registry import BACKBONES_2D
+from pcdet_freeze.ops.map_layout import JoinedMap
 from pcdet_freeze.utils.rules import Count, Layers, Share, above
 from pcdet_freeze.utils.sections import Section
 
@@ -63,6 +65,7 @@ class BaseBEVBackbone(nn.Module):
         super().__init__()
         given = context.features_of("spatial_features", "MODEL.BACKBONE_2D (BaseBEVBackbone)")
         self.momentum = settings.bn_momentum
+        self.upsample_strides, self.widths_up = settings.upsample_strides, settings.num_upsample_filters
         self.blocks, self.deblocks = nn.ModuleList(), nn.ModuleList()
         sizes: list[tuple[int, int]] = []
         channels, size = given.channels, (given.height, given.width)
@@ -89,18 +92,18 @@ class BaseBEVBackbone(nn.Module):
         layers += self._norm(width)
         for _ in range(repeats):
             layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), *self._norm(width)]
-        return nn.Sequential(*layers)
+        return MapSequential(*layers)
 
-    def _deblock(self, channels: int, width: int, up: float, conv_for_one: bool) -> nn.Sequential:
+    def _deblock(self, channels: int, width: int, up: float, conv_for_one: bool) -> MapSequential:
         conv: nn.Module
         if up > 1 or (up == 1 and not conv_for_one):
-            conv = nn.ConvTranspose2d(channels, width, _integer(up), stride=_integer(up), bias=False)
+            conv = ConvTranspose2d(channels, width, _integer(up), stride=_integer(up), bias=False)
         else:
-            conv = nn.Conv2d(channels, width, _integer(1 / up), stride=_integer(1 / up), bias=False)
-        return nn.Sequential(conv, *self._norm(width))
+            conv = Conv2d(channels, width, _integer(1 / up), stride=_integer(1 / up), bias=False)
+        return MapSequential(conv, *self._norm(width))
 
     def _norm(self, width: int) -> list[nn.Module]:
-        return [nn.BatchNorm2d(width, eps=1e-3, momentum=self.momentum), nn.ReLU()]
+        return [BatchNorm2d(width, eps=1e-3, momentum=self.momentum), nn.ReLU()]
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
         """Encode the BEV map.
@@ -110,16 +113,29 @@ class BaseBEVBackbone(nn.Module):
         Writes:
             spatial_features_2d: (B, sum of NUM_UPSAMPLE_FILTERS, H', W')
         """
-        x, ups = batch_dict["spatial_features"], []
+        x, ups, joined = batch_dict["spatial_features"], [], None
         for level, block in enumerate(self.blocks):
             x = block(x)
-            ups.append(self.deblocks[level](x) if len(self.deblocks) else x)
-        if len(self.deblocks):
-            x = torch.cat(ups, dim=1) if len(ups) > 1 else ups[0]
+            joined = self._joined_map(x) if level == 0 else joined
+            if len(self.deblocks):
+                up: Any = self.deblocks[level]
+                ups.append(up(x) if joined is None else up.forward_into(x, joined.places[level]))
+        if len(ups) > 1:
+            x = torch.cat(ups, dim=1) if joined is None else joined.join(ups)
+        elif ups:
+            x = ups[0]
         if len(self.deblocks) > len(self.blocks):
             x = self.deblocks[-1](x)
         batch_dict["spatial_features_2d"] = x
         return batch_dict
+
+    def _joined_map(self, x: Tensor) -> JoinedMap | None:
+        """The map that the deblocks write side by side; None where they cannot. ``x`` is the first level."""
+        ups = list(self.deblocks)[: len(self.blocks)]
+        if len(ups) < 2 or not all(isinstance(up, MapSequential) and up.can_write(x) for up in ups):
+            return None
+        height, width = _resized((x.shape[2], x.shape[3]), self.upsample_strides[0])
+        return JoinedMap(x, (len(x), height, width), self.widths_up)
 
 
 def _integer(stride: float) -> int:

@@ -12,6 +12,7 @@ from pcdet_freeze.models.backbones_2d.base_bev_backbone import BaseBEVBackbone, 
 from pcdet_freeze.models.backbones_2d.encoder_decoder import EncoderDecoder, conv_norm_relu
 from pcdet_freeze.models.backbones_2d.mixsegnet import MixSegNet
 from pcdet_freeze.models.context import BuildContext, Features
+from pcdet_freeze.models.map_layers import MapSequential
 from pcdet_freeze.models.registry import BACKBONES_2D
 from pcdet_freeze.utils.rules import Count, Layers, Rule, one_of
 from pcdet_freeze.utils.sections import Section
@@ -107,7 +108,7 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
     def _add_segment(self, settings: SegBlocksSettings, given: Features) -> Features:
         widths = settings.num_filters
         self.segblocks = EncoderDecoder(given.channels, widths, settings.layer_nums, self.momentum)
-        self.seg_out_conv = nn.Sequential(*conv_norm_relu(widths[0], settings.num_out, self.momentum))
+        self.seg_out_conv = MapSequential(*conv_norm_relu(widths[0], settings.num_out, self.momentum))
         return Features(settings.num_out, given.height, given.width)
 
     def _add_lane(self, settings: BaseBEVBackboneMultiTaskSettings, given: Features) -> Features:
@@ -121,7 +122,7 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
             for _ in range(repeats):
                 layers += conv_norm_relu(width, width, self.momentum)
             channels, size = width, (-(-size[0] // stride), -(-size[1] // stride))
-        self.laneblocks = nn.Sequential(*layers)
+        self.laneblocks = MapSequential(*layers)
         self.mixsegnet = MixSegNet(
             channels, size, mix.num_out, mix.patch_size, mix.width, mix.depth, self.momentum
         )

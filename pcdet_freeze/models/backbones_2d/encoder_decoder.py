@@ -7,12 +7,14 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, MapSequential
+
 
 def conv_norm_relu(channels: int, width: int, momentum: float, stride: int = 1) -> list[nn.Module]:
     """3x3 convolution, norm, ReLU; rows and columns become ``ceil(n / stride)``."""
     return [
         nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(width, eps=1e-3, momentum=momentum),
+        BatchNorm2d(width, eps=1e-3, momentum=momentum),
         nn.ReLU(),
     ]
 
@@ -36,11 +38,11 @@ class EncoderDecoder(nn.Module):
             layers = conv_norm_relu(channels, width, momentum, stride=2 if level else 1)
             for _ in range(layer_nums[level]):
                 layers += conv_norm_relu(width, width, momentum)
-            self.down.append(nn.Sequential(*layers))
+            self.down.append(MapSequential(*layers))
             channels = width
         for fine, coarse in pairwise(widths):
-            self.lateral.append(nn.Conv2d(coarse, fine, 1))
-            self.up.append(nn.Sequential(*conv_norm_relu(fine, fine, momentum)))
+            self.lateral.append(Conv2d(coarse, fine, 1))
+            self.up.append(MapSequential(*conv_norm_relu(fine, fine, momentum)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode and decode; coarse maps are interpolated to the size of the finer ones, which may be odd."""

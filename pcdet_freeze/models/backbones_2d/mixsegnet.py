@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
+from pcdet_freeze.models.map_layers import ConvTranspose2d, MapSequential
 
 
 class MixerBlock(nn.Module):
@@ -62,13 +63,14 @@ class MixSegNet(nn.Module):
             *(MixerBlock(tokens, width, max(tokens // 2, 1), 2 * width) for _ in range(depth))
         )
         self.norm = nn.LayerNorm(width)
-        self.spread = nn.ConvTranspose2d(width, out, patch, stride=patch)
-        self.skip = nn.Sequential(*conv_norm_relu(channels, out, momentum))
-        self.fuse = nn.Sequential(*conv_norm_relu(2 * out, out, momentum))
+        self.spread = ConvTranspose2d(width, out, patch, stride=patch)
+        self.skip = MapSequential(*conv_norm_relu(channels, out, momentum))
+        self.fuse = MapSequential(*conv_norm_relu(2 * out, out, momentum))
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[2:]
-        patches = self.embed(F.pad(x, (0, -columns % self.patch, 0, -rows % self.patch)))
+        missing = (0, -columns % self.patch, 0, -rows % self.patch)
+        patches = self.embed(F.pad(x, missing) if any(missing) else x)
         mixed = self.norm(self.mixers(patches.flatten(2).transpose(1, 2)))
         context = self.spread(mixed.transpose(1, 2).reshape(patches.shape))[..., :rows, :columns]
         return self.fuse(torch.cat([context, self.skip(x)], dim=1))

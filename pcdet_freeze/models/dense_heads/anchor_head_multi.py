@@ -13,6 +13,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.dense_heads.anchor_head import AnchorHead, State
 from pcdet_freeze.models.dense_heads.anchor_head_settings import AnchorHeadMultiSettings, SeparateRegSettings
+from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, MapSequential, run_together
 from pcdet_freeze.models.registry import DENSE_HEADS
 
 
@@ -65,14 +66,14 @@ class GroupHead(nn.Module):
         self.register_buffer("head_label_indices", torch.tensor(self.labels))
         separate = settings.separate_reg_config
         if separate is None:
-            self.conv_cls: nn.Module = nn.Conv2d(channels, anchors * classes, 1)
-            self.conv_box: nn.Module = nn.Conv2d(channels, anchors * code_size, 1)
+            self.conv_cls: nn.Module = Conv2d(channels, anchors * classes, 1)
+            self.conv_box: nn.Module = Conv2d(channels, anchors * code_size, 1)
         else:
             self.conv_box = SeparateBoxes(separate, channels, anchors)
             self.conv_cls = conv_stack(separate, channels, anchors * classes)
         self.conv_dir_cls: nn.Conv2d | None = None
         if settings.use_direction_classifier:
-            self.conv_dir_cls = nn.Conv2d(channels, anchors * settings.num_dir_bins, 1)
+            self.conv_dir_cls = Conv2d(channels, anchors * settings.num_dir_bins, 1)
         self.init_weights()
 
     def init_weights(self, prior: float = 0.01) -> None:
@@ -87,7 +88,9 @@ class GroupHead(nn.Module):
     def forward(self, features: Tensor) -> State:
         """(B, C, H, W) -> cls_preds, box_preds, optional dir_cls_preds: (B, anchors * H * W, columns)."""
         convs = {"cls_preds": self.conv_cls, "box_preds": self.conv_box, "dir_cls_preds": self.conv_dir_cls}
-        return {key: self._rows(conv(features)) for key, conv in convs.items() if conv is not None}
+        present = {key: conv for key, conv in convs.items() if conv is not None}
+        maps = run_together(list(present.values()), features)
+        return {key: self._rows(value) for key, value in zip(present, maps, strict=True)}
 
     def _rows(self, maps: Tensor) -> Tensor:
         """(B, anchors * columns, H, W) -> (B, anchors * H * W, columns)."""
@@ -111,7 +114,7 @@ class AnchorHeadMulti(AnchorHead):
         if settings.shared_conv_num_filter is not None:
             width = settings.shared_conv_num_filter
             conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-            self.shared_conv = nn.Sequential(conv, nn.BatchNorm2d(width, eps=1e-3, momentum=0.01), nn.ReLU())
+            self.shared_conv = MapSequential(conv, BatchNorm2d(width, eps=1e-3, momentum=0.01), nn.ReLU())
             channels = width
         self.rpn_heads = nn.ModuleList(
             self._group_head(settings, group.head_cls_name, channels) for group in settings.rpn_head_cfgs
@@ -175,11 +178,11 @@ def conv_stack(settings: SeparateRegSettings, channels: int, width: int) -> nn.S
         middle = settings.num_middle_filter
         layers += [
             nn.Conv2d(channels, middle, 3, padding=1, bias=False),
-            nn.BatchNorm2d(middle),
+            BatchNorm2d(middle),
             nn.ReLU(),
         ]
         channels = middle
-    return nn.Sequential(*layers, nn.Conv2d(channels, width, 3, padding=1))
+    return MapSequential(*layers, nn.Conv2d(channels, width, 3, padding=1))
 
 
 def last_conv(stack: nn.Module) -> nn.Conv2d:

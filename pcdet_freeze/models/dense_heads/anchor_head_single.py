@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.dense_heads.anchor_head import AnchorHead, State
 from pcdet_freeze.models.dense_heads.anchor_head_settings import AnchorHeadSingleSettings
+from pcdet_freeze.models.map_layers import Conv2d, run_together
 from pcdet_freeze.models.registry import DENSE_HEADS
 
 
@@ -22,11 +23,11 @@ class AnchorHeadSingle(AnchorHead):
         super().__init__(settings, context)
         channels = self.given.channels
         per_cell = self.num_anchors_per_location = self.anchor_generator.num_per_location
-        self.conv_cls = nn.Conv2d(channels, per_cell * self.num_class, 1)
-        self.conv_box = nn.Conv2d(channels, per_cell * self.box_coder.code_size, 1)
+        self.conv_cls = Conv2d(channels, per_cell * self.num_class, 1)
+        self.conv_box = Conv2d(channels, per_cell * self.box_coder.code_size, 1)
         self.conv_dir_cls: nn.Conv2d | None = None
         if settings.use_direction_classifier:
-            self.conv_dir_cls = nn.Conv2d(channels, per_cell * settings.num_dir_bins, 1)
+            self.conv_dir_cls = Conv2d(channels, per_cell * settings.num_dir_bins, 1)
         self.init_weights()
 
     def init_weights(self, prior: float = 0.01) -> None:
@@ -37,11 +38,9 @@ class AnchorHeadSingle(AnchorHead):
     def predict(self, features: Tensor) -> State:
         """Maps (B, H, W, anchors per cell * columns)."""
         convs = {"cls_preds": self.conv_cls, "box_preds": self.conv_box, "dir_cls_preds": self.conv_dir_cls}
-        return {
-            key: conv(features).permute(0, 2, 3, 1).contiguous()
-            for key, conv in convs.items()
-            if conv is not None
-        }
+        present = {key: conv for key, conv in convs.items() if conv is not None}
+        maps = run_together(list(present.values()), features)
+        return {key: value.permute(0, 2, 3, 1).contiguous() for key, value in zip(present, maps, strict=True)}
 
     def logits(self, state: State) -> list[tuple[Tensor, list[int]]]:
         cls_preds = state["cls_preds"]

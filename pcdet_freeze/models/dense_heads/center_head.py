@@ -15,6 +15,7 @@ from pcdet_freeze.models.dense_heads.center_head_settings import BranchSettings,
 from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner, CenterTargets, MapGeometry
 from pcdet_freeze.models.dense_heads.losses import center_box_loss, heatmap_loss
 from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
+from pcdet_freeze.models.map_layers import BatchNorm2d, MapSequential
 from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.models.registry import DENSE_HEADS
 
@@ -49,11 +50,11 @@ class SeparateHead(nn.Module):
         return {name: self.get_submodule(name)(shared) for name in self.branches}
 
 
-def conv_norm_relu(channels: int, width: int, settings: CenterHeadSettings) -> nn.Sequential:
+def conv_norm_relu(channels: int, width: int, settings: CenterHeadSettings) -> MapSequential:
     """3x3 convolution with stride 1, norm, ReLU."""
-    return nn.Sequential(
+    return MapSequential(
         nn.Conv2d(channels, width, 3, padding=1, bias=settings.use_bias_before_norm),
-        nn.BatchNorm2d(width, eps=settings.bn_eps, momentum=settings.bn_mom),
+        BatchNorm2d(width, eps=settings.bn_eps, momentum=settings.bn_mom),
         nn.ReLU(),
     )
 

@@ -73,6 +73,7 @@ class Detector3DTemplate(nn.Module):
         self.loss_normalization = LossNormalization(settings.loss_normalization)
 
         context = BuildContext.from_dataset(dataset, num_class)
+        context.channels_last = settings.channels_last
         self.model_cfg = model_cfg
         self.num_class, self.class_names = num_class, list(context.class_names)
         self.register_buffer("global_step", torch.zeros(1, dtype=torch.long))

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from pcdet_freeze.config.schema import LossKeys
+from pcdet_freeze.config.schema import LayoutKeys, LossKeys
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import registry
 from pcdet_freeze.models.loss_normalization import Kind
+from pcdet_freeze.ops.map_layout import Choice
 from pcdet_freeze.registry import Registry
 from pcdet_freeze.utils.names import did_you_mean
 from pcdet_freeze.utils.sections import read_named, read_section
@@ -24,6 +25,7 @@ OTHER_KEYS = (
     "LOSS_WEIGHTS",
     "LEARN_LOSS_WEIGHTS",
     "LOSS_NORMALIZATION",
+    "CHANNELS_LAST",
 )
 
 
@@ -74,6 +76,7 @@ class ModelSettings:
     learn_loss_weights: bool
     loss_normalization: Mapping[str, Kind]
     """head -> kind of :class:`pcdet_freeze.models.loss_normalization.LossNormalization`"""
+    channels_last: Choice
 
 
 def read_model(
@@ -110,7 +113,10 @@ def read_model(
         if name not in heads
     ]
     learned = losses is not None and losses.learn_loss_weights
-    return ModelSettings(parts, settings, weights, learned, _kinds(parts, chosen, faults)), faults
+    layout, wrong = read_section(LayoutKeys, model_cfg, "MODEL")
+    faults += wrong
+    maps: Choice = layout.channels_last if layout is not None else "auto"
+    return ModelSettings(parts, settings, weights, learned, _kinds(parts, chosen, faults), maps), faults
 
 
 def _kinds(parts: list[Part], chosen: Kind | dict[str, Kind] | None, faults: list[str]) -> dict[str, Kind]:

@@ -11,6 +11,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
 from pcdet_freeze.ops import sparse
+from pcdet_freeze.ops.map_layout import Choice, keeps_channels_last
 from pcdet_freeze.utils.rules import Count
 
 
@@ -41,6 +42,7 @@ class HeightCompression(nn.Module):
                 f"{given.channels} channels of the 3D backbone in {given.depth} layers of height; "
                 f"got {settings.num_bev_features}"
             )
+        self.channels_last: Choice = context.channels_last
         context.features["spatial_features"] = Features(self.num_bev_features, given.height, given.width)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -50,10 +52,13 @@ class HeightCompression(nn.Module):
             encoded_spconv_tensor: sparse tensor with C channels and Z x H x W cells
             encoded_spconv_tensor_stride: voxels per cell
         Writes:
-            spatial_features: (B, C * Z, H, W), H along y, W along x
+            spatial_features: (B, C * Z, H, W), H along y, W along x; channels-last where
+                MODEL.CHANNELS_LAST says so
             spatial_features_stride: the same stride
         """
-        volume = sparse.dense(batch_dict["encoded_spconv_tensor"])
-        batch_dict["spatial_features"] = volume.flatten(1, 2)
+        volume = batch_dict["encoded_spconv_tensor"]
+        last = keeps_channels_last(self.channels_last, volume.features.device)
+        maps = sparse.bev_map(volume) if last else sparse.dense(volume).flatten(1, 2)
+        batch_dict["spatial_features"] = maps
         batch_dict["spatial_features_stride"] = batch_dict["encoded_spconv_tensor_stride"]
         return batch_dict

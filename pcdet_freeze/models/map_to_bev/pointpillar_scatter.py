@@ -10,6 +10,7 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
+from pcdet_freeze.ops.map_layout import Choice, keeps_channels_last
 from pcdet_freeze.utils.rules import Count
 
 
@@ -47,6 +48,7 @@ class PointPillarScatter(nn.Module):
             )
         self.num_bev_features = channels
         self.width, self.height = width, height
+        self.channels_last: Choice = context.channels_last
         context.features["spatial_features"] = Features(channels, height, width)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +59,8 @@ class PointPillarScatter(nn.Module):
             voxel_coords: (M, 4) [sample, z, y, x], in cells
             batch_size: number of samples, including empty ones
         Writes:
-            spatial_features: (batch_size, C, H, W), H along y, W along x
+            spatial_features: (batch_size, C, H, W), H along y, W along x; channels-last where
+                MODEL.CHANNELS_LAST says so
         """
         features, coords = batch_dict["pillar_features"], batch_dict["voxel_coords"].long()
         samples = int(batch_dict["batch_size"])
@@ -65,5 +68,8 @@ class PointPillarScatter(nn.Module):
         canvas = features.new_zeros(samples * self.height * self.width, self.num_bev_features)
         canvas[cell] = features
         canvas = canvas.view(samples, self.height, self.width, self.num_bev_features)
-        batch_dict["spatial_features"] = canvas.permute(0, 3, 1, 2).contiguous()
+        maps = canvas.permute(0, 3, 1, 2)
+        if not keeps_channels_last(self.channels_last, maps.device):
+            maps = maps.contiguous()
+        batch_dict["spatial_features"] = maps
         return batch_dict

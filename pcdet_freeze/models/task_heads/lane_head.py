@@ -13,6 +13,7 @@ from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
+from pcdet_freeze.models.map_layers import Conv2d, MapSequential, run_together
 from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
@@ -74,10 +75,10 @@ class LaneHead(nn.Module):
         self.limits = context.point_cloud_range
         self.map_size = _map_size(settings, context)
         width = settings.num_filters
-        self.shared = nn.Sequential(*conv_norm_relu(given.channels, width, 0.1))
-        self.refine = nn.Sequential(*conv_norm_relu(width, width, 0.1))
-        self.conf = nn.Conv2d(width, 1, 1)
-        self.cls = nn.Conv2d(width, settings.num_lanes + 1, 1)
+        self.shared = MapSequential(*conv_norm_relu(given.channels, width, 0.1))
+        self.refine = MapSequential(*conv_norm_relu(width, width, 0.1))
+        self.conf = Conv2d(width, 1, 1)
+        self.cls = Conv2d(width, settings.num_lanes + 1, 1)
         self.forward_ret_dict: dict[str, Tensor] = {}
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class LaneHead(nn.Module):
         """
         x = self.shared(batch_dict["lane_features_2d"])
         x = self.refine(F.interpolate(x, size=self.map_size, mode="bilinear", align_corners=False))
-        conf, cls = self.conf(x), self.cls(x)
+        conf, cls = run_together([self.conf, self.cls], x)
         self.forward_ret_dict = {}
         if self.training:
             frames, lane_map = self._targets(batch_dict, len(conf))

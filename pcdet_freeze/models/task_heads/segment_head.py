@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.loss_normalization import Normalizers, for_log, normalizers_of
+from pcdet_freeze.models.map_layers import Conv2d
 from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.losses import lovasz_softmax_sum
@@ -47,7 +48,7 @@ class SegmentHead(nn.Module):
             width = wider
         self.point_layers = nn.Sequential(*layers)
         self.point_cls = nn.Linear(width, self.num_class)
-        self.cell_cls = nn.Conv2d(given.channels, self.num_class, 1) if settings.cell_labels else None
+        self.cell_cls = Conv2d(given.channels, self.num_class, 1) if settings.cell_labels else None
         weights = settings.loss_config.class_weights or (1.0,) * self.num_class
         self.register_buffer("class_weights", torch.tensor(weights), persistent=False)
         self.forward_ret_dict: dict[str, Any] = {}

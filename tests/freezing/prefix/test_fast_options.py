@@ -24,16 +24,18 @@ from pcdet_freeze.utils.tensors import relative_error
 BLOCKS = ["backbone_2d.blocks"]
 
 
-def outputs(options: Options) -> tuple[list[torch.Tensor], list[torch.Tensor], Replanner]:
+def outputs(
+    options: Options, layout: torch.memory_format = torch.contiguous_format
+) -> tuple[list[torch.Tensor], list[torch.Tensor], Replanner]:
     """What both blocks put out in a plain training forward, and in one with ``options``."""
-    model = frozen_model(BLOCKS)
+    model, given = frozen_model(BLOCKS), image().contiguous(memory_format=layout)
     renewed = Replanner(model, options)
-    renewed.prepare(image())
+    renewed.prepare(given)
     blocks = [(str(i), block) for i, block in enumerate(model.backbone_2d.blocks)]
     with recorded(blocks) as plain:
-        model(image())
+        model(given)
     with recorded(blocks) as fast, renewed.fast:
-        model(image()).backward()
+        model(given).backward()
     return [plain["0"][0], plain["1"][0]], [fast["0"][0], fast["1"][0]], renewed
 
 
@@ -68,6 +70,13 @@ def test_f6_channels_last_stays_inside_the_prefix() -> None:
     assert max(map(relative_error, plain, fast)) <= 2e-6
     weight = renewed.fast.folds[0].weights()[0]
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_f6_a_map_that_comes_channels_last_leaves_the_prefix_so() -> None:
+    for options in (Options(channels_last=True), Options()):
+        plain, fast, _ = outputs(options, torch.channels_last)
+        assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in fast)
+        assert max(map(relative_error, plain, fast)) <= 2e-6
 
 
 def test_f6_an_evaluation_is_in_float32_for_all_options() -> None:

@@ -1,0 +1,106 @@
+"""Memory format of BEV maps (B, C, H, W): whether they stay channels-last, as a scatter makes them.
+
+A scatter writes the C features of a cell side by side. Copying the map of KITTI's grid into torch's
+contiguous format takes 0.2 s a step on one core, and convolutions are slower on the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Choice = Literal["auto"] | bool
+"""MODEL.CHANNELS_LAST: auto, or the same on every device"""
+
+
+def keeps_channels_last(choice: Choice, device: torch.device) -> bool:
+    """Whether maps on ``device`` stay channels-last.
+
+    With auto, on a CPU where oneDNN is there, since this is measured to pay; and on CUDA where float32
+    convolutions run on tensor cores (TF32, or autocast), whose kernels compute in this format and convert
+    others. The choice for CUDA follows from how its kernels work and was not measured.
+    """
+    if choice != "auto":
+        return choice
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    if device.type != "cuda":
+        return False
+    return torch.backends.cudnn.allow_tf32 or torch.is_autocast_enabled()
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether ``maps`` has its channels side by side; False for a map that is contiguous in both formats."""
+    if maps.dim() != 4 or maps.is_contiguous():
+        return False
+    return maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def computes_here(maps: Tensor) -> bool:
+    """Whether the operators of ``map_norm`` and ``map_products`` replace those of torch for ``maps``.
+
+    They are for float32 on the CPU. Elsewhere, and inside torch.compile, torch's own operators run.
+    """
+    plain = maps.device.type == "cpu" and maps.dtype == torch.float32
+    return plain and is_channels_last(maps) and not torch.compiler.is_compiling() and not _autocast_on_cpu()
+
+
+def _autocast_on_cpu() -> bool:
+    try:
+        return torch.is_autocast_enabled("cpu")
+    except TypeError:  # torch before 2.4
+        return torch.is_autocast_cpu_enabled()
+
+
+def rows_of(maps: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * H * W, C): a view of a channels-last map, a copy of any other."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def map_of(rows: Tensor, samples: int, height: int, width: int) -> Tensor:
+    """(B * H * W, C) -> (B, C, H, W), a channels-last view."""
+    return rows.view(samples, height, width, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+class JoinedMap:
+    """A channels-last map whose channels several layers write, each its own, instead of a concatenation.
+
+    Args:
+        like: a tensor of the map's dtype and device.
+        shape: B, H, W.
+        widths: channels of each part, in order.
+    """
+
+    def __init__(self, like: Tensor, shape: tuple[int, int, int], widths: Sequence[int]) -> None:
+        self.shape = shape
+        self.rows = like.new_empty(shape[0] * shape[1] * shape[2], sum(widths))
+        self.places = self.rows.split(list(widths), dim=1)
+        """(B * H * W, channels) of each part"""
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The map (B, C, H, W) of ``parts``; a copy if one of them does not lie in its place."""
+        if any(a.data_ptr() != b.data_ptr() for a, b in zip(parts, self.places, strict=True)):
+            return torch.cat(list(parts), dim=1)
+        result: Tensor = _Join.apply(map_of(self.rows, *self.shape), *parts)
+        return result
+
+
+class _Join(torch.autograd.Function):
+    """Concatenation of parts that lie side by side already: no copy, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, *parts: Tensor) -> Tensor:
+        ctx.widths = [part.shape[1] for part in parts]
+        result = whole.data
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        assert ctx.saved_tensors  # raises where the map was changed in place, and the parts with it
+        return None, *gradient.split(ctx.widths, dim=1)
