@@ -24,7 +24,7 @@ from pcdet_freeze.freezing.certificate import compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, metadata_to_plain
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.module_graph import explain_steps, require_loss
+from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
 from pcdet_freeze.utils.distributed import unwrap
@@ -187,11 +187,18 @@ class MultiTaskFreezeHook(ConfiguredHook):
         self._warn_of_drift(trainer)
 
     def _warn_of_drift(self, trainer: Trainer) -> None:
-        """Log each warning once a run."""
-        for drift in dict.fromkeys(map(str, lint(self.handle.model))):
-            if drift not in self._warned:
-                self._warned.add(drift)
-                trainer.logger.warning("%s", drift)
+        """Log each warning once a run, and the command that prints a list without drift."""
+        found = [drift for drift in lint(self.handle.model) if str(drift) not in self._warned]
+        for drift in dict.fromkeys(map(str, found)):
+            self._warned.add(drift)
+            trainer.logger.warning("%s", drift)
+        heads = [stage.name for stage in stages(self.handle.model) if stage.has_loss]
+        kept = [head for head in heads if any(head in drift.frozen for drift in found)]
+        if kept:
+            flags = " ".join(f"--keep {head}" for head in kept)
+            trainer.logger.warning(
+                "`pcdet-freeze suggest --cfg_file FILE %s` prints the list that keeps its outputs", flags
+            )
 
     def _check(self, when: str) -> None:
         """Raise CertificateError on all ranks if frozen state changed on any; a collective call."""
