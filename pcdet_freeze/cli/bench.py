@@ -230,7 +230,6 @@ def _whole_training(args: argparse.Namespace) -> bench.WholeTraining:
         "batch_size": args.batch_size,
         "pretrained_model": args.pretrained_model,
         "device": args.device,
-        "no_savings": True,
     }
     words = [*(args.set_cfgs or []), *given]
     return bench.WholeTraining(args.cfg_file or DEFAULT_CFG, words, options, args.threads)

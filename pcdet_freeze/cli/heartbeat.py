@@ -26,7 +26,7 @@ class Heartbeat:
         self.what, self._began, self._last = what, time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Heartbeat:
-        self._stream, sys.stdout = sys.stdout, self  # type: ignore[assignment]
+        self._stream, sys.stdout = sys.stdout, self
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 

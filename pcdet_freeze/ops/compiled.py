@@ -39,13 +39,13 @@ def compiled(function: F) -> F:
 
     Type checkers see the original signature.
     """
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
     with suppress(RuntimeError):  # numba finds no folder to write to
         dispatcher._cache = _Cache(function)
     return cast(F, dispatcher)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
+class _Cache(FunctionCache):
     """numba's cache of one function, see above."""
 
     def __init__(self, function: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +93,29 @@ def test_normalised_scores_are_taken_as_they_are() -> None:
     plain, _ = post_process(raw_batch(), settings())
     found, _ = post_process(batch, settings())
     assert found[0]["pred_scores"].equal(plain[0]["pred_scores"])
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("raw_score", [False, True])
+@pytest.mark.parametrize("thresh", [0.0, 0.3, 0.9])
+def test_detections_are_those_of_all_anchors_bit_for_bit(groups: int, raw_score: bool, thresh: float) -> None:
+    torch.manual_seed(0)
+    raws = [torch.randn(1, 300, 2).round(decimals=1) for _ in range(groups)]  # with equal scores
+    for raw in raws:
+        raw[0, ::17, 0] = torch.nan
+    boxes = torch.rand(1, 300 * groups, 7) * torch.tensor([60, 60, 1, 4, 2, 2, 6]) + 0.1
+    given = {"multihead_label_mapping": [torch.tensor([1, 2]), torch.tensor([3, 4])][:groups]}
+    batch = {"batch_size": 1, "batch_cls_preds": raws if groups > 1 else raws[0], "batch_box_preds": boxes}
+    (found,), _ = post_process(
+        batch | given, replace(settings(output_raw_score=raw_score), score_thresh=thresh)
+    )
+
+    all_raw, offset = torch.cat(raws, 1)[0], torch.arange(groups).repeat_interleave(300) * 2
+    best, winner = all_raw.sigmoid().max(dim=1)
+    chosen, kept = class_agnostic_nms(boxes[0], best, NMS, thresh)
+    assert torch.equal(found["pred_boxes"], boxes[0, chosen])
+    assert torch.equal(found["pred_labels"], (winner + 1 + offset)[chosen])
+    assert torch.equal(found["pred_scores"], all_raw.max(dim=1).values[chosen] if raw_score else kept)
 
 
 def test_recall_of_proposals_is_counted_too() -> None:

@@ -1,0 +1,47 @@
+"""A line where nothing was printed for a while; other output is passed on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+from pcdet_freeze.cli.heartbeat import Heartbeat
+
+
+class Lines:
+    """A stream that says when its first line has come."""
+
+    def __init__(self) -> None:
+        self.text, self.has_line = "", threading.Event()
+
+    def write(self, text: str) -> int:
+        self.text += text
+        if "\n" in self.text:
+            self.has_line.set()
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_silence_is_broken_by_a_line_that_names_what_runs(monkeypatch: Any) -> None:
+    stream = Lines()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with Heartbeat("stage 2", every=0.01):
+        assert stream.has_line.wait(10)
+    assert stream.text.startswith("... stage 2: 0 s\n")
+    assert sys.stdout is stream
+
+
+def test_what_is_printed_is_passed_on_and_counts_as_a_line(monkeypatch: Any) -> None:
+    stream = Lines()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with Heartbeat("stage 2", every=60) as heartbeat:
+        before = heartbeat._last
+        print("Loss: 1.0")
+        assert heartbeat._last > before and sys.stdout.isatty() is False
+    assert stream.text == "Loss: 1.0\n"
