@@ -9,7 +9,7 @@ each map is read from memory once for its sums and once for its values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -113,55 +113,53 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight, result = ctx.saved_tensors
         rows = rows_of(maps)
-        upper = _Masked(rows_of(gradient), None if result is None else rows_of(result))
-        total, along = _sums(rows, upper, ctx.mean)
+        masked = _masked(rows_of(gradient), None if result is None else rows_of(result))
+        total, along, own = _sums(rows, masked, ctx.mean)
         factor = ctx.inverse if weight is None else ctx.inverse * weight.double()
         of_maps = None
         if ctx.needs_input_grad[0]:
             slope = along * ctx.inverse.square() / len(rows)
             start = total / len(rows) - ctx.mean * slope
-            of_rows = _input_gradient(rows, upper, *(v.to(rows.dtype) for v in (factor, slope, start)))
-            of_maps = map_of(of_rows, maps.shape[0], *maps.shape[2:])
+            _to_input(rows, own, *(value.to(rows.dtype) for value in (factor, slope, start)))
+            of_maps = map_of(own, maps.shape[0], *maps.shape[2:])
         of_weight = (along * ctx.inverse).to(rows.dtype) if ctx.needs_input_grad[1] else None
         of_bias = total.to(rows.dtype) if ctx.needs_input_grad[2] else None
         return of_maps, of_weight, of_bias, None, None, None, None
 
 
-class _Masked:
-    """The gradient of the norm's output: ``upper`` (N, C), zero where the ReLU's output ``made`` is zero."""
-
-    def __init__(self, upper: Tensor, made: Tensor | None) -> None:
-        self.upper, self.made = upper, made
-        self.room = upper.new_empty(next(_blocks(upper)).stop, upper.shape[1])
-
-    def __call__(self, block: slice) -> Tensor:
-        """Rows of ``block``; valid until the next call."""
-        part = self.upper[block]
-        if self.made is None:
-            return part
-        room = self.room[: len(part)]
-        torch.ops.aten.threshold_backward.grad_input(part, self.made[block], 0, grad_input=room)
-        return room
+Masked = Callable[[slice, Tensor], None]
+"""writes rows of the gradient of the norm's output into the given memory"""
 
 
-def _sums(rows: Tensor, upper: _Masked, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) float64: sums of the gradient, and of the gradient times (row - mean)."""
+def _masked(upper: Tensor, made: Tensor | None) -> Masked:
+    """The gradient ``upper`` (N, C), zero where the output ``made`` of the ReLU is zero."""
+
+    def write(block: slice, room: Tensor) -> None:
+        if made is None:
+            room.copy_(upper[block])
+        else:
+            torch.ops.aten.threshold_backward.grad_input(upper[block], made[block], 0, grad_input=room)
+
+    return write
+
+
+def _sums(rows: Tensor, masked: Masked, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) float64: sums of the gradient, and of the gradient times (row - mean); and the gradient (N, C)."""
     blocks, middle = list(_blocks(rows)), mean.to(rows.dtype)
     totals, alongs = rows.new_empty(2, len(blocks), rows.shape[1])
-    room = torch.empty_like(rows[blocks[0]])
+    room, own = torch.empty_like(rows[blocks[0]]), torch.empty_like(rows)
     for number, block in enumerate(blocks):
-        part = upper(block)
-        torch.sum(part, 0, out=totals[number])
-        around = torch.sub(rows[block], middle, out=room[: len(part)])
-        torch.sum(around.mul_(part), 0, out=alongs[number])
+        masked(block, own[block])
+        torch.sum(own[block], 0, out=totals[number])
+        around = torch.sub(rows[block], middle, out=room[: len(own[block])])
+        torch.sum(around.mul_(own[block]), 0, out=alongs[number])
     total = totals.double().sum(dim=0)
-    return total, alongs.double().sum(dim=0) - (mean - middle.double()) * total
+    return total, alongs.double().sum(dim=0) - (mean - middle.double()) * total, own
 
 
-def _input_gradient(rows: Tensor, upper: _Masked, factor: Tensor, slope: Tensor, start: Tensor) -> Tensor:
-    """(gradient - start - rows * slope) * factor."""
-    made = torch.empty_like(rows)
+def _to_input(rows: Tensor, own: Tensor, factor: Tensor, slope: Tensor, start: Tensor) -> None:
+    """Turn the gradient ``own`` of the output into that of the input, (own - start - row * slope) * factor."""
+    room = torch.empty_like(rows[next(_blocks(rows))])
     for block in _blocks(rows):
-        own = torch.addcmul(start, rows[block], slope, out=made[block])
-        torch.sub(upper(block), own, out=own).mul_(factor)
-    return made
+        part = own[block]
+        part.sub_(torch.addcmul(start, rows[block], slope, out=room[: len(part)])).mul_(factor)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcdet_freeze.freezing.prefix.fold_bn import Fold
+from pcdet_freeze.utils.tensors import relative_error
 
 
 class Transposed(TorchDispatchMode):
@@ -35,5 +36,5 @@ def test_f5_a_transposed_convolution_of_single_cells_runs_as_a_convolution(
     plain = F.conv_transpose2d(maps, *fold.weights())
     with torch.no_grad(), Transposed() as ran:
         found = fold.run_layer(maps)
-    assert torch.equal(found, plain)
+    assert relative_error(plain, found) < 2e-7
     assert ran.found == [layout != torch.channels_last]
