@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pcdet_freeze.bench.timing import Spread, interleave, timed
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.dense_heads import AxisAlignedTargetAssigner
+from pcdet_freeze.models.dense_heads.anchor_windows import grid_of
 from pcdet_freeze.ops.iou import boxes_iou_bev
 
 FULL, WINDOW, ASSIGN = "overlaps, all anchors", "overlaps, windows", "whole assignment"
@@ -42,8 +43,8 @@ def measure_operators(head: nn.Module, gt_boxes: Tensor, rounds: int) -> list[di
     anchors = head.anchor_generator.per_class(gt_boxes.device)  # type: ignore[union-attr, operator]
     full = _without_windows(assigner)
     tasks: dict[str, Callable[[], Any]] = {
-        FULL: lambda: _overlaps(full, anchors, gt_boxes),
-        WINDOW: lambda: _overlaps(assigner, anchors, gt_boxes),
+        FULL: lambda: _all_overlaps(full, anchors, gt_boxes),
+        WINDOW: lambda: _near_overlaps(assigner, anchors, gt_boxes),
         ASSIGN: lambda: assigner.assign_targets(anchors, gt_boxes),
     }
     expected, found = (one.assign_targets(anchors, gt_boxes) for one in (full, assigner))
@@ -62,13 +63,22 @@ def _without_windows(assigner: AxisAlignedTargetAssigner) -> AxisAlignedTargetAs
     return made
 
 
-def _overlaps(assigner: AxisAlignedTargetAssigner, anchors: tuple[Tensor, ...], gt_boxes: Tensor) -> None:
-    """Compute the overlaps that an assignment needs, for each sample and class."""
+def _all_overlaps(assigner: AxisAlignedTargetAssigner, anchors: tuple[Tensor, ...], gt_boxes: Tensor) -> None:
+    """Compute the overlaps of all anchors, for each sample and class."""
     for sample in gt_boxes:
-        for anchor, label, cells in zip(assigner.classes, assigner.labels, anchors, strict=True):
+        for label, cells in zip(assigner.labels, anchors, strict=True):
             mine = sample[sample[:, -1] == label]
             if len(mine):
-                assigner.overlaps(anchor, cells, mine[:, :7])
+                assigner.overlap(cells.reshape(-1, 7), mine[:, :7])
+
+
+def _near_overlaps(
+    assigner: AxisAlignedTargetAssigner, anchors: tuple[Tensor, ...], gt_boxes: Tensor
+) -> None:
+    """Compute the overlaps that an assignment needs."""
+    grid = grid_of(anchors)
+    if grid is not None:
+        assigner.near(grid, assigner.list_boxes(gt_boxes))
 
 
 def _iou_rows(rounds: int, device: torch.device) -> list[dict[str, Any]]:

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from easydict import EasyDict
-
 from pcdet_freeze.config import cfg_faults, load_cfg
+from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine.run_context import LOWEST, RunOptions, default_workers
 from pcdet_freeze.utils.faults import raise_faults
 

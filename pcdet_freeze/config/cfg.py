@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from easydict import EasyDict
-
+from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.config.find import find_config
 from pcdet_freeze.config.schema import OptimizationSettings, TopLevel
 from pcdet_freeze.config.yaml_files import Marks, config_roots, load, read_yaml

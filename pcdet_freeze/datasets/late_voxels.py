@@ -1,4 +1,4 @@
-"""Voxelize on the device: workers send points only.
+"""Voxelize on the device: workers send points only, and the host waits once a batch.
 
 A frame of KITTI has 0.4 MB of points and 8 MB of padded voxels: sending those costs more than computing them.
 """
@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.ops.batch_tensors import as_tensors
+from pcdet_freeze.ops.batch_voxels import voxelize_batch
 from pcdet_freeze.ops.voxels import Voxelizer
+from pcdet_freeze.utils.devices import is_accelerator
 
 
 class LateVoxels:
@@ -32,17 +34,17 @@ class LateVoxels:
         """Read points (N, 1 + C); add voxels, voxel_coords and voxel_num_points unless present."""
         if "voxels" in batch_dict:
             return
-        points = batch_dict["points"]
-        parts = [self._of_sample(points[points[:, 0] == b, 1:], b) for b in range(batch_dict["batch_size"])]
-        names = ("voxels", "voxel_coords", "voxel_num_points")
-        batch_dict.update(zip(names, map(torch.cat, zip(*parts, strict=True)), strict=True))
+        points, samples = batch_dict["points"], int(batch_dict["batch_size"])
+        if is_accelerator(points):
+            found: tuple[Tensor, ...] = voxelize_batch(self.voxelizer, points, samples)
+        else:
+            parts = [self._of_sample(points[points[:, 0] == b, 1:], b) for b in range(samples)]
+            found = tuple(map(torch.cat, zip(*parts, strict=True)))
+        batch_dict.update(zip(("voxels", "voxel_coords", "voxel_num_points"), found, strict=True))
 
     def _of_sample(self, points: Tensor, sample: int) -> tuple[Tensor, Tensor, Tensor]:
-        if points.is_cuda:
-            voxels, coords, counts = self.voxelizer(points)
-        else:
-            arrays: tuple[np.ndarray, ...] = self.voxelizer(points.numpy())
-            voxels, coords, counts = map(torch.from_numpy, arrays)
+        arrays: tuple[np.ndarray, ...] = self.voxelizer(points.numpy())
+        voxels, coords, counts = map(torch.from_numpy, arrays)
         return voxels, torch.nn.functional.pad(coords, (1, 0), value=sample), counts
 
 

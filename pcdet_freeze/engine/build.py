@@ -51,6 +51,7 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.devices import is_accelerator
 from pcdet_freeze.utils.rng import set_seed
 
 
@@ -71,7 +72,7 @@ def build_data(context: RunContext, training: bool) -> Data:
     )
     context.logger.info("%s: %d frames", "Training data" if training else "Test data", len(parts[0]))
     data = Data(*parts)
-    if training and (context.device.type == "cuda" or context.options.workers > 0):
+    if training and (is_accelerator(context.device) or context.options.workers > 0):
         data.move = move_with(send_points(data.loader))
     return data
 

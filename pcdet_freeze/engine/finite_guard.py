@@ -21,6 +21,7 @@ from pcdet_freeze.engine.kept_tensors import KeptTensors, step_tensors, take_bac
 from pcdet_freeze.engine.optim.gradient_norms import GradientNorms
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.utils import distributed
+from pcdet_freeze.utils.devices import wait_for
 
 
 class NonFiniteLossError(PCDetFreezeError, ArithmeticError):
@@ -132,7 +133,7 @@ class FiniteGuard:
     def settle(self, training: Training) -> bool:
         """Read the verdict of the pending step; returns whether it was finite, or none was pending."""
         record, self.pending = self.pending, None
-        if record is None or bool(record.finite):
+        if record is None or wait_for([record.finite])[0]:
             return True
         if record.deferred:
             take_back_counters(training.optimizer, record.norms.parameters)

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from easydict import EasyDict
 from torch import nn
 
 from pcdet_freeze.config import apply_overrides, load_cfg, plain
+from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine import build, launch
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state

@@ -106,8 +106,8 @@ class FreezeOptions(Section):
     train_dropped: bool = False
     """In OpenPCDet only: True adds the parameters that its adam_onecycle drops to the optimizer."""
     fuse: bool | Literal["force"] = True
-    """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast and
-    TF32 too. False: every layer by itself."""
+    """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast
+    too. False: every layer by itself."""
     prefix_dtype: Dtype = "float32"
     """Data type in which the frozen prefix computes, in training forwards."""
     channels_last: bool = False

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.utils.devices import host_copy, is_accelerator, keep_host_copy, send
 
 
 def labelled_frames(batch_dict: dict[str, Any], label: str, who: str) -> Tensor | None:
@@ -24,11 +25,28 @@ def labelled_frames(batch_dict: dict[str, Any], label: str, who: str) -> Tensor 
         DataError: the batch has neither the label nor flags that are all False.
     """
     flags = batch_dict.get(f"has_{label}")
-    if label not in batch_dict and (flags is None or bool(torch.as_tensor(flags).any())):
+    if label not in batch_dict and (flags is None or bool(host_copy(torch.as_tensor(flags)).any())):
         raise DataError(
             f"{who} needs {label} to train, but the batch has none. Freeze the head, or add labels."
         )
     return None if flags is None else torch.as_tensor(flags)
+
+
+def indices_of(flags: Tensor) -> Tensor:
+    """(n,) int64, on the device of ``flags`` (B,) bool: the frames that are marked.
+
+    Unlike ``flags`` itself as an index, it does not make the host wait for their number.
+    """
+    host = host_copy(flags)
+    chosen = host.nonzero()[:, 0]
+    return keep_host_copy(send(chosen, flags.device), chosen)
+
+
+def rows_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """``values[chosen]``; the host knows it where it knows ``values``."""
+    if not is_accelerator(values):
+        return values[chosen]
+    return keep_host_copy(values[chosen], host_copy(values)[host_copy(chosen)])
 
 
 def boxes_to_learn(batch_dict: dict[str, Any], who: str, columns: int = 8) -> tuple[Tensor, Tensor | None]:
@@ -36,7 +54,8 @@ def boxes_to_learn(batch_dict: dict[str, Any], who: str, columns: int = 8) -> tu
     flags = labelled_frames(batch_dict, "gt_boxes", who)
     if "gt_boxes" not in batch_dict:
         assert flags is not None
-        return torch.zeros(len(flags), 1, columns, device=flags.device), flags
+        none = torch.zeros(len(flags), 1, columns)
+        return keep_host_copy(send(none, flags.device), none), flags
     return batch_dict["gt_boxes"], flags
 
 

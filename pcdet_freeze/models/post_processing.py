@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pcdet_freeze.ops.iou import boxes_iou3d
 from pcdet_freeze.ops.nms import nms, nms_normal
+from pcdet_freeze.utils.devices import host_copy, is_accelerator
+from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.rules import Count, Share, one_of, only
 from pcdet_freeze.utils.sections import Section
 
+CANDIDATES = "box_candidates"
+"""key of a batch whose candidates are on the host already"""
 NMS_TYPES = {"nms_gpu": nms, "nms_normal_gpu": nms_normal}
 
 
@@ -85,24 +89,6 @@ def class_agnostic_nms(
     return chosen, scores[chosen]
 
 
-def multi_classes_nms(
-    boxes: Tensor, scores: Tensor, settings: NMSSettings, score_thresh: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """NMS for each class separately, one class after another.
-
-    Args:
-        boxes: (N, 7 + C).
-        scores: (N, classes).
-
-    Returns:
-        Indices (K,), scores (K,) and labels (K,), from 1, of the kept boxes.
-    """
-    found = [class_agnostic_nms(boxes, scores[:, k], settings, score_thresh) for k in range(scores.shape[1])]
-    labels = [index.new_full((len(index),), k + 1) for k, (index, _) in enumerate(found)]
-    chosen, kept_scores = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return chosen, kept_scores, torch.cat(labels)
-
-
 @torch.no_grad()
 def post_process(
     batch_dict: dict[str, Any], settings: PostProcessingSettings
@@ -117,6 +103,7 @@ def post_process(
         batch_box_preds: (B, A, 7 + C)
         gt_boxes (optional): (B, G, 8); recall is counted if it is given
         rois (optional): (B, R, 7), proposals, whose recall is counted too
+        box_candidates (optional): in place of the first four, see ``box_candidates``
 
     Returns:
         One dict per sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1; and recall
@@ -124,12 +111,14 @@ def post_process(
     """
     detections: list[dict[str, Tensor]] = []
     recall: dict[str, float] = {}
+    if CANDIDATES not in batch_dict:
+        batch_dict = {**batch_dict, **to_host(box_candidates(batch_dict, settings))}
     for sample in range(int(batch_dict["batch_size"])):
-        detections.append(_select(_anchor_groups(batch_dict, sample), settings))
+        detections.append(_select([each.of(sample) for each in batch_dict[CANDIDATES]], settings))
         if "gt_boxes" in batch_dict:
             rois = batch_dict["rois"][sample] if "rois" in batch_dict else None
-            boxes = detections[-1]["pred_boxes"]
-            _count_recall(recall, settings.recall_thresh_list, boxes, batch_dict["gt_boxes"][sample], rois)
+            boxes, gt_boxes = detections[-1]["pred_boxes"], host_copy(batch_dict["gt_boxes"])[sample]
+            _count_recall(recall, settings.recall_thresh_list, boxes, gt_boxes, rois)
     return detections, recall
 
 
@@ -145,83 +134,108 @@ def count_detections(
     """
     detections: list[dict[str, Tensor]] = batch_dict["final_box_dicts"]
     recall: dict[str, float] = {}
-    for found, gt_boxes in zip(detections, batch_dict.get("gt_boxes", ()), strict=False):
+    labels = host_copy(batch_dict["gt_boxes"]) if "gt_boxes" in batch_dict else ()
+    for found, gt_boxes in zip(detections, labels, strict=False):
         _count_recall(recall, settings.recall_thresh_list, found["pred_boxes"], gt_boxes, None)
     return detections, recall
 
 
-@dataclass(frozen=True)
-class _AnchorGroup:
-    """Anchors of one sample with the same class columns."""
+class BoxCandidates(NamedTuple):
+    """Boxes of all samples that are suppressed among each other: those of all classes, or of one."""
 
     boxes: Tensor
-    """(N, 7 + C)"""
-    raw: Tensor
-    """(N, classes) raw output of the head"""
+    """(B, N, 7 + C)"""
     scores: Tensor
-    """(N, classes) probabilities"""
+    """(B, N)"""
+    raw: Tensor
+    """(B, N) raw output of the head"""
     labels: Tensor
-    """(classes,) from 1"""
+    """(B, N) from 1"""
+
+    def of(self, sample: int) -> BoxCandidates:
+        """Those of one sample, without the first dimension."""
+        return BoxCandidates(*(part[sample] for part in self))
+
+    def best(self, count: int) -> BoxCandidates:
+        """The ``count`` boxes of each sample with the highest scores, in their order."""
+        if self.scores.shape[1] <= count:
+            return self
+        ranked = self.scores.nan_to_num(-torch.inf).sort(dim=1, descending=True, stable=True).indices
+        kept = ranked[:, :count].sort(dim=1).values
+        rows = kept.unsqueeze(2).expand(-1, -1, self.boxes.shape[2])
+        return BoxCandidates(self.boxes.gather(1, rows), *(part.gather(1, kept) for part in self[1:]))
 
 
-def _anchor_groups(batch_dict: dict[str, Any], sample: int) -> list[_AnchorGroup]:
+def box_candidates(batch_dict: dict[str, Any], settings: PostProcessingSettings) -> dict[str, Any]:
+    """What ``post_process`` needs from the device: ``candidates``, and ``rois`` if the batch has them.
+
+    On an accelerator, only the boxes that NMS looks at (NMS_PRE_MAXSIZE): they are then copied to the host
+    together, which suppresses them as it does those of a CPU.
+    """
+    groups, boxes = _groups(batch_dict), batch_dict["batch_box_preds"]
+    parts = boxes.split([raw.shape[1] for raw, _, _ in groups], dim=1)
+    if settings.nms_config.multi_classes_nms:
+        found = [
+            BoxCandidates(part, scores[..., k], raw.amax(dim=-1), labels[k].expand_as(scores[..., k]))
+            for part, (raw, scores, labels) in zip(parts, groups, strict=True)
+            for k in range(scores.shape[-1])
+        ]
+    else:
+        if not is_accelerator(boxes):
+            rows = [_reaching(scores, settings.score_thresh) for _, scores, _ in groups]
+            groups = [
+                (raw[:, at], scores[:, at], labels)
+                for at, (raw, scores, labels) in zip(rows, groups, strict=True)
+            ]
+            parts = tuple(part[:, at] for at, part in zip(rows, parts, strict=True))
+        best = [(scores.max(dim=-1), raw, labels) for raw, scores, labels in groups]
+        found = [
+            BoxCandidates(
+                torch.cat(parts, dim=1),
+                torch.cat([top.values for top, _, _ in best], dim=1),
+                torch.cat([raw.amax(dim=-1) for _, raw, _ in best], dim=1),
+                torch.cat([labels[top.indices] for top, _, labels in best], dim=1),
+            )
+        ]
+    if is_accelerator(boxes):
+        found = [each.best(settings.nms_config.nms_pre_maxsize) for each in found]
+    rois = {"rois": batch_dict["rois"]} if "rois" in batch_dict else {}
+    return {CANDIDATES: found, **rois}
+
+
+def _reaching(scores: Tensor, score_thresh: float) -> Tensor:
+    """The anchors of which some score of (B, n, classes) reaches the threshold in some sample, in their order.
+
+    On a CPU the maximum over the classes of all anchors takes most of the time of a frame. On other devices
+    it does not, and counting these anchors would wait for the device.
+    """
+    reached = (scores.reshape(-1) >= score_thresh).nonzero()[:, 0]
+    rows = (reached // scores.shape[2]) % scores.shape[1]
+    return rows.unique_consecutive() if len(scores) == 1 else rows.unique()
+
+
+def _groups(batch_dict: dict[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of consecutive groups of anchors: raw output (B, n, classes), probabilities, labels (classes,)."""
     given = batch_dict["batch_cls_preds"]
     if isinstance(given, Tensor):
         raws, labels = [given], [torch.arange(1, given.shape[-1] + 1, device=given.device)]
     else:
         raws, labels = given, batch_dict["multihead_label_mapping"]
     normalized = batch_dict.get("cls_preds_normalized", False)
-    boxes = batch_dict["batch_box_preds"][sample].split([raw.shape[1] for raw in raws])
-    return [
-        _AnchorGroup(box, raw[sample], raw[sample] if normalized else raw[sample].sigmoid(), label)
-        for box, raw, label in zip(boxes, raws, labels, strict=True)
-    ]
+    scores = [raw if normalized else raw.sigmoid() for raw in raws]
+    return list(zip(raws, scores, labels, strict=True))
 
 
-def _select(groups: list[_AnchorGroup], settings: PostProcessingSettings) -> dict[str, Tensor]:
-    nms_config = settings.nms_config
-    if nms_config.multi_classes_nms:
-        parts = [_each_class(group, settings) for group in groups]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    groups = [_with_candidates(group, settings.score_thresh) for group in groups]
-    boxes = _joined([group.boxes for group in groups])
-    best, raw, labels = map(_joined, zip(*(_best(group) for group in groups), strict=True))
-    chosen, kept = class_agnostic_nms(boxes, best, nms_config, settings.score_thresh)
-    if settings.output_raw_score:
-        kept = raw[chosen]
-    return {"pred_boxes": boxes[chosen], "pred_scores": kept, "pred_labels": labels[chosen]}
-
-
-def _with_candidates(group: _AnchorGroup, score_thresh: float) -> _AnchorGroup:
-    """The anchors of a group of which some score reaches the threshold, in their order.
-
-    On a CPU the maximum over the classes of all anchors takes most of the time of a frame. On other devices
-    it does not, and counting the candidates would wait for the device.
-    """
-    if not group.scores.is_cpu:
-        return group
-    reached = (group.scores.reshape(-1) >= score_thresh).nonzero()[:, 0]
-    rows = (reached // group.scores.shape[1]).unique_consecutive()
-    return _AnchorGroup(group.boxes[rows], group.raw[rows], group.scores[rows], group.labels)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _best(group: _AnchorGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Score, raw score and label, (N,) each, of the best class of each anchor."""
-    best, winner = group.scores.max(dim=-1)
-    return best, group.raw.max(dim=-1).values, group.labels[winner]
-
-
-def _each_class(group: _AnchorGroup, settings: PostProcessingSettings) -> dict[str, Tensor]:
-    chosen, kept, column = multi_classes_nms(
-        group.boxes, group.scores, settings.nms_config, settings.score_thresh
-    )
-    if settings.output_raw_score:
-        kept = group.raw[chosen].max(dim=-1).values
-    return {"pred_boxes": group.boxes[chosen], "pred_scores": kept, "pred_labels": group.labels[column - 1]}
+def _select(groups: list[BoxCandidates], settings: PostProcessingSettings) -> dict[str, Tensor]:
+    """Detections of a sample: NMS of each of ``groups``."""
+    parts = []
+    for group in groups:
+        nms_config = settings.nms_config
+        chosen, kept = class_agnostic_nms(group.boxes, group.scores, nms_config, settings.score_thresh)
+        scores = group.raw[chosen] if settings.output_raw_score else kept
+        parts.append((group.boxes[chosen], scores, group.labels[chosen]))
+    names = ("pred_boxes", "pred_scores", "pred_labels")
+    return dict(zip(names, (torch.cat(column) for column in zip(*parts, strict=True)), strict=True))
 
 
 def _count_recall(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pcdet_freeze.utils.devices import is_accelerator
+
 IGNORE = 255
 """Label of points and cells that are ignored."""
 
@@ -35,6 +37,13 @@ def cells_of(points: Tensor, limits: Sequence[float], shape: Sequence[int]) -> T
     return (points[:, 0].long() * rows + row) * columns + column
 
 
+def count_each(index: Tensor, count: int) -> Tensor:
+    """(count,) int64: how often each of 0..count - 1 is in ``index`` (N,) int64."""
+    if not is_accelerator(index):
+        return torch.bincount(index, minlength=count)
+    return index.new_zeros(count).index_add_(0, index, torch.ones_like(index))  # bincount waits
+
+
 @torch.no_grad()
 def cell_majority(cells: Tensor, labels: Tensor, classes: int, count: int) -> Tensor:
     """(count,) int64: majority label of the points of each cell; 255 if it has no labelled point.
@@ -47,6 +56,10 @@ def cell_majority(cells: Tensor, labels: Tensor, classes: int, count: int) -> Te
         count: number of cells.
     """
     counted = labels != IGNORE
-    votes = torch.bincount(cells[counted] * classes + labels[counted], minlength=count * classes)
+    if is_accelerator(cells):  # where the host would wait for the number of labelled points
+        vote = cells * classes + labels.where(counted, 0)
+        votes = cells.new_zeros(count * classes).index_add_(0, vote, counted.long())
+    else:
+        votes = torch.bincount(cells[counted] * classes + labels[counted], minlength=count * classes)
     most, label = votes.view(count, classes).max(dim=1)
     return torch.where(most > 0, label, IGNORE)

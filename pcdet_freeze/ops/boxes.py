@@ -23,6 +23,7 @@ from pcdet_freeze.ops._arrays import (
     to_tensor,
 )
 from pcdet_freeze.ops.compiled import compiled
+from pcdet_freeze.utils.devices import is_accelerator
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 # lower face, then upper face; in each: front-left, front-right, rear-right, rear-left
@@ -139,7 +140,7 @@ def points_in_boxes(points: Array, boxes: Array, margin: float = 1e-5) -> Array:
     boxes with NaN never match.
     """
     _check_points_and_boxes(points, boxes)
-    if isinstance(points, torch.Tensor) and points.is_cuda:
+    if isinstance(points, torch.Tensor) and is_accelerator(points):
         return _first_box_torch(points, boxes, margin)
     first = _first_box(to_float64(points, 3), to_float64(boxes, 7), margin)
     return torch.from_numpy(first) if isinstance(points, torch.Tensor) else first
@@ -148,7 +149,7 @@ def points_in_boxes(points: Array, boxes: Array, margin: float = 1e-5) -> Array:
 def points_in_boxes_mask(points: Array, boxes: Array, margin: float = 1e-2) -> Array:
     """Points inside each box: (N, 3+), (M, 7) -> (M, N) bool. ``margin`` as in points_in_boxes."""
     _check_points_and_boxes(points, boxes)
-    if isinstance(points, torch.Tensor) and points.is_cuda:
+    if isinstance(points, torch.Tensor) and is_accelerator(points):
         return _inside_torch(points.double(), boxes.double(), margin)
     mask = _inside_all(to_float64(points, 3), to_float64(boxes, 7), margin)
     return torch.from_numpy(mask) if isinstance(points, torch.Tensor) else mask

@@ -19,6 +19,7 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops._arrays import Array, check_columns, check_same_kind, floating_like, to_float64
 from pcdet_freeze.ops._rotated_overlap import overlap_matrix, overlap_pairs, prepare
 from pcdet_freeze.ops._rotated_overlap_torch import overlap_matrix_torch, pair_overlap_torch, prepare_torch
+from pcdet_freeze.utils.devices import is_accelerator
 
 BEV_COLUMNS = [0, 1, 3, 4, 6]
 
@@ -54,7 +55,7 @@ def boxes_aligned_iou3d(boxes_a: Array, boxes_b: Array) -> Array:
             f"aligned IoU needs two equally long lists of boxes; got {len(boxes_a)} and {len(boxes_b)}. "
             "Use boxes_iou3d for all pairs."
         )
-    if isinstance(boxes_a, torch.Tensor) and boxes_a.is_cuda:
+    if isinstance(boxes_a, torch.Tensor) and is_accelerator(boxes_a):
         a, b = boxes_a.detach()[:, :7].double(), boxes_b.detach()[:, :7].double()
         inter = pair_overlap_torch(prepare_torch(a[:, BEV_COLUMNS]), prepare_torch(b[:, BEV_COLUMNS]))
     else:
@@ -73,7 +74,7 @@ def _check(boxes_a: Any, boxes_b: Any) -> None:
 
 def _bev_overlap(boxes_a: Array, boxes_b: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Intersection areas (N, M), and both boxes as float64 tensors on one device."""
-    if isinstance(boxes_a, torch.Tensor) and boxes_a.is_cuda:
+    if isinstance(boxes_a, torch.Tensor) and is_accelerator(boxes_a):
         a, b = boxes_a.detach()[:, :7].double(), boxes_b.detach()[:, :7].double()
         flat_a, flat_b = prepare_torch(a[:, BEV_COLUMNS]), prepare_torch(b[:, BEV_COLUMNS])
         return overlap_matrix_torch(flat_a, flat_b), a, b

@@ -21,6 +21,7 @@ from pcdet_freeze.ops._arrays import Array, check_columns, check_same_kind, to_f
 from pcdet_freeze.ops._rotated_overlap import greedy, prepare, walk
 from pcdet_freeze.ops._rotated_overlap_torch import near_torch, overlap_torch, prepare_torch
 from pcdet_freeze.ops.iou import BEV_COLUMNS
+from pcdet_freeze.utils.devices import is_accelerator
 
 _BLOCK = 1024  # number of boxes that the torch path processes at once
 
@@ -41,7 +42,7 @@ def nms(boxes: Array, scores: Array, thresh: float, pre_maxsize: int | None = No
         DataError: wrong shapes, types that do not match, a threshold below 0 or NaN.
     """
     _check(boxes, scores, thresh, pre_maxsize)
-    if isinstance(boxes, torch.Tensor) and boxes.is_cuda:
+    if isinstance(boxes, torch.Tensor) and is_accelerator(boxes):
         return nms_torch(boxes, scores, float(thresh), pre_maxsize)
     order = np.argsort(-_no_nan(scores), kind="stable")[:pre_maxsize]
     flat = to_float64(to_float64(boxes, 7)[order][:, BEV_COLUMNS])

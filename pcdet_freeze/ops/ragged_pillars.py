@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcdet_freeze.utils.devices import is_accelerator, total_of
+
 
 def decorate_points(
     voxels: Tensor, counts: Tensor, centres: Tensor, filled: Tensor, keep_xyz: bool, with_distance: bool
@@ -28,7 +30,7 @@ def decorate_points(
         keep_xyz: include x, y, z.
         with_distance: append the distance from the sensor.
     """
-    pillar_of, slot = filled.nonzero(as_tuple=True)  # waits for the device, once
+    pillar_of, slot = _filled_slots(counts, filled)
     points = voxels[pillar_of, slot]
     xyz = points[:, :3]
     # summed over padded slots too, since the order of summation changes the last bits
@@ -37,6 +39,16 @@ def decorate_points(
     if with_distance:
         parts.append(xyz.norm(dim=1, keepdim=True))
     return torch.cat(parts, dim=1)
+
+
+def _filled_slots(counts: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+    """Pillar (N,) and slot (N,) of each point; their number is known from the voxelization."""
+    if not is_accelerator(counts):
+        pillar_of, slot = filled.nonzero(as_tuple=True)
+        return pillar_of, slot
+    pillar_of = torch.repeat_interleave(counts, output_size=total_of(counts))
+    begin = counts.cumsum(0) - counts
+    return pillar_of, torch.arange(len(pillar_of), device=counts.device) - begin[pillar_of]
 
 
 def run_layers(layers: Iterable[Any], points: Tensor, filled: Tensor) -> Tensor:

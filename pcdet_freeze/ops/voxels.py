@@ -18,6 +18,7 @@ import torch
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.ops._arrays import Array, check_columns
 from pcdet_freeze.ops.compiled import compiled
+from pcdet_freeze.utils.devices import constant
 from pcdet_freeze.utils.signals.interrupts import uninterrupted
 
 Numbers = Sequence[float] | np.ndarray
@@ -92,7 +93,8 @@ class Voxelizer:
 
     def _voxelize_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Equal result by sorting, on any device, without a loop over points."""
-        points, cells = self._cells_torch(points)
+        cells, inside = self.cells_torch(points)
+        points, cells = points[inside], cells[inside]
         grid = self.grid_size.tolist()
         # a stable sort preserves the order of the points of each cell
         key, order = ((cells[:, 2] * grid[1] + cells[:, 1]) * grid[0] + cells[:, 0]).sort(stable=True)
@@ -114,14 +116,14 @@ class Voxelizer:
         num_points = (ends - start)[opened].clamp(max=self.max_points).int()
         return voxels, coords, num_points
 
-    def _cells_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points inside the range and their cells (N, 3) int64 [x, y, z]."""
+    def cells_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells (N, 3) int64 [x, y, z] of points (N, C), and which points (N,) are inside the range."""
         # divide by a tensor: on CUDA, torch turns division by a Python number into a multiplication
-        size, lower = (torch.from_numpy(a).to(points.device) for a in (self._size, self._lower))
-        grid = torch.from_numpy(self.grid_size).to(points.device)
+        size, lower = (constant(a.tolist(), points.device) for a in (self._size, self._lower))
+        grid = constant(self.grid_size.tolist(), points.device, torch.long)
         cell = torch.floor((points[:, :3] - lower) / size)
         inside = ((cell >= 0) & (cell < grid)).all(dim=1)
-        return points[inside], cell[inside].long()
+        return cell.where(inside.unsqueeze(1), 0.0).long(), inside
 
 
 def _numbers(name: str, values: Numbers, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from model_cases import RANGE, anchor
@@ -82,19 +83,41 @@ def test_labels_are_those_of_the_full_matrix_in_scenes_of_every_kind(seed: int) 
 
 
 def test_every_anchor_that_overlaps_a_box_is_near_and_most_others_are_not() -> None:
-    cells = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))[0]
-    grid = anchor_windows.AnchorGrid.of(cells)
+    anchors = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))
+    grid = anchor_windows.AnchorGrid.of(anchors)
     assert grid is not None
     box = boxes_of(0)[0, :1, :7]
-    overlaps = boxes3d_nearest_bev_iou(cells.flatten(0, 1), box)[:, 0] > 0
-    cell, slot = grid.near(box)
-    near = cell * cells.shape[1] + slot
-    assert set(overlaps.nonzero()[:, 0].tolist()) <= set(near.tolist())
-    assert len(near) < 0.5 * cells.shape[0] * cells.shape[1]
+    overlaps = boxes3d_nearest_bev_iou(torch.cat(anchors, dim=1).flatten(0, 1), box)[:, 0]
+    near = anchor_windows.Pairs.of(grid, grid.windows(box, np.zeros(1, int), np.zeros(1, int)))
+    of_class = torch.arange(len(overlaps)) % 4 < 2
+    assert set(((overlaps > 0) & of_class).nonzero()[:, 0].tolist()) <= set(near.anchor.tolist())
+    assert len(near.anchor) < 0.5 * of_class.sum()
+    assert torch.equal(near.overlap, overlaps[near.anchor])
+
+
+def test_anchors_ordered_by_class_lie_on_the_same_grid() -> None:
+    generator = AnchorGenerator(classes(), RANGE, [32, 32, 1], by_class=True)
+    anchors, boxes = generator.per_class(torch.device("cpu")), boxes_of(1)
+    assigner = AxisAlignedTargetAssigner(classes(), ["Car", "Pedestrian"], ResidualCoder(), True)
+    assert anchor_windows.grid_of(anchors) is not None
+    found = assigner.assign_targets(anchors, boxes)
+    assigner.overlap = lambda a, b: boxes3d_nearest_bev_iou(a, b)
+    expected = assigner.assign_targets(anchors, boxes)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 def test_anchors_that_lie_on_no_grid_are_all_looked_at() -> None:
     cells = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))[0].clone()
-    assert anchor_windows.AnchorGrid.of(cells.flatten(0, 1).unsqueeze(0)) is None
+    assert anchor_windows.AnchorGrid.of([cells.flatten(0, 1).unsqueeze(0)]) is None
     cells[5, 0, 0] += 0.1
-    assert anchor_windows.AnchorGrid.of(cells) is None
+    assert anchor_windows.AnchorGrid.of([cells]) is None
+
+
+def test_a_box_that_is_not_finite_is_compared_with_all_anchors() -> None:
+    anchors = AnchorGenerator(classes(), RANGE, [32, 32, 1]).per_class(torch.device("cpu"))
+    boxes = boxes_of(2)
+    boxes[0, 0, 0], boxes[0, 0, 7] = torch.nan, 1
+    assigner = AxisAlignedTargetAssigner(classes(), ["Car", "Pedestrian"], ResidualCoder())
+    found = assigner.assign_targets(anchors, boxes)
+    assert found["box_cls_labels"].view(3, -1, 4)[0, :, :2].all()  # ignored, or the best of another box
+    assert torch.equal(found["box_cls_labels"][1], by_hand(anchors, boxes)[1])

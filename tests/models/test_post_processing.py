@@ -12,7 +12,6 @@ from pcdet_freeze.models.post_processing import (
     NMSSettings,
     PostProcessingSettings,
     class_agnostic_nms,
-    multi_classes_nms,
     post_process,
 )
 from pcdet_freeze.utils.sections import read_section
@@ -56,10 +55,12 @@ def test_no_box_above_the_threshold_gives_no_detections() -> None:
 
 def test_classes_can_be_thinned_out_one_by_one() -> None:
     scores = torch.tensor([[0.9, 0.2], [0.8, 0.7]])
-    chosen, kept, labels = multi_classes_nms(boxes_at(0, 1), scores, NMS, 0.1)
-    assert chosen.tolist() == [0, 1]
-    assert labels.tolist() == [1, 2]
-    assert kept.tolist() == pytest.approx([0.9, 0.7])
+    batch = {"batch_size": 1, "batch_box_preds": boxes_at(0, 1)[None], "batch_cls_preds": scores[None]}
+    one_by_one = PostProcessingSettings(replace(NMS, multi_classes_nms=True), 0.1)
+    ([found], _) = post_process({**batch, "cls_preds_normalized": True}, one_by_one)
+    assert found["pred_boxes"][:, 0].tolist() == [0, 1]
+    assert found["pred_labels"].tolist() == [1, 2]
+    assert found["pred_scores"].tolist() == pytest.approx([0.9, 0.7])
 
 
 def raw_batch() -> dict[str, Any]:

@@ -55,10 +55,11 @@ def test_a_point_sees_the_map_at_its_own_cell() -> None:
 def test_point_features_include_the_offset_from_the_cell_mean() -> None:
     columns = torch.tensor([[1.0, 0.5], [3.0, 0.25], [7.0, 1.0]])
     wanted = torch.tensor([[2.0, 0.375], [2.0, 0.375], [7.0, 1.0]])
-    assert torch.equal(cell_means(columns, torch.tensor([4, 4, 1])), wanted)
+    assert torch.equal(cell_means(columns, torch.tensor([4, 4, 1]), 5), wanted)
     shuffled = torch.randperm(500)
     many, cells = torch.randn(500, 3), torch.randint(0, 20, (500,))
-    assert torch.equal(cell_means(many, cells)[shuffled], cell_means(many[shuffled], cells[shuffled]))
+    means = cell_means(many[shuffled], cells[shuffled], 20)
+    assert torch.equal(cell_means(many, cells, 20)[shuffled], means)
 
 
 def test_cells_get_a_class_if_configured() -> None:

@@ -9,10 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.summary import scalar
+from typing import Any
 
 
 class EventFile:
@@ -24,8 +21,13 @@ class EventFile:
 
     def __init__(self, folder: Path, logger: logging.Logger, flush_s: float = 120) -> None:
         self.folder, self.logger, self.flush_s = folder, logger, flush_s
-        self._writer: EventsWriter | None = None
+        self._writer: Any = None
         self._flushed = time.monotonic()
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+        except ModuleNotFoundError:
+            logger.warning("tensorboardX is not installed: no events are written to %s", folder)
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
@@ -36,6 +38,9 @@ class EventFile:
         """Append one value."""
         if self._writer is None:
             return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         event = Event(summary=scalar(tag, value), step=step, wall_time=time.time())
         try:
             self._writer.write_event(event)

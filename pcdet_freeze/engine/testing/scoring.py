@@ -13,6 +13,7 @@ import torch
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import EVALUATORS, TASK_METRICS, MetricContext, TaskMetric, table
 from pcdet_freeze.evaluation.tasks import Counts, add_up
+from pcdet_freeze.utils.devices import host_copy
 
 
 @dataclass
@@ -78,7 +79,7 @@ class TaskCounter:
 def _truth(batch: Mapping[str, Any], label: str, per_point: bool, index: int) -> np.ndarray | None:
     """The frame's part of ``batch[label]``; None if it has no such label."""
     flags = batch.get(f"has_{label}")
-    if batch.get(label) is None or (flags is not None and not bool(flags[index])):
+    if batch.get(label) is None or (flags is not None and not bool(_plain(flags)[index])):
         return None
     return _rows(batch, label, index) if per_point else _plain(batch[label])[index]
 
@@ -91,7 +92,7 @@ def _rows(batch: Mapping[str, Any], key: str, index: int) -> np.ndarray:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    return host_copy(value).detach().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def score(

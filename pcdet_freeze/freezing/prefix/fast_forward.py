@@ -11,7 +11,7 @@ from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.paths import is_within, unwrap, walk
 from pcdet_freeze.freezing.prefix.compile import Compiled
 from pcdet_freeze.freezing.prefix.fold_bn import Fold
-from pcdet_freeze.freezing.prefix.no_grad_call import PrefixCall, is_plain_float32
+from pcdet_freeze.freezing.prefix.no_grad_call import PrefixCall, float32_rounding
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan, has_hooks, has_hooks_inside
 from pcdet_freeze.freezing.prefix.siblings import Siblings
@@ -136,8 +136,8 @@ def _look(fold: Fold) -> tuple[Any, ...]:
 
 
 def can_fold_now(model: nn.Module, options: Options) -> bool:
-    """Whether norm layers may be folded now: the prefix is in plain float32, or ``FUSE: force`` is set."""
-    return options.fuse == "force" or not options.is_exact or is_plain_float32(model)
+    """Whether norm layers may be folded now: in float32, TF32 included, or with ``FUSE: force``."""
+    return options.fuse == "force" or not options.is_exact or float32_rounding(model) is not None
 
 
 class ScopedForward:

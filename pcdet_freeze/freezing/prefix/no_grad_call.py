@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.utils.tensors import tensors_of
 
+TF32 = 2.0**-11
+"""relative rounding of the inputs of a product in TF32, which have 10 bits behind the point"""
+
 
 class PrefixCall:
     """Runs ``forward`` of ``module`` under no_grad, in the dtype and memory format of ``options``.
@@ -85,6 +88,18 @@ def autocast_is_on(kind: str) -> bool:
         return torch.is_autocast_enabled(kind)
     except TypeError:  # torch before 2.4
         return torch.is_autocast_enabled() if kind == "cuda" else torch.is_autocast_cpu_enabled()
+
+
+def float32_rounding(model: nn.Module) -> float | None:
+    """Relative rounding of the inputs of a product of ``model`` now; None where it is 16-bit arithmetic.
+
+    2 ** -24 in float32 (or float64), TF32 with that, which torch has on for convolutions on a GPU.
+    """
+    if is_plain_float32(model):
+        return 2.0**-24
+    some = next(p for p in model.parameters() if p.is_floating_point())
+    is_16_bit = some.dtype not in (torch.float32, torch.float64) or autocast_is_on(some.device.type)
+    return None if is_16_bit or torch.get_float32_matmul_precision() == "medium" else TF32
 
 
 def is_plain_float32(model: nn.Module) -> bool:

@@ -27,7 +27,7 @@ class Options:
 
     fuse: bool | str = True
     """FREEZE.FUSE: fold BatchNorms and fuse convolutions that read one map, which changes results by rounding
-    alone; under autocast or TF32 only with "force". False: no_grad alone, which changes no bit"""
+    alone; under autocast only with "force". False: no_grad alone, which changes no bit"""
     dtype: torch.dtype = torch.float32
     """dtype of the prefix's arithmetic; its outputs are float32"""
     channels_last: bool = False

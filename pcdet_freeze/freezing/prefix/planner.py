@@ -11,6 +11,7 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.prefix.fold_bn import is_foldable_norm, out_axis, out_channels, own_padding
+from pcdet_freeze.freezing.prefix.no_grad_call import TF32
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.siblings import common_shape
 from pcdet_freeze.freezing.prefix.tracer import Call, trains
@@ -41,6 +42,9 @@ class Plan:
     difference: float | None = None
     """largest relative error (L2) of the prefix's outputs, against the run as written"""
 
+    tf32: bool = False
+    """whether the error is that of TF32"""
+
     def lines(self) -> list[str]:
         """Messages for the log."""
         if self.prefix:
@@ -54,7 +58,8 @@ class Plan:
         if fast:
             lines.append(f"Frozen prefix, optimized: {'; '.join(fast)}.")
         if self.difference is not None:
-            lines.append(f"Frozen prefix: maximum relative error {self.difference:.1e} (L2).")
+            times = f", {self.difference / TF32:.1f} times the rounding of TF32" if self.tf32 else ""
+            lines.append(f"Frozen prefix: maximum relative error {self.difference:.1e} (L2){times}.")
         return lines + [f"  runs as written: {line}" for line in self.plain]
 
     def without(self, too_far: Mapping[str, float]) -> Plan:

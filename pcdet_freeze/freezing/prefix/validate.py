@@ -15,7 +15,7 @@ from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap, walk
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward, can_fold_now
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, ValidationFold
-from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
+from pcdet_freeze.freezing.prefix.no_grad_call import TF32, float32_rounding
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan, make_plan
 from pcdet_freeze.freezing.prefix.tracer import Trace
@@ -26,7 +26,9 @@ from pcdet_freeze.utils.tensors import INFINITE, error_sums, relative_errors, te
 TOLERANCE = 2e-6
 """limit of the relative error (L2) of a folded layer in float32, on the same input"""
 LOOSE = 3e-2
-"""the same with 16-bit arithmetic or TF32; a wrong result differs by more"""
+"""the same with 16-bit arithmetic; a wrong result differs by more"""
+TF32_TOLERANCE = 2 * TF32
+"""the same with TF32, whose own rounding, 2**-11 of each factor, changes the plain result as well"""
 
 
 Outputs = dict[str, list[Tensor]]
@@ -118,7 +120,7 @@ class Validation:
     def judge(self, plan: Plan) -> Plan:
         """Return ``plan`` without what gives wrong outputs, and with the relative error of the prefix."""
         if plan.folds and not can_fold_now(self.twin, self.options):
-            rule = "autocast or TF32 is on (FREEZE.FUSE: force folds there too)"
+            rule = "16-bit arithmetic (autocast) is on (FREEZE.FUSE: force folds there too)"
             plan = replace(plan, folds=(), plain=(*plan.plain, f"{len(plan.folds)} norm layers: {rule}"))
         plan = plan.without(self._misrecognised(plan))
         if plan.folds or plan.quick:
@@ -131,12 +133,14 @@ class Validation:
             # a layer that is itself in the list of the prefix returns the norm's output when folded
             whole = [path for path in plan.prefix if path in self.before and path not in folded_layers]
             errors = output_errors(self.before, after, whole)
-            plan = replace(plan, difference=max(errors.values(), default=0.0))
+            own = float32_rounding(self.twin) if self.options.is_exact else None
+            plan = replace(plan, difference=max(errors.values(), default=0.0), tf32=own == TF32)
         return plan
 
     @property
     def _limit(self) -> float:
-        return TOLERANCE if is_plain_float32(self.twin) else LOOSE
+        rounding = float32_rounding(self.twin)
+        return LOOSE if rounding is None else TF32_TOLERANCE if rounding == TF32 else TOLERANCE
 
     def _misrecognised(self, plan: Plan) -> dict[str, float]:
         """path -> relative error, of quick forms that are wrong on inputs of their own choice."""

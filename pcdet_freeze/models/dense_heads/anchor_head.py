@@ -20,10 +20,11 @@ from pcdet_freeze.models.dense_heads.losses import (
     sigmoid_focal_loss,
     sine_difference,
 )
-from pcdet_freeze.models.dense_heads.target_assigner import AxisAlignedTargetAssigner
+from pcdet_freeze.models.dense_heads.target_assigner import CANDIDATES, AxisAlignedTargetAssigner
 from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 from pcdet_freeze.models.partial_labels import boxes_to_learn
 from pcdet_freeze.ops.boxes import limit_period
+from pcdet_freeze.utils.devices import constant
 
 State = dict[str, Any]
 
@@ -157,7 +158,7 @@ class AnchorHead(nn.Module):
         total, begin = share.new_zeros(()), 0
         for logits, columns in self.logits(self.forward_ret_dict):
             own = slice(begin, begin + logits.shape[1])
-            one_hot = labels[:, own].unsqueeze(-1) == torch.tensor(columns, device=labels.device)
+            one_hot = labels[:, own].unsqueeze(-1) == constant(columns, labels.device, labels.dtype)
             total = total + (sigmoid_focal_loss(logits, one_hot).sum(dim=-1) * share[:, own]).sum()
             begin = own.stop
         return total / self._samples() * weights.cls_weight
@@ -166,14 +167,15 @@ class AnchorHead(nn.Module):
         """Box loss and direction loss of the positives, divided by the positives of each sample."""
         state, weights = self.forward_ret_dict, self.settings.loss_config.loss_weights
         labels = state["box_cls_labels"]
-        sample, index = (labels > 0).nonzero(as_tuple=True)
+        sample, index, counts = self._positives()
         share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / self._samples()
+        share = share if counts is None else torch.where(counts, share, 0.0)
         targets = state["box_reg_targets"][sample, index]
         predicted = self.rows(state["box_preds"])[sample, index].float()
         valid_targets = replace_nan_targets(predicted, targets)
         plain = self.box_coder.encode_angle_by_sincos
         difference = predicted - valid_targets if plain else sine_difference(predicted, valid_targets)
-        difference = difference * targets.new_tensor(weights.code_weights)
+        difference = difference * constant(weights.code_weights, targets.device)
         box_losses = REG_LOSSES[self.settings.loss_config.reg_loss_type](difference).sum(dim=-1)
         box_weights = state["reg_weights"][sample, index] * share
         losses = {"rpn_loss_loc": (box_losses * box_weights).sum() * weights.loc_weight}
@@ -185,6 +187,20 @@ class AnchorHead(nn.Module):
             entropy = F.cross_entropy(direction_logits, sector, reduction="none")
             losses["rpn_loss_dir"] = (entropy * share).sum() * float(weights.dir_weight or 0.0)
         return losses
+
+    def _positives(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Sample (K,) and index (K,) of the positive anchors, and which of them count; None: all.
+
+        On an accelerator the host would wait for their number: there these are all anchors near a box.
+        """
+        labels, candidates = self.forward_ret_dict["box_cls_labels"], self.forward_ret_dict.get(CANDIDATES)
+        if candidates is None:
+            sample, index = (labels > 0).nonzero(as_tuple=True)
+            return sample, index, None
+        anchor = candidates.anchor
+        counts = candidates.is_first & (labels.view(-1)[anchor] > 0)
+        sample = torch.div(anchor, labels.shape[1], rounding_mode="floor")
+        return sample, anchor - sample * labels.shape[1], counts
 
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled

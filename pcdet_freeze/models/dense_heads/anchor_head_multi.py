@@ -15,6 +15,7 @@ from pcdet_freeze.models.dense_heads.anchor_head import AnchorHead, State
 from pcdet_freeze.models.dense_heads.anchor_head_settings import AnchorHeadMultiSettings, SeparateRegSettings
 from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, MapSequential, run_together
 from pcdet_freeze.models.registry import DENSE_HEADS
+from pcdet_freeze.utils.devices import constant
 
 
 class SeparateBoxes(nn.ModuleDict):
@@ -166,7 +167,7 @@ class AnchorHeadMulti(AnchorHead):
         batch_dict["batch_cls_preds"] = [logits.float() for logits in state["cls_preds"]]
         batch_dict["batch_box_preds"] = boxes = self.decode(state)
         batch_dict["multihead_label_mapping"] = [
-            torch.tensor(columns, device=boxes.device) for columns in self._columns()
+            constant(columns, boxes.device, torch.long) for columns in self._columns()
         ]
         batch_dict["cls_preds_normalized"] = False
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from pcdet_freeze.models.dense_heads.center_head_settings import CenterPostProcessing
 from pcdet_freeze.models.dense_heads.center_targets import MapGeometry
 from pcdet_freeze.models.post_processing import class_agnostic_nms
+from pcdet_freeze.utils.devices import constant
+from pcdet_freeze.utils.host_copies import to_host
 
 Detections = dict[str, Tensor]
 
@@ -31,7 +33,7 @@ def decode(maps: Mapping[str, Tensor], geometry: MapGeometry, count: int) -> tup
     at = {name: _gather(values.float(), cell) for name, values in maps.items() if name != "hm"}
     column, row = cell % geometry.width, cell // geometry.width
     place = torch.stack([column, row], dim=-1) + at["center"]
-    low, size = place.new_tensor(geometry.lower), place.new_tensor(geometry.cell)
+    low, size = (constant(numbers, place.device) for numbers in (geometry.lower, geometry.cell))
     heading = torch.atan2(at["rot"][..., 1:2], at["rot"][..., 0:1])
     parts = [place * geometry.stride * size + low, at["center_z"], at["dim"].exp(), heading]
     boxes = torch.cat([*parts, at["vel"]] if "vel" in at else parts, dim=-1)
@@ -64,12 +66,14 @@ def detect(
         classes: labels (from 1) of the classes of each head.
 
     Returns:
-        One dict per sample: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,) int64 from 1.
+        One dict per sample, on the CPU: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,) int64
+        from 1.
     """
     parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads[0]["hm"]]
-    for maps, numbers in zip(heads, classes, strict=True):
-        labels_of = torch.tensor(numbers, device=maps["hm"].device)
-        decoded = decode(maps, geometry, settings.max_obj_per_sample)
+    # from a device in one copy: NMS runs on the host
+    found = to_host([decode(maps, geometry, settings.max_obj_per_sample) for maps in heads])
+    for decoded, numbers in zip(found, classes, strict=True):
+        labels_of = torch.tensor(numbers)
         for sample, (boxes, scores, which) in enumerate(zip(*decoded, strict=True)):
             seen = is_valid(boxes, scores, settings)
             boxes, scores, labels = boxes[seen], scores[seen], labels_of[which[seen]]

@@ -16,8 +16,9 @@ from pcdet_freeze.models.dense_heads.center_targets import CenterTargetAssigner,
 from pcdet_freeze.models.dense_heads.losses import center_box_loss, heatmap_loss
 from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 from pcdet_freeze.models.map_layers import BatchNorm2d, MapSequential
-from pcdet_freeze.models.partial_labels import boxes_to_learn
+from pcdet_freeze.models.partial_labels import boxes_to_learn, indices_of, rows_of
 from pcdet_freeze.models.registry import DENSE_HEADS
+from pcdet_freeze.utils.devices import constant
 
 WHERE = "MODEL.DENSE_HEAD (CenterHead)"
 PRIOR = 0.1  # initial probability of a peak (CenterNet, arXiv:1904.07850, section 5)
@@ -113,12 +114,13 @@ class CenterHead(nn.Module):
         state: dict[str, Any] = {"pred_dicts": [head(shared) for head in self.heads_list]}
         if self.training:
             gt_boxes, labelled = boxes_to_learn(batch_dict, WHERE, 10 if self.with_velocity else 8)
-            state["targets"] = self.assign_targets(gt_boxes)
             if labelled is not None:
+                chosen = indices_of(labelled)
+                gt_boxes = rows_of(gt_boxes, chosen)
                 state["pred_dicts"] = [
-                    {k: v[labelled] for k, v in maps.items()} for maps in state["pred_dicts"]
+                    {k: v[chosen] for k, v in maps.items()} for maps in state["pred_dicts"]
                 ]
-                state["targets"] = [targets.select(labelled) for targets in state["targets"]]
+            state["targets"] = self.assign_targets(gt_boxes)
         self.forward_ret_dict = state
         if not self.training:
             batch_dict["final_box_dicts"] = self.generate_predicted_boxes(state["pred_dicts"])
@@ -149,7 +151,7 @@ class CenterHead(nn.Module):
         for number, (maps, targets) in enumerate(heads):
             codes = torch.cat([maps[name] for name in self.settings.separate_head_cfg.head_order], dim=1)
             per_column = center_box_loss(codes, targets, boxes[number]) * forwards
-            located = (per_column * per_column.new_tensor(weights.code_weights)).sum()
+            located = (per_column * constant(weights.code_weights, per_column.device)).sum()
             heat = heatmap_loss(maps["hm"], targets.heatmaps, peaks=peaks[number]) * forwards
             parts[f"hm_loss_head_{number}"] = heat * weights.cls_weight
             parts[f"loc_loss_head_{number}"] = located * weights.loc_weight

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.models.dense_heads.center_head_settings import CenterTargetSettings
+from pcdet_freeze.utils.devices import constant, host_copy, is_accelerator, send_together
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,12 @@ class CenterTargets:
     """(B, K) int64, flat cell index y * W + x"""
     masks: Tensor
     """(B, K) bool, slots with an object"""
+    listed: tuple[Tensor, Tensor] | None = None
+    """sample and slot (N,) of the objects, ascending; None: they are found in ``masks``"""
 
-    def select(self, samples: Tensor) -> CenterTargets:
-        """Targets of the samples selected by ``samples`` (B,) bool."""
-        parts = (self.heatmaps, self.target_boxes, self.inds, self.masks)
-        return CenterTargets(*(part[samples] for part in parts))
+    def objects(self) -> tuple[Tensor, Tensor]:
+        """Sample and slot (N,) int64 of each object."""
+        return self.masks.nonzero(as_tuple=True) if self.listed is None else self.listed  # type: ignore[return-value]
 
 
 def gaussian_radius(dx: Tensor, dy: Tensor, min_overlap: float) -> Tensor:
@@ -69,7 +71,9 @@ def _larger_root(a: float, b: Tensor, c: Tensor) -> Tensor:
     return (b + (b.square() - 4 * a * c).sqrt()) / 2
 
 
-def draw_gaussians(heatmaps: Tensor, plane: Tensor, x: Tensor, y: Tensor, radius: Tensor) -> None:
+def draw_gaussians(
+    heatmaps: Tensor, plane: Tensor, x: Tensor, y: Tensor, radius: Tensor, reach: int | None = None
+) -> None:
     """Draw a Gaussian peak for each object into ``heatmaps``, in place; overlapping peaks use the maximum.
 
     A peak is exp(-d^2 / (2 s^2)) with s = (2 r + 1) / 6, in a square of 2 r + 1 cells (arXiv:1904.07850).
@@ -78,11 +82,12 @@ def draw_gaussians(heatmaps: Tensor, plane: Tensor, x: Tensor, y: Tensor, radius
         heatmaps: (planes, H, W) float32.
         plane, x, y: (N,) int64, plane and cell of each peak.
         radius: (N,) int64, in cells.
+        reach: at least the largest radius; None: it is read from ``radius``.
     """
     if len(plane) == 0:
         return
     _, height, width = heatmaps.shape
-    reach = int(radius.max())
+    reach = int(radius.max()) if reach is None else reach
     steps = torch.arange(-reach, reach + 1, device=heatmaps.device)
     spread = ((2 * radius + 1).double() / 6).view(-1, 1)
     # separable: one row and one column per object
@@ -126,25 +131,30 @@ class CenterTargetAssigner:
         """
         _check_columns(gt_boxes, self.with_velocity)
         grid, samples, slots = self.geometry, len(gt_boxes), self.settings.num_max_objs
+        device = gt_boxes.device
         heatmaps = gt_boxes.new_zeros(samples * len(self.classes), grid.height, grid.width)
         boxes = gt_boxes.new_zeros(samples, slots, 10 if self.with_velocity else 8)
-        inds = torch.zeros(samples, slots, dtype=torch.long, device=gt_boxes.device)
-        masks = torch.zeros(samples, slots, dtype=torch.bool, device=gt_boxes.device)
+        inds = torch.zeros(samples, slots, dtype=torch.long, device=device)
+        masks = torch.zeros(samples, slots, dtype=torch.bool, device=device)
 
-        sample, slot, plane, mine = self._select(gt_boxes)
+        # listed on the host, which need not wait for the number of boxes, nor for the largest
+        listed = self._select(host_copy(gt_boxes))
+        reach = int(self._radius(listed[-1]).max()) if len(listed[-1]) else 0
+        sample, slot, plane, mine = send_together(listed, device)
         place = self._cells(mine)
         cell = place.long()
-        radius = self._radius(mine)
-        draw_gaussians(heatmaps, sample * len(self.classes) + plane, cell[:, 0], cell[:, 1], radius)
+        # a device may round the radius of the largest box otherwise
+        reach, radius = reach + int(is_accelerator(device)), self._radius(mine)
+        draw_gaussians(heatmaps, sample * len(self.classes) + plane, cell[:, 0], cell[:, 1], radius, reach)
         boxes[sample, slot] = self._encode(mine, place - cell)
         inds[sample, slot] = cell[:, 1] * grid.width + cell[:, 0]
-        masks[sample, slot] = True
+        masks.index_put_((sample, slot), masks.new_ones(()))
         heatmaps = heatmaps.view(samples, len(self.classes), grid.height, grid.width)
-        return CenterTargets(heatmaps, boxes, inds, masks)
+        return CenterTargets(heatmaps, boxes, inds, masks, (sample, slot))
 
     def _select(self, gt_boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sample, slot, class in this head (from 0) and row of each box of this head."""
-        member = gt_boxes[..., -1:].long() == torch.tensor(self.classes, device=gt_boxes.device)
+        """Sample, slot, class in this head (from 0) and row of each box of this head, on the CPU."""
+        member = gt_boxes[..., -1:].long() == torch.tensor(self.classes)
         of_head = member.any(dim=-1)
         slot = of_head.cumsum(dim=1) - 1
         kept = of_head & (slot < self.settings.num_max_objs) & (gt_boxes[..., 3:6] > 0).all(dim=-1)
@@ -154,12 +164,16 @@ class CenterTargetAssigner:
     def _cells(self, boxes: Tensor) -> Tensor:
         """(N, 2) centres [x, y] in cells of the map, clamped to its border."""
         grid = self.geometry
-        place = (boxes[:, :2] - boxes.new_tensor(grid.lower)) / boxes.new_tensor(grid.cell) / grid.stride
-        # half a cell from the border, so that rounding down remains inside
-        return torch.minimum(place.clamp(min=0), place.new_tensor([grid.width - 0.5, grid.height - 0.5]))
+        lower, cell, upper = (
+            constant(numbers, boxes.device, boxes.dtype)
+            # half a cell from the border, so that rounding down remains inside
+            for numbers in (grid.lower, grid.cell, (grid.width - 0.5, grid.height - 0.5))
+        )
+        return torch.minimum(((boxes[:, :2] - lower) / cell / grid.stride).clamp(min=0), upper)
 
     def _radius(self, boxes: Tensor) -> Tensor:
-        sizes = boxes[:, 3:5] / boxes.new_tensor(self.geometry.cell) / self.geometry.stride
+        cell = constant(self.geometry.cell, boxes.device, boxes.dtype)
+        sizes = boxes[:, 3:5] / cell / self.geometry.stride
         radius = gaussian_radius(sizes[:, 0], sizes[:, 1], self.settings.gaussian_overlap)
         return radius.long().clamp(min=self.settings.min_radius)
 

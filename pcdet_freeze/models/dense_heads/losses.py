@@ -81,7 +81,7 @@ def center_box_loss(codes: Tensor, targets: CenterTargets, boxes: Tensor | None 
     Returns:
         (columns,). A NaN target (an unknown velocity) gives no loss.
     """
-    sample, slot = targets.masks.nonzero(as_tuple=True)
+    sample, slot = targets.objects()
     cell = targets.inds[sample, slot]
     predicted = codes.flatten(2)[sample, :, cell].float()
     target = replace_nan_targets(predicted, targets.target_boxes[sample, slot])

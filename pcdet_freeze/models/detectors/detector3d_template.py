@@ -14,9 +14,11 @@ from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_model
 from pcdet_freeze.models.loss_normalization import LossNormalization, for_log
 from pcdet_freeze.models.loss_weights import NAME, LossScale, apply_loss_weights
-from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
+from pcdet_freeze.models.post_processing import PostProcessingSettings, box_candidates, post_process
 from pcdet_freeze.models.trunk_gradients import task_gradient_norms, trunk_of
+from pcdet_freeze.utils.devices import is_accelerator
 from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.host_copies import to_host
 
 LOSS_NAMES = {"dense_head": "loss_rpn", "point_head": "loss_point", "roi_head": "loss_rcnn"}
 
@@ -27,7 +29,8 @@ class Detector3DTemplate(nn.Module):
     A head is a module with ``get_loss(tb_dict) -> (loss, tb_dict)``. The training loss is the sum over heads,
     weighted by ``MODEL.LOSS_WEIGHTS`` and, with ``MODEL.LEARN_LOSS_WEIGHTS``, by the ``loss_scale`` of each
     head. A head can implement ``add_predictions(batch_dict, pred_dicts)``, which adds keys to the dict of
-    each sample.
+    each sample, and ``predictions(batch_dict)``: keys with tensors that it reads there, which are then
+    copied from a device together with all others.
 
     A head that is frozen as a whole returns no loss and gets no labels. During training it is skipped if the
     declared keys prove that no running module reads its outputs; otherwise it runs in eval mode. The same
@@ -171,7 +174,11 @@ class Detector3DTemplate(nn.Module):
         return {name: getattr(self, name) for name, step in training_steps(self).items() if step.loss}
 
     def post_processing(self, batch_dict: dict[str, Any]) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-        """Detections and recall counts (see ``detect``), and the predictions of other heads."""
+        """Detections and recall counts (see ``detect``), and the predictions of other heads.
+
+        What they need is copied from a device together: predictions are on the CPU.
+        """
+        batch_dict = self._predictions_on_host(batch_dict)
         pred_dicts: list[dict[str, Tensor]] = [{} for _ in range(int(batch_dict["batch_size"]))]
         recall_dict: dict[str, float] = {}
         if self.post_processing_settings is not None and self.predictions in batch_dict:
@@ -181,6 +188,19 @@ class Detector3DTemplate(nn.Module):
             if add_predictions is not None:
                 add_predictions(batch_dict, pred_dicts)
         return pred_dicts, recall_dict
+
+    def _predictions_on_host(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        """The batch, on an accelerator with the outputs that ``post_processing`` reads on the host."""
+        if not is_accelerator(self.global_step):
+            return batch_dict
+        found: dict[str, Any] = {}
+        settings = self.post_processing_settings
+        if isinstance(settings, PostProcessingSettings) and self.predictions in batch_dict:
+            found |= box_candidates(batch_dict, settings)
+        for module in self.module_list:
+            if hasattr(module, "predictions"):
+                found |= module.predictions(batch_dict)  # type: ignore[operator]
+        return {**batch_dict, **to_host(found)}
 
 
 def _check_reads(name: str, module: nn.Module, batch_dict: Mapping[str, Any]) -> None:

@@ -14,11 +14,12 @@ from pcdet_freeze.models.backbones_2d.encoder_decoder import conv_norm_relu
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.loss_normalization import for_log, normalizers_of
 from pcdet_freeze.models.map_layers import Conv2d, MapSequential, run_together
-from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
+from pcdet_freeze.models.partial_labels import frame_names, indices_of, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
 from pcdet_freeze.models.task_heads.losses import dice_of_sums, dice_sums, lane_class_sums
 from pcdet_freeze.ops.lanes import NO_LANE
+from pcdet_freeze.utils.devices import host_copy, keep_host_copy
 from pcdet_freeze.utils.rules import Count, Length, Rule, at_least, between, length, whole
 from pcdet_freeze.utils.sections import Section
 
@@ -146,41 +147,55 @@ class LaneHead(nn.Module):
         * ``pred_lane_conf``: (H, W) float32 in [0, 1]
         * ``pred_lanes``: polylines (n, 2) float32 x, y in metres (LiDAR frame), one per detected lane
         """
-        confidence = batch_dict["lane_conf_logits"][:, 0].float().sigmoid()
-        lane = batch_dict["lane_cls_logits"][:, :-1].argmax(dim=1).to(torch.uint8)
-        maps = torch.where(confidence >= self.settings.conf_thresh, lane, NO_LANE)
+        found = batch_dict if "pred_lane_map" in batch_dict else self.predictions(batch_dict)
         settings = self.settings
-        for prediction, lane_map, conf in zip(pred_dicts, maps, confidence, strict=True):
+        for prediction, lane_map, conf in zip(
+            pred_dicts, found["pred_lane_map"], found["pred_lane_conf"], strict=True
+        ):
             prediction["pred_lane_map"], prediction["pred_lane_conf"] = lane_map, conf
             prediction["pred_lanes"] = lane_polylines(
                 lane_map, conf, self.limits, settings.num_lanes, settings.min_cells, settings.polyline_step
             )
 
+    def predictions(self, batch_dict: dict[str, Any]) -> dict[str, Tensor]:
+        """``pred_lane_map`` and ``pred_lane_conf`` of all samples, (B, H, W)."""
+        confidence = batch_dict["lane_conf_logits"][:, 0].float().sigmoid()
+        lane = batch_dict["lane_cls_logits"][:, :-1].argmax(dim=1).to(torch.uint8)
+        maps = torch.where(confidence >= self.settings.conf_thresh, lane, NO_LANE)
+        return {"pred_lane_map": maps, "pred_lane_conf": confidence}
+
     def _targets(self, batch_dict: dict[str, Any], samples: int) -> tuple[Tensor, Tensor]:
-        """Labelled frames (B,) bool and their lane maps (n, H, W) int64; raises DataError if invalid."""
-        frames = labelled_frames(batch_dict, "lane_map", WHERE)
+        """Labelled frames (n,) int64 and their lane maps (n, H, W) int64; raises DataError if invalid."""
+        flags = labelled_frames(batch_dict, "lane_map", WHERE)
+        frames = None if flags is None else indices_of(flags)
         if "lane_map" not in batch_dict:
             assert frames is not None
             return frames, torch.zeros(0, *self.map_size, dtype=torch.long, device=frames.device)
-        lane_map = batch_dict["lane_map"].long()
+        lane_map = batch_dict["lane_map"]
         if frames is None:
-            frames = torch.ones(samples, dtype=torch.bool, device=lane_map.device)
+            frames = torch.arange(samples, device=lane_map.device)
+            frames = keep_host_copy(frames, torch.arange(samples))
         if tuple(lane_map.shape) != (samples, *self.map_size):
             raise DataError(
                 f"lane_map must have {samples} samples with {self.map_size[0]} rows (y) and "
                 f"{self.map_size[1]} columns (x), like the predictions; got {tuple(lane_map.shape)}. Set "
                 "MODEL.LANE_HEAD.MAP_SIZE, or use maps of that size."
             )
-        lane_map = lane_map[frames]
+        self._check_lanes(batch_dict, host_copy(frames))
+        return frames, lane_map[frames].long()
+
+    def _check_lanes(self, batch_dict: dict[str, Any], frames: Tensor) -> None:
+        """Raise DataError if a lane map of ``frames`` (n,), on the CPU, has other numbers than lanes."""
+        lane_map = host_copy(batch_dict["lane_map"])[frames]
         wrong = (lane_map != NO_LANE) & ((lane_map < 0) | (lane_map >= self.settings.num_lanes))
         if bool(wrong.any()):
-            inside = torch.zeros_like(frames).masked_scatter(frames, wrong.flatten(1).any(dim=1))
+            inside = torch.zeros(len(batch_dict["lane_map"]), dtype=torch.bool)
+            inside[frames] = wrong.flatten(1).any(dim=1)
             raise DataError(
                 f"lane_map must contain 0..{self.settings.num_lanes - 1} or {NO_LANE} (no lane); got "
                 f"{torch.unique(lane_map[wrong])[:8].tolist()} in the frames "
                 f"{frame_names(batch_dict, inside)}: raise MODEL.LANE_HEAD.NUM_LANES, or renumber the lanes"
             )
-        return frames, lane_map
 
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcdet_freeze.utils.devices import is_accelerator
+
 
 def lovasz_softmax(probabilities: Tensor, targets: Tensor) -> Tensor:
     """Lovász-softmax loss, a surrogate of the mean intersection over union (arXiv:1705.08790).
@@ -30,7 +32,7 @@ def lovasz_softmax_sum(probabilities: Tensor, targets: Tensor, frames: Tensor, c
     All frames are computed at once, so that the host need not know how many rows a frame has.
 
     Args:
-        frames: (N,) int64 in 0..count - 1, frame of each row.
+        frames: (N,) int64, frame of each row; rows of frame ``count`` are left out.
         count: number of frames.
     """
     if len(targets) == 0:
@@ -40,10 +42,13 @@ def lovasz_softmax_sum(probabilities: Tensor, targets: Tensor, frames: Tensor, c
     )
     errors = (is_class - probabilities).abs()
     # errors are at most 1: rows are sorted by frame, and by descending error within a frame
-    key = errors.detach() if count == 1 else errors.detach().double() - 2 * frames.unsqueeze(1)
+    left_out = int(is_accelerator(frames))  # elsewhere there is no such row
+    is_one = count + left_out == 1
+    key = errors.detach() if is_one else errors.detach().double() - 2 * frames.unsqueeze(1)
     order, place = key.argsort(dim=0, descending=True), frames.sort().values
-    rows = is_class.new_zeros(count, is_class.shape[1]).index_add_(0, frames, is_class)
+    rows = is_class.new_zeros(count + left_out, is_class.shape[1]).index_add_(0, frames, is_class)
     present = (rows > 0).to(rows.dtype)
+    present[count:] = 0
     weights = present / present.sum(dim=1, keepdim=True).clamp(min=1)
     steps = _jaccard_steps(is_class.gather(0, order), place, rows)
     return (errors.gather(0, order) * steps * weights[place]).sum()

@@ -16,7 +16,8 @@ from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.losses import lovasz_softmax_sum
 from pcdet_freeze.models.task_heads.segment_settings import SegmentHeadSettings
-from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of, in_cells
+from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of, count_each, in_cells
+from pcdet_freeze.utils.devices import host_copy, is_accelerator, send_together
 
 WHERE = "MODEL.SEGMENT_HEAD (SegmentHead)"
 
@@ -72,17 +73,16 @@ class SegmentHead(nn.Module):
         if not self.training:
             self.forward_ret_dict = {}
             batch_dict["point_logits"] = self.point_logits(
-                features, self.point_features(points, cells, shape), cells
+                features, self.point_features(points, cells, shape, len(features)), cells
             )
             if cell_logits is not None:
                 batch_dict["cell_logits"] = cell_logits
             return batch_dict
         labels, sizes = self._targets(batch_dict, len(features))
         chosen = self._subsample(points[:, 0].long(), sizes)
+        of_points = self.point_features(points, cells, shape, len(features))
         self.forward_ret_dict = {
-            "logits": self.point_logits(
-                features, self.point_features(points, cells, shape)[chosen], cells[chosen]
-            ),
+            "logits": self.point_logits(features, of_points[chosen], cells[chosen]),
             "labels": labels[chosen],
             "frames": points[chosen, 0].long(),
             "batch_size": len(features),
@@ -96,12 +96,13 @@ class SegmentHead(nn.Module):
             self.forward_ret_dict["cell_frames"] = of_cell // (shape[0] * shape[1])
         return batch_dict
 
-    def point_features(self, points: Tensor, cells: Tensor, shape: torch.Size) -> Tensor:
+    def point_features(self, points: Tensor, cells: Tensor, shape: torch.Size, samples: int) -> Tensor:
         """(N, 2 columns + 2): columns, columns minus their mean over the cell, offset in the cell."""
         place = in_cells(points, self.limits, shape)
+        count = samples * shape[0] * shape[1]
         offset = torch.stack([value - value.floor() - 0.5 for value in place], dim=1)
         columns = points[:, 1:]
-        return torch.cat([columns, columns - cell_means(columns, cells), offset], dim=1)
+        return torch.cat([columns, columns - cell_means(columns, cells, count), offset], dim=1)
 
     def point_logits(self, features: Tensor, point_features: Tensor, cells: Tensor) -> Tensor:
         """(N, classes) logits of points with ``point_features`` in the cells ``cells`` (N,) of the map."""
@@ -135,11 +136,20 @@ class SegmentHead(nn.Module):
         * ``pred_point_labels``: (N_i,) int64, in the order of the sample's rows in ``points``
         * ``pred_bev_labels``: (H, W) int64, with CELL_LABELS
         """
-        labels, sample = batch_dict["point_logits"].argmax(dim=1), batch_dict["points"][:, 0].long()
+        found = batch_dict if "pred_point_labels" in batch_dict else self.predictions(batch_dict)
+        labels, points = found["pred_point_labels"], batch_dict["points"]
+        sample = host_copy(points)[:, 0].long().to(labels.device)
         for number, prediction in enumerate(pred_dicts):
             prediction["pred_point_labels"] = labels[sample == number]
-            if "cell_logits" in batch_dict:
-                prediction["pred_bev_labels"] = batch_dict["cell_logits"][number].argmax(dim=0)
+            if "pred_bev_labels" in found:
+                prediction["pred_bev_labels"] = found["pred_bev_labels"][number]
+
+    def predictions(self, batch_dict: dict[str, Any]) -> dict[str, Tensor]:
+        """``pred_point_labels`` of all points (N,), and with CELL_LABELS ``pred_bev_labels`` (B, H, W)."""
+        found = {"pred_point_labels": batch_dict["point_logits"].argmax(dim=1)}
+        if "cell_logits" in batch_dict:
+            found["pred_bev_labels"] = batch_dict["cell_logits"].argmax(dim=1)
+        return found
 
     def _losses(self, rows: str, counts: Normalizers | None, first: int) -> tuple[Tensor, Tensor]:
         """Weighted cross-entropy and Lovász-softmax of the labelled rows; zero without labelled rows.
@@ -150,16 +160,24 @@ class SegmentHead(nn.Module):
             first: index in ``counts`` of the labelled frames; then the weight of the rows.
         """
         state, weights = self.forward_ret_dict, self.settings.loss_config
-        # one wait for the device instead of one for each tensor that is indexed
-        counted = (state[f"{rows}labels"] != IGNORE).nonzero().squeeze(1)
-        logits, labels, frames = (state[f"{rows}{key}"][counted] for key in ("logits", "labels", "frames"))
-        logits = logits.float()
-        entropy = F.cross_entropy(logits, labels, self.class_weights, reduction="sum")
+        logits, labels, frames = (state[f"{rows}{key}"] for key in ("logits", "labels", "frames"))
+        is_counted = labels != IGNORE
+        if is_accelerator(labels):
+            # the host would wait for the number of labelled rows: the others go to a further frame
+            frames = frames.where(is_counted, state["batch_size"])
+        else:
+            counted = is_counted.nonzero().squeeze(1)
+            logits, labels, frames, is_counted = (
+                part[counted] for part in (logits, labels, frames, is_counted)
+            )
+        logits, known = logits.float(), labels.where(is_counted, 0)
+        entropy = F.cross_entropy(logits, labels, self.class_weights, ignore_index=IGNORE, reduction="sum")
         jaccard = logits.sum() * 0
         if weights.lovasz_weight:
-            jaccard = lovasz_softmax_sum(logits.softmax(dim=1), labels, frames, state["batch_size"])
+            jaccard = lovasz_softmax_sum(logits.softmax(dim=1), known, frames, state["batch_size"])
         if counts is None:
-            entropy = entropy / self.class_weights[labels].sum().clamp(min=1e-6)
+            weight = self.class_weights[known].where(is_counted, 0).sum()
+            entropy = entropy / weight.clamp(min=1e-6)
             jaccard = jaccard / self._labelled(frames).clamp(min=1)
         else:
             entropy, jaccard = counts.mean(entropy, first + 1, 1e-6), counts.mean(jaccard, first)
@@ -195,7 +213,8 @@ class SegmentHead(nn.Module):
         most = self.settings.max_points
         if most is None or max(sizes, default=0) <= most:
             return torch.arange(len(frames), device=frames.device)
-        kept, size = frames.new_tensor([min(number, most) for number in sizes]), frames.new_tensor(sizes)
+        on_host = [torch.tensor([min(number, most) for number in sizes]), torch.tensor(sizes)]
+        kept, size = send_together(on_host, frames.device)
         total = sum(min(number, most) for number in sizes)
         place = torch.arange(total, device=frames.device)
         frame = torch.bucketize(place, kept.cumsum(dim=0), right=True)
@@ -208,58 +227,72 @@ class SegmentHead(nn.Module):
         Raises DataError if the labels are invalid or all ignored.
         """
         points, frames = batch_dict["points"], labelled_frames(batch_dict, "point_labels", WHERE)
-        sizes = self._sizes(points[:, 0].long(), samples)
+        sizes = self._sizes(points, samples)
         if "point_labels" not in batch_dict:
-            return torch.full((len(points),), IGNORE, device=points.device), sizes.tolist()
-        labels = batch_dict["point_labels"].long()
+            return torch.full((len(points),), IGNORE, device=points.device), sizes
+        labels = batch_dict["point_labels"]
         if labels.shape != points.shape[:1]:
             raise DataError(
                 f"{WHERE} needs one label per point; the batch has {len(points)} points and point_labels of "
                 f"shape {tuple(labels.shape)}"
             )
-        if frames is not None:
-            labels = torch.where(frames[points[:, 0].long()], labels, IGNORE)
+        self._check_labels(batch_dict, host_copy(points)[:, 0], host_copy(labels))
+        labels = labels.long()
+        return (labels if frames is None else _of_labelled(labels, points[:, 0], frames)), sizes
+
+    def _check_labels(self, batch_dict: dict[str, Any], samples: Tensor, labels: Tensor) -> None:
+        """Raise DataError if ``labels`` (N,) are no classes, or all ignored; they are on the CPU, as are the
+        numbers of their ``samples`` (N,)."""
+        flags = labelled_frames(batch_dict, "point_labels", WHERE)
+        flags = None if flags is None else host_copy(flags)
+        labels = labels.long() if flags is None else _of_labelled(labels.long(), samples, flags)
         wrong = (labels != IGNORE) & ((labels < 0) | (labels >= self.num_class))
-        # one transfer, since each one waits for the device
-        counts = torch.cat([wrong.sum().reshape(1), (labels != IGNORE).sum().reshape(1), sizes]).tolist()
-        if counts[0]:
+        if bool(wrong.any()):
             found = torch.unique(labels[wrong])[:8].tolist()
-            inside = points[wrong, 0].long().bincount(minlength=int(batch_dict["batch_size"])) > 0
+            inside = samples[wrong].long().bincount(minlength=int(batch_dict["batch_size"])) > 0
             raise DataError(
                 f"point_labels must be 0..{self.num_class - 1} or {IGNORE} (ignore); got {found} in the "
                 f"frames {frame_names(batch_dict, inside)}: map them to the classes of {WHERE}"
             )
-        if counts[1] == 0 and len(points) and (frames is None or bool(frames.any())):
+        if len(labels) and bool((labels == IGNORE).all()) and (flags is None or bool(flags.any())):
             raise DataError(
                 f"{WHERE} needs labelled points, but all point_labels are {IGNORE} (ignore) in the frames "
-                f"{frame_names(batch_dict, frames)}. Remove these labels, or remove the frames."
+                f"{frame_names(batch_dict, flags)}. Remove these labels, or remove the frames."
             )
-        return labels, counts[2:]
 
-    def _sizes(self, frames: Tensor, samples: int) -> Tensor:
-        """(samples,) int64, points of each frame; (0,) without MAX_POINTS, which alone needs them."""
+    def _sizes(self, points: Tensor, samples: int) -> list[int]:
+        """Points of each frame; none without MAX_POINTS, which alone needs them."""
         if self.settings.max_points is None:
-            return frames.new_zeros(0)
-        return frames.new_zeros(samples).index_add_(0, frames, torch.ones_like(frames))
+            return []
+        sizes: list[int] = host_copy(points)[:, 0].long().bincount(minlength=samples).tolist()
+        return sizes
 
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
 
 
+def _of_labelled(labels: Tensor, samples: Tensor, flags: Tensor) -> Tensor:
+    """``labels`` (N,), 255 in the samples without flag (B,)."""
+    return torch.where(flags[samples.long()], labels, IGNORE)
+
+
 @torch.no_grad()
-def cell_means(columns: Tensor, cells: Tensor) -> Tensor:
+def cell_means(columns: Tensor, cells: Tensor, count: int) -> Tensor:
     """(N, C): mean of ``columns`` (N, C) over all points in the cell of each point.
 
     Sums are in fixed point with 1/65536 resolution, so that the result does not depend on the order of
     summation and is deterministic on a GPU too.
+
+    Args:
+        cells: (N,) int64 in 0..count - 1.
+        count: number of cells.
     """
     if len(cells) == 0:
         return columns
-    count = int(cells.max()) + 1
     whole = (columns.double() * 65536).round().long()
     total = whole.new_zeros(count, columns.shape[1]).index_add_(0, cells, whole)
-    points = torch.bincount(cells, minlength=count)
+    points = count_each(cells, count)
     return (total / (65536.0 * points.clamp(min=1).unsqueeze(1)))[cells].to(columns.dtype)
 
 

@@ -214,6 +214,16 @@ def test_f5_under_autocast_nothing_is_folded_unless_forced() -> None:
     assert forced.folds == PAIRS
 
 
+def test_f5_with_tf32_layers_are_folded_and_the_log_compares_with_its_rounding() -> None:
+    torch.set_float32_matmul_precision("high")
+    try:
+        plan = fast_of(frozen_model(BLOCKS)).plan
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert plan.folds == PAIRS
+    assert any("times the rounding of TF32" in line for line in plan.lines())
+
+
 def test_f5_nothing_is_folded_when_autocast_is_turned_on_later() -> None:
     model = frozen_model(BLOCKS)
     fast = fast_of(model)

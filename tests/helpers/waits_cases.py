@@ -1,0 +1,48 @@
+"""Small trainings whose waits for a device are counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL_DATA: dict[str, Any] = {
+    "DATA_CONFIG.NUM_SCENES.test": 4,
+    "DATA_CONFIG.SENSOR.BEAMS": "VLP-16",
+    "DATA_CONFIG.MIN_CARS": 1,
+    "MODEL.FREEZE.ALLOW_RANDOM": True,
+}
+SMALL = {
+    "MODEL.BACKBONE_2D.LAYER_NUMS": [1, 1, 1],
+    "MODEL.BACKBONE_2D.NUM_FILTERS": [8, 8, 8],
+    "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS": [8, 8, 8],
+}
+POINTPILLAR = {"cfg": "cfgs/synthetic_models/pointpillar.yaml", "batch": 2, "sets": SMALL}
+CENTERPOINT = {
+    "cfg": "cfgs/synthetic_models/pointpillar.yaml",
+    "model": "cfgs/waymo_models/centerpoint_pillar_1x.yaml",
+    "batch": 2,
+    "sets": {
+        **SMALL,
+        "MODEL.VFE.NUM_FILTERS": [8],
+        "MODEL.MAP_TO_BEV.NUM_BEV_FEATURES": 8,
+        "MODEL.BACKBONE_2D.LAYER_STRIDES": [2, 2, 2],
+        "MODEL.DENSE_HEAD.SHARED_CONV_CHANNEL": 8,
+        "MODEL.DENSE_HEAD.CLASS_NAMES_EACH_HEAD": [["Car"], ["Pedestrian", "Cyclist"]],
+        "MODEL.DENSE_HEAD.TARGET_ASSIGNER_CONFIG.FEATURE_MAP_STRIDE": 2,
+        "MODEL.POST_PROCESSING.EVAL_METRIC": "kitti",
+    },
+}
+THREE_TASKS = {"cfg": "cfgs/synthetic_models/multi_task.yaml", "batch": 2, "sets": {}}
+
+
+def frozen(case: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {**case, "sets": {**case["sets"], "MODEL.NOT_TRAIN_IN_MULTI_TASK": list(names)}}
+
+
+CASES = {
+    "PointPillar": POINTPILLAR,
+    "PointPillar, frozen": frozen(POINTPILLAR, "vfe", "backbone_2d.blocks"),
+    "CenterPoint": CENTERPOINT,
+    "CenterPoint, frozen": frozen(CENTERPOINT, "vfe", "backbone_2d.blocks"),
+    "three tasks": {**THREE_TASKS, "batch": 4},
+    "three tasks, frozen": frozen(THREE_TASKS, "vfe", "backbone_2d", "dense_head"),
+}
