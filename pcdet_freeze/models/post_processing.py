@@ -204,7 +204,7 @@ def box_candidates(batch_dict: dict[str, Any], settings: PostProcessingSettings)
 
 
 def _reaching(scores: Tensor, score_thresh: float) -> Tensor:
-    """The anchors of which some score of (B, n, classes) reaches the threshold in some sample, in their order.
+    """The anchors of which some score of (B, n, classes) reaches the threshold in some sample, in order.
 
     On a CPU the maximum over the classes of all anchors takes most of the time of a frame. On other devices
     it does not, and counting these anchors would wait for the device.
