@@ -27,6 +27,7 @@ from pcdet_freeze.engine.prefix_cache.cache import ENTRY
 from pcdet_freeze.engine.trainer import Batch, Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, frozen
+from pcdet_freeze.ops.map_layout import train_channels_last
 
 STEPS = 1000
 """length in iterations of the learning rate schedule"""
@@ -183,8 +184,8 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
 
 def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:
     """Build the trainer of a training with ``cfg``, after ``prepare`` has frozen the model."""
-    if name in CONTIGUOUS:
-        keep_contiguous(model)
+    if name not in CONTIGUOUS:
+        train_channels_last(model.modules())
     hooks, loader = prepare(model, cfg), OneBatch(batch)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     trainer = Trainer(
@@ -220,13 +221,6 @@ def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
         parameters = handle.parameters()
     for parameter in parameters:
         parameter.requires_grad_(False)
-
-
-def keep_contiguous(model: nn.Module) -> None:
-    """Make ``model`` compute on contiguous maps, as with MODEL.CHANNELS_LAST: False."""
-    for module in model.modules():
-        if hasattr(module, "channels_last"):
-            module.channels_last = False  # type: ignore[assignment]
 
 
 def settle_statistics(model: nn.Module, batch: Batch) -> None:

@@ -66,7 +66,7 @@ class LayoutKeys(Section):
     other_keys: ClassVar[bool] = True
 
     channels_last: bool | Literal["auto"] = "auto"
-    """whether maps stay channels-last, as they are scattered; auto: where this is faster"""
+    """whether maps stay channels-last, as they are scattered; auto: in training steps where this is faster"""
 
 
 @settable("OPTIMIZATION")

@@ -51,6 +51,7 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
+from pcdet_freeze.ops.map_layout import train_channels_last
 from pcdet_freeze.utils.devices import is_accelerator
 from pcdet_freeze.utils.rng import set_seed
 
@@ -85,6 +86,7 @@ def new_model(context: RunContext, dataset: Any) -> nn.Module:
 def build_model(context: RunContext, dataset: Any, sync_bn: bool = False) -> nn.Module:
     """The detector on its device, with SyncBN if ``sync_bn``, and the pretrained tensors loaded."""
     model = new_model(context, dataset)
+    train_channels_last(model.modules())
     if sync_bn:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if context.options.pretrained_model is not None:

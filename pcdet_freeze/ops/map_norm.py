@@ -158,7 +158,7 @@ def _sums(rows: Tensor, masked: Masked, mean: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _to_input(rows: Tensor, own: Tensor, factor: Tensor, slope: Tensor, start: Tensor) -> None:
-    """Turn the gradient ``own`` of the output into that of the input, (own - start - row * slope) * factor."""
+    """Turn ``own``, the gradient of the output, into (own - start - row * slope) * factor."""
     room = torch.empty_like(rows[next(_blocks(rows))])
     for block in _blocks(rows):
         part = own[block]

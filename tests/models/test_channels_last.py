@@ -20,7 +20,7 @@ from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.digest import tensor_digests
 from pcdet_freeze.freezing.prefix import Replanner
 from pcdet_freeze.ops import map_layout
-from pcdet_freeze.ops.map_layout import is_channels_last, keeps_channels_last
+from pcdet_freeze.ops.map_layout import is_channels_last, is_faster_channels_last, train_channels_last
 from pcdet_freeze.utils.tensors import relative_error
 
 TASKS = ("segment", "lane")
@@ -63,7 +63,10 @@ def step(model: Any, batch: dict[str, Any]) -> Tensor:
 
 
 def with_tasks(choice: object) -> Any:
-    return task_model(*TASKS, config=task_config(*TASKS) | {"CHANNELS_LAST": choice})
+    """A model of three tasks as the trainer prepares it."""
+    model = task_model(*TASKS, config=task_config(*TASKS) | {"CHANNELS_LAST": choice})
+    train_channels_last(model.modules())
+    return model
 
 
 def test_f8_no_map_of_an_unfrozen_step_leaves_the_channels_last_format() -> None:
@@ -95,6 +98,7 @@ def test_f8_false_gives_contiguous_maps() -> None:
 )
 def test_f8_other_detectors_write_channels_last_maps(model: Any, batch: Any) -> None:
     built, given = model(), batch()
+    train_channels_last(built.modules())
     seen: list[Tensor] = []
     built.backbone_2d.register_forward_hook(lambda module, args, output: seen.append(output))
     step(built, given)
@@ -139,14 +143,27 @@ def test_f8_weights_checkpoints_and_digests_do_not_depend_on_the_format() -> Non
     assert tensor_digests([conv.contiguous(memory_format=torch.channels_last)]) == tensor_digests([conv])
 
 
+def map_of_forward(model: Any) -> Tensor:
+    with torch.no_grad():
+        written: Tensor = model.run_modules(task_batch())["spatial_features"]
+    return written
+
+
+def test_f8_auto_is_for_training_steps_of_the_trainer() -> None:
+    alone, trained = task_model("segment"), with_tasks("auto")
+    assert is_channels_last(map_of_forward(trained.train()))
+    assert map_of_forward(trained.eval()).is_contiguous()
+    assert map_of_forward(alone.train()).is_contiguous()
+    assert is_channels_last(map_of_forward(with_tasks(True).eval()))
+
+
 def test_f8_auto_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert keeps_channels_last("auto", cpu) == torch.backends.mkldnn.is_available()
+    assert is_faster_channels_last(cpu) == torch.backends.mkldnn.is_available()
     monkeypatch.setattr(map_layout.torch.backends.cudnn, "allow_tf32", True)
-    assert keeps_channels_last("auto", cuda) and not keeps_channels_last("auto", torch.device("meta"))
+    assert is_faster_channels_last(cuda) and not is_faster_channels_last(torch.device("meta"))
     monkeypatch.setattr(map_layout.torch.backends.cudnn, "allow_tf32", False)
-    assert not keeps_channels_last("auto", cuda) and keeps_channels_last(True, cuda)
-    assert not keeps_channels_last(False, cpu)
+    assert not is_faster_channels_last(cuda)
 
 
 def test_f8_another_value_is_an_error() -> None:

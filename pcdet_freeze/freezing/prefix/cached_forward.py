@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.paths import walk
@@ -89,11 +90,11 @@ class _CachedCall:
         if not isinstance(value, Slot):
             return value
         self.owner.passed.add(value)
-        return self.owner.recorder.give(value)
+        return _as_computed(value, self.owner.recorder.give(value))
 
     def _taken(self, slot: Slot, value: Tensor) -> Tensor:
         self.owner.passed.add(slot)
-        instead = self.owner.recorder.take(slot, value)
+        instead = _as_computed(slot, self.owner.recorder.take(slot, value))
         self.owner.computed[id(instead)] = (instead, value)
         return instead
 
@@ -110,6 +111,11 @@ class _CachedCall:
         for key, (instead, value) in swapped.items():
             if args[0].get(key) is value:
                 args[0][key] = instead
+
+
+def _as_computed(slot: Slot, value: Tensor) -> Tensor:
+    """``value`` in the memory format that the forward computed."""
+    return value.contiguous(memory_format=torch.channels_last) if slot.channels_last else value
 
 
 def _output(form: str, args: tuple[Any, ...], values: dict[str, Any]) -> Any:

@@ -52,5 +52,7 @@ class EncoderDecoder(nn.Module):
             levels.append(x)
         for level in range(len(self.up) - 1, -1, -1):
             fine = levels[level]
-            x = self.up[level](fine + F.interpolate(self.lateral[level](x), size=fine.shape[2:]))
+            coarse = F.interpolate(self.lateral[level](x), size=fine.shape[2:])
+            # into the interpolated map, which nothing else reads
+            x = self.up[level](coarse.add_(fine) if coarse.dtype == fine.dtype else fine + coarse)
         return x

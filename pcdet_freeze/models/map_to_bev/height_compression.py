@@ -11,7 +11,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
 from pcdet_freeze.ops import sparse
-from pcdet_freeze.ops.map_layout import Choice, keeps_channels_last
+from pcdet_freeze.ops.map_layout import MapWriter
 from pcdet_freeze.utils.rules import Count
 
 
@@ -24,7 +24,7 @@ class HeightCompressionSettings:
 
 
 @MAP_TO_BEVS.register
-class HeightCompression(nn.Module):
+class HeightCompression(MapWriter, nn.Module):
     """Converts the sparse volume to a dense one and concatenates its height layers as channels."""
 
     Settings = HeightCompressionSettings
@@ -42,7 +42,7 @@ class HeightCompression(nn.Module):
                 f"{given.channels} channels of the 3D backbone in {given.depth} layers of height; "
                 f"got {settings.num_bev_features}"
             )
-        self.channels_last: Choice = context.channels_last
+        self.channels_last = context.channels_last
         context.features["spatial_features"] = Features(self.num_bev_features, given.height, given.width)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class HeightCompression(nn.Module):
             spatial_features_stride: the same stride
         """
         volume = batch_dict["encoded_spconv_tensor"]
-        last = keeps_channels_last(self.channels_last, volume.features.device)
+        last = self.writes_channels_last(volume.features.device)
         maps = sparse.bev_map(volume) if last else sparse.dense(volume).flatten(1, 2)
         batch_dict["spatial_features"] = maps
         batch_dict["spatial_features_stride"] = batch_dict["encoded_spconv_tensor_stride"]

@@ -10,7 +10,7 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
-from pcdet_freeze.ops.map_layout import Choice, keeps_channels_last
+from pcdet_freeze.ops.map_layout import MapWriter
 from pcdet_freeze.utils.rules import Count
 
 
@@ -23,7 +23,7 @@ class PointPillarScatterSettings:
 
 
 @MAP_TO_BEVS.register
-class PointPillarScatter(nn.Module):
+class PointPillarScatter(MapWriter, nn.Module):
     """Writes the features of each pillar into its cell of a zero map."""
 
     Settings = PointPillarScatterSettings
@@ -48,7 +48,7 @@ class PointPillarScatter(nn.Module):
             )
         self.num_bev_features = channels
         self.width, self.height = width, height
-        self.channels_last: Choice = context.channels_last
+        self.channels_last = context.channels_last
         context.features["spatial_features"] = Features(channels, height, width)
 
     def forward(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class PointPillarScatter(nn.Module):
         canvas[cell] = features
         canvas = canvas.view(samples, self.height, self.width, self.num_bev_features)
         maps = canvas.permute(0, 3, 1, 2)
-        if not keeps_channels_last(self.channels_last, maps.device):
+        if not self.writes_channels_last(maps.device):
             maps = maps.contiguous()
         batch_dict["spatial_features"] = maps
         return batch_dict
