@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from pcdet_freeze.ops.pillar_max import pillar_max
 
-Normalize = Callable[[Any, Tensor, "RaggedPillars"], Tensor]
-"""norm layer, rows (R, C) of the points and then of the padding, their pillars -> normalised rows (R, C)"""
+Normalize = Callable[[Any, Tensor, Tensor, "RaggedPillars"], Tensor]
+"""PFN layer, rows (R, C_in) of points and padding, the same rows (R, C) after ``linear``, their pillars ->
+the rows (R, C) after ``norm``"""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class RaggedPillars:
     """(M,) int64, points in each pillar"""
     pillar_of: Tensor
     """(N,) int64, pillar of each point"""
-    slots: int
-    """P, slots of each pillar in the padded form"""
+    slots: int = 0
+    """P, slots of each pillar in the padded form; 0: there is no padding"""
 
     @classmethod
     def of(cls, counts: Tensor, slots: int, points: int | None = None) -> RaggedPillars:
@@ -54,6 +55,11 @@ class RaggedPillars:
         return len(self.pillar_of)
 
     @property
+    def values(self) -> int:
+        """Values per channel in the padded form: its slots."""
+        return len(self.lengths) * self.slots if self.slots else self.points
+
+    @property
     def padded(self) -> Tensor:
         """(M,) int64, padded slots of each pillar."""
         return self.slots - self.lengths
@@ -62,7 +68,7 @@ class RaggedPillars:
         """Padded slots that each of ``rows`` rows represents: (M, 1), or the number of all for one row."""
         if rows == len(self.lengths):
             return self.padded.unsqueeze(1)
-        return len(self.lengths) * self.slots - self.points
+        return self.values - self.points
 
     def slot_indices(self) -> Tensor:
         """(N,) indices of the points among all slots (M * P) of the padded form."""
@@ -104,31 +110,34 @@ def first_rows(points: Tensor) -> Tensor:
     return torch.cat([points, points.new_zeros(1, points.shape[1])])
 
 
-def call_norm(norm: Any, rows: Tensor, pillars: RaggedPillars) -> Tensor:
+def call_norm(layer: Any, given: Tensor, rows: Tensor, pillars: RaggedPillars) -> Tensor:
     """Normalise by a norm layer in eval mode, which treats each row alike."""
-    normalised: Tensor = norm(rows)
+    normalised: Tensor = layer.norm(rows)
     return normalised
 
 
-def run_layer(layer: Any, rows: Tensor, pillars: RaggedPillars, normalize: Normalize = call_norm) -> Tensor:
+def run_layer(layer: Any, given: Tensor, pillars: RaggedPillars, normalize: Normalize = call_norm) -> Tensor:
     """A PFN layer (with ``linear``, ``norm``, ``use_norm`` and ``last``).
 
     Args:
-        rows: (N + 1, C) in the first layer, (N + M, C) in later ones: points, then padding.
+        given: (N + 1, C_in) rows in the first layer, (N + M, C_in) in later ones: points, then padding.
+            Without padding (N, C_in).
         pillars: of the points.
         normalize: how the norm layer is applied.
 
     Returns:
         (M, F) in the last layer, else the rows (N + M, F) of the next one.
     """
-    rows = layer.linear(rows)
+    rows = layer.linear(given)
     if layer.use_norm:
-        rows = normalize(layer.norm, rows, pillars)
+        rows = normalize(layer, given, rows, pillars)
     if layer.last:
         # ReLU is monotonic, so it can follow the maximum, which is cheaper
-        return F.relu(pillar_max(rows, pillars.lengths, pillars.pillar_of, pillars.slots))
+        return pillar_max(rows, pillars.lengths, pillars.pillar_of, pillars.slots, relu=True)
     rows = F.relu(rows)
     highest = pillar_max(rows, pillars.lengths, pillars.pillar_of, pillars.slots)
+    if not pillars.slots:
+        return torch.cat([rows, highest[pillars.pillar_of]], dim=1)
     padding = rows[pillars.points :].expand_as(highest)
     own = torch.cat([rows[: pillars.points], padding])
     return torch.cat([own, torch.cat([highest[pillars.pillar_of], highest])], dim=1)

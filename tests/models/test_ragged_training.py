@@ -15,9 +15,10 @@ from torch import nn
 from two_processes import torchrun, worker
 from waits import PackageWaits
 
-from pcdet_freeze.freezing import freeze
+from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.models.vfe import pillar_vfe
-from pcdet_freeze.ops import pillar_max
+from pcdet_freeze.ops import ragged_kernels
+from pcdet_freeze.ops.pillar_max import pillar_max
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import relative_error
 
@@ -87,7 +88,8 @@ def test_random_occupancy_agrees_with_the_padded_form(seed: int) -> None:
 @pytest.mark.parametrize("counts", [[1], [SLOTS], [2, 3]])
 @pytest.mark.parametrize("filters", [(16,), (16, 16)])
 def test_one_or_two_pillars_agree_with_the_padded_form(counts: Any, filters: Any) -> None:
-    assert_agree(vfe_of(filters), pillars_of(counts))
+    # in float64: their gradients through the statistics cancel nearly to zero
+    assert_agree(vfe_of(filters).double(), pillars_of(counts, dtype=torch.float64), 1e-9, 1e-9)
 
 
 def test_a_batch_without_a_pillar_changes_no_statistics() -> None:
@@ -138,7 +140,7 @@ def test_a_norm_layer_without_affine_parameters_agrees_with_the_padded_form() ->
 @pytest.mark.parametrize("parameters", [True, False])
 def test_locked_norm_layers_agree_with_the_padded_form(parameters: bool) -> None:
     model = small_model(model_config() | {"VFE": {"NAME": "PillarVFE", "NUM_FILTERS": [16, 8]}})
-    freeze(model, ["vfe"], parameters=parameters, certify=False)
+    freeze(model, FreezePlan(entries=("vfe",), parameters=parameters), certify=False)
     vfe = model.train().vfe
     given = batch((30, 20))
     padded, ragged = (result_of(vfe, given, form) for form in (False, True))
@@ -165,13 +167,14 @@ def test_the_gradient_reaches_the_points() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_under_autocast_both_forms_agree_within_the_rounding_of_16_bits(kind: torch.dtype) -> None:
+def test_under_autocast_features_and_statistics_agree_and_gradients_within_16_bits(kind: Any) -> None:
     vfe, pillars = vfe_of((16, 16)), pillars_of(USUAL)
     with torch.autocast("cpu", dtype=kind):
         padded, ragged = (result_of(vfe, pillars, form) for form in (False, True))
     for name, value in padded.items():
         assert value.dtype == ragged[name].dtype, name
-        assert relative_error(value, ragged[name]) <= 4 * torch.finfo(kind).eps, name
+        limit = 8 * torch.finfo(kind).eps if name.endswith(("weight", "bias")) else 1e-6
+        assert relative_error(value, ragged[name]) <= limit, name
 
 
 def hooked(part: Any) -> None:
@@ -199,7 +202,6 @@ UNKNOWN: dict[str, Any] = {
     "parametrization": lambda layer: nn.utils.parametrizations.weight_norm(layer.linear),
     "subclass of a norm": lambda layer: setattr(layer, "norm", OtherNorm(layer.norm.num_features)),
     "subclass of a layer": lambda layer: setattr(layer, "linear", OtherLinear(10, 16, bias=False)),
-    "another norm": lambda layer: setattr(layer, "norm", nn.InstanceNorm1d(layer.norm.num_features)),
     "something else": lambda layer: layer.add_module("more", nn.Identity()),
 }
 
@@ -237,14 +239,14 @@ def test_a_hook_of_this_package_changes_no_bit() -> None:
 def test_the_gradient_of_equal_points_goes_to_the_first_one() -> None:
     for dtype in (torch.float32, torch.bfloat16):  # the compiled form, and that of other devices
         rows = torch.tensor([[1.0], [1.0], [2.0], [2.0], [2.0], [3.0]], dtype=dtype).requires_grad_()
-        highest = pillar_max.pillar_max(rows, torch.tensor([2, 1, 2]), torch.tensor([0, 0, 1, 2, 2]), 2)
+        highest = pillar_max(rows, torch.tensor([2, 1, 2]), torch.tensor([0, 0, 1, 2, 2]), 2)
         highest.backward(torch.tensor([[1.0], [10.0], [100.0]], dtype=dtype))
         assert highest.flatten().tolist() == [1, 3, 2]
         assert rows.grad.flatten().tolist() == [1, 0, 0, 100, 0, 10]
 
 
 def test_on_a_device_the_host_waits_once_for_the_number_of_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pillar_max, "COMPILED", ())
+    monkeypatch.setattr(ragged_kernels, "COMPILED", ())
     vfe, pillars = vfe_of((16, 16)), pillars_of(USUAL)
     for norm in norms_of(vfe):
         norm.momentum = None
@@ -256,7 +258,7 @@ def test_on_a_device_the_host_waits_once_for_the_number_of_points(monkeypatch: p
 def test_both_forms_of_the_maximum_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     vfe, pillars = vfe_of((16, 16)), pillars_of(USUAL)
     compiled = result_of(vfe, pillars, True)
-    monkeypatch.setattr(pillar_max, "COMPILED", ())
+    monkeypatch.setattr(ragged_kernels, "COMPILED", ())
     plain = result_of(vfe, pillars, True)
     assert all(relative_error(value, plain[name]) <= 1e-6 for name, value in compiled.items())
 

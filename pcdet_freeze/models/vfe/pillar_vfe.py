@@ -18,7 +18,7 @@ from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
-from pcdet_freeze.models.vfe.recognised_layers import is_recognised, is_traced
+from pcdet_freeze.models.vfe.recognised_layers import is_recognised
 from pcdet_freeze.ops.norm import batch_norm
 from pcdet_freeze.ops.ragged_norm import ragged_norm
 from pcdet_freeze.ops.ragged_pillars import (
@@ -28,6 +28,7 @@ from pcdet_freeze.ops.ragged_pillars import (
     run_layer,
     run_layers,
 )
+from pcdet_freeze.utils.tracing import is_traced
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
-from torch.jit._trace import is_tracing
 
 from pcdet_freeze.freezing.eval_lock import base_class
 
@@ -45,8 +43,3 @@ def has_foreign_code(module: Any) -> bool:
 
 def _is_ours(code: Any) -> bool:
     return str(getattr(code, "__module__", "")).startswith(OURS)
-
-
-def is_traced() -> bool:
-    """Whether torch.compile, torch.export or torch.jit.trace reads the code."""
-    return torch.compiler.is_compiling() or is_tracing()
