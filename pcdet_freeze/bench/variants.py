@@ -27,6 +27,7 @@ from pcdet_freeze.engine.prefix_cache.cache import ENTRY
 from pcdet_freeze.engine.trainer import Batch, Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, frozen
+from pcdet_freeze.models.vfe import PillarVFE
 from pcdet_freeze.ops.map_layout import train_channels_last
 
 STEPS = 1000
@@ -123,6 +124,7 @@ class OneBatch:
 BF16 = {"PREFIX_DTYPE": "bfloat16"}
 BUILT: dict[str, Prepare] = {
     "none": _none,
+    "none_ragged": _none,
     "unfrozen": _none,
     "bn_only": _frozen(PARAMETERS=False),
     "requires_grad": _requires_grad,
@@ -136,17 +138,22 @@ BUILT: dict[str, Prepare] = {
 }
 """name -> a function that freezes a model by a config, and returns hooks for its trainer
 
-none: nothing is frozen. unfrozen: the same as a training by default, on channels-last maps. bn_only: norm
-layers are locked in eval mode, parameters are trainable (FREEZE.PARAMETERS: False). requires_grad: parameters
-are frozen, norm layers are not locked. exact: both, with BN folding, as in a training by default. contiguous:
-exact with MODEL.CHANNELS_LAST: False. bf16_prefix, compile: exact with one more FREEZE key. cached: exact,
-with the prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast for the rest.
-none_bf16: nothing is frozen, under autocast.
+none: nothing is frozen. none_ragged: the same, and PillarVFE computes valid points only. unfrozen: the same as
+a training by default, on valid points and channels-last maps. bn_only: norm layers are locked in eval mode,
+parameters are trainable (FREEZE.PARAMETERS: False). requires_grad: parameters are frozen, norm layers are not
+locked. exact: both, with BN folding, as in a training by default. contiguous: exact with
+MODEL.CHANNELS_LAST: False. bf16_prefix, compile: exact with one more FREEZE key. cached: exact, with the
+prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast for the rest. none_bf16:
+nothing is frozen, under autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""
 CONTIGUOUS = ("none", "none_ragged", "bn_only", "requires_grad", "none_bf16", "contiguous", *AGAINST)
 """variants with contiguous maps: those that stand for other trainers, and one to compare with"""
+RAGGED = "none_ragged"
+"""the variant of an unfrozen training without padding"""
+PADDED = ("none", "bn_only", "requires_grad", "none_bf16", *AGAINST)
+"""variants that stand for other trainers: PillarVFE computes the padding, too, as OpenPCDet's does"""
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
@@ -186,6 +193,8 @@ def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prep
     """Build the trainer of a training with ``cfg``, after ``prepare`` has frozen the model."""
     if name not in CONTIGUOUS:
         train_channels_last(model.modules())
+    if name in PADDED or name == RAGGED:
+        set_ragged(model, name == RAGGED)
     hooks, loader = prepare(model, cfg), OneBatch(batch)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     trainer = Trainer(
@@ -221,6 +230,13 @@ def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
         parameters = handle.parameters()
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def set_ragged(model: nn.Module, ragged: bool) -> None:
+    """Whether each PillarVFE of ``model`` computes valid points only."""
+    for module in model.modules():
+        if isinstance(module, PillarVFE):
+            module.ragged = ragged
 
 
 def settle_statistics(model: nn.Module, batch: Batch) -> None:
