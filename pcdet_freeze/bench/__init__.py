@@ -3,7 +3,7 @@
 ``random_scenes`` makes a batch without a data set, ``variants`` builds trainers that differ in what they
 freeze (``other_packages``: as lightning and timm do), ``exact_figures`` counts FLOPs and bytes, ``timing``
 runs interleaved rounds and ``tables`` prints. The comparisons are ``steps`` (variants of a step),
-``freeze_overhead``, ``certificate_cost``, ``data_loading``, ``operators`` and ``scaling``.
+``freeze_overhead``, ``certificate_cost``, ``data_loading``, ``operators``, ``scaling`` and ``roofline``.
 """
 
 from pcdet_freeze.bench.certificate_cost import time_certificate
@@ -11,6 +11,7 @@ from pcdet_freeze.bench.data_loading import measure_data_loading
 from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
 from pcdet_freeze.bench.operators import measure_operators
 from pcdet_freeze.bench.random_scenes import RandomScenes, make_batch
+from pcdet_freeze.bench.roofline import roofline
 from pcdet_freeze.bench.scaling import measure_scaling
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.bench.variants import BUILT, Contender, build_contenders
@@ -26,5 +27,6 @@ __all__ = [
     "measure_freeze_overhead",
     "measure_operators",
     "measure_scaling",
+    "roofline",
     "time_certificate",
 ]

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "certificate: its time for 60 M parameters; loading: frames a second of "
                         "the loader processes; operators: anchor targets and rotated IoU; scaling: more "
                         "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
-                        "lanes without a network")  # fmt: skip
+                        "lanes without a network; roofline: frames a second on a GPU at best")  # fmt: skip
     parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
     parser.add_argument(
         "--freeze",
@@ -183,6 +183,17 @@ def _scaling(args: argparse.Namespace) -> list[Row]:
     )
 
 
+def _roofline(args: argparse.Namespace) -> list[Row]:
+    cfg = config_of(args)
+    names = [name for name in args.variants.split(",") if name not in ("cached", "compile")]
+
+    def contenders(frames: int) -> list[bench.Contender]:
+        subject = build_subject(cfg, args.device, frames)
+        return bench.build_contenders(subject.model, subject.cfg, subject.batch, names)
+
+    return bench.roofline(contenders)
+
+
 def _baselines(args: argparse.Namespace) -> list[Row]:
     return [baselines(config_of(args), args.scenes)]
 
@@ -199,4 +210,5 @@ COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable
     "loading": (_loading, tables.loading_table),
     "operators": (_operators, tables.operator_table),
     "scaling": (_scaling, tables.scaling_table),
+    "roofline": (_roofline, tables.roofline_table),
 }
