@@ -3,8 +3,8 @@
 ``random_scenes`` makes a batch without a data set, ``variants`` builds trainers that differ in what they
 freeze (``other_packages``: as lightning and timm do), ``exact_figures`` counts FLOPs and bytes, ``timing``
 runs interleaved rounds and ``tables`` prints. The comparisons are ``steps`` (variants of a step),
-``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators`` and ``scaling``;
-``whole_training`` measures processes of their own.
+``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators``, ``scaling`` and
+``roofline``; ``whole_training`` measures processes of their own.
 """
 
 from pcdet_freeze.bench.certificate_cost import time_certificate
@@ -14,6 +14,7 @@ from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
 from pcdet_freeze.bench.guard_cost import measure_guard_cost
 from pcdet_freeze.bench.operators import measure_operators
 from pcdet_freeze.bench.random_scenes import RandomScenes, make_batch
+from pcdet_freeze.bench.roofline import roofline
 from pcdet_freeze.bench.scaling import measure_scaling
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.bench.variants import BUILT, Contender, build_contenders
@@ -35,5 +36,6 @@ __all__ = [
     "measure_operators",
     "measure_parts",
     "measure_scaling",
+    "roofline",
     "time_certificate",
 ]

@@ -145,6 +145,28 @@ def scaling_table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, f"Ratios to none at the same value; {rows[0]['rounds']} interleaved rounds."])
 
 
+def roofline_table(rows: Sequence[Row]) -> str:
+    """FLOPs and bytes of a frame, and frames a second on each card at best."""
+    cards = [key for key, value in rows[0].items() if isinstance(value, dict)]
+    head = f"{'variant':<14}{'GFLOP/frame':>12}{'GB/frame':>10}{'kernels':>9}"
+    lines = [head + "".join(f"{name + ', frames/s':>22}" for name in cards)]
+    for row in rows:
+        line = (
+            f"{row['variant']:<14}{row['flops'] / 1e9:>12.4g}{row['bytes'] / 1e9:>10.4g}{row['kernels']:>9}"
+        )
+        for name in cards:
+            found = row[name]
+            line += f"{found['frames_per_second']:>15.0f} ({found['limit']})"
+        lines.append(line)
+    return "\n".join([*lines, "", *wrap(_ROOFLINE, 100)])
+
+
+_ROOFLINE = (
+    "Computed, not measured: at batch 16, each operator takes the larger of FLOPs / peak and bytes / "
+    "bandwidth; (host): queuing the kernels takes longer than running them."
+)
+
+
 def _range(quartiles: Sequence[float]) -> str:
     return f"({quartiles[0]:.3g}-{quartiles[1]:.3g})"
 

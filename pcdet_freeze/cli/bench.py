@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
                         "lanes without a network; training: where the time of a whole training goes; "
                         "allocator: whole trainings with and without freed memory kept; evaluation: KITTI "
-                        "AP of stored detections, post-processing of a frame")  # fmt: skip
+                        "AP of stored detections, post-processing of a frame; roofline: frames a second on "
+                        "a GPU at best")  # fmt: skip
     parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
     parser.add_argument(
         "--freeze",
@@ -247,6 +248,17 @@ def _allocator(args: argparse.Namespace) -> list[Row]:
     return bench.measure_allocator(_whole_training(args), args.rounds)
 
 
+def _roofline(args: argparse.Namespace) -> list[Row]:
+    cfg = config_of(args)
+    names = [name for name in args.variants.split(",") if name not in ("cached", "compile")]
+
+    def contenders(frames: int) -> list[bench.Contender]:
+        subject = build_subject(cfg, args.device, frames)
+        return bench.build_contenders(subject.model, subject.cfg, subject.batch, names)
+
+    return bench.roofline(contenders)
+
+
 def _baselines(args: argparse.Namespace) -> list[Row]:
     return [baselines(config_of(args), args.scenes)]
 
@@ -267,4 +279,5 @@ COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable
     "operators": (_operators, tables.operator_table),
     "scaling": (_scaling, tables.scaling_table),
     "training": (_training, training_tables.parts_table),
+    "roofline": (_roofline, tables.roofline_table),
 }

@@ -15,6 +15,7 @@ from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
+from pcdet_freeze.utils.devices import on_side_stream
 from pcdet_freeze.utils.distributed import World
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
@@ -253,12 +254,15 @@ Move = Callable[[dict[str, Any], torch.device], None]
 
 
 def move_with(then: Callable[[dict[str, Any]], None] | None) -> Move:
-    """Return a function that moves a batch to the device, in place, and then calls ``then`` on it."""
-    if then is None:
-        return load_data_to_gpu
+    """Return a function that moves a batch to the device, in place, and then calls ``then`` on it.
+
+    On CUDA this runs beside the step before (``utils.devices.on_side_stream``).
+    """
 
     def move(batch_dict: dict[str, Any], device: torch.device) -> None:
-        load_data_to_gpu(batch_dict, device)
-        then(batch_dict)
+        with on_side_stream(batch_dict, device):
+            load_data_to_gpu(batch_dict, device)
+            if then is not None:
+                then(batch_dict)
 
     return move

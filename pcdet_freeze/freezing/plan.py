@@ -112,8 +112,8 @@ class FreezeOptions(Section):
     """Data type in which the frozen prefix computes, in training forwards."""
     channels_last: bool = False
     """Feature maps inside the frozen prefix are channels-last in memory, in training forwards."""
-    compile: bool = False
-    """torch.compile the frozen prefix, for training forwards."""
+    compile: bool | Literal["graphs"] = False
+    """torch.compile the frozen prefix, for training forwards; ``graphs``: as CUDA graphs too."""
     cache: CacheOptions | None = None
     """Where and how the outputs of the frozen prefix are kept from epoch to epoch."""
     schedule: tuple[ScheduleEntry, ...] = ()

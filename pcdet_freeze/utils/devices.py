@@ -7,8 +7,10 @@ labels as they were before they were copied (:func:`host_copy`), and sent with :
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,14 +52,15 @@ def send_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tenso
 
 
 def constant(values: Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(N,) the numbers of a config on ``device``, sent once a process. Do not change it in place."""
+    """(N,) the numbers of a config on ``device``, copied once a process. Do not change it in
+    place."""
     return _constant(tuple(values), device, dtype)
 
 
 @lru_cache(maxsize=1024)
 def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # autograd cannot save a tensor that was made in inference mode
-        return send(torch.tensor(values, dtype=dtype), device)
+        return torch.tensor(values, dtype=dtype).to(device)  # waits, so that every stream may read it
 
 
 def keep_host_copy(tensor: Tensor, host: Tensor) -> Tensor:
@@ -77,6 +80,30 @@ def host_copy(tensor: Tensor) -> Tensor:
         return tensor
     host, version = getattr(tensor, "host_copy", (None, None))
     return tensor.cpu() if host is None or version != _version(tensor) else host
+
+
+@contextmanager
+def on_side_stream(batch_dict: Mapping[str, Any], device: torch.device) -> Iterator[None]:
+    """Fill ``batch_dict`` on a stream of its own, on CUDA; elsewhere nothing is changed.
+
+    Kernels of the step before run at the same time, and the host waits for those of this stream alone. What
+    follows on the device waits for it, without the host.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    main, side = torch.cuda.current_stream(device), _side_stream(device)
+    with torch.cuda.stream(side):
+        yield
+    main.wait_stream(side)
+    for value in batch_dict.values():
+        if isinstance(value, Tensor) and value.is_cuda:
+            value.record_stream(main)  # its memory is free only when the main stream has used it
+
+
+@lru_cache(maxsize=16)
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def wait_for(values: Sequence[Tensor]) -> list[int]:

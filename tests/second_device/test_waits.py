@@ -61,3 +61,9 @@ def test_the_losses_are_those_of_the_cpu(trainings: dict[str, Any], name: str) -
 def test_an_evaluation_copies_once_a_batch(trainings: dict[str, Any], name: str) -> None:
     waits: dict[str, int] = trainings[name]["evaluation"]
     assert sum(waits.values()) <= 1, waits
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "frozen" in name])
+def test_a_certificate_copies_all_tensors_together(trainings: dict[str, Any], name: str) -> None:
+    waits: dict[str, int] = trainings[name]["certificate"]
+    assert 1 <= sum(waits.values()) <= 2, waits

@@ -21,10 +21,13 @@ class Compiled:
     Args:
         module: the frozen module.
         folds: (path of the layer, path of the norm, fold); paths are relative to ``module``.
+        graphs: capture CUDA graphs, whose outputs are overwritten in the next step.
     """
 
-    def __init__(self, module: nn.Module, folds: Sequence[tuple[str, str, Fold]]) -> None:
-        self.module, self.folds = module, tuple(folds)
+    def __init__(
+        self, module: nn.Module, folds: Sequence[tuple[str, str, Fold]], graphs: bool = False
+    ) -> None:
+        self.module, self.folds, self.graphs = module, tuple(folds), graphs
         self.plain_calls = 0
         """calls that ran eagerly: torch.compile fell back, or was disabled"""
         self._made_from: tuple[Any, ...] = ()
@@ -32,6 +35,8 @@ class Compiled:
 
     def renew(self) -> None:
         """Copy and compile the module if it changed. Call this while its own forward is in place."""
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         state = [*self.module.parameters(), *self.module.buffers()]
         made_from = tuple((id(tensor), tensor._version, tensor.data_ptr()) for tensor in state)
         if made_from == self._made_from:
@@ -43,7 +48,7 @@ class Compiled:
             layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
             parent, _, name = norm_path.rpartition(".")
             twin.get_submodule(parent).add_module(name, nn.Identity())
-        self._run = torch.compile(self._entry(twin))
+        self._run = torch.compile(self._entry(twin), mode="reduce-overhead" if self.graphs else None)
 
     def __call__(self, value: Tensor) -> Any:
         return self._run(value)

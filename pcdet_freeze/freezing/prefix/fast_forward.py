@@ -127,7 +127,7 @@ class FastForward:
         inside = [
             (layer[start:], norm[start:], fold) for (layer, norm), fold in pairs if is_within(layer, top)
         ]
-        return Compiled(module, inside)
+        return Compiled(module, inside, self.options.compile == "graphs")
 
 
 def _look(fold: Fold) -> tuple[Any, ...]:

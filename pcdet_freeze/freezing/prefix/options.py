@@ -32,8 +32,9 @@ class Options:
     """dtype of the prefix's arithmetic; its outputs are float32"""
     channels_last: bool = False
     """whether maps are in the channels_last memory format inside the prefix"""
-    compile: bool = False
-    """whether modules of the prefix that map one tensor to one tensor are compiled (torch.compile)"""
+    compile: bool | str = False
+    """whether modules of the prefix that map one tensor to one tensor are compiled (torch.compile); "graphs":
+    as CUDA graphs, which the host launches at once"""
     quick_form: Callable[[nn.Module], Callable[..., Any] | None] = own_quick_form
     """module -> a faster forward whose outputs differ by rounding alone, or None. It is compared with the
     module's own forward before it is used"""

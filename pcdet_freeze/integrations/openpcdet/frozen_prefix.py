@@ -159,5 +159,5 @@ class FrozenPrefix:
         found = [f"FUSE: {options.fuse}"] if options.fuse else []
         found += [] if options.is_exact else [f"PREFIX_DTYPE: {str(options.dtype).removeprefix('torch.')}"]
         found += ["CHANNELS_LAST: True"] if options.channels_last else []
-        found += ["COMPILE: True"] if options.compile else []
+        found += [f"COMPILE: {options.compile}"] if options.compile else []
         return ", ".join(found)

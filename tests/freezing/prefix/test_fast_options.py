@@ -92,8 +92,9 @@ def test_f6_an_evaluation_is_in_float32_for_all_options() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_f6_a_compiled_prefix_has_its_norm_layers_folded() -> None:
-    plain, fast, renewed = outputs(Options(compile=True))
+@pytest.mark.parametrize("kind", [True, "graphs"])  # on a CPU, "graphs" captures none
+def test_f6_a_compiled_prefix_has_its_norm_layers_folded(kind: bool | str) -> None:
+    plain, fast, renewed = outputs(Options(compile=kind))
     assert renewed.plan.compiled == ("backbone_2d.blocks.0", "backbone_2d.blocks.1")
     assert max(map(relative_error, plain, fast)) <= 2e-6
 
@@ -131,6 +132,7 @@ def test_invalid_values_of_the_keys_are_errors(key: str, value: Any) -> None:
 def test_the_keys_become_options() -> None:
     block = {"FUSE": False, "PREFIX_DTYPE": "bfloat16", "COMPILE": True, "CHANNELS_LAST": True}
     assert Options.of(FreezePlan.from_cfg({"FREEZE": block})) == Options(False, torch.bfloat16, True, True)
+    assert Options.of(FreezePlan.from_cfg({"FREEZE": {"COMPILE": "graphs"}})) == Options(compile="graphs")
     assert Options.of(FreezePlan()) == Options()
 
 

@@ -3,7 +3,8 @@
 CASES is ``{name: {"cfg": path, "model": path, "batch": frames, "sets": {key: value}}}``; ``model``, which may
 be absent, is the config from which MODEL is taken. OUT gets, for each: ``waits`` of three iterations (3 to 5)
 by line, the loading and moving of their batches included; ``losses`` of all six on the simulated device;
-``on_cpu``, the losses of the same training on the CPU; ``evaluation``, the waits for one batch of it.
+``on_cpu``, the losses of the same training on the CPU; ``evaluation``, the waits for one batch of it;
+``certificate``, those of a certificate.
 """
 
 from __future__ import annotations
@@ -98,6 +99,10 @@ def main(out: Path, cases: dict[str, Any]) -> None:
         own: dict[str, Any] = {"waits": waits, "losses": result.losses}
         if len(evaluation) > 2:
             own["evaluation"] = evaluation[2] - evaluation[1]
+        if result.freeze is not None:
+            before = lines()
+            result.freeze.certificate()
+            own["certificate"] = lines() - before
         own["on_cpu"] = run(case, "cpu").losses
         found[name] = own
         trainer.waits = []
