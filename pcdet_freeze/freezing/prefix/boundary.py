@@ -37,6 +37,8 @@ class Slot:
     shape: tuple[int, ...]
     """shape of one sample"""
     dtype: torch.dtype
+    channels_last: bool = False
+    """whether a batch of it is in the channels_last memory format"""
 
     @property
     def name(self) -> str:
@@ -162,7 +164,9 @@ class BoundaryTrace(ModuleCallMode):
             return f"{what} has shape {tuple(value.shape)}, not a row for each of {batch_size} samples", None
         if owner in self.written:
             return f"{what} is modified in place by a later module of the prefix", None
-        return "", Slot(path, number, owner.key, tuple(value.shape[1:]), value.dtype)
+        return "", Slot(
+            path, number, owner.key, tuple(value.shape[1:]), value.dtype, _is_channels_last(value)
+        )
 
     def _enter(self, path: str) -> Any:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -215,6 +219,12 @@ class BoundaryTrace(ModuleCallMode):
         key, others = id(storage), [other for other in self._owners([tensor]) if other.key is not None]
         reference = weakref.ref(storage, lambda _: self._tags.pop(key, None))
         self._tags[key] = (reference, tuple(dict.fromkeys([*others, owner])))
+
+
+def _is_channels_last(value: Tensor) -> bool:
+    """Whether ``value`` is a batch of maps in that memory format, and in no other."""
+    maps = value.dim() == 4 and not value.is_contiguous()
+    return maps and value.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_batch(args: tuple[Any, ...]) -> bool:
