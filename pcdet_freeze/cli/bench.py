@@ -24,6 +24,9 @@ from pcdet_freeze.bench.variants import check_variants
 from pcdet_freeze.cli.flags import CFG_HELP, add_set, whole
 from pcdet_freeze.cli.json_file import require_writable, write_json
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.datasets.loader import register_all
+from pcdet_freeze.datasets.registry import DATASETS
+from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.evaluation import table
 from pcdet_freeze.freezing import FreezePlan
@@ -45,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "certificate: its time for 60 M parameters; loading: frames a second of "
                         "the loader processes; operators: anchor targets and rotated IoU; scaling: more "
                         "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
-                        "lanes without a network")  # fmt: skip
+                        "lanes without a network; empty_space: cells that no pillar reaches, and "
+                        "cache_size: bytes of a cached frame, both on the config's test frames")  # fmt: skip
     parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
     parser.add_argument(
         "--freeze",
@@ -58,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"also what other packages call freezing: {', '.join(AGAINST)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
     parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    parser.add_argument("--own_frames", action="store_true", help="the first test frames of the config's "
+                        "data set, with their labels, in place of random scenes (--what step)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
@@ -140,7 +146,7 @@ def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], devic
 def _step(args: argparse.Namespace) -> list[Row]:
     asked = [name.strip() for name in f"{args.variants},{args.against}".split(",")]
     names = check_variants([name for name in asked if name])
-    subject = subject_of(args)
+    subject = _frames(args) if args.own_frames else subject_of(args)
     return bench.compare_steps(
         bench.build_contenders(subject.model, subject.cfg, subject.batch, names), args.rounds
     )
@@ -183,6 +189,34 @@ def _scaling(args: argparse.Namespace) -> list[Row]:
     )
 
 
+def _frames(args: argparse.Namespace) -> Subject:
+    """The model, and the first test frames of the config's own data set, which are not augmented."""
+    cfg = config_of(args)
+    register_all()
+    set_seed(0)
+    kind = (
+        bench.RandomScenes
+        if cfg.DATA_CONFIG.DATASET == "RandomScenes"
+        else DATASETS.get(cfg.DATA_CONFIG.DATASET)
+    )
+    frames: DatasetTemplate = kind(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    device = distributed.pick_device(args.device)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames).to(device)
+    batch = bench.make_batch(frames, min(args.batch_size or 3, len(frames)), device)
+    bench.settle_statistics(model, batch)
+    return Subject(cfg, model, batch)
+
+
+def _empty_space(args: argparse.Namespace) -> list[Row]:
+    subject = _frames(args)
+    return bench.measure_empty_space(subject.model, subject.batch)
+
+
+def _cache_size(args: argparse.Namespace) -> list[Row]:
+    subject = _frames(args)
+    return bench.measure_cache_size(subject.model, subject.batch, args.rounds)
+
+
 def _baselines(args: argparse.Namespace) -> list[Row]:
     return [baselines(config_of(args), args.scenes)]
 
@@ -194,6 +228,8 @@ def _baseline_table(rows: Sequence[Row]) -> str:
 COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable[[Sequence[Row]], str]]] = {
     "baselines": (_baselines, _baseline_table),
     "step": (_step, tables.step_table),
+    "cache_size": (_cache_size, tables.cache_size_table),
+    "empty_space": (_empty_space, tables.empty_space_table),
     "hold": (_hold, tables.overhead_table),
     "certificate": (_certificate, tables.certificate_table),
     "loading": (_loading, tables.loading_table),

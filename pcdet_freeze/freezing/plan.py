@@ -122,6 +122,8 @@ class FreezeOptions(Section):
     fuse: bool | Literal["force"] = True
     """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast and
     TF32 too. False: every layer by itself."""
+    skip_empty: bool = True
+    """Compute maps of the frozen prefix only where pillars reach, on a CPU, in training forwards."""
     prefix_dtype: Dtype = "float32"
     """Data type in which the frozen prefix computes, in training forwards."""
     channels_last: bool = False

@@ -45,7 +45,12 @@ def cache_key(
         "config": _sections(model, boundary),
         "outputs": [_output(slot) for slot in boundary.slots],
         "dtype": dtype,
-        "folding": {"folds": plan.folds, "quick": plan.quick, "fuse": options.fuse},
+        "folding": {
+            "folds": plan.folds,
+            "quick": plan.quick,
+            "fuse": options.fuse,
+            **({"reached": plan.reached} if plan.reached else {}),
+        },
         "computed in": [str(options.dtype), options.channels_last, list(plan.compiled), _precision(device)],
         "device": device,
         "versions": _versions(),
