@@ -40,7 +40,7 @@ def test_the_skippable_arithmetic_is_weighted_by_the_layers() -> None:
     assert sum(row["of_all"] for row in blocks) == pytest.approx(1)
     expected = sum(row["of_all"] * row["arithmetic"] for row in blocks)
     assert whole["arithmetic"] == pytest.approx(expected)
-    assert [row["unreached"] > 0.5 for row in blocks[:2]] == [True, True]
+    assert blocks[0]["unreached"] > 0.8 > blocks[-1]["unreached"]
 
 
 def test_a_model_without_a_map_of_pillars_is_an_error() -> None:
