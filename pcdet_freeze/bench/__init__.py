@@ -3,12 +3,14 @@
 ``random_scenes`` makes a batch without a data set, ``variants`` builds trainers that differ in what they
 freeze (``other_packages``: as lightning and timm do), ``exact_figures`` counts FLOPs and bytes, ``timing``
 runs interleaved rounds and ``tables`` prints. The comparisons are ``steps`` (variants of a step),
-``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators``, ``scaling`` and
-``roofline``; ``whole_training`` measures processes of their own.
+``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators``, ``scaling``,
+``empty_space``, ``cache_size`` and ``roofline``; ``whole_training`` measures processes of their own.
 """
 
+from pcdet_freeze.bench.cache_size import measure_cache_size
 from pcdet_freeze.bench.certificate_cost import time_certificate
 from pcdet_freeze.bench.data_loading import measure_data_loading
+from pcdet_freeze.bench.empty_space import measure_empty_space
 from pcdet_freeze.bench.evaluation_cost import measure_evaluation
 from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
 from pcdet_freeze.bench.guard_cost import measure_guard_cost
@@ -17,7 +19,7 @@ from pcdet_freeze.bench.random_scenes import RandomScenes, make_batch
 from pcdet_freeze.bench.roofline import roofline
 from pcdet_freeze.bench.scaling import measure_scaling
 from pcdet_freeze.bench.steps import compare_steps
-from pcdet_freeze.bench.variants import BUILT, Contender, build_contenders
+from pcdet_freeze.bench.variants import BUILT, Contender, build_contenders, settle_statistics
 from pcdet_freeze.bench.whole_training import WholeTraining, measure_allocator, measure_parts
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "compare_steps",
     "make_batch",
     "measure_allocator",
+    "measure_cache_size",
     "measure_data_loading",
+    "measure_empty_space",
     "measure_evaluation",
     "measure_freeze_overhead",
     "measure_guard_cost",
@@ -37,5 +41,6 @@ __all__ = [
     "measure_parts",
     "measure_scaling",
     "roofline",
+    "settle_statistics",
     "time_certificate",
 ]

@@ -83,6 +83,42 @@ def guard_table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", f"a step of {frames} frames with nothing frozen: {seconds:.4g} s"])
 
 
+def empty_space_table(rows: Sequence[Row]) -> str:
+    """Shares of the cells of each block that no pillar reaches, and of the arithmetic that computes them."""
+    names = ("constant", "unreached", "of_all", "arithmetic")
+    lines = [f"{'block':<10}" + "".join(f"{name:>12}" for name in names)]
+    for row in rows:
+        shares = ("" if row[name] is None else f"{row[name]:.3f}" for name in names)
+        lines.append(f"{row['block']:<10}" + "".join(f"{share:>12}" for share in shares))
+    first = rows[0]
+    lines += [
+        "",
+        f"{first['frames']} frames, {first['pillars']:.0f} of {first['cells']} cells with a pillar in each.",
+    ]
+    text = (
+        "constant: cells that equal the value far from any pillar; unreached: cells that equal a map without "
+        "pillars, borders included; of_all: the block's share of the multiply-adds; arithmetic: share of its "
+        "multiply-adds that compute unreached cells."
+    )
+    return "\n".join([*lines, *wrap(text, 100)])
+
+
+def cache_size_table(rows: Sequence[Row]) -> str:
+    """Bytes of a cached frame, and the time to write and to read it."""
+    lines = [
+        f"{'dtype':<10}{'compression':<18}{'MB':>8} {'(smallest-largest)':<20}{'write ms':>9}{'read ms':>9}"
+    ]
+    for row in rows:
+        how = row["codec"] + (", bit shuffling" if row["shuffle"] else "")
+        ends = f"({min(row['bytes']) / 1e6:.2f}-{max(row['bytes']) / 1e6:.2f})"
+        lines.append(
+            f"{row['dtype']:<10}{how:<18}{sum(row['bytes']) / len(row['bytes']) / 1e6:>8.2f} {ends:<20}"
+            f"{row['write_seconds'] * 1e3:>9.1f}{row['read_seconds'] * 1e3:>9.1f}"
+        )
+    count = f"{len(rows[0]['bytes'])} frames of {rows[0]['raw'] / 1e6:.1f} MB in {rows[0]['dtype']}"
+    return "\n".join([*lines, "", f"{count}; one thread, process time, without the disk."])
+
+
 def certificate_table(rows: Sequence[Row]) -> str:
     """One line: parameters, seconds, throughput."""
     row = rows[0]

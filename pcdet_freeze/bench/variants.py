@@ -134,17 +134,18 @@ BUILT: dict[str, Prepare] = {
     "bf16": _frozen(**BF16, FUSE="force", CHANNELS_LAST=True),
     "cached": _cached,
     "compile": _frozen(COMPILE=True),
+    "whole_maps": _frozen(SKIP_EMPTY=False),
     "none_bf16": _none,
 }
 """name -> a function that freezes a model by a config, and returns hooks for its trainer
 
-none: nothing is frozen. none_ragged: the same, and PillarVFE computes valid points only. unfrozen: the same as
-a training by default, on valid points and channels-last maps. bn_only: norm layers are locked in eval mode,
+none: nothing is frozen. none_ragged: the same, and PillarVFE computes valid points only. unfrozen: as in a
+training by default, on valid points and channels-last maps. bn_only: norm layers are locked in eval mode,
 parameters are trainable (FREEZE.PARAMETERS: False). requires_grad: parameters are frozen, norm layers are not
-locked. exact: both, with BN folding, as in a training by default. contiguous: exact with
-MODEL.CHANNELS_LAST: False. bf16_prefix, compile: exact with one more FREEZE key. cached: exact, with the
-prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast for the rest. none_bf16:
-nothing is frozen, under autocast.
+locked. exact: both, with BN folding, as in a training by default. whole_maps: exact, without leaving out
+empty space. contiguous: exact with MODEL.CHANNELS_LAST: False. bf16_prefix, compile: exact with one more
+FREEZE key. cached: exact, with the prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and
+autocast for the rest. none_bf16: nothing is frozen, under autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""

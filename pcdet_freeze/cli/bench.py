@@ -24,6 +24,9 @@ from pcdet_freeze.bench.variants import check_variants
 from pcdet_freeze.cli.flags import CFG_HELP, add_set, whole
 from pcdet_freeze.cli.json_file import require_writable, write_json
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
+from pcdet_freeze.datasets.loader import register_all
+from pcdet_freeze.datasets.registry import DATASETS
+from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.evaluation import table
 from pcdet_freeze.freezing import FreezePlan
@@ -53,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "lanes without a network; training: where the time of a whole training goes; "
                         "allocator: whole trainings with and without freed memory kept; evaluation: KITTI "
                         "AP of stored detections, post-processing of a frame; roofline: frames a second on "
-                        "a GPU at best")  # fmt: skip
+                        "a GPU at best; empty_space: cells that no pillar reaches, and cache_size: bytes of "
+                        "a cached frame, both on the test frames of the config")  # fmt: skip
     parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
     parser.add_argument(
         "--freeze",
@@ -69,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"also what other packages call freezing: {', '.join(AGAINST)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="interleaved rounds; default: 7, with --grid full 5")
     parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    parser.add_argument("--own_frames", action="store_true", help="the first test frames of the config's "
+                        "data set, with their labels, in place of random scenes (--what step)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
@@ -171,7 +177,7 @@ def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], devic
 def _step(args: argparse.Namespace) -> list[Row]:
     asked = [name.strip() for name in f"{args.variants},{args.against}".split(",")]
     names = check_variants([name for name in asked if name])
-    subject = subject_of(args)
+    subject = _frames(args) if args.own_frames else subject_of(args)
     return bench.compare_steps(
         bench.build_contenders(subject.model, subject.cfg, subject.batch, names), args.rounds
     )
@@ -259,6 +265,34 @@ def _roofline(args: argparse.Namespace) -> list[Row]:
     return bench.roofline(contenders)
 
 
+def _frames(args: argparse.Namespace) -> Subject:
+    """The model, and the first test frames of the config's own data set, which are not augmented."""
+    cfg = config_of(args)
+    register_all()
+    set_seed(0)
+    kind = (
+        bench.RandomScenes
+        if cfg.DATA_CONFIG.DATASET == "RandomScenes"
+        else DATASETS.get(cfg.DATA_CONFIG.DATASET)
+    )
+    frames: DatasetTemplate = kind(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    device = distributed.pick_device(args.device)
+    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames).to(device)
+    batch = bench.make_batch(frames, min(args.batch_size or 3, len(frames)), device)
+    bench.settle_statistics(model, batch)
+    return Subject(cfg, model, batch)
+
+
+def _empty_space(args: argparse.Namespace) -> list[Row]:
+    subject = _frames(args)
+    return bench.measure_empty_space(subject.model, subject.batch)
+
+
+def _cache_size(args: argparse.Namespace) -> list[Row]:
+    subject = _frames(args)
+    return bench.measure_cache_size(subject.model, subject.batch, args.rounds)
+
+
 def _baselines(args: argparse.Namespace) -> list[Row]:
     return [baselines(config_of(args), args.scenes)]
 
@@ -271,6 +305,8 @@ COMPARISONS: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], Callable
     "allocator": (_allocator, training_tables.allocator_table),
     "baselines": (_baselines, _baseline_table),
     "step": (_step, tables.step_table),
+    "cache_size": (_cache_size, tables.cache_size_table),
+    "empty_space": (_empty_space, tables.empty_space_table),
     "hold": (_hold, tables.overhead_table),
     "guards": (_guards, tables.guard_table),
     "certificate": (_certificate, tables.certificate_table),

@@ -7,6 +7,7 @@ model is worked out by :mod:`pcdet_freeze.freezing.resolve` and :mod:`pcdet_free
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -26,6 +27,9 @@ RULE = f"MODEL.{KEY} must be a list of module names"
 EXAMPLE = f"{KEY}: [vfe, backbone_2d.blocks]"
 
 Dtype = Literal["float32", "bfloat16"]
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT])B")
+"""a number of bytes, in powers of 1000"""
+Size = Annotated[str, Rule("a size such as 80GB", lambda text: SIZE.fullmatch(text) is not None)]
 
 
 def _is_name(value: str) -> bool:
@@ -76,7 +80,7 @@ class ScheduleEntry(Section):
 class CacheOptions(Section):
     """Where the outputs of the frozen prefix are kept, and how (F7)."""
 
-    example: ClassVar[str] = "{FOLDER: folder, VARIANTS: 4, DTYPE: float32}"
+    example: ClassVar[str] = "{FOLDER: folder, VARIANTS: 4, DTYPE: float32, LIMIT: 80GB}"
     short_key: ClassVar[str] = "FOLDER"
 
     folder: Annotated[str, Rule("a folder", lambda value: bool(value.strip()), advice="FOLDER: path")]
@@ -85,6 +89,16 @@ class CacheOptions(Section):
     """how many random draws of each sample are kept; None: the data must not be random"""
     dtype: Dtype = "float32"
     """what float32 values are stored as"""
+    compress: Literal["zstd", "lz4", "none"] = "zstd"
+    """how rows are compressed, without loss"""
+    limit: Size | None = None
+    """the size at which no more samples are added; the others are computed"""
+
+    @property
+    def limit_bytes(self) -> int | None:
+        """``limit`` in bytes."""
+        found = SIZE.fullmatch(self.limit or "")
+        return int(float(found[1]) * 1000 ** (1 + "KMGT".index(found[2].upper()))) if found else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +122,8 @@ class FreezeOptions(Section):
     fuse: bool | Literal["force"] = True
     """Fold BN and other layers in training forwards, exact but for rounding; ``force``: under autocast
     too. False: every layer by itself."""
+    skip_empty: bool = True
+    """Compute maps of the frozen prefix only where pillars reach, on a CPU, in training forwards."""
     prefix_dtype: Dtype = "float32"
     """Data type in which the frozen prefix computes, in training forwards."""
     channels_last: bool = False

@@ -12,8 +12,9 @@ from torch import nn
 from pcdet_freeze.datasets.collate import last_sample
 from pcdet_freeze.engine.prefix_cache.key import cache_key, differences, key_digest, state_digest
 from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
+from pcdet_freeze.engine.prefix_cache.size import more_samples, samples_of, store_for
 from pcdet_freeze.engine.prefix_cache.step import Entry, StoreStep
-from pcdet_freeze.engine.prefix_cache.store import Store, size_text
+from pcdet_freeze.engine.prefix_cache.store import Store
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.plan import CacheOptions
@@ -48,6 +49,7 @@ class PrefixCache:
         self._made_from: tuple[Any, ...] = ()
         self._digest = ""
         self._check = True
+        self._fault_is_logged = False
 
     def take_data(self, loader: Any) -> None:
         """Make the data set of ``loader`` draw a fixed number of variants and add each sample's row.
@@ -70,6 +72,9 @@ class PrefixCache:
         All ranks call this in the same step. Raises FreezeError, on every rank, for outputs without one row a
         sample and for a full disk. In a later phase of a schedule the run continues without the cache.
         """
+        if self.store is not None and self.store.fault and not self._fault_is_logged:
+            self._fault_is_logged = True
+            log(f"The cache takes no more samples; the others are computed. {self.store.fault}")
         if self._fast is replanner.fast and not self._has_changed(replanner):
             return
         self.store, self._check = None, True
@@ -134,8 +139,10 @@ class PrefixCache:
         above = Path(self.options.folder)
         folder = above / key_digest(key)
         new = not folder.exists()
-        store = Store(folder, boundary.slots, int(data["rows"]), getattr(torch, dtype))
-        log(size_line(store, data["variants"], dtype))
+        samples = samples_of(values)
+        if new and self._fast is None:
+            samples += more_samples(replanner, boundary, self._data, batch)
+        store = store_for(self.options, folder, boundary.slots, data, samples, log)
         changed = differences(above, key) if new else []
         if changed:
             log(f"  a new cache: it differs from the nearest one in {above} in {', '.join(changed)}")
@@ -171,16 +178,6 @@ def require_rows(boundary: Boundary) -> None:
         )
 
 
-def size_line(store: Store, variants: int, dtype: str) -> str:
-    """Return one line: the outputs that are kept, their size for one sample and for all."""
-    names = ", ".join(slot.name for slot in store.slots)
-    times = f" x {variants} variants" if variants > 1 else ""
-    return (
-        f"Cache of {names}: {size_text(sum(store.row_bytes))} a sample ({dtype}) x "
-        f"{store.rows // variants} samples{times} = {size_text(store.nbytes)} in {store.folder}"
-    )
-
-
 def outlook(
     model: nn.Module, options: Options, cache: CacheOptions, dataset: Any, batch: dict[str, Any]
 ) -> str:
@@ -193,9 +190,11 @@ def outlook(
     replanner.prepare(batch)
     if not replanner.plan.prefix:
         return NO_PREFIX
-    boundary, _ = find_boundary(replanner.root, replanner.plan, options, batch, last_sample)
+    boundary, values = find_boundary(replanner.root, replanner.plan, options, batch, last_sample)
     require_rows(boundary)
-    variants = cache.variants or 1
-    rows, dtype = len(dataset) * variants, getattr(torch, cache.dtype)
-    store = Store(Path(cache.folder), boundary.slots, rows, dtype)
-    return size_line(store, variants, cache.dtype) if boundary.slots else UNREAD
+    if not boundary.slots:
+        return UNREAD
+    variants, lines = cache.variants or 1, list[str]()
+    data = {"rows": len(dataset) * variants, "variants": variants}
+    store_for(cache, Path(cache.folder), boundary.slots, data, samples_of(values), lines.append)
+    return ";".join(lines)

@@ -17,7 +17,7 @@ from pcdet_freeze.config import plain
 from pcdet_freeze.engine.prefix_cache.store import ABOUT
 from pcdet_freeze.freezing.certificate import digests_of
 from pcdet_freeze.freezing.digest import value_digest
-from pcdet_freeze.freezing.prefix.boundary import Boundary
+from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
@@ -43,9 +43,14 @@ def cache_key(
         "frozen state": state_digest(model, boundary),
         "modules": {path: repr(model.get_submodule(path)) for path in boundary.paths},
         "config": _sections(model, boundary),
-        "outputs": [[s.path, s.call, s.key, list(s.shape), str(s.dtype)] for s in boundary.slots],
+        "outputs": [_output(slot) for slot in boundary.slots],
         "dtype": dtype,
-        "folding": {"folds": plan.folds, "quick": plan.quick, "fuse": options.fuse},
+        "folding": {
+            "folds": plan.folds,
+            "quick": plan.quick,
+            "fuse": options.fuse,
+            **({"reached": plan.reached} if plan.reached else {}),
+        },
         "computed in": [str(options.dtype), options.channels_last, list(plan.compiled), _precision(device)],
         "device": device,
         "versions": _versions(),
@@ -98,6 +103,11 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # not a cache of this package, or deleted meanwhile
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _output(slot: Slot) -> list[Any]:
+    form = ["channels_last"] if slot.channels_last else []  # other kernels, which round otherwise
+    return [slot.path, slot.call, slot.key, list(slot.shape), str(slot.dtype), *form]
 
 
 def _sections(model: nn.Module, boundary: Boundary) -> dict[str, Any]:

@@ -25,8 +25,9 @@ class Entry:
 class StoreStep:
     """Serves a ``CachedForward`` on the samples ``entries``.
 
-    If a row is missing, the whole batch is computed and the missing rows are written. The forward always
-    continues with the stored values, so that a sample has the same values in every epoch.
+    If a row is missing, the whole batch is computed and the missing rows are written, as far as the store
+    takes them. The forward always continues with values as the store returns them, so that a sample has the
+    same values in every epoch.
 
     Args:
         limit: compute the batch in any case and compare it with the rows that exist; FreezeError if the
@@ -37,8 +38,7 @@ class StoreStep:
         self.store, self.entries, self.device, self.limit = store, list(entries), device, limit
         self.missing = [n for n, e in enumerate(self.entries) if not store.holds(e.row, e.source)]
         self.supplies = not self.missing and limit is None
-        for number in self.missing:
-            store.begin(self.entries[number].row)
+        self._written = [n for n in self.missing if store.begin(self.entries[n].row)]
 
     def take(self, slot: Slot, value: Tensor) -> Tensor:
         """Write the missing rows of ``value`` (B, *shape); returns what a later forward will read."""
@@ -48,9 +48,12 @@ class StoreStep:
                 f"({slot.dtype}) a sample and is {tuple(value.shape)} ({value.dtype}) for "
                 f"{len(self.entries)} samples now. Set FREEZE.CACHE: null."
             )
-        for number in self.missing:
-            self.store.write(slot, self.entries[number].row, value[number])
-        kept = self.give(slot)
+        rows = [entry.row for entry in self.entries]
+        self._written = [n for n in self._written if self.store.write(slot, rows[n], value[n])]
+        kept = self.store.rounded(slot, value)
+        there = [number for number in range(len(rows)) if number not in self.missing]
+        if there:
+            kept[there] = self.store.read(slot, [rows[number] for number in there], self.device)
         if self.limit is not None:
             self._compare(slot, value, kept, self.limit)
         return kept
@@ -61,7 +64,7 @@ class StoreStep:
 
     def finish(self) -> None:
         """Mark the rows as valid: all of their tensors are written."""
-        for number in self.missing:
+        for number in self._written:
             self.store.mark(self.entries[number].row, self.entries[number].source)
 
     def _compare(self, slot: Slot, value: Tensor, kept: Tensor, limit: float) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.paths import is_within, unwrap, walk
 from pcdet_freeze.freezing.prefix.compile import Compiled
+from pcdet_freeze.freezing.prefix.empty_space import ReachedBlock, ReachedMaps
 from pcdet_freeze.freezing.prefix.fold_bn import Fold
 from pcdet_freeze.freezing.prefix.no_grad_call import PrefixCall, float32_rounding
 from pcdet_freeze.freezing.prefix.options import Options
@@ -49,6 +50,13 @@ class FastForward:
             )
             for layer, norm in plan.folds
         ]
+        by_layer = {layer: fold for (layer, _), fold in zip(plan.folds, self.folds, strict=True)}
+        self._maps = ReachedMaps()
+        self.blocks = {
+            path: ReachedBlock(modules[path], [by_layer[layer] for layer in chain], self._maps)
+            for path, chain in (plan.reached if kind is Fold else ())
+        }
+        """path -> the form of a block that computes reached cells only"""
         self._siblings = [Siblings([modules[path] for path in group]) for group in plan.siblings]
         self._quick = [modules[path] for path in plan.quick]
         self._prefix = [modules[path] for path in plan.prefix]
@@ -78,6 +86,7 @@ class FastForward:
 
     def __exit__(self, *error: Any) -> None:
         self._restore()
+        self._maps.clear()
         for group in self._siblings:
             group.clear()
         missed = [pair for pair, fold in zip(self.plan.folds, self.folds, strict=True) if fold.clear()]
@@ -109,6 +118,10 @@ class FastForward:
             for fold in self.folds:
                 if _look(fold) == self._seen[id(fold)]:
                     found.update(fold.forwards())
+            for block in self.blocks.values():
+                looks = all(_look(fold) == self._seen[id(fold)] for fold in block.folds)
+                if looks and not any(map(has_hooks, block.block.children())):
+                    found[block.block] = block
         for group in self._siblings:
             found.update(group.forwards())
         quick = (module for module in self._quick if not has_hooks_inside(module))

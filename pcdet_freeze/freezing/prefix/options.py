@@ -35,6 +35,8 @@ class Options:
     compile: bool | str = False
     """whether modules of the prefix that map one tensor to one tensor are compiled (torch.compile); "graphs":
     as CUDA graphs, which the host launches at once"""
+    skip_empty: bool = True
+    """FREEZE.SKIP_EMPTY: whether blocks of folded convolutions run on reached cells only, where it pays"""
     quick_form: Callable[[nn.Module], Callable[..., Any] | None] = own_quick_form
     """module -> a faster forward whose outputs differ by rounding alone, or None. It is compared with the
     module's own forward before it is used"""
@@ -42,12 +44,23 @@ class Options:
     @classmethod
     def of(cls, plan: FreezePlan) -> Options:
         """Options of a plan's FREEZE section."""
-        return cls(plan.fuse, getattr(torch, plan.prefix_dtype), plan.channels_last, plan.compile)
+        return cls(
+            plan.fuse,
+            getattr(torch, plan.prefix_dtype),
+            plan.channels_last,
+            plan.compile,
+            plan.skip_empty,
+        )
 
     @property
     def only_fuses(self) -> bool:
         """Whether nothing but FREEZE.FUSE changes how the prefix runs."""
         return self.is_exact and not self.channels_last and not self.compile
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether blocks may run on reached cells only."""
+        return self.skip_empty and self.only_fuses and bool(self.fuse)
 
     @property
     def is_exact(self) -> bool:

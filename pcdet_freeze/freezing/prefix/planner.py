@@ -10,6 +10,7 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import layer_types
+from pcdet_freeze.freezing.prefix.empty_space import chain_of
 from pcdet_freeze.freezing.prefix.fold_bn import is_foldable_norm, out_axis, out_channels, own_padding
 from pcdet_freeze.freezing.prefix.no_grad_call import TF32
 from pcdet_freeze.freezing.prefix.options import Options
@@ -32,6 +33,8 @@ class Plan:
     """(folded Conv2d, the ZeroPad2d before it, which the convolution pads by itself)"""
     siblings: tuple[tuple[str, ...], ...] = ()
     """trainable convolutions that read the same map, computed as one"""
+    reached: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(block, its convolutions): blocks that run only on the cells that a pillar can reach"""
     quick: tuple[str, ...] = ()
     """modules of the prefix, and modules without state between them, that run their quick form, see
     :class:`Options`"""
@@ -53,6 +56,8 @@ class Plan:
             lines = ["No frozen prefix: every frozen module depends on a trainable one."]
         fast = [f"{len(self.folds)} norm layers folded into the layers before them"] if self.folds else []
         fast += [f"{path} on its valid points only" for path in self.quick]
+        blocks = ", ".join(path for path, _ in self.reached)
+        fast += [f"{blocks} on the cells that a pillar can reach"] if blocks else []
         fast += [f"{', '.join(group)} fused into one convolution" for group in self.siblings]
         fast += [f"{', '.join(self.compiled)} compiled"] if self.compiled else []
         if fast:
@@ -67,6 +72,7 @@ class Plan:
         return replace(
             self,
             folds=tuple(pair for pair in self.folds if pair[1] not in too_far),
+            reached=_still_whole(self, too_far),
             quick=tuple(path for path in self.quick if path not in too_far),
             plain=(
                 *self.plain,
@@ -101,11 +107,18 @@ def make_plan(calls: Sequence[Call], model: nn.Module, options: Options) -> Plan
     times = Counter(id(call.module) for call in calls)
     folds, plain = _folds(inside, times, tensor_owners(model))
     once = [call for call in inside if times[id(call.module)] == 1 and call not in tops]
+    relus = _relus(once, {norm for _, norm in folds})
+    pads = _pads(once, {layer for layer, _ in folds})
+    single = [call for call in inside if times[id(call.module)] == 1 and call.one_tensor]
+    chains = {
+        call.path: chain_of(call.path, call.module, dict(folds), dict(pads), dict(relus)) for call in single
+    }
     return Plan(
         prefix,
         folds=folds,
-        relus=_relus(once, {norm for _, norm in folds}),
-        pads=_pads(once, {layer for layer, _ in folds}),
+        relus=relus,
+        pads=pads,
+        reached=tuple((path, chain) for path, chain in chains.items() if chain and options.may_skip),
         siblings=_siblings(calls),
         quick=tuple(dict.fromkeys(call.path for call in quick)),
         compiled=_compilable(as_called) if options.compile else (),
@@ -117,6 +130,14 @@ def _is_between(call: Call, tops: Collection[Call]) -> bool:
     """Whether ``call`` is of a module without state that depends on nothing trainable (a scatter)."""
     outside = call.above is not None and not call.inside(tops)
     return outside and not call.reads_live and not layer_types.has_state(call.module)
+
+
+def _still_whole(plan: Plan, too_far: Collection[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Blocks of ``plan.reached`` that are not in ``too_far`` and whose layers stay folded."""
+    unfolded = {layer for layer, norm in plan.folds if norm in too_far}
+    return tuple(
+        (path, chain) for path, chain in plan.reached if path not in too_far and not unfolded & {*chain}
+    )
 
 
 def refuse_cut_off(calls: Sequence[Call]) -> None:

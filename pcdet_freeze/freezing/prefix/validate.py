@@ -128,7 +128,11 @@ class Validation:
         if plan.compiled:
             plan = self._try_compiling(plan)
         if plan.folds or plan.quick or plan.compiled or not self.options.only_fuses:
-            _, after = self._outputs(plan, self.options, Fold)
+            fast, after = self._outputs(plan, self.options, Fold)
+            # the output of a block whose error exceeds the tolerance is that of the whole block
+            plan = plan.without(
+                {path: block.error or 0.0 for path, block in fast.blocks.items() if block.is_off}
+            )
             folded_layers = {layer for layer, _ in plan.folds}
             # a layer that is itself in the list of the prefix returns the norm's output when folded
             whole = [path for path in plan.prefix if path in self.before and path not in folded_layers]

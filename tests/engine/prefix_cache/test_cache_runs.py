@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.prefix_cache.lookahead import Lookahead
+from pcdet_freeze.engine.prefix_cache.store import Store
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
@@ -26,15 +29,21 @@ from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
 class Watch(Hook):
-    """Which iterations computed the first frozen block."""
+    """Which iterations computed the cached part; a hook inside a block would change how that block runs."""
 
     def __init__(self) -> None:
         self.computed: list[int] = []
         self._ran = False
 
     def before_train(self, trainer: Trainer) -> None:
-        inner = trainer.model.get_submodule("backbone_2d.blocks.0.0")
-        inner.register_forward_pre_hook(lambda *_: setattr(self, "_ran", True))
+        scatter = trainer.model.map_to_bev_module
+        own = scatter.forward
+
+        def watched(batch: Any) -> Any:
+            self._ran = True
+            return own(batch)
+
+        scatter.forward = watched
 
     def after_step(self, trainer: Trainer) -> None:
         self.computed += [trainer.iteration] if self._ran else []
@@ -100,6 +109,16 @@ def test_f7_a_run_that_was_broken_off_goes_on_to_the_bit(tmp_path: Path) -> None
     assert len(folders(tmp_path / "a")) == 1
 
 
+def overwrite(store: Store, value: float) -> None:
+    """Give all rows this value."""
+    for row in range(store.rows):
+        source = int(store._marks[row, 0]) - 1
+        assert store.begin(row)
+        for slot in store.slots:
+            store.write(slot, row, torch.full(slot.shape, value))
+        store.mark(row, source)
+
+
 class Poisons(Hook):
     """After the first epoch every stored value is another one, and an evaluation follows each step."""
 
@@ -110,8 +129,7 @@ class Poisons(Hook):
         if trainer.iteration == 3:
             store = cache_of(trainer).store
             assert store is not None
-            for values in store._maps:
-                values.fill_(3.0)
+            overwrite(store, 3.0)
         with torch.no_grad():
             trainer.model.eval()(batch := copy.deepcopy(self.batch))
         self.found.append(trainer.model.backbone_2d.blocks[0](batch["spatial_features"]))
@@ -147,13 +165,84 @@ def test_f7_data_without_random_draws_needs_no_number_of_variants(tmp_path: Path
 def test_f7_the_size_is_stated_first_and_what_is_there_already(tmp_path: Path, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     run(trainer_of(cfg_with(keep(tmp_path))))
-    run(trainer_of(cfg_with(keep(tmp_path))))
+    run(trainer := trainer_of(cfg_with(keep(tmp_path)), epochs=1))
     names = ", ".join(f"backbone_2d.blocks.{level}" for level in range(3))
     size = 4 * 8 * (16 * 16 + 8 * 8 + 4 * 4)
-    text = f"Cache of {names}: {size / 1e3:.3g} kB a sample (float32) x 6 samples x 2 variants = 129 kB in"
-    assert caplog.text.count(text) == 2
+    raw = f"Cache of {names}: {size / 1e3:.3g} kB a sample (float32), compressed "
+    assert caplog.text.count(raw) == 2
+    sizes = r"compressed [\d.]+ kB \(zstd; [\d.]+ kB to [\d.]+ kB in (\d) samples\)"
+    total = r" x 6 samples x 2 variants = about [\d.]+ kB in .* \([\d.]+ GB free\)"
+    assert re.findall(sizes + total, caplog.text) == ["8", "2"]  # a folder that is there is not sampled again
+    store, stated = cache_of(trainer).store, re.findall(r"= about ([\d.]+) kB", caplog.text)[0]
+    assert store is not None and abs(float(stated) * 1e3 - store.used) < 0.1 * store.used
+    assert store.used < 0.7 * store.rows * sum(store.row_bytes)
     assert "0 of 12 samples are cached already" in caplog.text
     assert "12 of 12 samples are cached already" in caplog.text
+
+
+def test_f7_compression_changes_no_bit_and_an_uncompressed_folder_is_continued_as_it_is(
+    tmp_path: Path, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    compressed = run(trainer_of(cfg_with(keep(tmp_path / "zstd")), epochs=2))
+    first = run(trainer_of(cfg_with(keep(tmp_path / "none", COMPRESS="none")), epochs=2))
+    watch = Watch()
+    assert_same_state(run(trainer_of(cfg_with(keep(tmp_path / "none")), [watch], epochs=2)), first)
+    assert_same_state(first, compressed)
+    assert watch.computed == [1] and len(folders(tmp_path / "none")) == 1
+    assert "stored with COMPRESS: none and stays so" in caplog.text
+
+
+def test_f7_with_a_limit_the_samples_that_fit_are_cached_and_the_others_computed(
+    tmp_path: Path, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    plain = run(trainer_of(cfg_with(None), draws=2, epochs=4))
+    cfg = cfg_with(keep(tmp_path, LIMIT="0.05MB"))
+    filling, watch = trainer_of(cfg, epochs=4), Watch()
+    assert_same_state(run(filling), plain)
+    assert_same_state(run(trainer_of(cfg, [watch], epochs=4)), plain)
+    store = cache_of(filling).store
+    assert store is not None and 25_000 < store.used <= 50_000 and 0 < store.filled < 12
+    assert 1 < len(watch.computed) < 12
+    assert re.search(r"LIMIT: about \d\d% of the samples fit; the others are computed", caplog.text)
+
+
+def test_f7_a_cache_that_does_not_fit_ends_the_run_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=40_000))
+    trainer = trainer_of(cfg_with(keep(tmp_path)))
+    with pytest.raises(
+        FreezeError, match=r"The cache must fit on the disk, but it needs [\d.]+ kB and .* has 38 kB free"
+    ):
+        run(trainer)
+    assert trainer.iteration == 0 and folders(tmp_path) == []
+    run(trainer_of(cfg_with(keep(tmp_path, LIMIT="0.03MB")), epochs=1))
+
+
+def test_f7_a_disk_that_another_program_fills_is_logged_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    class FillsTheDisk(Hook):
+        def after_step(self, trainer: Trainer) -> None:
+            monkeypatch.setattr(os, "pwrite", full)
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    caplog.set_level(logging.INFO)
+    trainer = trainer_of(cfg_with(keep(tmp_path)), [FillsTheDisk()])
+    assert_same_state(run(trainer), run(trainer_of(cfg_with(None), draws=2)))
+    assert caplog.text.count("The cache takes no more samples; the others are computed.") == 1
+    store = cache_of(trainer).store
+    assert store is not None and store.filled == 2
+
+
+@pytest.mark.parametrize("limit", ["80", 80, "GB", "-1GB", "0.5XB"])
+def test_f7_a_limit_that_is_not_a_size_is_an_error_with_an_example(tmp_path: Path, limit: Any) -> None:
+    with pytest.raises(FreezeError, match=r"CACHE.LIMIT must be .*a size such as 80GB"):
+        trainer_of(cfg_with(keep(tmp_path, LIMIT=limit)))
 
 
 def test_f7_another_frozen_state_is_another_cache_and_the_log_says_what_differs(
@@ -190,7 +279,7 @@ def test_f7_a_bf16_cache_is_reported_as_approximate_and_gives_the_same_values_ea
     filling, reading = run(trainer_of(cfg)), run(trainer_of(cfg))
     assert_same_state(filling, reading)
     assert "approximate: stored in bfloat16 with a relative error (L2) of 1." in caplog.text
-    assert "(bfloat16) x 6 samples" in caplog.text
+    assert "kB a sample (bfloat16), compressed" in caplog.text
     exact = run(trainer_of(cfg_with(keep(tmp_path))))
     assert any(not torch.equal(exact[name], filling[name]) for name in exact)
 
@@ -200,11 +289,7 @@ def test_f7_a_row_that_is_not_what_the_prefix_gives_stops_the_run(tmp_path: Path
     run(trainer)
     store = cache_of(trainer).store
     assert store is not None
-    for row in range(store.rows):
-        source = int(store._marks[row, 0]) - 1
-        store.begin(row)
-        store.write(store.slots[0], row, torch.ones(store.slots[0].shape))
-        store.mark(row, source)
+    overwrite(store, 1.0)
     with pytest.raises(FreezeError, match=r"row \d of backbone_2d.blocks.0 in .* relative error .*Delete"):
         run(trainer_of(cfg_with(keep(tmp_path, 1))))
 

@@ -1,0 +1,286 @@
+"""Run blocks of the frozen prefix only on the cells of a BEV map that a pillar can reach (F5).
+
+A convolution with a folded norm layer does the same everywhere, so a cell that no occupied cell reaches has
+the value that it has in an empty map: one constant for each channel, and others near the borders. Each block
+is therefore computed once on an empty map. After that only reached cells are computed: their neighbourhoods
+are gathered as rows of a matrix product. Samples are computed one by one, so that the values of a sample do
+not depend on its batch. On a CPU alone: elsewhere the number of cells is not known without waiting for the
+device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcdet_freeze.freezing.prefix.fold_bn import Fold, own_padding
+from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
+from pcdet_freeze.utils.tensors import relative_error
+
+DENSE = 0.8
+"""share of reached cells above which a layer is computed as a whole"""
+ROWS = 512
+"""rows of a matrix product: its operands stay in the cache of a core"""
+TOLERANCE = 2e-6
+"""limit of the relative error (L2) of a block for each of its layers, against the same block computed as a
+whole"""
+
+
+def chain_of(
+    path: str, block: nn.Module, folds: Mapping[str, str], pads: Mapping[str, str], relus: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Paths of the layers of ``block``, if it is a chain of folded 3x3 convolutions, each with its ReLU.
+
+    Args:
+        folds, pads, relus: those of a plan: layer -> norm, layer -> padding layer, norm -> ReLU.
+
+    Returns:
+        The convolutions in order; empty for any other module.
+    """
+    if not isinstance(block, nn.Sequential):
+        return ()
+    names = [f"{path}.{name}" for name in block._modules]
+    modules = dict(zip(names, block, strict=True))
+    found, expected = [], list[str]()
+    for layer in (name for name in names if name in folds):
+        expected += [pads[layer]] if layer in pads else []
+        expected += [layer, folds[layer], relus.get(folds[layer], "")]
+        if not _is_3x3(modules[layer], modules.get(pads.get(layer, ""))):
+            return ()
+        found.append(layer)
+    return tuple(found) if expected == names else ()
+
+
+def _is_3x3(layer: nn.Module, pad: nn.Module | None) -> bool:
+    """Whether ``layer`` is a 3x3 convolution over a map that is padded by one cell of zeros."""
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (3, 3) or layer.padding_mode != "zeros":
+        return False
+    padding = layer.padding if pad is None else own_padding(pad, layer)
+    single = layer.groups == 1 and layer.dilation == (1, 1) and layer.stride[0] == layer.stride[1]
+    return single and padding == (1, 1)
+
+
+@dataclass
+class _Rows:
+    """A map of one sample as rows of a table; cells of one value share a row."""
+
+    table: Tensor
+    """(R, C); row 0 is zero"""
+    index: Tensor
+    """(H + 2, W + 2) int64: row of each cell, with a border of zeros"""
+    mask: Tensor
+    """(1, 1, H, W) float32: 1 in reached cells"""
+
+    def dense(self) -> Tensor:
+        """(1, C, H, W), channels-last."""
+        inside = self.index[1:-1, 1:-1]
+        rows = self.table.index_select(0, inside.reshape(-1))
+        return rows.view(1, *inside.shape, -1).permute(0, 3, 1, 2)
+
+
+@dataclass
+class _Layer:
+    """One folded convolution, and its output on an empty map."""
+
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    matrix: Tensor
+    """(9 * C, O): the weight for rows of nine cells"""
+    table: Tensor
+    """(R, O): the distinct rows of the empty map's output, after a row of zeros"""
+    index: Tensor
+    """(H + 2, W + 2) int64"""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """(B, O, H, W) of the whole map."""
+        return F.relu_(F.conv2d(value, self.weight, self.bias, self.stride, 1))
+
+    def reached(self, before: _Rows, mask: Tensor) -> _Rows:
+        """The output of one sample, of which the cells in ``mask`` are computed."""
+        width = mask.shape[3]
+        cells = mask.view(-1).nonzero().view(-1)
+        y, x = torch.div(cells, width, rounding_mode="floor"), cells % width
+        span, fixed = before.index.shape[1], len(self.table)
+        steps = torch.arange(3)
+        corner = (y * span + x) * self.stride
+        around = (steps[:, None] * span + steps).view(-1)
+        index = self.index.clone()
+        index.view(-1)[(y + 1) * (width + 2) + x + 1] = torch.arange(fixed, fixed + len(cells))
+        table = self.table.new_empty(fixed + len(cells), self.table.shape[1])
+        table[:fixed] = self.table
+        rows = before.index.reshape(-1)
+        for begin in range(0, len(cells), ROWS):
+            near = rows[corner[begin : begin + ROWS, None] + around]
+            given = before.table.index_select(0, near.view(-1)).view(len(near), -1)
+            into = table[fixed + begin : fixed + begin + len(near)]
+            torch.addmm(self.bias, given, self.matrix, out=into).relu_()
+        return _Rows(table, index, mask)
+
+
+class ReachedMaps:
+    """The maps that blocks returned in this forward: the next block knows their reached cells."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, int, list[_Rows | None], Tensor]] = []
+
+    def add(self, value: Tensor, rows: list[_Rows | None], empty: Tensor) -> None:
+        """Keep that ``value`` consists of ``rows``; ``empty``: (1, C, H, W), the output on an empty map."""
+        self._known.append((value, value._version, rows, empty))
+
+    def find(self, value: Tensor) -> tuple[list[_Rows | None], Tensor] | None:
+        """What is known of ``value``; None where it is another map, or was written to."""
+        for known, version, rows, empty in self._known:
+            same = known.data_ptr() == value.data_ptr() and known.shape == value.shape
+            if same and known.stride() == value.stride() and version == value._version:
+                return rows, empty
+        return None
+
+    def clear(self) -> None:
+        """Forget all maps: the forward is over."""
+        self._known.clear()
+
+
+class ReachedBlock:
+    """Stands in for the forward of ``block``, a chain of ``folds``; ``maps`` is shared by all blocks."""
+
+    def __init__(self, block: nn.Module, folds: Sequence[Fold], maps: ReachedMaps) -> None:
+        self.block, self.folds, self.maps = block, list(folds), maps
+        self.error: float | None = None
+        """relative error (L2) of the first sample that was computed by reached cells"""
+        self._layers: list[_Layer] = []
+        self._made_from: tuple[Any, ...] = ()
+        self._empty = torch.empty(0)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, H', W'), in the memory format of ``value``."""
+        plain = type(self.block).forward
+        if self.is_off or not self._can_run(value):
+            return plain(self.block, value)
+        given, empty = self.maps.find(value) or (_samples(value), torch.zeros_like(value[:1]))
+        self._prepare(empty)
+        masks = [None if rows is None else self._mask(rows) for rows in given]
+        if all(mask is None for mask in masks):
+            return plain(self.block, value)
+        found = [self._run(rows, value[n : n + 1]) for n, rows in enumerate(given)]
+        maps = torch.cat([rows.dense() if isinstance(rows, _Rows) else rows for rows in found])
+        maps = maps.contiguous(memory_format=_format(value))
+        if self.error is None:
+            number = next(n for n, mask in enumerate(masks) if mask is not None)
+            one = slice(number, number + 1)
+            self.error = relative_error(plain(self.block, value[one]), maps[one])
+            if self.is_off:
+                return plain(self.block, value)
+        self.maps.add(maps, [rows if isinstance(rows, _Rows) else None for rows in found], self._empty)
+        return maps
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the first map differed by more than the tolerance, so that whole maps are computed."""
+        return self.error is not None and not self.error <= TOLERANCE * len(self.folds)
+
+    def _can_run(self, value: Tensor) -> bool:
+        usual = value.dim() == 4 and value.dtype == torch.float32 and value.device.type == "cpu"
+        return usual and not torch.is_grad_enabled() and not autocast_is_on("cpu")
+
+    def _mask(self, rows: _Rows) -> Tensor | None:
+        """The cells that the first layer has to compute; None where they are too many."""
+        mask = F.max_pool2d(rows.mask, 3, self._layers[0].stride, 1)
+        return mask if float(mask.mean()) <= DENSE else None
+
+    def _run(self, rows: _Rows | None, value: Tensor) -> _Rows | Tensor:
+        """The output of one sample, as rows, or as a map where many cells are reached."""
+        for number, layer in enumerate(self._layers):
+            mask = None if rows is None else F.max_pool2d(rows.mask, 3, layer.stride, 1)
+            if rows is None or mask is None or float(mask.mean()) > DENSE:
+                whole = value if number == 0 or rows is None else rows.dense()
+                for left in self._layers[number:]:
+                    whole = left(whole)
+                return whole
+            rows = layer.reached(rows, mask)
+        assert rows is not None
+        return rows
+
+    def _prepare(self, empty: Tensor) -> None:
+        """Compute the layers on an ``empty`` map, unless this was done with the same weights and map."""
+        folded = [fold.weights() for fold in self.folds]
+        made_from = (*folded, empty.shape, None if not empty.any() else empty)
+        if self._layers and _same(made_from, self._made_from):
+            return
+        self._layers, self._made_from = [], made_from
+        for fold, (weight, bias) in zip(self.folds, folded, strict=True):
+            stride = int(fold.layer.stride[0])  # type: ignore[index]  # of a Conv2d
+            matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).contiguous()
+            layer = _Layer(weight, bias, stride, matrix, matrix, matrix)
+            empty = layer(empty)
+            layer.table, layer.index = _distinct(empty)
+            self._layers.append(layer)
+        self._empty = empty
+
+
+def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether the same tensors, and equal shapes, are in both."""
+    pairs = list(zip(one, other, strict=False))
+    return len(one) == len(other) and all(
+        a == b if isinstance(a, torch.Size) else _identical(a, b) for a, b in pairs
+    )
+
+
+def _identical(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return all(map(_identical, one, other))
+    return one is other
+
+
+def _samples(value: Tensor) -> list[_Rows | None]:
+    """The samples of a map whose empty cells are zero."""
+    occupied = _occupied(value)
+    return [_rows_of(value[number], occupied[number]) for number in range(len(value))]
+
+
+def _occupied(value: Tensor) -> Tensor:
+    """(B, H, W) bool: cells of (B, C, H, W) that are not zero in all channels."""
+    rows = value.permute(0, 2, 3, 1)
+    if not rows.is_contiguous() or rows.shape[-1] % 16:
+        return (value != 0).any(dim=1)
+    # two floats at a time, then eight comparisons: a fifth of the time
+    return rows.view(torch.int64).ne(0).view(torch.int64).ne(0).any(dim=-1)
+
+
+def _rows_of(value: Tensor, occupied: Tensor) -> _Rows:
+    """Rows of (C, H, W), of which the cells in ``occupied`` (H, W) are not zero."""
+    y, x = occupied.nonzero(as_tuple=True)
+    table = torch.cat([value.new_zeros(1, len(value)), value[:, y, x].t()])
+    index = torch.zeros(value.shape[1] + 2, value.shape[2] + 2, dtype=torch.int64)
+    index[y + 1, x + 1] = torch.arange(1, len(y) + 1)
+    return _Rows(table, index, occupied[None, None].float())
+
+
+def _distinct(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Table of the distinct rows of (1, C, H, W), after a row of zeros, and the row of each cell.
+
+    The index is (H + 2, W + 2) int64, with a border of zeros.
+    """
+    rows = value[0].permute(1, 2, 0).reshape(-1, value.shape[1]).contiguous()
+    one, many = torch.unique(rows.double() @ _weights(rows.shape[1]), return_inverse=True)
+    first = torch.zeros(len(one), dtype=torch.int64).scatter_(0, many, torch.arange(len(many)))
+    table = rows[first]
+    if not torch.equal(table[many], rows):  # two rows of one sum
+        table, many = torch.unique(rows, dim=0, return_inverse=True)
+    index = F.pad((many + 1).view(value.shape[2:]), (1, 1, 1, 1))
+    return torch.cat([rows.new_zeros(1, rows.shape[1]), table]), index
+
+
+def _weights(count: int) -> Tensor:
+    """Weights whose sum of products differs for different rows, as good as always."""
+    return torch.sin(torch.arange(1, count + 1, dtype=torch.float64) * 12.9898)
+
+
+def _format(value: Tensor) -> torch.memory_format:
+    is_last = not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
