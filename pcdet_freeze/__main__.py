@@ -38,6 +38,10 @@ COMMANDS = {
         "--cfg_file synthetic_models/pointpillar.yaml --ckpt checkpoint_epoch_5.pth",
     ),
     "three-stages": Command("train detection, then segmentation, then lanes, and compare", "--quick"),
+    "overfit": Command(
+        "train three stages on few frames and compare each task with what the labels allow",
+        "--models pandaset_models --set DATA_CONFIG.DATA_PATH /data/pandaset",
+    ),
     "prepare": Command(
         "write the info files of a data set",
         "kitti --cfg_file dataset_configs/kitti_dataset.yaml --set DATA_PATH /data/kitti",
