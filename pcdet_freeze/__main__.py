@@ -44,6 +44,10 @@ COMMANDS = {
         "--cfg_file kitti_models/pointpillar.yaml --ckpt checkpoint_epoch_80.pth --data_path 000008.bin",
     ),
     "three-stages": Command("train detection, then segmentation, then lanes, and compare", "--quick"),
+    "overfit": Command(
+        "train three stages on few frames and compare each task with what the labels allow",
+        "--models pandaset_models --set DATA_CONFIG.DATA_PATH /data/pandaset",
+    ),
     "prepare": Command(
         "write the info files of a data set",
         "kitti --cfg_file dataset_configs/kitti_dataset.yaml --set DATA_PATH /data/kitti",

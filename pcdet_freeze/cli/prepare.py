@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
+from pcdet_freeze.datasets.pandaset import prepare_pandaset
 from pcdet_freeze.errors import ConfigError
 
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
+PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
+    "kitti": ("KittiDataset", prepare_kitti),
+    "pandaset": ("PandaSetDataset", prepare_pandaset),
+}
+"""name on the command line -> DATASET in the config, and what prepares it"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("dataset", choices=["kitti"], help="which data set")
+    parser.add_argument("dataset", choices=list(PREPARE), help="which data set")
     add_cfg(parser)
     add_set(parser, last=False)
     parser.add_argument("--out", type=Path, help="folder to write to; default: INFO_ROOT, else DATA_PATH")
@@ -29,12 +36,13 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the data set; returns 0. Raises PCDetFreezeError."""
     cfg = cfg_of(args)
     data_cfg = cfg.get("DATA_CONFIG", cfg)
-    if data_cfg.get("DATASET") != "KittiDataset":
-        raise ConfigError(f"`prepare kitti` needs DATASET: KittiDataset; {args.cfg_file} has "
+    name, prepare = PREPARE[args.dataset]
+    if data_cfg.get("DATASET") != name:
+        raise ConfigError(f"`prepare {args.dataset}` needs DATASET: {name}; {args.cfg_file} has "
                           f"{data_cfg.get('DATASET')!r}")  # fmt: skip
     classes = cfg.get("CLASS_NAMES", KITTI_CLASSES)
     with _console() as logger:
-        report = prepare_kitti(data_cfg, classes, out_dir=args.out, workers=args.workers, logger=logger)
+        report = prepare(data_cfg, classes, out_dir=args.out, workers=args.workers, logger=logger)
     if args.out is not None:
         print(f"to train with these files: --set DATA_CONFIG.INFO_ROOT {args.out}")
     return 0 if report.frames else 1

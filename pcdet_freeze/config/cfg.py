@@ -181,7 +181,7 @@ def _child(node: Any, part: str, key: str) -> Any:
 
 def _optional_keys() -> dict[str, Any]:
     """The keys that --set may add although the config does not have them -> their types."""
-    found: dict[str, Any] = {"HOOK": Any}
+    found: dict[str, Any] = {"HOOK": Any, "EVALUATION": Any}
     for section, classes in SETTABLE.items():
         for cls in classes:
             _add_optional(cls, section, found)

@@ -36,12 +36,25 @@ class TopLevel(Section):
     data_config: Mapping[str, Any]
     model: Mapping[str, Any]
     optimization: Mapping[str, Any]
+    evaluation: Mapping[str, Any] | None = None
     hook: Annotated[Any, Rule(HOOKS, _is_list_of_hooks)] = None
     root_dir: Any = None
     """this and the following keys are OpenPCDet's own, which it writes into its config"""
     local_rank: Any = None
     tag: Any = None
     exp_group_path: Any = None
+
+
+Overlap = Annotated[float, Rule("an IoU above 0 and up to 1", lambda value: 0 < value <= 1)]
+
+
+@settable("EVALUATION")
+@dataclass(frozen=True)
+class EvaluationSettings(Section):
+    """EVALUATION: how detections are compared with labels."""
+
+    iou: dict[str, Overlap] | None = None
+    """class -> least IoU of a detection that counts as found, instead of the benchmark's or the default"""
 
 
 @settable("MODEL")

@@ -81,6 +81,11 @@ def read_semantic(path: Path, points: int, settings: SemanticSettings) -> np.nda
             f"{path}: a label file holds one label for each of the {points} points of its frame; got "
             f"{'x'.join(map(str, raw.shape))}. Is it that of another frame, or of a filtered cloud?"
         )
+    return to_classes(raw, settings, path)
+
+
+def to_classes(raw: np.ndarray, settings: SemanticSettings, path: Path) -> np.ndarray:
+    """Classes (N,) int64, 255 = ignore, of the values (N,) in a file; DataError for a value without one."""
     known = settings.values
     classes = range(len(settings.classes))
     table = {number: number for number in (*classes, IGNORE)} if known is None else known

@@ -8,6 +8,7 @@ from pcdet_freeze.config.cfg import cfg_faults
 from pcdet_freeze.datasets import data_faults
 from pcdet_freeze.engine.hooks.from_config import user_hook_faults
 from pcdet_freeze.engine.optim.settings import SECTIONS, optimization_faults
+from pcdet_freeze.engine.testing.scoring import evaluation_faults
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import model_faults
@@ -26,6 +27,7 @@ def check_config(cfg: Any, *, training: bool = True, data: bool = True) -> Freez
     faults = cfg_faults(cfg, SECTIONS)
     if "DATA_CONFIG" in cfg and data:
         faults += data_faults(cfg.DATA_CONFIG)
+    faults += evaluation_faults(cfg)
     if "MODEL" in cfg:
         faults += model_faults(cfg.MODEL)
     if "OPTIMIZATION" in cfg and training:

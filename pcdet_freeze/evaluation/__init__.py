@@ -26,13 +26,21 @@ EVALUATORS: Registry[Evaluator] = Registry("MODEL.POST_PROCESSING.EVAL_METRIC")
 
 @EVALUATORS.register_as("kitti")
 def evaluate_kitti(
-    gt_annos: Annotations, dt_annos: Annotations, class_names: Sequence[str]
+    gt_annos: Annotations,
+    dt_annos: Annotations,
+    class_names: Sequence[str],
+    overlaps: Mapping[str, float] | None = None,
 ) -> tuple[str, dict[str, float]]:
-    """KITTI's average precision; see ``evaluation.kitti.get_official_eval_result``."""
-    # imported on first use, because only its kernels require numba
-    from pcdet_freeze.evaluation.kitti import get_official_eval_result
+    """KITTI's average precision, for classes of your own too.
 
-    return get_official_eval_result(gt_annos, dt_annos, class_names)
+    ``overlaps``: EVALUATION.IOU, class -> least IoU. The text ends with a line about each class that has too
+    few labels to reach 100. See ``evaluation.kitti.evaluate``.
+    """
+    # imported on first use, because only its kernels require numba
+    from pcdet_freeze.evaluation.kitti import as_dict, as_text, evaluate, notes
+
+    scores = evaluate(gt_annos, dt_annos, class_names, overlaps or {})
+    return as_text(scores) + notes(scores), as_dict(scores)
 
 
 __all__ = [

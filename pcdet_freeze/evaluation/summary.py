@@ -12,11 +12,12 @@ def table(boxes: Mapping[str, float], tasks: Mapping[str, float]) -> str:
     """Format the metrics as text with the columns task, metric, value.
 
     Args:
-        boxes: values of a detection evaluator; of KITTI's values only AP 3D R40 moderate is shown.
+        boxes: values of a detection evaluator; of KITTI's values only AP 3D R40 moderate is shown, with its
+            minimum overlap.
         tasks: ``{"task/metric": value}``, all of which are shown.
     """
     chosen = {key: value for key, value in boxes.items() if key.endswith(SHOWN)} or boxes
-    rows = [(DETECTION, key, value) for key, value in chosen.items()]
+    rows = [(DETECTION, key + _overlap(key, boxes), value) for key, value in chosen.items()]
     rows += [
         (task, metric, value) for key, value in tasks.items() for task, _, metric in [key.partition("/")]
     ]
@@ -24,3 +25,11 @@ def table(boxes: Mapping[str, float], tasks: Mapping[str, float]) -> str:
     lines = [f"{'task':<{wide}}  {'metric':<{wider}}     value"]
     lines += [f"{task:<{wide}}  {metric:<{wider}}  {value:8.3f}" for task, metric, value in rows]
     return "\n".join(lines)
+
+
+def _overlap(key: str, boxes: Mapping[str, float]) -> str:
+    """The minimum overlap of KITTI's ``Car_3d/moderate_R40``, which is the first of those in longer keys."""
+    head, _, tail = key.partition("/")
+    found = [other[len(head) + 1 : -len(tail) - 1] for other in boxes
+             if other.startswith(f"{head}_") and other.endswith(f"/{tail}")]  # fmt: skip
+    return f" at IoU {found[0]}" if found else ""

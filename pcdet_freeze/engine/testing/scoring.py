@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from pcdet_freeze.config.schema import EvaluationSettings
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import EVALUATORS, TASK_METRICS, MetricContext, TaskMetric, table
 from pcdet_freeze.evaluation.tasks import Counts, add_up
 from pcdet_freeze.utils.devices import host_copy
+from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.sections import read_section
 
 
 @dataclass
@@ -146,8 +151,10 @@ def _score_boxes(
     pairs = [(true, said) for true, said in zip(truth, annos, strict=True) if true is not None]
     if not pairs:
         return {}
-    metric = EVALUATORS.get(_metric_of(cfg))
-    text, values = metric([true for true, _ in pairs], [said for _, said in pairs], list(cfg["CLASS_NAMES"]))
+    metric: Any = EVALUATORS.get(_metric_of(cfg))
+    more = {"overlaps": overlaps_of(cfg)} if "overlaps" in inspect.signature(metric).parameters else {}
+    names = list(cfg["CLASS_NAMES"])
+    text, values = metric([true for true, _ in pairs], [said for _, said in pairs], names, **more)
     logger.info("%s", text)
     return {key: float(value) for key, value in values.items()}
 
@@ -156,6 +163,27 @@ def check_metric(cfg: Mapping[str, Any]) -> None:
     """Raise ConfigError if MODEL.POST_PROCESSING.EVAL_METRIC is not a registered evaluator."""
     if _metric_of(cfg) is not None:
         EVALUATORS.get(_metric_of(cfg))
+
+
+def evaluation_faults(cfg: Mapping[str, Any]) -> list[str]:
+    """What is wrong with EVALUATION: values, and classes that CLASS_NAMES does not list."""
+    if cfg.get("EVALUATION") is None:
+        return []
+    settings, faults = read_section(EvaluationSettings, cfg["EVALUATION"], "EVALUATION")
+    known = [str(name) for name in cfg.get("CLASS_NAMES") or ()]
+    for name in (settings.iou or {}) if settings is not None and known else ():
+        if name not in known:
+            rule = f"one of CLASS_NAMES ({', '.join(known)})"
+            faults.append(f"EVALUATION.IOU.{name} must be {rule}; got {name!r}{did_you_mean(name, known)}")
+    return faults
+
+
+def overlaps_of(cfg: Mapping[str, Any]) -> dict[str, float]:
+    """EVALUATION.IOU: class -> least IoU; ConfigError with its faults."""
+    raise_faults(evaluation_faults(cfg))
+    return {
+        str(name): float(value) for name, value in ((cfg.get("EVALUATION") or {}).get("IOU") or {}).items()
+    }
 
 
 def _metric_of(cfg: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pcdet_freeze.evaluation.kitti.report import as_dict, as_text
+from pcdet_freeze.evaluation.kitti.report import as_dict, as_text, notes
 from pcdet_freeze.evaluation.kitti.rules import find_classes
 from pcdet_freeze.evaluation.kitti.scoring import KittiScores, score
 
@@ -28,10 +28,17 @@ Classes = str | int | Sequence[str | int]
 
 
 def evaluate(
-    gt_annos: Sequence[Mapping[str, Any]], dt_annos: Sequence[Mapping[str, Any]], current_classes: Classes
+    gt_annos: Sequence[Mapping[str, Any]],
+    dt_annos: Sequence[Mapping[str, Any]],
+    current_classes: Classes,
+    overlaps: Mapping[str, float] | None = None,
 ) -> KittiScores:
-    """All precision curves and average precisions as arrays; arguments of ``get_official_eval_result``."""
-    return score(gt_annos, dt_annos, find_classes(current_classes))
+    """All precision curves and average precisions as arrays; arguments of ``get_official_eval_result``.
+
+    ``overlaps``: class -> strict minimum overlap (IoU), of which the loose one is half. With it, classes that
+    the benchmark does not have are evaluated too, at OWN_OVERLAP unless they are listed.
+    """
+    return score(gt_annos, dt_annos, find_classes(current_classes, overlaps))
 
 
 def get_official_eval_result(
@@ -62,4 +69,4 @@ def get_official_eval_result(
     return as_text(scores), as_dict(scores)
 
 
-__all__ = ["KittiScores", "evaluate", "get_official_eval_result"]
+__all__ = ["KittiScores", "as_dict", "as_text", "evaluate", "get_official_eval_result", "notes"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pcdet_freeze.evaluation.kitti.rules import DIFFICULTIES
-from pcdet_freeze.evaluation.kitti.scoring import OVERLAP_SETS, KittiScores
+from pcdet_freeze.evaluation.kitti.scoring import OVERLAP_SETS, KittiScores, best_average
 
 # metric -> label of its line in the text, number of decimals
 LINES = {"image": ("bbox AP", 4), "bev": ("bev  AP", 4), "3d": ("3d   AP", 4), "aos": ("aos  AP", 2)}
 RECALL_NAMES = {11: "AP", 40: "AP_R40"}
+MODERATE = 1
+"""number of the difficulty in DIFFICULTIES"""
 
 
 def as_text(scores: KittiScores) -> str:
@@ -29,6 +31,18 @@ def _block(scores: KittiScores, c: int, overlap_set: int, recall_points: int) ->
             values = scores.average(metric, recall_points)[c, :, overlap_set]
             lines.append(f"{head}:" + ", ".join(f"{value:.{decimals}f}" for value in values))
     return "\n".join(lines) + "\n"
+
+
+def notes(scores: KittiScores) -> str:
+    """A line about each class that has labels, but too few for an AP R40 of 100."""
+    lines = []
+    for kitti_class, labels in zip(scores.classes, scores.counted[:, MODERATE], strict=True):
+        if labels and (best := best_average(int(labels))) < 100:
+            lines.append(
+                f"{kitti_class.name}: {labels} labels count (moderate). A precision curve has at most as "
+                f"many points as labels: AP_R40 is at most {best:.2f}, even for the ground truth itself.\n"
+            )
+    return "".join(lines)
 
 
 def as_dict(scores: KittiScores) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,24 +61,43 @@ DIFFICULTIES = (
 )
 
 
-def find_classes(current_classes: str | int | Sequence[str | int]) -> list[KittiClass]:
-    """Classes by name or number, one or several; raises ConfigError for an unknown class."""
+OWN_OVERLAP = 0.5
+"""strict minimum overlap of a class that the benchmark does not have; the loose one is half of it"""
+
+
+def find_classes(
+    current_classes: str | int | Sequence[str | int], overlaps: Mapping[str, float] | None = None
+) -> list[KittiClass]:
+    """Classes by name or number, one or several; raises ConfigError for an unknown class.
+
+    With ``overlaps`` (class -> strict minimum overlap) no name is unknown.
+    """
     if isinstance(current_classes, (str, int, np.integer)):
         current_classes = [current_classes]
     if len(current_classes) == 0:
         raise ConfigError("KITTI evaluation needs at least one class; got none. Name them, e.g. ['Car'].")
-    return [_find_class(name_or_number) for name_or_number in current_classes]
+    return [_find_class(name_or_number, overlaps) for name_or_number in current_classes]
 
 
-def _find_class(name_or_number: str | int) -> KittiClass:
+def _find_class(name_or_number: str | int, overlaps: Mapping[str, float] | None) -> KittiClass:
+    own = overlaps is not None and isinstance(name_or_number, str)
+    if overlaps is not None and name_or_number in overlaps:
+        return _own_class(str(name_or_number), overlaps[str(name_or_number)])
     for number, known in enumerate(CLASSES):
         if name_or_number == (known.name if isinstance(name_or_number, str) else number):
             return known
+    if own:
+        return _own_class(str(name_or_number), OWN_OVERLAP)
     names = ", ".join(f"{known.name} ({number})" for number, known in enumerate(CLASSES))
     raise ConfigError(
         f"KITTI evaluation has the classes {names}; got {name_or_number!r}. "
         f"Rename the class to one of these in both lists of annotations, or remove it."
     )
+
+
+def _own_class(name: str, overlap: float) -> KittiClass:
+    neighbour = next((known.neighbour for known in CLASSES if known.name == name), None)
+    return KittiClass(name, neighbour, (overlap, overlap), (overlap, overlap / 2))
 
 
 def label_states(labels: Labels, kitti_class: KittiClass, difficulty: Difficulty) -> States:

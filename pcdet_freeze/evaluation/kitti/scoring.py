@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation.kitti.matching import (
@@ -40,12 +41,20 @@ class KittiScores:
     curves: dict[str, Floats]
     """metric (image, bev, 3d and, if angles are available, aos) -> precision in [0, 1] with shape (classes,
     difficulties, strict and loose overlap, 41), by increasing recall."""
+    counted: NDArray[np.int64]
+    """(classes, difficulties) labels that count"""
 
     def average(self, metric: str, recall_points: int) -> Floats:
         """Average precision (classes, difficulties, overlaps) in percent; ``recall_points`` is 11 or 40."""
         curve = self.curves[metric]
         sampled = curve[..., ::4] if recall_points == 11 else curve[..., 1:]
         return sampled.mean(axis=-1) * 100
+
+
+def best_average(labels: int) -> float:
+    """AP R40 in percent of perfect detections of ``labels`` labels: below 100 for fewer than 41."""
+    points = len(recall_thresholds(np.linspace(1, 0.5, labels), max(labels, 1)))
+    return 100 * max(points - 1, 0) / (RECALL_POINTS - 1)
 
 
 @dataclass(frozen=True)
@@ -78,14 +87,16 @@ def score(
     metrics = ["image", "bev", "3d"] + (["aos"] if scene.knows_angles() else [])
     shape = (len(classes), len(DIFFICULTIES), OVERLAP_SETS, RECALL_POINTS)
     curves = {metric: np.zeros(shape) for metric in metrics}
+    counted = np.zeros(shape[:2], np.int64)
     for c, kitti_class in enumerate(classes):
         for d, difficulty in enumerate(DIFFICULTIES):
             label_state = label_states(labels, kitti_class, difficulty)
+            counted[c, d] = (label_state == COUNTED).sum()
             detection_state = detection_states(detections, kitti_class, difficulty)
             for metric, o, curve in _curves(scene, kitti_class, label_state, detection_state):
                 if metric in curves:
                     curves[metric][c, d, o] = curve
-    return KittiScores(classes, curves)
+    return KittiScores(classes, curves, counted)
 
 
 def _curves(

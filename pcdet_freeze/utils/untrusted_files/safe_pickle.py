@@ -30,11 +30,11 @@ def load_plain(raw: bytes) -> Any:
             Damaged bytes may raise any exception.
     """
     check_memo(raw)
-    value = _PlainUnpickler(io.BytesIO(raw)).load()
+    value = PlainUnpickler(io.BytesIO(raw)).load()
     return _Finisher(FEW_VALUES + VALUES_PER_BYTE * len(raw))(value)
 
 
-class _Dtype:
+class Dtype:
     """Stands for a numpy dtype: a type code, and the byte order of its state."""
 
     def __init__(self, code: str, align: object = False, copy: object = True) -> None:
@@ -51,21 +51,21 @@ class _Dtype:
         return np.dtype(self.order + self.code)
 
 
-class _Array:
+class Array:
     """Stands for a numpy array until its state is set."""
 
     value: np.ndarray
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, raw = state
-        self.value = _frombuffer(raw, dtype, shape, "F" if fortran else "C").copy(order="K")
+        self.value = from_buffer(raw, dtype, shape, "F" if fortran else "C").copy(order="K")
 
 
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
+def _reconstruct(*_: object) -> Array:
+    return Array()
 
 
-def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+def from_buffer(raw: Any, dtype: Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
     """Rebuild a large array of protocol 5."""
     if dtype.real.itemsize == 0:  # no bytes, whatever the shape says
         if math.prod(shape) > FEW_VALUES:
@@ -74,8 +74,8 @@ def _frombuffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> 
     return np.frombuffer(raw, dtype.real).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _scalar(dtype: _Dtype, raw: bytes) -> Any:
-    return _frombuffer(raw, dtype, (), "C")[()]
+def _scalar(dtype: Dtype, raw: bytes) -> Any:
+    return from_buffer(raw, dtype, (), "C")[()]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -90,7 +90,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-class _Function:
+class Function:
     """A stand-in that a pickle may call, but not change: BUILD would set attributes of a plain function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -105,24 +105,30 @@ class _Function:
 
 _CORES = ("numpy.core", "numpy._core")
 NUMPY_SCALARS: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Function(_encode),
-    ("__builtin__", "bytes"): _Function(_no_bytes),
-    **{(f"{core}.multiarray", "scalar"): _Function(_scalar) for core in _CORES},
+    ("numpy", "dtype"): Dtype,
+    ("_codecs", "encode"): Function(_encode),
+    ("__builtin__", "bytes"): Function(_no_bytes),
+    **{(f"{core}.multiarray", "scalar"): Function(_scalar) for core in _CORES},
 }
 """(module, name) in a pickled numpy scalar -> its stand-in"""
-_ALLOWED: dict[tuple[str, str], Any] = {
+ALLOWED: dict[tuple[str, str], Any] = {
     **NUMPY_SCALARS,
     ("numpy", "ndarray"): None,  # an argument of _reconstruct, never called
-    **{(f"{core}.multiarray", "_reconstruct"): _Function(_reconstruct) for core in _CORES},
-    **{(f"{core}.numeric", "_frombuffer"): _Function(_frombuffer) for core in _CORES},
+    **{(f"{core}.multiarray", "_reconstruct"): Function(_reconstruct) for core in _CORES},
+    **{(f"{core}.numeric", "_frombuffer"): Function(from_buffer) for core in _CORES},
 }
+"""(module, name) in a pickle of plain values and arrays -> its stand-in, or None if it is never called"""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
+    """Calls only the stand-ins in ``allowed``; every other name is an UnpicklingError."""
+
+    allowed = ALLOWED
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
+        """The stand-in of a name in the pickle, see :class:`pickle.Unpickler`."""
+        if (module, name) in self.allowed:
+            return self.allowed[module, name]
         raise pickle.UnpicklingError(f"{module}.{name} is neither a plain value nor a numpy array")
 
 
@@ -158,7 +164,7 @@ class _Finisher:
         return result
 
     def _made(self, value: Any, depth: int) -> Any:
-        if isinstance(value, _Array):
+        if isinstance(value, Array):
             return value.value
         if isinstance(value, dict):
             return {key: self(item, depth) for key, item in value.items()}

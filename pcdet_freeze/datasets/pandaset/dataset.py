@@ -1,0 +1,184 @@
+"""PandaSetDataset: sweeps of PandaSet with boxes, point classes and lane maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcdet_freeze.datasets.label_files import to_classes
+from pcdet_freeze.datasets.label_settings import lane_map_shape
+from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.pandaset.lanes import drawn_first, lane_lines
+from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings
+from pcdet_freeze.datasets.pandaset.sweep import LANE_MARKING, Cloud, Cuboids, Sweep
+from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
+from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.ops.lanes import draw_lines
+from pcdet_freeze.utils.untrusted_files.inside import inside
+
+KEPT = 8
+"""sweeps that stay in memory where there are no more"""
+
+
+@DATASETS.register
+class PandaSetDataset(DatasetTemplate):
+    """Sweeps as ``SWEEPS`` lists them for train and test.
+
+    Frame: the vehicle's, x forward, y left, z up; the road is near z = -0.3. Points, boxes and point labels
+    are those of SENSORS. Lane lines are drawn from the points of both sensors, since paint does not move.
+    Scenes without point labels are partially labelled: their frames have neither point_labels nor lane_map.
+    """
+
+    Settings = PandaSetSettings
+
+    def __init__(
+        self,
+        dataset_cfg: Config,
+        class_names: Sequence[str],
+        training: bool = True,
+        root_path: str | Path | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        settings: PandaSetSettings = self.read_settings(dataset_cfg)
+        self.semantic, self.lane, self.sensors = settings.semantic, settings.lane, settings.sensors
+        if self.semantic is not None:
+            self.semantic_class_names = self.semantic.classes
+        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+        if self.lane is not None:
+            self.lane_map_shape = lane_map_shape(self.lane.cell_size, self.point_cloud_range)
+        self.class_map = {
+            label: name for name, labels in (settings.class_map or {}).items() for label in labels
+        }
+        self.min_points = settings.min_points
+        self.sweeps = find_sweeps(self.root_path, settings.sweeps.of(training))
+        self.repeat = settings.repeat if training else 1
+        self.labels = self._find_labels()
+        self._read: dict[int, Sample] = {}
+
+    def _find_labels(self) -> tuple[str, ...]:
+        """Labels that the frames have; DataError where a wanted label is nowhere in the training."""
+        wanted = {"gt_boxes": "annotations/cuboids"}
+        if self.semantic is not None:
+            wanted["point_labels"] = "annotations/semseg"
+        if self.lane is not None:
+            wanted["lane_map"] = "annotations/semseg"
+        found = {key: sum(s.path(folder).is_file() for s in self.sweeps) for key, folder in wanted.items()}
+        for key, number in found.items():
+            self.logger.info("PandaSet %s: %d of %d sweeps have %s", self.mode, number, len(self.sweeps), key)
+            if not number and self.training:
+                raise DataError(
+                    f"DATA_CONFIG asks for {key}, but none of the {len(self.sweeps)} training sweeps has "
+                    f"{wanted[key]} in {self.root_path}. Set SEMANTIC and LANE to null, or list other sweeps"
+                )
+        return tuple(key for key, number in found.items() if number)
+
+    def __len__(self) -> int:
+        return len(self.sweeps) * self.repeat
+
+    def frame_name(self, index: int) -> str:
+        return self.sweeps[index % len(self.sweeps)].name
+
+    def load_sample(self, index: int) -> Sample:
+        """points (N, 4) of SENSORS, boxes with at least MIN_POINTS points; other labels where there are."""
+        number = index % len(self.sweeps)
+        if number in self._read:
+            sample = self._read[number]
+        else:
+            sample = self._load(self.sweeps[number])
+            if len(self.sweeps) <= KEPT:
+                self._read[number] = sample
+        return {
+            key: value.copy() if isinstance(value, np.ndarray) else value for key, value in sample.items()
+        }
+
+    def _load(self, sweep: Sweep) -> Sample:
+        cloud = sweep.cloud()
+        mine = np.isin(cloud.sensors, self.sensors)
+        sample: Sample = {"points": cloud.points[mine], "frame_id": sweep.name}
+        found = sweep.cuboids(cloud, self.sensors)
+        if found is not None:
+            enough = found.num_points >= self.min_points
+            sample["gt_boxes"] = found.boxes[enough]
+            sample["gt_names"] = self.names(found)[enough]
+        classes = sweep.classes(len(cloud.points))
+        if classes is not None and self.semantic is not None:
+            path = sweep.path("annotations/semseg")
+            sample["point_labels"] = to_classes(classes[mine], self.semantic, path)
+        if classes is not None and self.lane is not None and self.lane_map_shape is not None:
+            lines = self._lines(cloud, classes)
+            limits = self.point_cloud_range
+            sample["lane_map"] = draw_lines(lines, limits, self.lane_map_shape, self.lane.width)
+        return sample
+
+    def lane_lines(self, index: int) -> list[np.ndarray] | None:
+        """The lines of ``lane_map`` as polylines (n, 2) x, y in metres, from left to right.
+
+        None for a sweep without point labels, and where LANE is null.
+        """
+        sweep = self.sweeps[index % len(self.sweeps)]
+        cloud = sweep.cloud()
+        classes = sweep.classes(len(cloud.points))
+        return None if classes is None or self.lane is None else self._lines(cloud, classes)
+
+    def _lines(self, cloud: Cloud, classes: np.ndarray) -> list[np.ndarray]:
+        assert self.lane is not None
+        limits = self.point_cloud_range
+        here = cloud.points[classes == LANE_MARKING, :3]
+        here = here[((here[:, :2] >= limits[:2]) & (here[:, :2] < limits[3:5])).all(axis=1)]
+        lines = lane_lines(here, self.lane.cell_size, self.lane.max_gap, self.lane.min_length)
+        return drawn_first(lines, self.lane.max_lines)
+
+    def names(self, found: Cuboids) -> np.ndarray:
+        """(K,) names of cuboids by CLASS_MAP."""
+        return np.array([self.class_map.get(label, label) for label in found.categories], dtype=str)
+
+    def ground_truth_annos(self) -> list[dict[str, Any] | None]:
+        """KITTI annotation dicts of all sweeps (see ``lidar_annos``); all that counts is 'easy'."""
+        return [self._anno(sweep) for sweep in self.sweeps]
+
+    def _anno(self, sweep: Sweep) -> dict[str, Any] | None:
+        found = sweep.cuboids(sweep.cloud(), self.sensors)
+        if found is None:
+            return None
+        counts = (found.num_points >= self.min_points) & in_range(found.boxes, self.point_cloud_range)
+        anno = boxes_to_anno(found.boxes, self.names(found), sweep.name)
+        return add_levels(anno, np.where(counts, 0, 3), found.num_points)
+
+    def generate_prediction_dicts(
+        self,
+        batch_dict: dict[str, Any],
+        pred_dicts: list[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: str | Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels."""
+        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
+
+
+def find_sweeps(root: Path, entries: Sequence[str]) -> list[Sweep]:
+    """The sweeps that ``entries`` (a scene, or scene/number) name below ``root``.
+
+    Raises DataError where one is missing.
+    """
+    found: list[Sweep] = []
+    for entry in entries:
+        scene, _, number = entry.partition("/")
+        folder = inside(root, scene, "a scene of SWEEPS")
+        if number:
+            found.append(Sweep(folder, int(number)))
+        else:
+            files = (folder / "lidar").glob("*.pkl.gz")
+            numbers = sorted(int(stem) for file in files if (stem := file.name.partition(".")[0]).isdigit())
+            found += [Sweep(folder, number) for number in numbers] or [Sweep(folder, 0)]
+    missing = [str(sweep.path("lidar")) for sweep in found if not sweep.path("lidar").is_file()]
+    if missing:
+        raise DataError(
+            f"DATA_CONFIG.SWEEPS names sweeps that are not there: {', '.join(missing[:5])}. DATA_PATH is "
+            f"{root.absolute()}; it holds a folder a scene"
+        )
+    return list(dict.fromkeys(found))
