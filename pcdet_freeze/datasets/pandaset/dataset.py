@@ -16,7 +16,7 @@ from pcdet_freeze.datasets.pandaset.lanes import drawn_first, lane_lines
 from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings
 from pcdet_freeze.datasets.pandaset.sweep import LANE_MARKING, Cloud, Cuboids, Sweep
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
-from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import draw_lines
 from pcdet_freeze.utils.untrusted_files.inside import inside
@@ -46,11 +46,8 @@ class PandaSetDataset(DatasetTemplate):
     ) -> None:
         settings: PandaSetSettings = self.read_settings(dataset_cfg)
         self.semantic, self.lane, self.sensors = settings.semantic, settings.lane, settings.sensors
-        if self.semantic is not None:
-            self.semantic_class_names = self.semantic.classes
+        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        if self.lane is not None:
-            self.lane_map_shape = lane_map_shape(self.lane.cell_size, self.point_cloud_range)
         self.class_map = {
             label: name for name, labels in (settings.class_map or {}).items() for label in labels
         }
@@ -59,6 +56,16 @@ class PandaSetDataset(DatasetTemplate):
         self.repeat = settings.repeat if training else 1
         self.labels = self._find_labels()
         self._read: dict[int, Sample] = {}
+
+    @classmethod
+    def label_forms(cls, dataset_cfg: Config) -> LabelForms:
+        """SEMANTIC.CLASSES and the grid of LANE, if they are set."""
+        settings: PandaSetSettings = cls.read_settings(dataset_cfg)
+        semantic, lane = settings.semantic, settings.lane
+        return LabelForms(
+            tuple(semantic.classes) if semantic is not None else (),
+            lane_map_shape(lane.cell_size, settings.point_cloud_range) if lane is not None else None,
+        )
 
     def _find_labels(self) -> tuple[str, ...]:
         """Labels that the frames have; DataError where a wanted label is nowhere in the training."""
