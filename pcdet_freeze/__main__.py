@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import os
+import select
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -106,10 +109,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unknown(name, prog)
     try:
         with ProgramSignals(f"{prog} {name}"):
-            return _run(name, words[1:], f"{prog} {name}")
+            code = _run(name, words[1:], f"{prog} {name}")
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"\n{prog} {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the standard output has ended (``| head``); then it goes nowhere from now on."""
+    if not hasattr(select, "poll"):
+        return False
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _run(name: str, words: Sequence[str], prog: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
@@ -161,3 +162,13 @@ def test_ctrl_c_in_prepare_leaves_whole_files_only(
     files = [path for path in (tmp_path / "out").iterdir() if path.is_file()]
     assert len(files) == 1 and len(pickle.loads(files[0].read_bytes())) == len(calls[0])
     assert capsys.readouterr().err == "\npcdet-freeze prepare: interrupted\n"
+
+
+def test_a_reader_that_ends_early_is_no_error() -> None:
+    words = ["suggest", "--cfg_file", "synthetic_models/stage2_segment.yaml", "--keep", "dense_head"]
+    command = [sys.executable, "-m", "pcdet_freeze", *words, "--rounds", "0"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
