@@ -195,21 +195,6 @@ def test_f7_a_cache_is_an_error_that_says_why(standin: Standin, log: Any) -> Non
         pillar_detector(standin, TRUNK, {"CACHE": "folder"})
 
 
-def test_r3_a_phase_of_the_schedule_makes_another_plan(standin: Standin, log: Any) -> None:
-    phase = {"EPOCH": 1, "TRAIN": ["backbone_2d.blocks.1"]}
-    model = pillar_detector(standin, TRUNK, {**FUSE, "SCHEDULE": [phase]})
-    session = session_of(model)
-    assert session is not None
-    session.has_begun = True
-    run(model)
-    before = plan_of(model)
-    session.before_epoch(1)
-    run(model).loss.backward()  # the head still holds a graph of the first forward
-    assert len(before.folds) == 6 and len(plan_of(model).folds) == 4
-    assert model.backbone_2d.blocks[1][1].weight.grad is not None
-    assert plan_of(model).prefix == ("vfe", "backbone_2d.blocks.0", "backbone_2d.deblocks.0")
-
-
 def test_f5_a_module_with_a_hook_runs_as_written_and_the_hook_sees_its_output(
     standin: Standin, log: Any
 ) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from pillar_detector import pillar_detector, run
 from standin_runs import RANDOM, Run, Standin, batch_of, frozen_words
 
 from pcdet_freeze import FreezeError, openpcdet
+from pcdet_freeze.integrations.openpcdet.session import session_of
 
 LIST = "backbone_3d,backbone_2d"
 
@@ -113,3 +115,20 @@ def test_a_fork_without_checkpoint_state_gets_a_warning(standin: Standin) -> Non
     standin.prepare = lose
     run = standin.train("second", "--epochs", "1", *frozen_words(LIST, *RANDOM))
     assert "this OpenPCDet has no checkpoint_state: checkpoints hold no list" in run.err
+
+
+def test_r3_a_phase_of_the_schedule_makes_another_plan(standin: Standin) -> None:
+    phase = {"EPOCH": 1, "TRAIN": ["backbone_2d.blocks.1"]}
+    openpcdet.install()
+    model = pillar_detector(standin, ["vfe", "backbone_2d"], {"FUSE": True, "SCHEDULE": [phase]})
+    session = session_of(model)
+    assert session is not None
+    session.has_begun = True
+    run(model)
+    before = session.prefix.replanner.plan
+    session.before_epoch(1)
+    run(model).loss.backward()  # the head still holds a graph of the first forward
+    after = session.prefix.replanner.plan
+    assert len(before.folds) == 6 and len(after.folds) == 4
+    assert model.backbone_2d.blocks[1][1].weight.grad is not None
+    assert after.prefix == ("vfe", "backbone_2d.blocks.0", "backbone_2d.deblocks.0")

@@ -124,9 +124,10 @@ def run_in_a_row(call: Call, training: bool, seed: int | None = None, times: int
             else:
                 generators.seed(seed)
             start = generators.state()
-            output, writes = _run(call)
+            output, writes = _run(call, guard)
             draws = not same_rng_state(start, generators.state())
-            runs.append(Run(output, draws, attributes.have_changed or guard.has_written_any, writes))
+            changes = attributes.have_changed or guard.tensors.has_written_any
+            runs.append(Run(output, draws, changes, writes))
     return runs
 
 
@@ -144,18 +145,18 @@ def _unchanged(call: Call) -> Iterator[tuple[Attributes, Generators, WriteGuard]
         generators.restore(begin)
 
 
-def _run(call: Call) -> tuple[Sketch, bool]:
+def _run(call: Call, guard: WriteGuard) -> tuple[Sketch, bool]:
     """(sketch of the output, whether the module wrote to its inputs)."""
-    with WriteGuard(call.tensors()) as guard:
+    with guard.also(call.tensors()) as inputs:
         args, kwargs = alias((call.args, call.kwargs))
         given = {id(tensor): tensor for _, tensor in tensors_with_path((args, kwargs))}
         output = call.module(*args, **kwargs)
         made = {
             path: tensor
             for path, tensor in tensors_with_path(output)
-            if id(tensor) not in given or guard.has_written(tensor)
+            if id(tensor) not in given or inputs.has_written(tensor)
         }
-        return call.sketcher(made), guard.has_written_any
+        return call.sketcher(made), inputs.has_written_any
 
 
 @contextmanager

@@ -18,15 +18,10 @@ CONTAINERS = (dict, list, set, deque)
 _OF_TORCH = frozenset(nn.Module().__dict__)
 
 
-class WriteGuard(TorchDispatchMode):
-    """Restores, on exit, the values of ``tensors`` that an operator inside wrote to.
-
-    A tensor is copied right before the first operator that writes to it, so that nothing is copied for
-    modules that write to no input. Kernels outside of torch's operators are not seen.
-    """
+class GuardedTensors:
+    """Tensors whose values are restored if an operator writes to them; see :class:`WriteGuard`."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()
         storages = (storage_of(tensor) for tensor in tensors)
         self._guarded = {id(storage): storage for storage in storages if storage is not None}
         self._saved: dict[int, Tensor] = {}
@@ -40,6 +35,41 @@ class WriteGuard(TorchDispatchMode):
         """Whether an operator wrote to any of the tensors."""
         return bool(self._saved)
 
+    def save(self, storage: UntypedStorage | None) -> None:
+        """Copy the bytes of ``storage``, before it is written to, if it is guarded and not copied yet."""
+        if id(storage) in self._guarded and id(storage) not in self._saved and storage is not None:
+            self._saved[id(storage)] = _bytes_of(storage).clone()
+
+    def restore(self) -> None:
+        """Write the copies back."""
+        for key, values in self._saved.items():
+            _bytes_of(self._guarded[key]).copy_(values)
+        self._guarded = {key: storage for key, storage in self._guarded.items() if key in self._saved}
+
+
+class WriteGuard(TorchDispatchMode):
+    """Restores, on exit, the values of ``tensors`` that an operator inside wrote to.
+
+    A tensor is copied right before the first operator that writes to it, so that nothing is copied for
+    modules that write to no input. Kernels outside of torch's operators are not seen.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.tensors = GuardedTensors(tensors)
+        self._groups = [self.tensors]
+
+    @contextmanager
+    def also(self, tensors: Iterable[Tensor]) -> Iterator[GuardedTensors]:
+        """Guard further tensors until the context ends; a second mode would slow each operator down."""
+        group = GuardedTensors(tensors)
+        self._groups.append(group)
+        try:
+            yield group
+        finally:
+            self._groups.remove(group)
+            group.restore()
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -50,15 +80,13 @@ class WriteGuard(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for key, values in self._saved.items():
-            _bytes_of(self._guarded[key]).copy_(values)
-        self._guarded = {key: storage for key, storage in self._guarded.items() if key in self._saved}
+        self.tensors.restore()
 
     def _save(self, value: Any) -> None:
         for tensor in value if isinstance(value, list | tuple) else [value]:
             storage = storage_of(tensor) if isinstance(tensor, Tensor) else None
-            if id(storage) in self._guarded and id(storage) not in self._saved and storage is not None:
-                self._saved[id(storage)] = _bytes_of(storage).clone()
+            for group in self._groups:
+                group.save(storage)
 
 
 @cache

@@ -27,12 +27,15 @@ class Recorder:
     def __init__(self) -> None:
         self.modes: list[bool] = []
         self.outputs: list[weakref.ref[Tensor]] = []
+        self.dispatch_modes: list[int] = []
+        """number of modes that see each operator"""
         self.alive: list[int] = []
         """outputs of other runs that were alive when a run began"""
 
     def part(self) -> nn.Module:
         def forward(self_: Part, x: Tensor) -> Tensor:
             self.modes.append(self_.training)
+            self.dispatch_modes.append(torch._C._len_torch_dispatch_stack())
             self.alive.append(sum(output() is not None for output in self.outputs))
             output = self_.linear(x)
             self.outputs.append(weakref.ref(output))
@@ -47,6 +50,12 @@ def test_h3_a_frozen_module_runs_three_times_in_the_first_step_and_then_once() -
     for _ in range(3):
         loop.step()
     assert recorder.modes == [True, False, True, True, True]
+
+
+def test_h3_one_mode_sees_the_operators_of_a_rerun() -> None:
+    recorder = Recorder()
+    Loop(recorder.part()).step()
+    assert recorder.dispatch_modes == [1, 1, 0]
 
 
 def test_h3_a_rerun_that_agrees_makes_no_further_one_for_noise_or_draws() -> None:
