@@ -64,7 +64,9 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: nn.Module, plan: FreezePlan, logger: logging.Logger) -> None:
-        options = replace(Options.of(plan), quick_form=_quick_form)
+        options = replace(
+            Options.of(plan), quick_form=_quick_form if plan.channels_last else valid_points_form
+        )
         self.is_on = bool(options.fuse) or not options.only_fuses
         self.model, self.logger, self.options = model, logger, options
         self.replanner = Replanner(model, options, shared=(getattr(model, "dataset", None),))
