@@ -65,6 +65,14 @@ def test_in_eval_mode_both_forms_are_bitwise_equal(filters: Any) -> None:
     assert torch.equal(padded, ragged) if rounds_rows_alike(vfe) else relative_error(padded, ragged) <= 2e-7
 
 
+def test_in_train_mode_features_of_64_channels_are_bitwise_equal() -> None:
+    # the statistics have the bits of torch's, whose sums have another order in narrower layers
+    vfe = vfe_of((64,))
+    for counts in (USUAL, [SLOTS] * 9, [1] * 333):
+        padded, ragged = (result_of(vfe, pillars_of(counts), form)["features"] for form in (False, True))
+        assert torch.equal(padded, ragged) or not rounds_rows_alike(vfe)
+
+
 def rounds_rows_alike(vfe: Any) -> bool:
     """Whether matrix products of few and of many rows round alike here; narrow ones run other kernels."""
     linear = [layer.linear for layer in vfe.pfn_layers]

@@ -70,6 +70,7 @@ class PillarVFE(PillarEncoder):
     Layer = PFNLayer
     reads = ("voxels", "voxel_num_points", "voxel_coords")
     writes = ("pillar_features",)
+    ragged = True  # also of a model that was pickled before there was the key
 
     def __init__(self, settings: PaddedVFESettings, context: BuildContext) -> None:
         super().__init__(settings, context, "MODEL.VFE (PillarVFE)")
