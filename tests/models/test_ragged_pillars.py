@@ -31,6 +31,34 @@ def features(vfe: Any, pillars: dict[str, Any], frozen: bool) -> torch.Tensor:
     return forward(dict(pillars))["pillar_features"]
 
 
+def frozen_features(vfe: Any, pillars: dict[str, Any]) -> torch.Tensor:
+    """The layers on valid points in plain torch: the operators, and so the bits, of the frozen form."""
+    filled = torch.arange(pillars["voxels"].shape[1]) < pillars["voxel_num_points"].unsqueeze(1)
+    points = vfe._decorate(*(pillars[key] for key in ("voxels", "voxel_num_points", "voxel_coords")))[filled]
+    lengths, pillar_of = filled.sum(dim=1), filled.nonzero()[:, 0]
+    padding = points.new_zeros(1, points.shape[1])
+    for layer in vfe.pfn_layers:
+        rows = layer.linear(torch.cat([points, padding]))
+        rows = torch.relu(layer.norm(rows) if layer.use_norm else rows)
+        points, padding = rows[: len(points)], rows[len(points) :]
+        highest = torch.segment_reduce(points, "max", lengths=lengths)
+        highest = torch.where(filled.all(dim=1, keepdim=True), highest, torch.maximum(highest, padding))
+        points = torch.cat([points, highest[pillar_of]], dim=1)
+        padding = torch.cat([padding.expand_as(highest), highest], dim=1)
+    return highest
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("filters", [[16], [16, 24], [8, 6, 4]])
+def test_f5_the_bits_of_a_frozen_encoder_are_those_of_its_layers_on_rows(
+    filters: Any, autocast: bool
+) -> None:
+    vfe, pillars = vfe_of(NUM_FILTERS=filters), batch((60, 50))
+    with torch.autocast("cpu", enabled=autocast):
+        assert torch.equal(features(vfe, pillars, True), frozen_features(vfe, pillars))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("filters", [[8], [8, 6], [8, 6, 4]])
 @pytest.mark.parametrize(

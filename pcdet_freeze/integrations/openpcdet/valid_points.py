@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.ops.ragged_pillars import decorate_points, run_layers
+from pcdet_freeze.ops.ragged_pillars import RaggedPillars, decorate_points, run_layers
 from pcdet_freeze.utils.tensors import relative_error, same_bits
 
 READS = ("voxels", "voxel_num_points", "voxel_coords")
@@ -53,10 +53,10 @@ class ValidPoints:
         voxels, counts, coords = (batch_dict[key] for key in READS)
         if len(voxels) < 2:  # its own forward drops the axis of one pillar
             return type(self.module).forward(self.module, batch_dict, **kwargs)
-        filled = torch.arange(voxels.shape[1], device=voxels.device) < counts.unsqueeze(1)
+        pillars = RaggedPillars.of(counts, voxels.shape[1])
         centres = self._centres(coords, voxels.dtype)
-        points = decorate_points(voxels, counts, centres, filled, self.keep_xyz, self.with_distance)
-        batch_dict[WRITES] = run_layers(self.layers, points, filled)
+        points = decorate_points(voxels, counts, centres, pillars, self.keep_xyz, self.with_distance)
+        batch_dict[WRITES] = run_layers(self.layers, points, pillars)
         return batch_dict
 
     def _centres(self, coords: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,25 +1,54 @@
-"""PillarVFE, the pillar feature network of PointPillars (arXiv:1812.05784, section 2.1)."""
+"""PillarVFE, the pillar feature network of PointPillars (arXiv:1812.05784, section 2.1).
+
+It computes valid points only (:mod:`pcdet_freeze.ops.ragged_pillars`), or with ``RAGGED: False`` all slots of
+the padded pillars, as OpenPCDet does. Both are the same function.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
+from pcdet_freeze.models.vfe.recognised_layers import is_recognised
 from pcdet_freeze.ops.norm import batch_norm
-from pcdet_freeze.ops.ragged_pillars import decorate_points, run_layers
+from pcdet_freeze.ops.ragged_norm import ragged_norm
+from pcdet_freeze.ops.ragged_pillars import (
+    RaggedPillars,
+    decorate_points,
+    first_rows,
+    run_layer,
+    run_layers,
+)
+from pcdet_freeze.utils.tracing import is_traced
+
+
+@dataclass(frozen=True)
+class PaddedVFESettings(PillarVFESettings):
+    """``MODEL.VFE`` of PillarVFE."""
+
+    ragged: bool = True
+    """compute valid points only; False: the padding as well, as OpenPCDet does"""
 
 
 class PFNLayer(PillarLayer):
-    """A layer on padded pillars."""
+    """A layer on padded pillars, or on their valid points."""
 
-    def forward(self, points: Tensor) -> Tensor:
-        """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out)."""
+    def forward(self, points: Tensor, pillars: RaggedPillars | None = None) -> Tensor:
+        """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out).
+
+        With ``pillars``, rows of points and padding, see :func:`pcdet_freeze.ops.ragged_pillars.run_layer`.
+        """
+        if pillars is not None:
+            return run_layer(self, points, pillars, ragged_norm)
         features = self.linear(points).permute(0, 2, 1)
         if self.use_norm:
             # non-contiguous with channels first: in faster layouts torch sums less precisely, which later
@@ -37,12 +66,15 @@ class PFNLayer(PillarLayer):
 class PillarVFE(PillarEncoder):
     """Encodes points relative to the mean and the centre of their pillar; max-pools over each pillar."""
 
+    Settings = PaddedVFESettings
     Layer = PFNLayer
     reads = ("voxels", "voxel_num_points", "voxel_coords")
     writes = ("pillar_features",)
+    ragged = True  # also of a model that was pickled before there was the key
 
-    def __init__(self, settings: PillarVFESettings, context: BuildContext) -> None:
+    def __init__(self, settings: PaddedVFESettings, context: BuildContext) -> None:
         super().__init__(settings, context, "MODEL.VFE (PillarVFE)")
+        self.ragged = settings.ragged
         self.centre_of_first = tuple(
             size / 2 + low for size, low in zip(context.voxel_size, context.point_cloud_range, strict=False)
         )
@@ -59,24 +91,51 @@ class PillarVFE(PillarEncoder):
 
         Padding passes through the layers as zeros and contributes to the batch statistics, as in OpenPCDet.
         """
-        features = self._decorate(
-            batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"]
-        )
-        for layer in self.pfn_layers:
-            features = layer(features)
+        if self._can_be_ragged(batch_dict["voxels"]):
+            rows, pillars = self._points(batch_dict)
+            features = first_rows(rows)
+            for layer in self.pfn_layers:
+                features = layer(features, pillars)
+        else:
+            features = self._decorate(
+                batch_dict["voxels"], batch_dict["voxel_num_points"], batch_dict["voxel_coords"]
+            )
+            for layer in self.pfn_layers:
+                features = layer(features)
         batch_dict["pillar_features"] = features
         return batch_dict
 
-    def forward_frozen(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
-        """``forward`` for norm layers in eval mode, equal except for rounding, without computing padding."""
-        voxels, counts = batch_dict["voxels"], batch_dict["voxel_num_points"]
-        if not len(voxels):
-            return self.forward(batch_dict)
-        centres = self._centres(batch_dict["voxel_coords"], voxels.dtype)
-        filled = torch.arange(voxels.shape[1], device=voxels.device) < counts.unsqueeze(1)
-        points = decorate_points(voxels, counts, centres, filled, self.use_absolute_xyz, self.with_distance)
-        batch_dict["pillar_features"] = run_layers(self.pfn_layers, points, filled)
+    @property
+    def forward_frozen(self) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+        """``forward`` for norm layers in eval mode, equal but for rounding; None with ``RAGGED: False``."""
+        return self._forward_frozen if self.ragged else None
+
+    def _forward_frozen(self, batch_dict: dict[str, Any]) -> dict[str, Any]:
+        points, pillars = self._points(batch_dict)
+        batch_dict["pillar_features"] = run_layers(self.pfn_layers, points, pillars)
         return batch_dict
+
+    def _can_be_ragged(self, voxels: Tensor) -> bool:
+        """Whether this forward computes valid points only: anything unknown runs as written."""
+        norms = [layer.norm for layer in self.pfn_layers if layer.use_norm]
+        # one value has no variance; other ranks wait for a SyncBatchNorm
+        few = voxels.shape[0] * voxels.shape[1] < 2 and not any(
+            isinstance(norm, nn.SyncBatchNorm) for norm in norms
+        )
+        known = (
+            self.ragged
+            and base_class(self) is PillarVFE
+            and all(is_recognised(layer, PFNLayer) for layer in self.pfn_layers)
+        )
+        return known and not few and not is_traced()
+
+    def _points(self, batch_dict: dict[str, Any]) -> tuple[Tensor, RaggedPillars]:
+        """Input features (N, width_in) of the valid points, and the pillars that they belong to."""
+        voxels, counts = batch_dict["voxels"], batch_dict["voxel_num_points"]
+        centres = self._centres(batch_dict["voxel_coords"], voxels.dtype)
+        pillars = RaggedPillars.of(counts, voxels.shape[1])
+        points = decorate_points(voxels, counts, centres, pillars, self.use_absolute_xyz, self.with_distance)
+        return points, pillars
 
     def _centres(self, coords: Tensor, dtype: torch.dtype) -> Tensor:
         """Centre (M, 3) of each pillar, metres."""
