@@ -9,39 +9,43 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
+from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
+from pcdet_freeze.models.vfe.recognised_layers import NORMS
 from pcdet_freeze.ops.norm import batch_norm
+from pcdet_freeze.ops.ragged_norm import ragged_norm
+from pcdet_freeze.ops.ragged_pillars import RaggedPillars, run_layer
+from pcdet_freeze.utils.tracing import is_traced
 
 
 class DynamicPFNLayer(PillarLayer):
-    """A layer on points with a pillar index."""
+    """A layer on points that are in the order of their pillars."""
 
-    def forward(self, points: Tensor, pillar_of: Tensor, pillars: int) -> Tensor:
+    def forward(self, points: Tensor, pillars: RaggedPillars) -> Tensor:
         """Features of points -> features of pillars in the last layer, else of points.
 
         Args:
-            points: (N, channels_in).
-            pillar_of: (N,) int64, pillar of each point; every pillar has at least one point.
-            pillars: number of pillars, M.
+            points: (N, channels_in), those of a pillar after each other.
+            pillars: M pillars of at least one point each.
 
         Returns:
             (M, channels_out) in the last layer, else (N, channels_out).
         """
-        features = self.linear(points)
-        if self.use_norm:
-            # as one signal (1, width, N): on N rows torch computes less precise statistics
-            signal = features.t().contiguous().unsqueeze(0)
-            features = batch_norm(self.norm, signal).squeeze(0).t()
-        features = F.relu(features)
-        index = pillar_of.unsqueeze(1).expand_as(features)
-        highest = features.new_zeros(pillars, features.shape[1])
-        highest = highest.scatter_reduce(0, index, features, "amax", include_self=False)
-        return highest if self.last else torch.cat([features, highest[pillar_of]], dim=1)
+        return run_layer(self, points, pillars, _normalise)
+
+
+def _normalise(layer: Any, given: Tensor, rows: Tensor, pillars: RaggedPillars) -> Tensor:
+    # one value has no variance; other ranks wait for a SyncBatchNorm
+    norm = layer.norm
+    enough = pillars.points > 1 or isinstance(norm, nn.SyncBatchNorm)
+    if base_class(norm) in NORMS and norm.training and enough and not is_traced():
+        return ragged_norm(layer, given, rows, pillars)
+    # as one signal (1, width, N): on N rows torch computes less precise statistics
+    return batch_norm(norm, rows.t().contiguous().unsqueeze(0)).squeeze(0).t()
 
 
 @VFES.register_as("DynPillarVFE")
@@ -71,7 +75,10 @@ class DynamicPillarVFE(PillarEncoder):
         points, cells = self._inside(batch_dict["points"])
         samples = points[:, 0].long()
         key = (samples * self.rows + cells[:, 1]) * self.columns + cells[:, 0]
-        pillar, pillar_of = torch.unique(key, return_inverse=True)
+        key, order = key.sort(stable=True)
+        points, cells = points[order], cells[order]
+        pillar, pillar_of, lengths = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
+        pillars = RaggedPillars(lengths, pillar_of)
         coords = torch.stack(
             [
                 pillar // (self.rows * self.columns),
@@ -81,9 +88,9 @@ class DynamicPillarVFE(PillarEncoder):
             ],
             dim=1,
         )
-        features = self._decorate(points[:, 1:], cells, pillar_of, len(pillar))
+        features = self._decorate(points[:, 1:], cells, pillars)
         for layer in self.pfn_layers:
-            features = layer(features, pillar_of, len(pillar))
+            features = layer(features, pillars)
         batch_dict["pillar_features"], batch_dict["voxel_coords"] = features, coords.int()
         return batch_dict
 
@@ -95,11 +102,11 @@ class DynamicPillarVFE(PillarEncoder):
         inside = ((cell >= 0) & (cell < points.new_tensor([self.columns, self.rows]))).all(dim=1)
         return points[inside], cell[inside].long()
 
-    def _decorate(self, points: Tensor, cells: Tensor, pillar_of: Tensor, pillars: int) -> Tensor:
+    def _decorate(self, points: Tensor, cells: Tensor, pillars: RaggedPillars) -> Tensor:
         """(N, C) points -> (N, width_in) features."""
-        xyz = points[:, :3]
-        count = torch.bincount(pillar_of, minlength=pillars).to(xyz.dtype).unsqueeze(1)
-        mean = xyz.new_zeros(pillars, 3).index_add(0, pillar_of, xyz) / count
+        xyz, pillar_of = points[:, :3], pillars.pillar_of
+        count = pillars.lengths.to(xyz.dtype).unsqueeze(1)
+        mean = xyz.new_zeros(len(count), 3).index_add(0, pillar_of, xyz) / count
         size, lower = self.voxel_size, self.lower
         planar = [cells[:, a].to(xyz.dtype) * size[a] + (size[a] / 2 + lower[a]) for a in range(2)]
         centre = torch.stack([*planar, torch.full_like(planar[0], size[2] / 2 + lower[2])], dim=1)
