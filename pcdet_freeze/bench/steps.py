@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from pcdet_freeze.bench import exact_figures
 from pcdet_freeze.bench.timing import Rounds, Spread, interleave, ratios, timed
-from pcdet_freeze.bench.variants import Contender
+from pcdet_freeze.bench.variants import RAGGED, Contender
 from pcdet_freeze.utils.memory import optimizer_tensors, peak_bytes
 from pcdet_freeze.utils.rng import set_seed
 
@@ -71,7 +71,8 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
 
     ``time_ratio`` is the median over the rounds of the ratio to the first variant in the same round;
     ``seconds`` is the median of a step. Both have quartiles. ``time_ratios`` are the ratios to ``bn_only``
-    and to the fastest variant in which every parameter is trainable.
+    and to the fastest variant in which every parameter is trainable. Where ``none_ragged`` is among the
+    variants, ``to_ragged`` holds all ratios to it.
 
     A variant that should run compiled or from a cache, and did not in a timed step, has no times; its
     ``untimed`` gives the reason.
@@ -90,6 +91,7 @@ def compare_steps(contenders: Sequence[Contender], rounds: int) -> list[Row]:
         {
             "variant": name,
             **_times(seconds, name, base, others, untimed[name]),
+            **_to_ragged(seconds, name, figures, untimed[name]),
             "fastest_unfrozen": fastest,
             **_ratios(own, figures[base]),
             **asdict(own),
@@ -116,6 +118,14 @@ def _times(seconds: Rounds, name: str, base: str, others: Iterable[str], untimed
         return found
     nothing: Row = {key: None for key in found if key != "rounds"}
     return {**found, **nothing, "untimed": untimed}
+
+
+def _to_ragged(seconds: Rounds, name: str, figures: Mapping[str, Figures], untimed: str) -> Row:
+    """Ratios of the variant ``name`` to an unfrozen step without padding."""
+    if RAGGED not in figures:
+        return {}
+    times = {} if untimed else timed(seconds, name, RAGGED)
+    return {"to_ragged": {**times, **_ratios(figures[name], figures[RAGGED])}}
 
 
 def _ratios(own: Figures, base: Figures) -> dict[str, float]:

@@ -24,6 +24,9 @@ def step_table(rows: Sequence[Row]) -> str:
         f"checkpoint {_mb(base['checkpoint_bytes'])} (optimizer state {_mb(base['optimizer_bytes'])}), "
         f"{base['trainable'] / 1e6:.3g} M trainable parameters.",
     ]
+    if "to_ragged" in base:
+        lines += ["", "Ratios to none_ragged, without padding:", _STEP_HEAD]
+        lines += [*(_step_line(row | row["to_ragged"]) for row in rows), ""]
     losses = ", ".join(f"{row['variant']} {row['loss']:.7g}" for row in rows)
     lines += [_relative_to(rows, other) for other in base["time_ratios"]]
     for row in rows:

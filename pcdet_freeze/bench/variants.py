@@ -27,6 +27,7 @@ from pcdet_freeze.engine.prefix_cache.cache import ENTRY
 from pcdet_freeze.engine.trainer import Batch, Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, frozen
+from pcdet_freeze.models.vfe import PillarVFE
 
 STEPS = 1000
 """length in iterations of the learning rate schedule"""
@@ -122,6 +123,7 @@ class OneBatch:
 BF16 = {"PREFIX_DTYPE": "bfloat16"}
 BUILT: dict[str, Prepare] = {
     "none": _none,
+    "none_ragged": _none,
     "bn_only": _frozen(PARAMETERS=False),
     "requires_grad": _requires_grad,
     "exact": _frozen(PARAMETERS=True),
@@ -134,7 +136,8 @@ BUILT: dict[str, Prepare] = {
 }
 """name -> a function that freezes a model by a config, and returns hooks for its trainer
 
-none: nothing is frozen. bn_only: norm layers are locked in eval mode, parameters are trainable
+none: nothing is frozen. none_ragged: the same, and PillarVFE computes valid points only, as in a training by
+default. bn_only: norm layers are locked in eval mode, parameters are trainable
 (FREEZE.PARAMETERS: False). requires_grad: parameters are frozen, norm layers are not locked. exact: both,
 with BN folding, as in a training by default. channels_last, bf16_prefix, compile: exact with one more FREEZE
 key. cached: exact, with the prefix's outputs read from a full FREEZE.CACHE. bf16: bf16_prefix, and autocast
@@ -142,6 +145,10 @@ for the rest. none_bf16: nothing is frozen, under autocast.
 """
 AUTOCAST = ("bf16", "none_bf16")
 """variants whose whole step runs under autocast"""
+RAGGED = "none_ragged"
+"""the variant of an unfrozen training without padding"""
+PADDED = ("none", "bn_only", "requires_grad", "none_bf16", *AGAINST)
+"""variants that stand for other trainers: PillarVFE computes the padding, too, as OpenPCDet's does"""
 
 
 def check_variants(names: Sequence[str]) -> tuple[str, ...]:
@@ -179,6 +186,8 @@ def build_contenders(model: nn.Module, cfg: Any, batch: Batch, names: Sequence[s
 
 def contender(name: str, model: nn.Module, cfg: Any, batch: Batch, prepare: Prepare) -> Contender:
     """Build the trainer of a training with ``cfg``, after ``prepare`` has frozen the model."""
+    if name in PADDED or name == RAGGED:
+        set_ragged(model, name == RAGGED)
     hooks, loader = prepare(model, cfg), OneBatch(batch)
     optimizer = build_optimizer(model, cfg.OPTIMIZATION)
     trainer = Trainer(
@@ -214,6 +223,13 @@ def freeze_parameters(model: nn.Module, plan: FreezePlan) -> None:
         parameters = handle.parameters()
     for parameter in parameters:
         parameter.requires_grad_(False)
+
+
+def set_ragged(model: nn.Module, ragged: bool) -> None:
+    """Whether each PillarVFE of ``model`` computes valid points only."""
+    for module in model.modules():
+        if isinstance(module, PillarVFE):
+            module.ragged = ragged
 
 
 def settle_statistics(model: nn.Module, batch: Batch) -> None:

@@ -56,6 +56,22 @@ def test_variants_with_the_same_norm_layers_have_the_same_first_loss(rows: dict[
     assert rows["bn_only"]["loss"] == pytest.approx(rows["exact"]["loss"], rel=1e-6)
 
 
+def test_an_unfrozen_step_without_padding_has_the_same_loss_and_needs_less(rows: dict[str, Any]) -> None:
+    none, ragged = rows["none"], rows["none_ragged"]
+    assert ragged["loss"] == pytest.approx(none["loss"], rel=1e-5)
+    assert ragged["trainable"] == none["trainable"]
+    assert all(ragged[figure] < none[figure] for figure in ("flops", "saved_bytes", "peak_bytes"))
+
+
+def test_every_ratio_is_given_against_the_step_without_padding_too(rows: dict[str, Any]) -> None:
+    ragged = rows["none_ragged"]
+    for row in rows.values():
+        ratio = row["to_ragged"]
+        assert ratio["saved_bytes_ratio"] == row["saved_bytes"] / ragged["saved_bytes"]
+        assert ratio["checkpoint_ratio"] == row["checkpoint_bytes"] / ragged["checkpoint_bytes"]
+        assert ratio["time_ratio"] == row["seconds"] / ragged["seconds"]
+
+
 def test_exact_figures_are_the_same_on_every_run(rows: dict[str, dict[str, Any]]) -> None:
     cfg = small_cfg()
     model, batch = subject(cfg)
