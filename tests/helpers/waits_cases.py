@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SMALL_DATA: dict[str, Any] = {
-    "DATA_CONFIG.NUM_SCENES.test": 4,
+    "DATA_CONFIG.NUM_SCENES.test": 8,
     "DATA_CONFIG.SENSOR.BEAMS": "VLP-16",
     "DATA_CONFIG.MIN_CARS": 1,
     "MODEL.FREEZE.ALLOW_RANDOM": True,
@@ -31,7 +31,20 @@ CENTERPOINT = {
         "MODEL.POST_PROCESSING.EVAL_METRIC": "kitti",
     },
 }
-THREE_TASKS = {"cfg": "cfgs/synthetic_models/multi_task.yaml", "batch": 2, "sets": {}}
+THREE_TASKS = {
+    "cfg": "cfgs/synthetic_models/multi_task.yaml",
+    "batch": 2,
+    "sets": {
+        **SMALL,
+        "MODEL.VFE.NUM_FILTERS": [8],
+        "MODEL.MAP_TO_BEV.NUM_BEV_FEATURES": 8,
+        "MODEL.BACKBONE_2D.SEGBLOCKS": {"LAYER_NUMS": [0, 1, 1], "NUM_FILTERS": [8, 8, 8], "NUM_OUT": 8},
+        "MODEL.BACKBONE_2D.LANEBLOCKS.NUM_FILTERS": [8, 8],
+        "MODEL.BACKBONE_2D.MIXSEGNET": {"PATCH_SIZE": 8, "WIDTH": 16, "DEPTH": 1, "NUM_OUT": 8},
+        "MODEL.SEGMENT_HEAD.POINT_FILTERS": [8],
+        "MODEL.LANE_HEAD.NUM_FILTERS": 8,
+    },
+}
 
 
 def frozen(case: dict[str, Any], *names: str) -> dict[str, Any]:
