@@ -38,13 +38,13 @@ def cloud() -> dict[str, np.ndarray]:
         points = local @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) + centre
         kind = CAR if label == "Car" else PEDESTRIAN
         parts.append(np.column_stack([points, np.full((count, 3), [51, max(sensor, 0), kind])]))
-    road = np.column_stack([rng.uniform(-15, 15, (400, 1)), rng.uniform(-6, 6, (400, 1)), np.full(400, -0.3)])
+    road = np.column_stack([rng.uniform(-15, 15, (400, 1)), rng.uniform(-6, 6, (400, 1)), np.full(400, -0.4)])
     parts.append(np.column_stack([road, np.full((400, 3), [10, 0, ROAD])]))
     x = np.arange(-14.5, 15, 1.0)
     for sensor, y in enumerate(LINES):  # the forward sensor sees one of the lines
-        line = np.column_stack([x, y + rng.uniform(-0.05, 0.05, len(x)), np.full(len(x), -0.3)])
+        line = np.column_stack([x, y + rng.uniform(-0.05, 0.05, len(x)), np.full(len(x), -0.4)])
         parts.append(np.column_stack([line, np.full((len(x), 3), [200, sensor, LANE])]))
-    across = np.column_stack([np.full(10, 13.0), np.linspace(-1, 1.5, 10), np.full(10, -0.3)])
+    across = np.column_stack([np.full(10, 13.0), np.linspace(-1, 1.5, 10), np.full(10, -0.4)])
     parts.append(np.column_stack([across, np.full((10, 3), [180, 0, STOP_LINE])]))
     return dict(zip(("x", "y", "z", "i", "d", "class"), np.concatenate(parts).T, strict=True))
 
