@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from two_processes import worker
 
-WAIT_S = 90
+WAIT_S = 240
 
 
 def free_port() -> int:
