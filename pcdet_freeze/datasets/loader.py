@@ -164,6 +164,13 @@ class Loader(Protocol):
         """Start an epoch."""
 
 
+class EpochOrder(Protocol):
+    """A sampler whose order is a function of the epoch."""
+
+    def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
+        """Choose the order of ``epoch`` (0-based) and skip its first ``start_iter`` batches."""
+
+
 def next_batch(batches: Iterator[Any], number: int, length: int) -> Any:
     """Return batch ``number`` (0-based) of an epoch of ``length`` batches.
 

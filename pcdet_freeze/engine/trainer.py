@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pcdet_freeze.datasets.loader import Loader, next_batch, shut_down_workers
+from pcdet_freeze.datasets.loader import EpochOrder, Loader, next_batch, shut_down_workers
 from pcdet_freeze.engine.accumulation import count_ahead, forward_backward, merged, next_batches
 from pcdet_freeze.engine.finite_guard import FiniteGuard, StepRecord, count_steps, verdict
 from pcdet_freeze.engine.finite_guard import NonFiniteLossError as NonFiniteLossError
@@ -30,13 +30,6 @@ from pcdet_freeze.utils.rng import set_rng_state, untouched_rng
 from pcdet_freeze.utils.stop_iteration import raised_in
 
 Batch = dict[str, Any]
-
-
-class EpochOrder(Protocol):
-    """A sampler whose order is a function of the epoch."""
-
-    def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
-        """Choose the order of ``epoch`` (0-based) and skip its first ``start_iter`` batches."""
 
 
 class Trainer:
