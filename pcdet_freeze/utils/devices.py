@@ -116,6 +116,8 @@ def wait_for(values: Sequence[Tensor]) -> list[int]:
     if mode:
         torch.cuda.set_sync_debug_mode("default")
     try:
+        if len(values) == 1:
+            return [int(values[0])]
         found: list[int] = torch.stack([value.long() for value in values]).tolist()
     finally:
         if mode:
