@@ -12,4 +12,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-exec python tools/gpu_check.py "$@"
+exec python tests/gpu_check.py "$@"
