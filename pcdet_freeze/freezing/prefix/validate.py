@@ -111,7 +111,8 @@ class Validation:
         """Return ``plan`` without what gives wrong outputs, and with the relative error of the prefix."""
         if plan.folds and not can_fold_now(self.twin, self.options):
             rule = "autocast or TF32 is on (FREEZE.FUSE: force folds there too)"
-            plan = replace(plan, folds=(), plain=(*plan.plain, f"{len(plan.folds)} norm layers: {rule}"))
+            plain = (*plan.plain, f"{len(plan.folds)} norm layers: {rule}")
+            plan = replace(plan, folds=(), reached=(), plain=plain)
         plan = plan.without(self._misrecognised(plan))
         if plan.folds or plan.quick:
             plan = plan.without(self._too_far(plan))
