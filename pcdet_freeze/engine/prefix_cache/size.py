@@ -87,7 +87,7 @@ def store_for(
     )
     pack = store.compression.pack if store.compression else None
     sizes = [sum(len(pack(row)) if pack else row.nbytes for row in each) for each in rows]
-    expected = int(sum(sizes) / len(sizes) * store.rows)
+    expected, store.expected_row = int(sum(sizes) / len(sizes) * store.rows), max(sizes)
     log(size_line(store, int(data["variants"]), options.dtype, sizes, expected))
     if note:
         log(note)

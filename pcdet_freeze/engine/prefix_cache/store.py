@@ -65,6 +65,8 @@ class Store:
             for slot, kind in zip(self.slots, self.dtypes, strict=True)
         ]
         """bytes of a row of each file before compression"""
+        self.expected_row = 0
+        """bytes of a row, as far as is known before any is written"""
         self.fault = ""
         """why no more rows are written; empty if they are"""
         self._marks = torch.empty(0, COLUMNS, dtype=torch.int64)
@@ -172,8 +174,13 @@ class Store:
         return True
 
     def mark(self, row: int, source: int) -> None:
-        """Mark ``row`` as valid: all of its tensors are written, computed from ``source``."""
+        """Mark ``row`` as valid: all of its tensors are written, computed from ``source``.
+
+        A row that is larger than expected, and would exceed the limit, stays invalid.
+        """
         sizes = self._sizes.pop(row)
+        if self.limit is not None and self.used + sum(sizes) > self.limit:
+            return self.drop(row)
         if self.compression:
             self._marks[row, COLUMNS:] = torch.tensor(sizes)
         self._marks[row, 1] = self._checksum(row)
@@ -264,8 +271,8 @@ class Store:
         if self.limit is None:
             return True
         sizes = self.sizes
-        largest = int(sizes.max()) if len(sizes) else 0
-        return int(sizes.sum()) + largest <= self.limit
+        largest = max(self.expected_row, int(sizes.max()) if len(sizes) else 0)
+        return int(sizes.sum()) + (len(self._sizes) + 1) * largest <= self.limit
 
     def _locked(self, row: int) -> bool:
         if fcntl is None:

@@ -153,6 +153,17 @@ def test_f7_samples_within_the_limit_are_written_and_no_others(tmp_path: Path) -
     assert [store.holds(row, 7) for row in range(5)] == [True, False, True, False, True]
 
 
+def test_f7_rows_that_are_begun_and_rows_larger_than_expected_count_in_the_limit(tmp_path: Path) -> None:
+    store = opened(tmp_path, how=ZSTD, slots=(MAP,), limit=200)
+    store.expected_row = 80
+    assert [store.begin(row) for row in range(3)] == [True, True, False]
+    for row in range(2):
+        store.write(MAP, row, torch.randn(3, 2, 2))  # cannot be compressed
+        store._sizes[row][0] += 50 * row
+        store.mark(row, 7)
+    assert store.used <= 200 and [store.holds(row, 7) for row in range(3)] == [True, False, False]
+
+
 def test_f7_a_row_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
     store = opened(tmp_path)
     code = (
