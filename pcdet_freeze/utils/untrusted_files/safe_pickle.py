@@ -19,6 +19,8 @@ import numpy as np
 from pcdet_freeze.utils.untrusted_files.bounded import FEW_VALUES, MAX_DEPTH, VALUES_PER_BYTE
 from pcdet_freeze.utils.untrusted_files.pickle_memo import check_memo
 
+LONGEST_SCALAR = 1024
+"""bytes of a numpy scalar"""
 _PLAIN = re.compile(r"[biufcSU]\d+")  # numbers, booleans, text; no objects, no records
 
 
@@ -58,7 +60,7 @@ class Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, raw = state
-        self.value = from_buffer(raw, dtype, shape, "F" if fortran else "C").copy(order="K")
+        self.value = from_buffer(raw, dtype, shape, "F" if fortran else "C")  # no copy: raw may be shared
 
 
 def _reconstruct(*_: object) -> Array:
@@ -75,14 +77,27 @@ def from_buffer(raw: Any, dtype: Dtype, shape: tuple[int, ...], order: str) -> n
 
 
 def _scalar(dtype: Dtype, raw: bytes) -> Any:
+    if len(raw) > LONGEST_SCALAR:  # each use of the same bytes makes a copy
+        raise pickle.UnpicklingError(f"a scalar of {len(raw)} bytes")
     return from_buffer(raw, dtype, (), "C")[()]
 
 
+class _Encode:
+    """Rebuilds bytes of protocols up to 2; a text that occurs again gives the same bytes."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[str, bytes]] = {}
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
+        if id(text) not in self.known:
+            self.known[id(text)] = text, text.encode("latin1")
+        return self.known[id(text)][1]
+
+
 def _encode(text: str, encoding: str) -> bytes:
-    """Rebuild bytes of protocols up to 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
-    return text.encode("latin1")
+    return _Encode()(text, encoding)
 
 
 def _no_bytes() -> bytes:
@@ -103,10 +118,11 @@ class Function:
         raise pickle.UnpicklingError("a pickle must not change the functions that it names")
 
 
+_ENCODE = ("_codecs", "encode")
 _CORES = ("numpy.core", "numpy._core")
 NUMPY_SCALARS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): Dtype,
-    ("_codecs", "encode"): Function(_encode),
+    _ENCODE: Function(_encode),
     ("__builtin__", "bytes"): Function(_no_bytes),
     **{(f"{core}.multiarray", "scalar"): Function(_scalar) for core in _CORES},
 }
@@ -125,6 +141,10 @@ class PlainUnpickler(pickle.Unpickler):
 
     allowed = ALLOWED
 
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.allowed = {**self.allowed, _ENCODE: Function(_Encode())}
+
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of a name in the pickle, see :class:`pickle.Unpickler`."""
         if (module, name) in self.allowed:
@@ -140,7 +160,7 @@ class _Finisher:
     """
 
     def __init__(self, most: int) -> None:
-        self.most, self.count = most, 0
+        self.most, self.count, self.copied = most, 0, 0
         self.done: dict[int, tuple[Any, int] | None] = {}
         """id of an object in the pickle -> (what it became, values in it); None: not yet complete"""
 
@@ -165,11 +185,18 @@ class _Finisher:
 
     def _made(self, value: Any, depth: int) -> Any:
         if isinstance(value, Array):
-            return value.value
+            return self._copied(value.value)
         if isinstance(value, dict):
             return {key: self(item, depth) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self(item, depth) for item in value)
         if isinstance(value, np.ndarray):
-            return value.copy(order="K")  # from a buffer of the file: make it writable
+            return self._copied(value)
         raise pickle.UnpicklingError(f"{type(value).__name__} is neither a plain value nor a numpy array")
+
+    def _copied(self, array: np.ndarray) -> np.ndarray:
+        """A writable copy of an array that lies in the file's bytes; several may lie in the same ones."""
+        self.copied += array.nbytes
+        if self.copied > self.most:
+            raise pickle.UnpicklingError(f"its arrays share their bytes: more than {self.most} in all")
+        return array.copy(order="K")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,30 @@ def test_other_values_are_an_error_and_no_code_runs(
     with pytest.raises(pickle.UnpicklingError):
         load_plain(pickle.dumps(value))
     assert list(tmp_path.iterdir()) == []
+
+
+class SharedBytes:
+    """An array, or scalar, that is rebuilt from bytes that others are rebuilt from, too."""
+
+    def __init__(self, raw: bytes, scalar: bool) -> None:
+        self.raw, self.scalar = raw, scalar
+
+    def __reduce__(self) -> Any:
+        function, arguments, _ = np.zeros(1, "u1").__reduce__()  # type: ignore[misc]
+        if self.scalar:
+            return np.bytes_(b"x").__reduce__()[0], (np.dtype(f"S{len(self.raw)}"), self.raw)
+        return function, arguments, (1, (len(self.raw),), np.dtype("u1"), False, self.raw)
+
+
+@pytest.mark.parametrize("scalar", [False, True])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_memory_is_bounded_where_arrays_share_their_bytes(protocol: int, scalar: bool) -> None:
+    raw = bytes(20_000)
+    stream = pickle.dumps([SharedBytes(raw, scalar) for _ in range(1000)], protocol)
+    assert len(stream) < 100_000
+    tracemalloc.start()
+    with pytest.raises(pickle.UnpicklingError, match=r"share their bytes|a scalar of 20000 bytes"):
+        load_plain(stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1000 * len(raw) / 2
