@@ -44,6 +44,10 @@ class Heartbeat:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(self.every / 8, 1.0)):
-            if time.monotonic() - self._last >= self.every:
+            if time.monotonic() - self._last < self.every:
+                continue
+            try:
                 self.write(f"... {self.what}: {time.monotonic() - self._began:.0f} s\n")
                 self.flush()
+            except (BrokenPipeError, ValueError):  # the output is closed
+                return

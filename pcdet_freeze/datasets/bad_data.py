@@ -65,7 +65,7 @@ class BadData:
                 raise DataError(
                     f"DATA_CONFIG.BAD_FRAME_LIMIT: at most {self.policy.most(total)} bad {kind}s of {total} "
                     f"are left out ({self.policy.limit:g}), but {len(names)} were found: {shown(names)}. "
-                    f"The last: {self.found[kind, names[-1]]}. Repair the data, or raise the limit"
+                    f"For example: {self.found[kind, names[-1]]}. Repair the data, or raise the limit"
                 )
 
     def names(self, kind: str) -> list[str]:

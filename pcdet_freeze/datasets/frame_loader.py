@@ -166,10 +166,12 @@ class WorkerBatches:
             try:
                 batch = next(self._batches)
             except (RuntimeError, EOFError, OSError) as error:
-                if self.deaths.died or str(error).startswith(_DIED):
+                if not str(error).startswith(_TIMED_OUT):
+                    if not (str(error).startswith(_DIED) or self.deaths.wait_for_one()):
+                        raise
                     self._restart(error)
-                elif not str(error).startswith(_TIMED_OUT):
-                    raise
+                elif self.deaths.died:
+                    self._restart(error)
                 elif late := self.loader.overdue():
                     kill_workers(self._batches)
                     raise self.loader.late(late) from None

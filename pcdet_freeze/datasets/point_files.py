@@ -71,7 +71,7 @@ def _head_of(path: Path) -> bytes:
 
 
 def _of_array(array: np.ndarray, columns: Sequence[str], path: Path) -> np.ndarray:
-    if array.dtype.names is not None:
+    if array.dtype.names is not None and array.ndim == 1:
         return _by_name(array.dtype.names, lambda name: array[name], len(array), columns, path)
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         raise DataError(
@@ -112,10 +112,20 @@ def _by_name(
         names = INTENSITY_NAMES if column == "intensity" else (column,)
         name = next((name for name in names if name in there), None)
         if name is not None:
-            points[:, number] = values(name)
+            points[:, number] = _column(values(name), count, name, path)
         elif column in ("x", "y", "z"):
             raise DataError(f"{path}: points need columns x, y, z; got {', '.join(there)}")
     return points
+
+
+def _column(values: Any, count: int, name: str, path: Path) -> np.ndarray:
+    found = np.asarray(values)
+    if found.shape != (count,) or found.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: column {name} must hold a number for each of the {count} points; got {found.dtype} of "
+            f"shape {found.shape}. Is the file cut off?"
+        )
+    return found
 
 
 class PointFiles(DatasetTemplate):

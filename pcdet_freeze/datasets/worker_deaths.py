@@ -20,6 +20,8 @@ from typing import Any
 
 from torch.utils.data._utils import signal_handling
 
+CLOSING_S = 1.0
+"""seconds between the end of a killed worker's pipes and that of the worker, at most"""
 JOIN_S = 5.0
 """seconds to wait for a killed worker, which a read from a dead network disk may keep"""
 
@@ -51,6 +53,12 @@ class WorkerDeaths(threading.Thread):
                 self.died = died
                 for worker in self.workers:
                     worker.kill()
+
+    def wait_for_one(self) -> bool:
+        """Whether a worker died, now or within ``CLOSING_S``: its pipes close a moment before it ends."""
+        if not self.died and wait([worker.sentinel for worker in self.workers], CLOSING_S):
+            self.join(JOIN_S)
+        return bool(self.died)
 
 
 def _exit_code(worker: BaseProcess) -> int:

@@ -81,6 +81,8 @@ class MapSequential(nn.Sequential):
     ReLU behind it. Layers with hooks, or with a forward on the instance, are called as they are.
     """
 
+    computes_as: ClassVar[type[nn.Module]] = nn.Sequential
+
     def forward(self, input: Any) -> Any:
         return self._run(input, None)
 

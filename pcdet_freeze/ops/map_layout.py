@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pcdet_freeze.utils.tracing import is_traced
+
 Choice = Literal["auto"] | bool
 """MODEL.CHANNELS_LAST: auto, or the same in every forward"""
 
@@ -68,10 +70,11 @@ def is_channels_last(maps: Tensor) -> bool:
 def computes_here(maps: Tensor) -> bool:
     """Whether the operators of ``map_norm`` and ``map_products`` replace those of torch for ``maps``.
 
-    They are for float32 on the CPU. Elsewhere, and inside torch.compile, torch's own operators run.
+    They are for float32 on the CPU. Elsewhere, and in code that is traced (torch.compile, torch.jit.trace),
+    torch's own operators run.
     """
     plain = maps.device.type == "cpu" and maps.dtype == torch.float32
-    return plain and is_channels_last(maps) and not torch.compiler.is_compiling() and not _autocast_on_cpu()
+    return plain and is_channels_last(maps) and not is_traced() and not _autocast_on_cpu()
 
 
 def _autocast_on_cpu() -> bool:

@@ -23,14 +23,18 @@ ROOM = 1 << 19
 
 def convolve_cells(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """1x1 convolution of a channels-last map with ``weight`` (out, in, 1, 1)."""
-    rows = F.linear(rows_of(maps), weight.flatten(1), bias)
-    return map_of(rows, maps.shape[0], *maps.shape[2:])
+    return _product(maps, weight.flatten(1), bias)
+
+
+def _product(maps: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    """Each cell of (B, in, H, W) times ``matrix`` (out, in)."""
+    return map_of(F.linear(rows_of(maps), matrix, bias), maps.shape[0], *maps.shape[2:])
 
 
 def spread_cells(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Transposed convolution of a channels-last map with ``weight`` (in, out, k, k) and stride k."""
     if weight.shape[2] == 1:
-        return convolve_cells(maps, weight.transpose(0, 1), bias)
+        return _product(maps, weight.flatten(1).t(), bias)  # the gradient has the strides of the weight
     if not torch.is_grad_enabled() or not weight.requires_grad:
         return F.conv_transpose2d(maps, weight, bias, stride=weight.shape[2])
     result: Tensor = _Spread.apply(maps, weight, bias)

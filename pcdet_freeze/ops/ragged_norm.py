@@ -161,6 +161,8 @@ def _update_running(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: Ten
     """As torch does: variance divided by n - 1; ``momentum: None`` is the average of all steps."""
     if not (norm.training and norm.track_running_stats):
         return
+    if not isinstance(count, Tensor) and count < 2:  # one value has no variance
+        return
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     share: Any = norm.momentum

@@ -47,7 +47,7 @@ class RaggedPillars:
         """
         lengths = counts.long().clamp(min=0, max=slots)
         if points is None:  # on an accelerator it may be known since the points were counted
-            points = total_of(counts) if is_accelerator(counts) else int(lengths.sum())
+            points = total_of(counts, slots) if is_accelerator(counts) else int(lengths.sum())
         # with the size known, nothing else waits for the device
         return cls(lengths, torch.repeat_interleave(lengths, output_size=points), slots)
 

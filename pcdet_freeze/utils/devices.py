@@ -131,11 +131,11 @@ def keep_total(counts: Tensor, total: int) -> Tensor:
     return counts
 
 
-def total_of(counts: Tensor) -> int:
-    """Sum of ``counts``; the host waits where it knows neither the sum nor ``counts``."""
+def total_of(counts: Tensor, most: int) -> int:
+    """Sum of ``counts``, each at most ``most``; the host waits if it knows neither the sum nor ``counts``."""
     total, version = getattr(counts, "known_total", (None, None))
     if total is None or version != _version(counts):
-        return int(host_copy(counts).sum())
+        return int(host_copy(counts).clamp(min=0, max=most).sum())
     return int(total)
 
 

@@ -26,7 +26,7 @@ class Frame:
     """A frame as it was read, and as the model gets it."""
 
     name: str
-    """file name of the picture, without its suffix"""
+    """name of the file, or of the frame in its data set; that of the picture, too"""
     raw: np.ndarray
     """(N, len(columns)) all points"""
     columns: Sequence[str]
@@ -121,7 +121,7 @@ def draw_frame(
     figure, axes = new_figure(style, len(parts))
     for ax, (title, scene, same) in zip(axes, parts, strict=True):
         draw(ax, scene, style, f"{frame.name}: {title}", same)
-    path = save(figure, folder / f"{Path(frame.name).stem}.png")
+    path = save(figure, folder / f"{frame.name}.png")
     if before is None or kept is None:
         return path, ""
     return path, f"{int(kept.sum())} of {len(before.boxes)} boxes kept, {len(after.boxes)} now"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from typing import Any
+
+import pytest
 
 from pcdet_freeze.cli.heartbeat import Heartbeat
 
@@ -45,3 +48,21 @@ def test_what_is_printed_is_passed_on_and_counts_as_a_line(monkeypatch: Any) -> 
         print("Loss: 1.0")
         assert heartbeat._last > before and sys.stdout.isatty() is False
     assert stream.text == "Loss: 1.0\n"
+
+
+def test_the_thread_ends_where_the_output_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(Lines):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    stream, raised = Closed(), []
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    before = threading.active_count()
+    with Heartbeat("work", every=0.01):
+        assert stream.has_line.wait(20)
+        for _ in range(200):
+            if threading.active_count() <= before:
+                break
+            time.sleep(0.02)
+    assert raised == [] and threading.active_count() <= before

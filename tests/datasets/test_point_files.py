@@ -78,6 +78,27 @@ def test_another_or_a_damaged_file_is_an_error_that_names_it(
         read_points(tmp_path / "bad.bin", XYZI)
 
 
+def test_a_cut_off_cloud_is_an_error_that_names_its_column(tmp_path: Path) -> None:
+    path = pcd(tmp_path / "short.pcd")
+    path.write_bytes(path.read_bytes().replace(b"POINTS 5", b"POINTS 9"))
+    with pytest.raises(DataError, match=r"short\.pcd"):
+        read_points(path, XYZI)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.zeros((2, 3), [(name, float) for name in XYZI]),
+        np.zeros(3, [("x", float, 2), ("y", float), ("z", float), ("intensity", float)]),
+        np.zeros(3, [("x", "U4"), ("y", float), ("z", float), ("intensity", float)]),
+    ],
+)
+def test_a_structured_array_of_another_form_is_an_error(tmp_path: Path, table: np.ndarray) -> None:
+    np.save(tmp_path / "table.npy", table)
+    with pytest.raises(DataError, match=r"table\.npy"):
+        read_points(tmp_path / "table.npy", XYZI)
+
+
 def test_an_array_that_is_no_table_of_points_is_an_error(tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros(12))
     with pytest.raises(DataError, match=r"flat\.npy.*\(N, 3 or more\).*\(12,\)"):

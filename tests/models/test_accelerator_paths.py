@@ -74,7 +74,7 @@ def test_a_batch_is_voxelized_at_once_as_its_samples_are_bit_for_bit(max_voxels:
     assert np.array_equal(coords[:, 1:], np.concatenate([each[1] for each in expected]))
     assert coords[:, 0].bincount(minlength=3).tolist() == [len(each[0]) for each in expected]
     assert np.array_equal(counts, np.concatenate([each[2] for each in expected]))
-    assert devices.total_of(counts) == counts.sum()
+    assert devices.total_of(counts, 9) == counts.sum()
 
 
 def test_a_batch_without_points_has_no_voxels() -> None:
@@ -86,6 +86,10 @@ def test_a_batch_without_points_has_no_voxels() -> None:
 
 def test_a_sum_that_is_known_is_computed_again_once_the_counts_change() -> None:
     counts = devices.keep_total(torch.ones(2), 2)
-    assert devices.total_of(counts) == 2
+    assert devices.total_of(counts, 9) == 2
     counts[0] = 5.0
-    assert devices.total_of(counts) == 6
+    assert devices.total_of(counts, 9) == 6
+
+
+def test_a_sum_that_is_not_known_counts_no_more_than_the_slots() -> None:
+    assert devices.total_of(torch.tensor([3, 9, -1]), 5) == 8

@@ -48,6 +48,13 @@ def test_anchors_of_a_cell_stand_side_by_side_class_by_class() -> None:
     assert [len(part) for part in generator.per_class(CPU)] == [8, 8]
 
 
+def test_anchors_that_an_evaluation_made_can_be_used_in_a_training() -> None:
+    generator = AnchorGenerator([car()], [0, -2, -3, 8, 2, 1], [4, 2, 1])
+    with torch.inference_mode():
+        generator.all(CPU)
+    assert not generator._cells(CPU).is_inference()
+
+
 def test_copies_share_anchors_and_pickles_make_them_again() -> None:
     generator = AnchorGenerator([car()], [0, -2, -3, 8, 2, 1], [4, 2, 1])
     anchors = generator.all(CPU)

@@ -123,3 +123,9 @@ def test_convolutions_of_one_map_run_as_one_product() -> None:
 def test_a_frozen_convolution_beside_a_trainable_one_gets_no_graph() -> None:
     convs = [Conv2d(6, width, 1).requires_grad_(width == 5) for width in (3, 5)]
     assert [part.requires_grad for part in run_together(convs, image())] == [False, True]
+
+
+def test_the_gradient_of_a_1x1_transposed_weight_has_its_strides() -> None:
+    layer = ConvTranspose2d(6, 8, 1)
+    layer(image()).sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.stride() == layer.weight.stride()

@@ -100,8 +100,11 @@ def test_one_or_two_pillars_agree_with_the_padded_form(counts: Any, filters: Any
     assert_agree(vfe_of(filters).double(), pillars_of(counts, dtype=torch.float64), 1e-9, 1e-9)
 
 
-def test_a_batch_without_a_pillar_changes_no_statistics() -> None:
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_batch_without_a_pillar_changes_no_statistics(sync: bool) -> None:
     vfe, pillars = vfe_of((16, 16)), pillars_of([])
+    if sync:
+        vfe = nn.SyncBatchNorm.convert_sync_batchnorm(vfe)
     ragged = result_of(vfe, pillars, True)
     assert ragged["features"].shape == (0, 16)
     assert all(torch.equal(buffer, ragged[name]) for name, buffer in vfe.named_buffers())

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -34,10 +35,10 @@ def large(samples: list[dict[str, Any]]) -> tuple[list[int], bytes]:
     return [int(sample["frame_id"]) for sample in samples], bytes(LARGE)
 
 
-def loader_of_large_batches() -> FrameLoader:
+def loader_of_large_batches(workers: int = 2) -> FrameLoader:
     dataset = ToyDataset(CFG, ["Car"], training=True)
     sampler = EpochSampler(dataset, 2, shuffle=True, seed=1)
-    options: dict[str, Any] = {"num_workers": 2, "prefetch_factor": 1, "collate_fn": large}
+    options: dict[str, Any] = {"num_workers": workers, "prefetch_factor": 1, "collate_fn": large}
     return FrameLoader(dataset, batch_size=2, sampler=sampler, **options)
 
 
@@ -99,6 +100,7 @@ def test_a_killed_worker_does_not_interrupt_a_step(torch_raises: None, batches: 
 def test_workers_that_are_ended_on_purpose_raise_nothing(torch_raises: None, batches: WorkerBatches) -> None:
     next(batches)
     kill_workers(batches._batches)
+    batches.deaths.join(20)
     assert [worker.exitcode for worker in batches._batches._workers] == [-signal.SIGKILL] * 2
 
 
@@ -128,3 +130,13 @@ def test_a_dropped_iterator_ends_its_workers() -> None:
     del batches
     deaths.join(20)
     assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+def test_a_worker_killed_between_reads_costs_no_batch() -> None:
+    """Its pipes are closed before it has ended: what the read raises then is of many kinds."""
+    for pause in np.linspace(0.0, 0.01, 12):
+        batches = iter(loader_of_large_batches(workers=1))
+        found = [next(batches)[0]]
+        threading.Timer(float(pause), os.kill, (pids(batches)[0], signal.SIGKILL)).start()
+        found += [frames for frames, _ in batches]
+        assert [frame for frames in found for frame in frames] == list(batches.loader.sampler)

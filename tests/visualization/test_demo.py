@@ -55,7 +55,7 @@ def demo(folder: Path, *flags: object) -> int:
 def test_each_file_gets_a_picture_and_its_ranges(folder: Path, capsys: Any) -> None:
     assert demo(folder, "--data_path", folder / "points") == 0
     out = capsys.readouterr().out
-    assert {path.name for path in (folder / "out").iterdir()} >= {"a.png", "far.png", "none.png"}
+    assert {path.name for path in (folder / "out").iterdir()} >= {"a.bin.png", "far.npy.png", "none.bin.png"}
     assert "a.bin: " in out and "% in range (x " in out and "intensity " in out and " boxes" in out
     assert "far.npy: " in out and " 0.0% in range" in out and "none.bin: no points" in out
     assert out.count("an empty result") == 2

@@ -22,6 +22,7 @@ from pcdet_freeze.errors import FreezeError
 
 STORAGE = "storage.json"
 """how the rows in a folder are stored; a folder of version 0.3.0 has no such file, and is not compressed"""
+CODECS = ("zstd", "lz4", "none")
 INSTALL = "pip install 'pcdet-freeze[cache]'"
 LEVEL, BLOCK = 1, 2**18
 """of blosc2: higher levels take 3 to 8 times as long for 2 per cent, smaller blocks are larger in all"""
@@ -116,6 +117,8 @@ def stored_as(folder: Path) -> Compression | None:
     path = folder / STORAGE
     try:
         found = json.loads(path.read_text())
+        if found["codec"] not in CODECS:
+            raise ValueError(f"codec {found['codec']!r} is none of {', '.join(CODECS)}")
         return Compression(str(found["codec"]), bool(found["shuffle"]))
     except FileNotFoundError:
         return Compression() if (folder / "marks.bin").exists() else None

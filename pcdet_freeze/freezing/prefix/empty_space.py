@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcdet_freeze.freezing.prefix.fold_bn import Fold, own_padding
+from pcdet_freeze.freezing.prefix.fold_bn import Fold, kind_of, own_padding
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.utils.tensors import relative_error
 
@@ -42,10 +42,10 @@ def chain_of(
     Returns:
         The convolutions in order; empty for any other module.
     """
-    if not isinstance(block, nn.Sequential):
+    if kind_of(block) is not nn.Sequential or "forward" in vars(block):
         return ()
     names = [f"{path}.{name}" for name in block._modules]
-    modules = dict(zip(names, block, strict=True))
+    modules = dict(zip(names, block.children(), strict=True))
     found, expected = [], list[str]()
     for layer in (name for name in names if name in folds):
         expected += [pads[layer]] if layer in pads else []
@@ -162,11 +162,13 @@ class ReachedBlock:
         plain = type(self.block).forward
         if self.is_off or not self._can_run(value):
             return plain(self.block, value)
-        given, empty = self.maps.find(value) or (_samples(value), torch.zeros_like(value[:1]))
-        self._prepare(empty)
+        # a hook on the block may write into what it is given, unseen
+        known = None if self.block._forward_pre_hooks else self.maps.find(value)
+        given, empty = known or (_samples(value), torch.zeros_like(value[:1]))
         masks = [None if rows is None else self._mask(rows) for rows in given]
         if all(mask is None for mask in masks):
             return plain(self.block, value)
+        self._prepare(empty)
         found = [self._run(rows, value[n : n + 1]) for n, rows in enumerate(given)]
         maps = torch.cat([rows.dense() if isinstance(rows, _Rows) else rows for rows in found])
         maps = maps.contiguous(memory_format=_format(value))
@@ -176,7 +178,8 @@ class ReachedBlock:
             self.error = relative_error(plain(self.block, value[one]), maps[one])
             if self.is_off:
                 return plain(self.block, value)
-        self.maps.add(maps, [rows if isinstance(rows, _Rows) else None for rows in found], self._empty)
+        if not self.block._forward_hooks:
+            self.maps.add(maps, [rows if isinstance(rows, _Rows) else None for rows in found], self._empty)
         return maps
 
     @property
@@ -186,11 +189,13 @@ class ReachedBlock:
 
     def _can_run(self, value: Tensor) -> bool:
         usual = value.dim() == 4 and value.dtype == torch.float32 and value.device.type == "cpu"
-        return usual and not torch.is_grad_enabled() and not autocast_is_on("cpu")
+        if not usual or not len(value) or value.is_inference() or torch.is_inference_mode_enabled():
+            return False
+        return not torch.is_grad_enabled() and not autocast_is_on("cpu")
 
     def _mask(self, rows: _Rows) -> Tensor | None:
         """The cells that the first layer has to compute; None where they are too many."""
-        mask = F.max_pool2d(rows.mask, 3, self._layers[0].stride, 1)
+        mask = F.max_pool2d(rows.mask, 3, _stride(self.folds[0]), 1)
         return mask if float(mask.mean()) <= DENSE else None
 
     def _run(self, rows: _Rows | None, value: Tensor) -> _Rows | Tensor:
@@ -214,13 +219,17 @@ class ReachedBlock:
             return
         self._layers, self._made_from = [], made_from
         for fold, (weight, bias) in zip(self.folds, folded, strict=True):
-            stride = int(fold.layer.stride[0])  # type: ignore[index]  # of a Conv2d
+            stride = _stride(fold)
             matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).contiguous()
             layer = _Layer(weight, bias, stride, matrix, matrix, matrix)
             empty = layer(empty)
             layer.table, layer.index = _distinct(empty)
             self._layers.append(layer)
         self._empty = empty
+
+
+def _stride(fold: Fold) -> int:
+    return int(fold.layer.stride[0])  # type: ignore[index]  # of a Conv2d
 
 
 def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -120,7 +120,8 @@ class FastForward:
                     found.update(fold.forwards())
             for block in self.blocks.values():
                 looks = all(_look(fold) == self._seen[id(fold)] for fold in block.folds)
-                if looks and not any(map(has_hooks, block.block.children())):
+                own = "forward" in vars(block.block)
+                if looks and not own and not any(map(has_hooks, block.block.children())):
                     found[block.block] = block
         for group in self._siblings:
             found.update(group.forwards())

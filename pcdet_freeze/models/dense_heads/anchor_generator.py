@@ -98,7 +98,8 @@ class AnchorGenerator:
                 else anchors.permute(1, 2, 0, 3, 4, 5).reshape(-1, c.per_location, 7)
                 for anchors, c in zip(self.anchors, self.classes, strict=True)
             ]
-            self._on[device] = torch.cat(parts, dim=1).to(device)
+            with torch.inference_mode(False):  # a training may follow an evaluation
+                self._on[device] = torch.cat(parts, dim=1).to(device)
         return self._on[device]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AnchorGenerator:

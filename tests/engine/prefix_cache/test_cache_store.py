@@ -307,3 +307,10 @@ def test_f7_an_output_of_another_shape_or_type_is_an_error(tmp_path: Path, value
 
 def test_sizes_are_told_in_units_that_read_well() -> None:
     assert [size_text(n) for n in (12, 1234, 5.6e6, 1.23e13)] == ["12 B", "1.23 kB", "5.6 MB", "12,300.0 GB"]
+
+
+def test_f7_an_unknown_codec_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    put(opened(tmp_path), 3)
+    (tmp_path / "storage.json").write_text('{"codec": "brotli", "shuffle": false}')
+    with pytest.raises(FreezeError, match=r"storage\.json .*'brotli'.*Delete"):
+        stored_as(tmp_path)

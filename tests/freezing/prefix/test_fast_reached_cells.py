@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -217,3 +218,68 @@ def test_f5_other_chains_run_as_they_are() -> None:
         chain = nn.Sequential(layer, nn.BatchNorm2d(4), nn.ReLU())
         own = ({f"b.{k}": f"b.{v}" for k, v in pairs.items()} for pairs in names)
         assert subject.chain_of("b", chain, *own) == ()
+
+
+class Tapped(nn.Sequential):
+    """A block of the user that keeps a value from its middle."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        for number, layer in enumerate(self):
+            input = layer(input)
+            if number == 3:
+                self.tap = input
+        return input
+
+
+def test_f5_a_block_with_a_forward_of_its_own_runs_as_written() -> None:
+    model, value = trunk(), sparse_map(*CELLS)
+    model.blocks[0].forward = types.MethodType(
+        lambda own, x: 2 * nn.Sequential.forward(own, x), model.blocks[0]
+    )
+    expected = model(value)
+    fast = fast_of(model, value)
+    with fast:
+        found = model(value)
+    assert [path for path, _ in fast.plan.reached] == ["blocks.1"]
+    assert all(relative_error(one, other) < 1e-5 for one, other in zip(expected, found, strict=True))
+
+
+def test_f5_a_forward_that_is_set_after_planning_is_called() -> None:
+    model, value = trunk(), sparse_map(*CELLS)
+    fast = fast_of(model, value)
+    model.blocks[0].forward = types.MethodType(
+        lambda own, x: 2 * nn.Sequential.forward(own, x), model.blocks[0]
+    )
+    expected = model(value)
+    with fast:
+        found = model(value)
+    assert all(relative_error(one, other) < 1e-5 for one, other in zip(expected, found, strict=True))
+
+
+def test_f5_a_subclass_of_sequential_runs_as_written() -> None:
+    model, value = trunk(), sparse_map(*CELLS)
+    model.blocks[0] = Tapped(*model.blocks[0])
+    fast = fast_of(model, value)
+    with fast:
+        model(value)
+    assert [path for path, _ in fast.plan.reached] == ["blocks.1"]
+    assert model.blocks[0].tap.shape[1] == 8
+
+
+def test_f5_a_hook_that_writes_into_the_output_unseen_is_seen() -> None:
+    model, value = trunk(), sparse_map(*CELLS)
+    fast = fast_of(model, value)
+    model.blocks[0].register_forward_hook(lambda module, given, out: (out.data.mul_(2), None)[1])
+    expected = model(value)
+    with fast:
+        found = model(value)
+    assert all(relative_error(one, other) < 1e-5 for one, other in zip(expected, found, strict=True))
+
+
+def test_f5_forwards_in_inference_mode_and_of_no_sample_run() -> None:
+    model, value = trunk(), sparse_map(*CELLS)
+    fast = fast_of(model, value)
+    with fast, torch.inference_mode():
+        assert model(sparse_map(*CELLS))[0].shape == (2, 1, 32, 24)
+    with fast:
+        assert model(value[:0])[0].shape == (0, 1, 32, 24)
