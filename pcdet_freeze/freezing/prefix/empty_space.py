@@ -45,7 +45,7 @@ def chain_of(
     if kind_of(block) is not nn.Sequential or "forward" in vars(block):
         return ()
     names = [f"{path}.{name}" for name in block._modules]
-    modules = dict(zip(names, block.children(), strict=True))
+    modules: dict[str, Any] = dict(zip(names, block._modules.values(), strict=True))
     found, expected = [], list[str]()
     for layer in (name for name in names if name in folds):
         expected += [pads[layer]] if layer in pads else []
