@@ -174,6 +174,11 @@ def broken(scene: Path, kind: str) -> None:
         write(semseg, **{"class": np.full(9, 7)})
     elif kind == "class":
         write(semseg, **{"class": np.full(524, 99)})
+    elif kind in ("points", "shared text"):
+        rows = 2_000_001 if kind == "points" else 2_001
+        shared = np.zeros(rows, np.int8) if kind == "points" else np.full(rows, "x" * 100, object)
+        names = ("x", "y", "z", "i", "d") if kind == "points" else cuboid_columns()
+        write(lidar if kind == "points" else cuboids, **dict.fromkeys(names, shared))
     elif kind == "pose":
         (scene / "lidar/poses.json").write_text(json.dumps([]))
     else:
@@ -189,6 +194,8 @@ def broken(scene: Path, kind: str) -> None:
     ("label", r"cuboids/00.pkl.gz: the column label must hold texts of at most 100"),
     ("rows", r"semseg/00.pkl.gz: .* each of the 524 points .* got 9 rows"),
     ("class", r"semseg/00.pkl.gz: labels must be values that .*LABEL_MAP lists; got 99"),
+    ("points", r"lidar/00.pkl.gz: .* at most 2000000 rows; .* 2000001"),
+    ("shared text", r"cuboids/00.pkl.gz: .* at most 2000 rows; .* 2001"),
     ("pose", r"poses.json: must hold position .* of sweep 0"),
     ("json", r"poses.json: not a JSON file"),
 ])  # fmt: skip
@@ -197,6 +204,32 @@ def test_a_broken_file_is_an_error_that_names_it(cfg: EasyDict, scene: Path, kin
     broken(scene, kind)
     with pytest.raises(DataError, match=message):
         frames.load_sample(0)
+
+
+@pytest.mark.parametrize("name", [
+    "x", "d", "class", "yaw", "position.x", "dimensions.y", "cuboids.sensor_id",
+    "uuid", "label", "cuboids.sibling_id",
+])  # fmt: skip
+def test_a_column_of_the_wrong_kind_is_named(cfg: EasyDict, scene: Path, name: str) -> None:
+    frames, points = dataset(cfg), len(dataset(cfg).sweeps[0].cloud().points)
+    tables: dict[str, dict[str, Any]] = {
+        "lidar": dict.fromkeys(("x", "y", "z", "i", "d"), np.zeros(points)),
+        "annotations/semseg": {"class": np.full(points, 7)},
+        "annotations/cuboids": cuboid_columns(),
+    }
+    (folder,) = (folder for folder, columns in tables.items() if name in columns)
+    rows, is_text = len(tables[folder][name]), isinstance(tables[folder][name], list)
+    tables[folder][name] = np.ones(rows) if is_text else ["1"] * rows
+    write(scene / folder / "00.pkl.gz", **tables[folder])
+    kind = "texts" if is_text else "numbers"
+    with pytest.raises(DataError, match=rf"{folder}/00.pkl.gz: the column {name} must hold {kind}"):
+        frames.load_sample(0)
+
+
+def test_a_table_without_rows_has_no_kinds(cfg: EasyDict, scene: Path) -> None:
+    write(scene / "annotations/cuboids/00.pkl.gz", **dict.fromkeys(cuboid_columns(), np.array([], object)))
+    sample = dataset(cfg).load_sample(0)
+    assert sample["gt_boxes"].shape == (0, 7) and sample["gt_names"].shape == (0,)
 
 
 COUNTS = {
