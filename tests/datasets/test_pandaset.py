@@ -130,6 +130,8 @@ def test_an_epoch_repeats_the_sweeps_and_a_sample_is_not_shared(cfg: EasyDict) -
 
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("SWEEPS", {"train": ["002"], "test": ["002/first"]}, "<scene> or <scene>/<sweep>"),
+    ("SWEEPS", {"train": ["002"], "test": ["002/\u00b2"]}, "<scene> or <scene>/<sweep>"),
+    ("SWEEPS", {"train": ["002"], "test": ["002/\u0660"]}, "<scene> or <scene>/<sweep>"),
     ("SWEEPS", {"train": ["002"], "test": []}, "a list of scenes"),
     ("SENSORS", [2], "SENSORS"),
     ("SENSORS", [], "0 .spinning. and 1 .forward."),
@@ -153,6 +155,12 @@ def test_a_sweep_that_is_not_there_is_named_with_its_path(cfg: EasyDict, name: s
     cfg.SWEEPS.test = [name]
     with pytest.raises(DataError, match=message):
         dataset(cfg)
+
+
+def test_files_that_are_no_sweeps_are_left_out(cfg: EasyDict, scene: Path) -> None:
+    for name in ("\u00b2", "notes"):
+        (scene / f"lidar/{name}.pkl.gz").write_bytes(b"")
+    assert [sweep.number for sweep in dataset(cfg, training=True).sweeps] == [0, 1]
 
 
 def broken(scene: Path, kind: str) -> None:
