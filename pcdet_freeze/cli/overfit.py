@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from pcdet_freeze.cli.digest import digests_of
 from pcdet_freeze.cli.flags import add_set, whole
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.frames import IGNORE
+from pcdet_freeze.engine.run_context import RunOptions, folders_of
+from pcdet_freeze.engine.testing.scoring import overlaps_of
 from pcdet_freeze.engine.train_api import TrainResult, read_cfg, train
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.evaluation.kitti import get_official_eval_result
+from pcdet_freeze.evaluation.kitti import as_dict, evaluate
 from pcdet_freeze.evaluation.stage_table import stage_table
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
@@ -33,7 +35,8 @@ AP_SHARE, MIOU, F1 = 0.9, 80.0, 0.8
 """least share of the truth's own Car AP, least mIoU in percent, least lane F1"""
 MANY_POINTS = 500
 """a class with fewer points in the test frames does not count in the mIoU"""
-AP = "{}_3d_0.50/moderate_R40"
+OVERLAP = 0.5
+"""IoU of the AP that is compared, for a class that EVALUATION.IOU does not list"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", default="pandaset_models", help="folder of the three configs; default: pandaset_models"
     )
     parser.add_argument(
-        "--output_dir", default="output/overfit", help="output folder; existing results are deleted"
+        "--output_dir", default="output/overfit", help="output folder; old runs of the stages are deleted"
     )
     parser.add_argument("--name", default="Car", help="class whose AP is compared; default: Car")
     parser.add_argument("--max_iters", type=whole(1), help="iterations a stage; the bars are not compared")
@@ -52,20 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate and compare; returns 1 where a bar is missed or the detections change."""
-    shutil.rmtree(inside(Path(args.output_dir), args.models, "--models", ConfigError), ignore_errors=True)
+    inside(Path(), args.models, "--models", ConfigError)
+    cfgs = {title: _cfg(args, stage) for title, stage in STAGES.items()}
+    truth = read_truth(cfgs["3 lanes"], args.name)
+    _delete_runs(cfgs.values(), args.output_dir)
     results: dict[str, TrainResult] = {}
     found: list[list[str]] = []
     for title, stage in STAGES.items():
         before = list(results.values())[-1].checkpoint if results else None
         results[title] = _train(args, stage, before)
         found.append(_detections(args, stage, results[title]))
-    truth = read_truth(_cfg(args, "stage3_lane"), args.name)
     same = [digests == found[0] for digests in found]
     figures = {title: {**result.metrics, **result.results} for title, result in results.items()}
     verdict = ["", *("the same" if yes else "CHANGED" for yes in same[1:]), ""]
-    print(
-        "\n" + stage_table({**figures, "ground truth": truth.figures}, [("detections, bit for bit", verdict)])
-    )
+    columns = {**figures, "ground truth": truth.figures}
+    last = [("detections, bit for bit", verdict)]
+    if truth.key != Truth.key_of("Car", OVERLAP):  # for which the table has a row
+        aps = [f"{column[truth.key]:.1f}" if truth.key in column else "-" for column in columns.values()]
+        last.insert(0, (f"{truth.name} AP 3D R40, IoU {truth.overlap:g}", aps))
+    print("\n" + stage_table(columns, last))
     bars = compare(figures["3 lanes"], truth)
     for line, _ in bars:
         print(line)
@@ -75,6 +83,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _cfg(args: argparse.Namespace, stage: str) -> Any:
     return read_cfg(f"{args.models}/{stage}.yaml", args.set_cfgs)
+
+
+def _delete_runs(cfgs: Iterable[Any], output_dir: str) -> None:
+    """Delete the folder of the run of each config, so that none resumes; nothing beside it."""
+    for cfg in cfgs:
+        shutil.rmtree(folders_of(cfg, RunOptions(output_dir=output_dir)).root, ignore_errors=True)
 
 
 def _train(args: argparse.Namespace, stage: str, before: Path | None) -> TrainResult:
@@ -112,11 +126,23 @@ class Truth:
     """labelled points of each semantic class"""
     limits: Sequence[float]
     """POINT_CLOUD_RANGE"""
+    overlap: float = OVERLAP
+    """least IoU of a detection that counts as found"""
+
+    @staticmethod
+    def key_of(name: str, overlap: float) -> str:
+        """The metric that is compared."""
+        return f"{name}_3d_{overlap:.2f}/moderate_R40"
+
+    @property
+    def key(self) -> str:
+        """The metric that is compared."""
+        return self.key_of(self.name, self.overlap)
 
     @property
     def figures(self) -> dict[str, float]:
         """The column of the table."""
-        return {AP.format(self.name): self.ap, "segmentation/mIoU": 100.0, "lane/F1": 1.0}
+        return {self.key: self.ap, "segmentation/mIoU": 100.0, "lane/F1": 1.0}
 
     @property
     def classes(self) -> list[str]:
@@ -125,18 +151,26 @@ class Truth:
 
 
 def read_truth(cfg: Any, name: str) -> Truth:
-    """The labels of the test frames of ``cfg`` and their own AP for the class ``name``."""
+    """The labels of the test frames of ``cfg`` and their own AP for the class ``name``.
+
+    Raises ConfigError for a class that CLASS_NAMES does not list.
+    """
+    if name not in cfg.CLASS_NAMES:
+        raise ConfigError(f"--name must be one of CLASS_NAMES ({', '.join(cfg.CLASS_NAMES)}); got {name!r}")
+    overlaps = overlaps_of(cfg)
+    overlap = overlaps.get(name, OVERLAP)
     data = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, False)
     annos = [anno for anno in data.ground_truth_annos() if anno is not None]
     said = [{**anno, "score": np.linspace(1, 0.5, len(anno["name"]))} for anno in annos]
-    ap = get_official_eval_result(annos, said, [name])[1][AP.format(name)] if annos else 0.0
+    values = as_dict(evaluate(annos, said, [name], overlaps)) if annos else {}
+    ap = values.get(Truth.key_of(name, overlap), 0.0)
     boxes = sum(int(((anno["name"] == name) & (anno["occluded"] < 3)).sum()) for anno in annos)
     counts = np.zeros(len(data.semantic_class_names), np.int64)
     for index in range(len(data)):
         labels = data[index].get("point_labels", np.zeros(0, np.int64))
         counts += np.bincount(labels[labels != IGNORE], minlength=len(counts))
     points = dict(zip(data.semantic_class_names, counts.tolist(), strict=True))
-    return Truth(name, boxes, ap, points, data.point_cloud_range.tolist())
+    return Truth(name, boxes, ap, points, data.point_cloud_range.tolist(), overlap)
 
 
 def compare(figures: Mapping[str, Any], truth: Truth) -> list[tuple[str, bool]]:
@@ -146,8 +180,9 @@ def compare(figures: Mapping[str, Any], truth: Truth) -> list[tuple[str, bool]]:
     where = f"x {x[0]} to {x[1]} m, y {y[0]} to {y[1]} m"
     rows = [
         (
-            f"{truth.name} AP 3D R40, IoU 0.5 ({truth.boxes} in {where}; the truth scores {truth.ap:.1f})",
-            figures.get(AP.format(truth.name), 0.0),
+            f"{truth.name} AP 3D R40, IoU {truth.overlap:g} ({truth.boxes} in {where}; "
+            f"the truth scores {truth.ap:.1f})",
+            figures.get(truth.key, 0.0),
             AP_SHARE * truth.ap,
         ),
         (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pandaset_maker import make_pandaset
@@ -11,6 +13,7 @@ from pandaset_maker import make_pandaset
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli.overfit import STAGES, Truth, compare, read_truth
 from pcdet_freeze.engine.train_api import read_cfg
+from pcdet_freeze.errors import ConfigError
 
 TRUTH = Truth("Car", 34, 82.5, {"road": 9000, "car": 500, "cone": 499}, [-8, -4, -2, 8, 4, 4])
 AP = "Car_3d_0.50/moderate_R40"
@@ -52,6 +55,56 @@ def test_the_truth_is_that_of_the_test_frames_in_range(small: list[str]) -> None
     truth = read_truth(read_cfg("pandaset_models/stage3_lane.yaml", small), "Car")
     assert truth.boxes == 1 and truth.points["car"] == 30 and truth.points["stop_line"] == 0
     assert truth.classes == [] and truth.points["road"] > 300
+
+
+def test_the_overlap_is_that_of_evaluation(small: list[str]) -> None:
+    words = [*small, "CLASS_NAMES", "[Car, Cones]", "DATA_CONFIG.MIN_POINTS", "0"]
+    stage = "pandaset_models/stage3_lane.yaml"
+    cone = read_truth(read_cfg(stage, words), "Cones")  # a class that KITTI's benchmark does not have
+    assert cone.boxes == 1 and "Cones_3d_0.50/moderate_R40" in cone.figures
+    car = read_truth(read_cfg(stage, [*words, "EVALUATION", "{IOU: {Car: 0.6}}"]), "Car")
+    assert "Car_3d_0.60/moderate_R40" in car.figures
+    (line, reached), *_ = compare({**GOOD, "Car_3d_0.60/moderate_R40": 100.0}, car)
+    assert reached and "Car AP 3D R40, IoU 0.6 (" in line
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A training is an error; returns the configs of those that began."""
+    begun: list[Any] = []
+
+    def train(cfg: Any, **_: Any) -> None:
+        begun.append(cfg)
+        raise ConfigError("no training here")
+
+    monkeypatch.setattr("pcdet_freeze.cli.overfit.train", train)
+    return begun
+
+
+def test_the_class_is_checked_before_the_trainings(
+    small: list[str], untrained: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--name", "Tram", "--output_dir", str(tmp_path), "--set", *small]
+    assert main(["overfit", *words]) == 1 and untrained == []
+    assert "--name must be one of CLASS_NAMES (Car, Pedestrian, Cyclist)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("models", ["my_models", "cfgs/pandaset_models", "pandaset_models"])
+def test_only_the_runs_of_the_three_stages_are_deleted(
+    models: str, small: list[str], untrained: list[Any], tmp_path: Path, root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(root / "cfgs/pandaset_models", "my_models")
+    group = Path(models).name
+    old = [Path(group) / stage / "default/ckpt/old.pth" for stage in STAGES.values()]
+    others = [Path(group) / "stage1_detect/tag/mine", Path(group) / "mine", Path("cfgs") / group / "mine"]
+    for path in (*old, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    assert main(["overfit", "--models", models, "--output_dir", ".", "--set", *small]) == 1
+    assert len(untrained) == 1 and not any(path.parents[1].exists() for path in old)
+    assert all(path.is_file() for path in others) and len([*Path("my_models").glob("*.yaml")]) == 3
 
 
 @pytest.mark.slow

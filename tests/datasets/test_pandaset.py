@@ -130,6 +130,8 @@ def test_an_epoch_repeats_the_sweeps_and_a_sample_is_not_shared(cfg: EasyDict) -
 
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("SWEEPS", {"train": ["002"], "test": ["002/first"]}, "<scene> or <scene>/<sweep>"),
+    ("SWEEPS", {"train": ["002"], "test": ["002/\u00b2"]}, "<scene> or <scene>/<sweep>"),
+    ("SWEEPS", {"train": ["002"], "test": ["002/\u0660"]}, "<scene> or <scene>/<sweep>"),
     ("SWEEPS", {"train": ["002"], "test": []}, "a list of scenes"),
     ("SENSORS", [2], "SENSORS"),
     ("SENSORS", [], "0 .spinning. and 1 .forward."),
@@ -155,6 +157,12 @@ def test_a_sweep_that_is_not_there_is_named_with_its_path(cfg: EasyDict, name: s
         dataset(cfg)
 
 
+def test_files_that_are_no_sweeps_are_left_out(cfg: EasyDict, scene: Path) -> None:
+    for name in ("\u00b2", "notes"):
+        (scene / f"lidar/{name}.pkl.gz").write_bytes(b"")
+    assert [sweep.number for sweep in dataset(cfg, training=True).sweeps] == [0, 1]
+
+
 def broken(scene: Path, kind: str) -> None:
     lidar, cuboids = scene / "lidar/00.pkl.gz", scene / "annotations/cuboids/00.pkl.gz"
     semseg = scene / "annotations/semseg/00.pkl.gz"
@@ -174,6 +182,11 @@ def broken(scene: Path, kind: str) -> None:
         write(semseg, **{"class": np.full(9, 7)})
     elif kind == "class":
         write(semseg, **{"class": np.full(524, 99)})
+    elif kind in ("points", "shared text"):
+        rows = 2_000_001 if kind == "points" else 2_001
+        shared = np.zeros(rows, np.int8) if kind == "points" else np.full(rows, "x" * 100, object)
+        names = ("x", "y", "z", "i", "d") if kind == "points" else cuboid_columns()
+        write(lidar if kind == "points" else cuboids, **dict.fromkeys(names, shared))
     elif kind == "pose":
         (scene / "lidar/poses.json").write_text(json.dumps([]))
     else:
@@ -189,6 +202,8 @@ def broken(scene: Path, kind: str) -> None:
     ("label", r"cuboids/00.pkl.gz: the column label must hold texts of at most 100"),
     ("rows", r"semseg/00.pkl.gz: .* each of the 524 points .* got 9 rows"),
     ("class", r"semseg/00.pkl.gz: labels must be values that .*LABEL_MAP lists; got 99"),
+    ("points", r"lidar/00.pkl.gz: .* at most 2000000 rows; .* 2000001"),
+    ("shared text", r"cuboids/00.pkl.gz: .* at most 2000 rows; .* 2001"),
     ("pose", r"poses.json: must hold position .* of sweep 0"),
     ("json", r"poses.json: not a JSON file"),
 ])  # fmt: skip
@@ -197,6 +212,32 @@ def test_a_broken_file_is_an_error_that_names_it(cfg: EasyDict, scene: Path, kin
     broken(scene, kind)
     with pytest.raises(DataError, match=message):
         frames.load_sample(0)
+
+
+@pytest.mark.parametrize("name", [
+    "x", "d", "class", "yaw", "position.x", "dimensions.y", "cuboids.sensor_id",
+    "uuid", "label", "cuboids.sibling_id",
+])  # fmt: skip
+def test_a_column_of_the_wrong_kind_is_named(cfg: EasyDict, scene: Path, name: str) -> None:
+    frames, points = dataset(cfg), len(dataset(cfg).sweeps[0].cloud().points)
+    tables: dict[str, dict[str, Any]] = {
+        "lidar": dict.fromkeys(("x", "y", "z", "i", "d"), np.zeros(points)),
+        "annotations/semseg": {"class": np.full(points, 7)},
+        "annotations/cuboids": cuboid_columns(),
+    }
+    (folder,) = (folder for folder, columns in tables.items() if name in columns)
+    rows, is_text = len(tables[folder][name]), isinstance(tables[folder][name], list)
+    tables[folder][name] = np.ones(rows) if is_text else ["1"] * rows
+    write(scene / folder / "00.pkl.gz", **tables[folder])
+    kind = "texts" if is_text else "numbers"
+    with pytest.raises(DataError, match=rf"{folder}/00.pkl.gz: the column {name} must hold {kind}"):
+        frames.load_sample(0)
+
+
+def test_a_table_without_rows_has_no_kinds(cfg: EasyDict, scene: Path) -> None:
+    write(scene / "annotations/cuboids/00.pkl.gz", **dict.fromkeys(cuboid_columns(), np.array([], object)))
+    sample = dataset(cfg).load_sample(0)
+    assert sample["gt_boxes"].shape == (0, 7) and sample["gt_names"].shape == (0,)
 
 
 COUNTS = {

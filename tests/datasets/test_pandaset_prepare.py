@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
 from easydict import EasyDict
-from pandaset_maker import make_pandaset
+from pandaset_maker import cuboid_columns, make_pandaset, write
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.pandaset import PandaSetDataset, prepare_pandaset
-from pcdet_freeze.errors import DataError
+from pcdet_freeze.datasets.pandaset.tables import read_table
+from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, reads_within
+from pcdet_freeze.errors import ConfigError, DataError
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 
@@ -94,6 +99,84 @@ def test_a_bad_sweep_is_left_out_and_named(cfg: EasyDict) -> None:
     (Path(cfg.DATA_PATH) / "002/lidar/01.pkl.gz").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"no usable sweep for train; the first fault: .*gzip"):
         prepare_pandaset(cfg, CLASSES)
+
+
+@pytest.fixture
+def dead(cfg: EasyDict) -> Iterator[Callable[[str], Path]]:
+    """Puts a pipe, which stands for a dead disk, in place of a file; at the end its reads return."""
+    made: list[Path] = []
+
+    def kill(name: str) -> Path:
+        path = Path(cfg.DATA_PATH) / "002" / name
+        path.unlink()
+        os.mkfifo(path)
+        made.append(path)
+        return path
+
+    yield kill
+    for path in made:
+        os.close(os.open(path, os.O_RDWR))
+
+
+def test_prepare_names_the_file_that_is_not_read(cfg: EasyDict, dead: Callable[[str], Path]) -> None:
+    cfg.TIMEOUT = 0.3
+    path = dead("lidar/poses.json")
+    with pytest.raises(ReadTimeoutError, match=rf"DATA_CONFIG\.TIMEOUT: .*within 0\.3 s.*{path}"):
+        prepare_pandaset(cfg, CLASSES, workers=2)
+    assert not (Path(cfg.INFO_ROOT) / "pandaset_infos_train.pkl").exists()
+
+
+def test_a_table_that_is_not_read_is_named(dead: Callable[[str], Path]) -> None:
+    path = dead("lidar/00.pkl.gz")
+    with reads_within(0.3), pytest.raises(ReadTimeoutError, match=str(path)):
+        read_table(path, ("x",))
+
+
+@pytest.mark.parametrize("look", ["glob", "is_file"])
+def test_the_start_names_the_folder_that_does_not_answer(
+    cfg: EasyDict, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    cfg.TIMEOUT, answer = 0.3, Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, look, lambda *_: [path for path in [Path()] if answer.wait(20)])
+        with pytest.raises(ReadTimeoutError, match=r"TIMEOUT: .*002"):
+            build_dataset(cfg, CLASSES, True)
+    answer.set()
+
+
+def test_sweeps_that_are_a_list_are_a_config_error(cfg: EasyDict) -> None:
+    cfg.SWEEPS = ["002"]
+    with pytest.raises(ConfigError, match="SWEEPS"):
+        prepare_pandaset(cfg, CLASSES)
+
+
+def test_a_part_is_written_anew_where_the_pose_changed(
+    cfg: EasyDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pcdet_freeze.datasets.pandaset.prepare._write", stops)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_pandaset(cfg, CLASSES)
+    poses = Path(cfg.DATA_PATH) / "002/lidar/poses.json"
+    poses.write_text(poses.read_text().replace("100.0", "101.25"))
+    prepare_pandaset(cfg, CLASSES)
+    boxes = read(cfg, "pandaset_infos_train.pkl")[0]["annos"]["gt_boxes_lidar"]
+    assert boxes[0, 0] == np.float32(11.25)  # forward is the world's -x
+
+
+def test_a_label_may_be_longer_than_a_file_name(cfg: EasyDict) -> None:
+    labels = ["\u8eca" * 99 + end for end in "ab"]  # 300 bytes each
+    for number in (0, 1):
+        path = Path(cfg.DATA_PATH) / f"002/annotations/cuboids/{number:02d}.pkl.gz"
+        columns = cuboid_columns()
+        write(path, **{**columns, "label": [*labels, *columns["label"][2:]]})
+    report = prepare_pandaset(cfg, CLASSES)
+    assert report.objects == dict.fromkeys(labels, 2) and report.skipped == {}
+    paths = [e["path"] for name in labels for e in read(cfg, "pandaset_dbinfos_train.pkl")[name]]
+    assert len({*paths}) == 4 and all((Path(cfg.INFO_ROOT) / path).is_file() for path in paths)
 
 
 def test_the_command_writes_to_out(cfg: EasyDict, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from pcdet_freeze.datasets.label_files import to_classes
 from pcdet_freeze.datasets.label_settings import lane_map_shape
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
 from pcdet_freeze.datasets.pandaset.lanes import drawn_first, lane_lines
-from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings
+from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings, is_number
 from pcdet_freeze.datasets.pandaset.sweep import LANE_MARKING, Cloud, Cuboids, Sweep
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import draw_lines
 from pcdet_freeze.utils.untrusted_files.inside import inside
@@ -74,7 +76,7 @@ class PandaSetDataset(DatasetTemplate):
             wanted["point_labels"] = "annotations/semseg"
         if self.lane is not None:
             wanted["lane_map"] = "annotations/semseg"
-        found = {key: sum(s.path(folder).is_file() for s in self.sweeps) for key, folder in wanted.items()}
+        found = {key: sum(s.has(folder) for s in self.sweeps) for key, folder in wanted.items()}
         for key, number in found.items():
             self.logger.info("PandaSet %s: %d of %d sweeps have %s", self.mode, number, len(self.sweeps), key)
             if not number and self.training:
@@ -179,13 +181,17 @@ def find_sweeps(root: Path, entries: Sequence[str]) -> list[Sweep]:
         if number:
             found.append(Sweep(folder, int(number)))
         else:
-            files = (folder / "lidar").glob("*.pkl.gz")
-            numbers = sorted(int(stem) for file in files if (stem := file.name.partition(".")[0]).isdigit())
+            numbers = timed(folder, partial(_numbers_in, folder / "lidar"))
             found += [Sweep(folder, number) for number in numbers] or [Sweep(folder, 0)]
-    missing = [str(sweep.path("lidar")) for sweep in found if not sweep.path("lidar").is_file()]
+    missing = [str(sweep.path("lidar")) for sweep in found if not sweep.has("lidar")]
     if missing:
         raise DataError(
             f"DATA_CONFIG.SWEEPS names sweeps that are not there: {', '.join(missing[:5])}. DATA_PATH is "
             f"{root.absolute()}; it holds a folder a scene"
         )
     return list(dict.fromkeys(found))
+
+
+def _numbers_in(folder: Path) -> list[int]:
+    stems = [file.name.partition(".")[0] for file in folder.glob("*.pkl.gz")]
+    return sorted(int(stem) for stem in stems if is_number(stem))

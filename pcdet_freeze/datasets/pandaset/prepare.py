@@ -10,9 +10,11 @@ import hashlib
 import logging
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from pcdet_freeze.datasets.files import read_pickle, replacing, write_pickle
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
 from pcdet_freeze.datasets.pandaset.sweep import Sweep
 from pcdet_freeze.datasets.registry import Config
+from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside
@@ -63,22 +66,25 @@ def prepare_pandaset(
     reason, and counted. Finished sweeps of an interrupted run are not read again, unless their files or the
     config changed. Each file is written whole or not at all.
 
-    Raises DataError: a sweep that is not there, no good sweep, a folder that cannot be written.
+    Raises:
+        DataError: a sweep that is not there, no good sweep, a folder that cannot be written.
+        ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
     log = logger or logging.getLogger("pcdet_freeze")
-    modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
-    out = Path(out_dir or modes["train"].info_root)
     report = PrepareReport()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        parts = {mode: _parts(modes[mode], mode, out, workers, report) for mode in modes}
-        _write(out, parts, report, modes["train"].semantic_class_names)
-        shutil.rmtree(out / PARTS, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"the info files cannot be written to {out} ({error}). Name another folder with --out DIR, and "
-            "set DATA_CONFIG.INFO_ROOT to it"
-        ) from error
+    with reads_within(limit_of(dataset_cfg)):
+        modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
+        out = Path(out_dir or modes["train"].info_root)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            parts = {mode: _parts(modes[mode], mode, out, workers, report) for mode in modes}
+            _write(out, parts, report, modes["train"].semantic_class_names)
+            shutil.rmtree(out / PARTS, ignore_errors=True)
+        except OSError as error:
+            raise DataError(
+                f"the info files cannot be written to {out} ({error}). Name another folder with --out DIR, "
+                "and set DATA_CONFIG.INFO_ROOT to it"
+            ) from error
     for name, reason in report.skipped.items():
         log.warning("skipped sweep %s: %s", name, reason)
     for name in class_names:
@@ -90,22 +96,27 @@ def prepare_pandaset(
 
 def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.Logger) -> PandaSetDataset:
     """The sweeps of a mode without augmentation, which may need the files that are written here."""
-    sweeps = (dataset_cfg.get("SWEEPS") or {}).get(mode)
-    cfg = {**dataset_cfg, "SWEEPS": {"train": sweeps, "test": sweeps}}
+    sweeps = dataset_cfg.get("SWEEPS")
+    if isinstance(sweeps, Mapping) and mode in sweeps:  # else the data set's settings say what is wrong
+        sweeps = {"train": sweeps[mode], "test": sweeps[mode]}
+    cfg = {**dataset_cfg, "SWEEPS": sweeps}
     return PandaSetDataset(cfg, names, training=False, logger=log)
 
 
 def _parts(dataset: PandaSetDataset, mode: str, out: Path, workers: int, report: PrepareReport) -> list[Info]:
     """The part of each good sweep, in order; the bad ones go into the report."""
 
+    limit = current_limit()
+
     def one(index: int) -> Info | DataError:
         try:
-            return _part(dataset, index, out, pasted=mode == "train")
+            with reads_within(limit):  # of a thread of its own
+                return _part(dataset, index, out, pasted=mode == "train")
         except DataError as error:
             return error
 
     found = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with _pool(workers) as pool:
         results = pool.map(one, range(len(dataset)))
         shown = tqdm(results, total=len(dataset), desc=mode, disable=not sys.stderr.isatty())
         for index, result in enumerate(shown):
@@ -117,6 +128,17 @@ def _parts(dataset: PandaSetDataset, mode: str, out: Path, workers: int, report:
         first = next(iter(report.skipped.values()), "SWEEPS lists none")
         raise DataError(f"{dataset.root_path} has no usable sweep for {mode}; the first fault: {first}")
     return found
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read sweeps; after an error or Ctrl-C no further sweep is begun."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _part(dataset: PandaSetDataset, index: int, out: Path, pasted: bool) -> Info:
@@ -142,11 +164,18 @@ def _part(dataset: PandaSetDataset, index: int, out: Path, pasted: bool) -> Info
 
 
 def _key(dataset: PandaSetDataset, sweep: Sweep) -> str:
-    """Changes with the config and with the sweep's files."""
-    files = [sweep.path(folder) for folder in ("lidar", "annotations/cuboids", "annotations/semseg")]
-    states = [(stat.st_size, stat.st_mtime_ns) if file.is_file() and (stat := file.stat()) else None
-              for file in files]  # fmt: skip
+    """Changes with the config, with the sweep's files and with the poses of its scene."""
+    tables = [sweep.path(folder) for folder in ("lidar", "annotations/cuboids", "annotations/semseg")]
+    states = [timed(file, partial(_state, file)) for file in (*tables, sweep.poses_path)]
     return hashlib.sha256(repr((dict(dataset.dataset_cfg), states)).encode()).hexdigest()
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where it is not there."""
+    if not file.is_file():
+        return None
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _info(dataset: PandaSetDataset, index: int, sample: Info) -> Info:
@@ -178,7 +207,7 @@ def _objects(out: Path, sweep: Sweep, sample: Info) -> list[Info]:
     points, entries = sample["points"], []
     inside_each = points_in_boxes_mask(points, sample["gt_boxes"])
     for number, (name, box) in enumerate(zip(sample["gt_names"], sample["gt_boxes"], strict=True)):
-        path = f"{DATABASE}/{sweep.name}_{str(name).replace(' ', '_').replace('/', '_')}_{number}.bin"
+        path = f"{DATABASE}/{sweep.name}_{_file_name(str(name))}_{number}.bin"
         cloud = points[inside_each[number]]
         cloud[:, :3] -= box[:3]
         with replacing(inside(out, path, "an object's file"), sync=False) as write:
@@ -196,6 +225,11 @@ def _objects(out: Path, sweep: Sweep, sample: Info) -> list[Info]:
             }
         )
     return entries
+
+
+def _file_name(label: str) -> str:
+    """``label`` as a part of a file name: its first characters, since a name has at most 255 bytes."""
+    return label[:40].replace(" ", "_").replace("/", "_")
 
 
 def _write(out: Path, parts: dict[str, list[Info]], report: PrepareReport, classes: Sequence[str]) -> None:

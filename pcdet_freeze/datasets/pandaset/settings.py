@@ -12,9 +12,14 @@ from pcdet_freeze.utils.rules import Count, Length, Name, Rule, not_empty, whole
 from pcdet_freeze.utils.sections import Section
 
 
+def is_number(text: str) -> bool:
+    """Whether ``text`` is ASCII digits alone; ``str.isdigit`` takes superscripts too, which int does not."""
+    return text.isascii() and text.isdecimal()
+
+
 def _is_sweep(name: str) -> bool:
     scene, slash, number = name.partition("/")
-    return bool(scene) and (not slash or number.isdigit())
+    return bool(scene) and (not slash or is_number(number))
 
 
 Sweeps = Annotated[

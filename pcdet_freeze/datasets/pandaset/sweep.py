@@ -15,7 +15,8 @@ import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.poses import Pose, rotation_matrices
 from pcdet_freeze.datasets.frames import check_points
-from pcdet_freeze.datasets.pandaset.tables import read_json, read_table
+from pcdet_freeze.datasets.pandaset.tables import MOST_CUBOIDS, read_json, read_table
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 
@@ -28,7 +29,7 @@ LANE_MARKING = 8
 _CENTRE = ("position.x", "position.y", "position.z")
 _SIZE = ("dimensions.y", "dimensions.x", "dimensions.z")
 """length, width, height"""
-_CUBOID = ("uuid", "label", "yaw", *_CENTRE, *_SIZE, "cuboids.sensor_id", "cuboids.sibling_id")
+_TEXTS = ("uuid", "label", "cuboids.sibling_id")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,16 @@ class Sweep:
         """The table of this sweep in ``folder`` of the scene: lidar, annotations/cuboids, ..."""
         return self.scene / folder / f"{self.number:02d}.pkl.gz"
 
+    def has(self, folder: str) -> bool:
+        """Whether the table of this sweep is there."""
+        path = self.path(folder)
+        return timed(path, path.is_file)
+
+    @property
+    def poses_path(self) -> Path:
+        """The poses of all sweeps of the scene."""
+        return self.scene / "lidar" / "poses.json"
+
     def cloud(self) -> Cloud:
         """The points of both sensors, in the order of the file."""
         path = self.path("lidar")
@@ -82,7 +93,7 @@ class Sweep:
     def classes(self, points: int) -> np.ndarray | None:
         """(points,) int64, PandaSet's class of each point; None for a sweep without point labels."""
         path = self.path("annotations/semseg")
-        if not path.is_file():
+        if not self.has("annotations/semseg"):
             return None
         values = read_table(path, ("class",))["class"]
         if len(values) != points or ((values < 0) | (values > 2**16)).any():
@@ -99,9 +110,9 @@ class Sweep:
         siblings) comes once, as the first of ``sensors`` sees it.
         """
         path = self.path("annotations/cuboids")
-        if not path.is_file():
+        if not self.has("annotations/cuboids"):
             return None
-        table = read_table(path, _CUBOID)
+        table = read_table(path, ("yaw", *_CENTRE, *_SIZE, "cuboids.sensor_id"), _TEXTS, MOST_CUBOIDS)
         kept = _of_sensors(table, sensors)
         columns = {name: values[kept] for name, values in table.items()}
         rows = np.column_stack([columns[name] for name in (*_CENTRE, *_SIZE)])
@@ -124,7 +135,7 @@ class Sweep:
 
     @cached_property
     def _pose(self) -> Pose:
-        path = self.scene / "lidar" / "poses.json"
+        path = self.poses_path
         poses = read_json(path)
         try:
             entry = poses[self.number]

@@ -11,32 +11,52 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.bounded import check_bounded
 from pcdet_freeze.utils.untrusted_files.data_frames import load_data_frame
 
 MOST_BYTES = 2**28
 """of an uncompressed file; a sweep's points take 8 MB"""
+MOST_ROWS, MOST_CUBOIDS = 2_000_000, 2_000
+"""rows of a table of points, and of cuboids; a sweep has some 170,000 and some 100"""
 LONGEST = 100
 """characters of a label or id"""
 
 
-def read_table(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """``columns`` of a data frame in a ``.pkl.gz`` file, each (rows,): finite float64, or text.
+def read_table(
+    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), most: int = MOST_ROWS
+) -> dict[str, np.ndarray]:
+    """Columns of a data frame in a ``.pkl.gz`` file, each (rows,).
 
-    Raises DataError naming the file: missing, broken, without a column, a column of another kind.
+    Args:
+        path: the file.
+        numbers: names of columns that are finite float64.
+        texts: names of columns that are str.
+        most: rows; columns of a small file may share their bytes, so its size bounds no memory.
+    Raises:
+        DataError: the file is missing or broken, has too many rows, no such column or one of another kind.
+            The message names the file.
+        ReadTimeoutError: see ``timed_reads``.
     """
+    raw = timed(path, lambda: _unzipped(path))
     try:
-        found = load_data_frame(_unzipped(path))
+        found = load_data_frame(raw)
     except DataError:
         raise
     except Exception as error:  # a damaged stream can raise anything, SystemError and SyntaxError included
         raise DataError(f"{path}: not a pickled data frame of PandaSet ({error}). Fetch it again") from error
-    missing = [name for name in columns if name not in found]
+    missing = [name for name in (*numbers, *texts) if name not in found]
     if missing:
         shown = ", ".join(sorted(found))[:300]
         raise DataError(f"{path}: a table must have the columns {', '.join(missing)}; has {shown}")
-    return {name: _column(found[name], name, path) for name in columns}
+    rows = max((len(values) for values in found.values()), default=0)
+    if rows > most:
+        raise DataError(f"{path}: a table holds at most {most} rows; it has {rows}. Fetch it again")
+    return {
+        **{name: _numbers(found[name], name, path) for name in numbers},
+        **{name: _texts(found[name], name, path) for name in texts},
+    }
 
 
 def _unzipped(path: Path) -> bytes:
@@ -52,12 +72,18 @@ def _unzipped(path: Path) -> bytes:
     return raw
 
 
-def _column(values: np.ndarray, name: str, path: Path) -> np.ndarray:
-    if values.dtype.kind in "biuf":
-        numbers = values.astype(np.float64)
-        if not np.isfinite(numbers).all():
-            raise DataError(f"{path}: the column {name} must be finite, but holds NaN or inf. Fetch it again")
-        return numbers
+def _numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    if len(values) and values.dtype.kind not in "biuf":  # a column without rows has no kind of its own
+        raise DataError(
+            f"{path}: the column {name} must hold numbers; got {values[0]!r:.100}. Fetch it again"
+        )
+    numbers = values.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{path}: the column {name} must be finite, but holds NaN or inf. Fetch it again")
+    return numbers
+
+
+def _texts(values: np.ndarray, name: str, path: Path) -> np.ndarray:
     texts = values.tolist()
     if not all(isinstance(text, str) and len(text) <= LONGEST for text in texts):
         raise DataError(f"{path}: the column {name} must hold texts of at most {LONGEST} characters")
@@ -67,7 +93,7 @@ def _column(values: np.ndarray, name: str, path: Path) -> np.ndarray:
 def read_json(path: Path) -> Any:
     """The value in a JSON file; DataError that names the file."""
     try:
-        raw = path.read_bytes()
+        raw = timed(path, path.read_bytes)
         value = json.loads(raw)
         check_bounded(value, len(raw))
     except (OSError, ValueError, RecursionError) as error:
