@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, kind_of, own_padding
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
+from pcdet_freeze.utils.foreign_code import has_foreign_code, is_ours
 from pcdet_freeze.utils.tensors import relative_error
 
 DENSE = 0.8
@@ -42,7 +43,7 @@ def chain_of(
     Returns:
         The convolutions in order; empty for any other module.
     """
-    if kind_of(block) is not nn.Sequential or "forward" in vars(block):
+    if kind_of(block) is not nn.Sequential or not is_ours(vars(block).get("forward", is_ours)):
         return ()
     names = [f"{path}.{name}" for name in block._modules]
     modules: dict[str, Any] = dict(zip(names, block._modules.values(), strict=True))
@@ -162,8 +163,9 @@ class ReachedBlock:
         plain = type(self.block).forward
         if self.is_off or not self._can_run(value):
             return plain(self.block, value)
-        # a hook on the block may write into what it is given, unseen
-        known = None if self.block._forward_pre_hooks else self.maps.find(value)
+        # a hook of the user on the block may write into what it is given, unseen
+        hooked = has_foreign_code(self.block)
+        known = None if hooked else self.maps.find(value)
         given, empty = known or (_samples(value), torch.zeros_like(value[:1]))
         masks = [None if rows is None else self._mask(rows) for rows in given]
         if all(mask is None for mask in masks):
@@ -178,7 +180,7 @@ class ReachedBlock:
             self.error = relative_error(plain(self.block, value[one]), maps[one])
             if self.is_off:
                 return plain(self.block, value)
-        if not self.block._forward_hooks:
+        if not hooked:
             self.maps.add(maps, [rows if isinstance(rows, _Rows) else None for rows in found], self._empty)
         return maps
 

@@ -16,6 +16,7 @@ from pcdet_freeze.freezing.prefix.no_grad_call import PrefixCall, float32_roundi
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan, has_hooks, has_hooks_inside
 from pcdet_freeze.freezing.prefix.siblings import Siblings
+from pcdet_freeze.utils.foreign_code import is_ours
 
 
 class FastForward:
@@ -120,7 +121,7 @@ class FastForward:
                     found.update(fold.forwards())
             for block in self.blocks.values():
                 looks = all(_look(fold) == self._seen[id(fold)] for fold in block.folds)
-                own = "forward" in vars(block.block)
+                own = not is_ours(vars(block.block).get("forward", is_ours))
                 if looks and not own and not any(map(has_hooks, block.block.children())):
                     found[block.block] = block
         for group in self._siblings:

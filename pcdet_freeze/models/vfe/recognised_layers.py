@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from pcdet_freeze.freezing.eval_lock import base_class
+from pcdet_freeze.utils.foreign_code import has_foreign_code
 
-OURS = "pcdet_freeze."
 NORMS = (nn.BatchNorm1d, nn.SyncBatchNorm)
 
 
@@ -27,19 +25,3 @@ def is_recognised(layer: nn.Module, kind: type[nn.Module]) -> bool:
         and (norm is None or base_class(norm) in NORMS)
         and not any(map(has_foreign_code, parts))
     )
-
-
-def has_foreign_code(module: Any) -> bool:
-    """Whether a call of ``module`` runs a hook or a forward that does not belong to this package."""
-    hooks = (
-        *module._forward_hooks.values(),
-        *module._forward_pre_hooks.values(),
-        *module._backward_hooks.values(),
-        *module._backward_pre_hooks.values(),
-    )
-    forward = module.__dict__.get("forward")
-    return not all(map(_is_ours, hooks if forward is None else (*hooks, forward)))
-
-
-def _is_ours(code: Any) -> bool:
-    return str(getattr(code, "__module__", "")).startswith(OURS)
