@@ -9,6 +9,9 @@ SMALL_DATA: dict[str, Any] = {
     "DATA_CONFIG.SENSOR.BEAMS": "VLP-16",
     "DATA_CONFIG.MIN_CARS": 1,
     "MODEL.FREEZE.ALLOW_RANDOM": True,
+    # the arithmetic of the device, so that losses can be compared
+    "MODEL.CHANNELS_LAST": False,
+    "MODEL.FREEZE.SKIP_EMPTY": False,
 }
 SMALL = {
     "MODEL.BACKBONE_2D.LAYER_NUMS": [1, 1, 1],
