@@ -209,7 +209,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--wheels", type=Path, help="folder with wheels of packages that may be missing")
-    parser.add_argument("--seconds", type=float, default=480, help="time for everything but the plugin")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=480,
+        help="limit for all checks except those of the plugin; default 480",
+    )
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
@@ -32,20 +33,23 @@ class ReadTimeoutError(PCDetFreezeError):
     """
 
 
+_Answer = SimpleQueue[tuple[Any, BaseException | None]]
+
+
 class _Reader:
     """A daemon thread that makes one call after another, so that the caller can leave one behind."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._asked: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._made: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[Callable[[], Any], _Answer] | None] = SimpleQueue()
         threading.Thread(target=self._run, name="reads", daemon=True).start()
 
     def call(self, source: object, read: Callable[[], T]) -> T:
-        self._asked.put(read)
+        made = _Answer()  # of this call alone: one that is late must not be taken for the next one's
+        self._asked.put((read, made))
         for _ in range(math.ceil(self.limit / POLL_S)):
             try:
-                value, error = self._made.get(timeout=min(POLL_S, self.limit))
+                value, error = made.get(timeout=min(POLL_S, self.limit))
             except Empty:
                 continue
             if error is not None:
@@ -62,11 +66,12 @@ class _Reader:
         self._asked.put(None)
 
     def _run(self) -> None:
-        while (read := self._asked.get()) is not None:
+        while (asked := self._asked.get()) is not None:
+            read, made = asked
             try:
-                self._made.put((read(), None))
+                made.put((read(), None))
             except BaseException as error:
-                self._made.put((None, error))
+                made.put((None, error))
 
 
 _reader: ContextVar[_Reader | None] = ContextVar("reader", default=None)
@@ -96,6 +101,17 @@ def reads_within(limit: float) -> Iterator[None]:
         _reader.reset(token)
         if reader is not None:
             reader.close()
+
+
+@contextmanager
+def reading_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read frames for `prepare`; after an error or Ctrl-C no further frame is begun."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def timed(source: object, read: Callable[[], T]) -> T:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
-from pcdet_freeze.freezing.prefix.planner import has_hooks
 from pcdet_freeze.ops.map_layout import computes_here, is_channels_last
 from pcdet_freeze.ops.map_norm import batch_norm
 from pcdet_freeze.ops.map_products import convolve_cells, spread_cells
+from pcdet_freeze.utils.foreign_code import has_hooks
 
 
 class Conv2d(nn.Conv2d):

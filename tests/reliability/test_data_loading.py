@@ -212,6 +212,7 @@ def test_the_reading_thread_ends_with_its_iterator() -> None:
     for _ in range(3):
         next(iter(loader_of(0)))
     until(lambda: threading.active_count() <= before)
+    assert threading.active_count() <= before
 
 
 def wait_with_a_large_batch(started: int) -> None:

@@ -83,3 +83,12 @@ def test_the_thread_ends_with_the_block() -> None:
 def test_the_limit_is_data_config_timeout(value: object, limit: float) -> None:
     """A value of another kind is a config error, which the data set raises before it reads a file."""
     assert limit_of({"TIMEOUT": value}) == limit and limit_of({}) == 60
+
+
+def test_a_read_that_is_late_is_not_taken_for_the_next_one() -> None:
+    late = threading.Event()
+    with reads_within(1.0):
+        with pytest.raises(ReadTimeoutError, match="one"):
+            timed("one", lambda: late.wait(20) and "one")
+        late.set()
+        assert timed("two", lambda: "two") == "two"

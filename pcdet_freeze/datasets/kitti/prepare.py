@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pcdet_freeze.datasets.kitti.check_info import has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reads_within, timed
+from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reading_pool, reads_within, timed
 from pcdet_freeze.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -128,7 +127,7 @@ def _read_all(
     """Frames of 'training' and of 'testing' by id; the bad ones go into the report."""
     labelled = list(dict.fromkeys(splits["train"] + splits["val"] + splits["trainval"]))
     pasted = set(splits["train"])
-    with _pool(workers) as pool:
+    with reading_pool(workers) as pool:
         training = FrameFiles(root / "training")
         found = {
             "training": _read(
@@ -140,17 +139,6 @@ def _read_all(
         first = next(iter(report.skipped.values()), "ImageSets lists none")
         raise DataError(f"{root} has no usable frame; the first fault: {first}")
     return found
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that read frames; after an error or Ctrl-C no further frame is begun."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _read(

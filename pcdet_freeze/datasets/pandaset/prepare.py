@@ -10,9 +10,7 @@ import hashlib
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,7 @@ from pcdet_freeze.datasets.files import read_pickle, replacing, write_pickle
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
 from pcdet_freeze.datasets.pandaset.sweep import Sweep
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reads_within, timed
+from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reading_pool, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside
@@ -116,7 +114,7 @@ def _parts(dataset: PandaSetDataset, mode: str, out: Path, workers: int, report:
             return error
 
     found = []
-    with _pool(workers) as pool:
+    with reading_pool(workers) as pool:
         results = pool.map(one, range(len(dataset)))
         shown = tqdm(results, total=len(dataset), desc=mode, disable=not sys.stderr.isatty())
         for index, result in enumerate(shown):
@@ -128,17 +126,6 @@ def _parts(dataset: PandaSetDataset, mode: str, out: Path, workers: int, report:
         first = next(iter(report.skipped.values()), "SWEEPS lists none")
         raise DataError(f"{dataset.root_path} has no usable sweep for {mode}; the first fault: {first}")
     return found
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that read sweeps; after an error or Ctrl-C no further sweep is begun."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _part(dataset: PandaSetDataset, index: int, out: Path, pasted: bool) -> Info:

@@ -14,9 +14,9 @@ from pcdet_freeze.freezing.prefix.empty_space import ReachedBlock, ReachedMaps
 from pcdet_freeze.freezing.prefix.fold_bn import Fold
 from pcdet_freeze.freezing.prefix.no_grad_call import PrefixCall, float32_rounding
 from pcdet_freeze.freezing.prefix.options import Options
-from pcdet_freeze.freezing.prefix.planner import Plan, has_hooks, has_hooks_inside
+from pcdet_freeze.freezing.prefix.planner import Plan
 from pcdet_freeze.freezing.prefix.siblings import Siblings
-from pcdet_freeze.utils.foreign_code import is_ours
+from pcdet_freeze.utils.foreign_code import has_hooks, has_hooks_inside, is_ours
 
 
 class FastForward:

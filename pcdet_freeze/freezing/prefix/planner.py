@@ -17,6 +17,7 @@ from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.siblings import common_shape
 from pcdet_freeze.freezing.prefix.tracer import Call, trains
 from pcdet_freeze.freezing.state import is_fully_frozen
+from pcdet_freeze.utils.foreign_code import has_hooks, has_hooks_inside
 
 
 @dataclass(frozen=True)
@@ -149,22 +150,6 @@ def refuse_cut_off(calls: Sequence[Call]) -> None:
             f"grad, but all modules before it are frozen: {', '.join(dict.fromkeys(lost))} would get no "
             "gradient. Call checkpoint with use_reentrant=False."
         )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of ``module`` runs hooks or a forward set on the instance."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(map(bool, hooks)) or "forward" in module.__dict__
-
-
-def has_hooks_inside(module: nn.Module) -> bool:
-    """:func:`has_hooks` of ``module`` or any module in it."""
-    return any(map(has_hooks, module.modules()))
 
 
 def tensor_owners(model: nn.Module) -> Counter[int]:
