@@ -28,7 +28,7 @@ from pcdet_freeze.engine.trainer import Batch, Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, frozen
 from pcdet_freeze.models.vfe import PillarVFE
-from pcdet_freeze.ops.map_layout import train_channels_last
+from pcdet_freeze.ops.maps.map_layout import train_channels_last
 
 STEPS = 1000
 """length in iterations of the learning rate schedule"""

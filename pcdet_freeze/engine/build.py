@@ -51,7 +51,7 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
-from pcdet_freeze.ops.map_layout import train_channels_last
+from pcdet_freeze.ops.maps.map_layout import train_channels_last
 from pcdet_freeze.utils.devices import is_accelerator
 from pcdet_freeze.utils.rng import set_seed
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.ops.map_layout import Choice
+from pcdet_freeze.ops.maps.map_layout import Choice
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Layers of BEV maps: those of torch, with faster forms for channels-last maps (see ``ops/map_layout.py``).
+"""Layers of BEV maps: those of torch, with faster forms for channels-last maps (see ``ops/maps``).
 
 On any other map each layer computes what its base class computes, to the bit. The names of parameters,
 buffers and ``state_dict`` keys are those of the base class, and weights stay contiguous.
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
-from pcdet_freeze.ops.map_layout import computes_here, is_channels_last
-from pcdet_freeze.ops.map_norm import batch_norm
-from pcdet_freeze.ops.map_products import convolve_cells, spread_cells
+from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last
+from pcdet_freeze.ops.maps.map_norm import batch_norm
+from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
 from pcdet_freeze.utils.foreign_code import has_hooks
 
 

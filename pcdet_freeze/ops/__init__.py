@@ -12,7 +12,9 @@ radians, counter-clockwise from x. A box is [x, y, z, dx, dy, dz, heading]: cent
 | `voxels.py` | point cloud -> voxels, in order of their first point |
 | `sparse.py` | sparse 3D convolutions; the only file that imports spconv |
 | `norm.py` | batch norm for very small sparse batches |
-| `ragged_pillars.py` | the layers of a pillar encoder on valid points only |
+| `pillars/` | pillar encoders on valid points only |
+| `maps/` | channels-last BEV maps: norm layers, matrix products |
+| `compiled.py` | numba functions whose machine code is kept on disk |
 | `bev_cells.py` | points -> cells of a BEV map, majority label of a cell |
 | `lanes.py` | lane maps <-> polylines |
 | `batch_tensors.py` | arrays of a batch -> tensors |

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.ops.map_layout import map_of
+from pcdet_freeze.ops.maps.map_layout import map_of
 from pcdet_freeze.ops.norm import batch_norm
 
 SparseTensor = Any

@@ -19,8 +19,8 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.digest import tensor_digests
 from pcdet_freeze.freezing.prefix import Replanner
-from pcdet_freeze.ops import map_layout
-from pcdet_freeze.ops.map_layout import is_channels_last, is_faster_channels_last, train_channels_last
+from pcdet_freeze.ops.maps import map_layout
+from pcdet_freeze.ops.maps.map_layout import is_channels_last, is_faster_channels_last, train_channels_last
 from pcdet_freeze.utils.tensors import relative_error
 
 TASKS = ("segment", "lane")

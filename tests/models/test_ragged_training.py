@@ -17,8 +17,8 @@ from waits import PackageWaits
 
 from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.models.vfe import pillar_vfe
-from pcdet_freeze.ops import ragged_kernels
-from pcdet_freeze.ops.pillar_max import pillar_max
+from pcdet_freeze.ops.pillars import ragged_kernels
+from pcdet_freeze.ops.pillars.pillar_max import pillar_max
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import relative_error
 

@@ -54,7 +54,7 @@ def test_the_host_waits_at_most_twice_an_iteration(trainings: dict[str, Any], na
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_losses_are_those_of_the_cpu(trainings: dict[str, Any], name: str) -> None:
-    # after a few steps: the pillar encoder sums in another order on a CPU (ops/_ragged_kernels.py)
+    # after a few steps: the pillar encoder sums in another order on a CPU (ops/pillars/_ragged_kernels.py)
     assert trainings[name]["losses"] == pytest.approx(trainings[name]["on_cpu"], rel=1e-5)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.ops.map_layout import map_of
+from pcdet_freeze.ops.maps.map_layout import map_of
 from pcdet_freeze.ops.sparse import bev_map, dense
 from pcdet_freeze.utils.tensors import same_bits
 

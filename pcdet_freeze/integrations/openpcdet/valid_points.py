@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.ops.ragged_pillars import RaggedPillars, decorate_points, run_layers
+from pcdet_freeze.ops.pillars.ragged_pillars import RaggedPillars, decorate_points, run_layers
 from pcdet_freeze.utils.tensors import error_sums, relative_errors
 
 READS = ("voxels", "voxel_num_points", "voxel_coords")

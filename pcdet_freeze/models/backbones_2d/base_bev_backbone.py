@@ -17,7 +17,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, ConvTranspose2d, MapSequential
 from pcdet_freeze.models.registry import BACKBONES_2D
-from pcdet_freeze.ops.map_layout import JoinedMap
+from pcdet_freeze.ops.maps.map_layout import JoinedMap
 from pcdet_freeze.utils.rules import Count, Layers, Share, above
 from pcdet_freeze.utils.sections import Section
 

@@ -12,7 +12,7 @@ from pcdet_freeze.config.schema import LayoutKeys, LossKeys
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import registry
 from pcdet_freeze.models.loss_normalization import Kind
-from pcdet_freeze.ops.map_layout import Choice
+from pcdet_freeze.ops.maps.map_layout import Choice
 from pcdet_freeze.registry import Registry
 from pcdet_freeze.utils.names import did_you_mean
 from pcdet_freeze.utils.sections import read_named, read_section

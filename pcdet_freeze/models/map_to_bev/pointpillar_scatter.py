@@ -10,7 +10,7 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
-from pcdet_freeze.ops.map_layout import MapWriter
+from pcdet_freeze.ops.maps.map_layout import MapWriter
 from pcdet_freeze.utils.rules import Count
 
 

@@ -17,8 +17,8 @@ from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
 from pcdet_freeze.models.vfe.recognised_layers import NORMS
 from pcdet_freeze.ops.norm import batch_norm
-from pcdet_freeze.ops.ragged_norm import ragged_norm
-from pcdet_freeze.ops.ragged_pillars import RaggedPillars, run_layer
+from pcdet_freeze.ops.pillars.ragged_norm import ragged_norm
+from pcdet_freeze.ops.pillars.ragged_pillars import RaggedPillars, run_layer
 from pcdet_freeze.utils.tracing import is_traced
 
 

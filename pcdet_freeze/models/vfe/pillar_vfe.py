@@ -1,6 +1,6 @@
 """PillarVFE, the pillar feature network of PointPillars (arXiv:1812.05784, section 2.1).
 
-It computes valid points only (:mod:`pcdet_freeze.ops.ragged_pillars`), or with ``RAGGED: False`` all slots of
+It computes valid points only (:mod:`pcdet_freeze.ops.pillars`), or with ``RAGGED: False`` all slots of
 the padded pillars, as OpenPCDet does. Both are the same function.
 """
 
@@ -20,8 +20,8 @@ from pcdet_freeze.models.registry import VFES
 from pcdet_freeze.models.vfe.pillar_encoder import PillarEncoder, PillarLayer, PillarVFESettings
 from pcdet_freeze.models.vfe.recognised_layers import is_recognised
 from pcdet_freeze.ops.norm import batch_norm
-from pcdet_freeze.ops.ragged_norm import ragged_norm
-from pcdet_freeze.ops.ragged_pillars import (
+from pcdet_freeze.ops.pillars.ragged_norm import ragged_norm
+from pcdet_freeze.ops.pillars.ragged_pillars import (
     RaggedPillars,
     decorate_points,
     first_rows,
@@ -45,7 +45,7 @@ class PFNLayer(PillarLayer):
     def forward(self, points: Tensor, pillars: RaggedPillars | None = None) -> Tensor:
         """(M, P, channels_in) -> (M, channels_out) in the last layer, else (M, P, channels_out).
 
-        With ``pillars``, rows of points and padding, see :func:`pcdet_freeze.ops.ragged_pillars.run_layer`.
+        With ``pillars``, rows of points and padding, see :func:`.ragged_pillars.run_layer`.
         """
         if pillars is not None:
             return run_layer(self, points, pillars, ragged_norm)

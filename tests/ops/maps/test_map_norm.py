@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.models.map_layers import BatchNorm2d, MapSequential
-from pcdet_freeze.ops import map_norm
+from pcdet_freeze.ops.maps import map_norm
 from pcdet_freeze.utils.tensors import relative_error
 
 LAST = torch.channels_last

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcdet_freeze.ops.pillar_max import pillar_max
+from pcdet_freeze.ops.pillars.pillar_max import pillar_max
 from pcdet_freeze.utils.devices import is_accelerator, total_of
 
 Normalize = Callable[[Any, Tensor, Tensor, "RaggedPillars"], Tensor]

@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pcdet_freeze.ops.ragged_kernels import arrays, has_kernels, kernels
-from pcdet_freeze.ops.ragged_pillars import RaggedPillars
+from pcdet_freeze.ops.pillars.ragged_kernels import arrays, has_kernels, kernels
+from pcdet_freeze.ops.pillars.ragged_pillars import RaggedPillars
 
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 

@@ -23,6 +23,6 @@ def arrays(*tensors: Tensor) -> tuple[Any, ...]:
 
 def kernels() -> Any:
     """The compiled kernels. numba is imported with the first of them: frozen encoders need none."""
-    from pcdet_freeze.ops import _ragged_kernels
+    from pcdet_freeze.ops.pillars import _ragged_kernels
 
     return _ragged_kernels

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pcdet_freeze.ops.map_layout import map_of, rows_of
+from pcdet_freeze.ops.maps.map_layout import map_of, rows_of
 
 ROOM = 1 << 19
 """values of the outputs that are rearranged at once: 2 MB, which fit into the cache"""

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcdet_freeze.ops import map_products
-from pcdet_freeze.ops.map_layout import JoinedMap, is_channels_last, map_of, rows_of
-from pcdet_freeze.ops.map_products import convolve_cells, spread_cells
+from pcdet_freeze.ops.maps import map_products
+from pcdet_freeze.ops.maps.map_layout import JoinedMap, is_channels_last, map_of, rows_of
+from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
 from pcdet_freeze.utils.tensors import relative_error
 
 LAST = torch.channels_last

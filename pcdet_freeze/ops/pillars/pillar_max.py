@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pcdet_freeze.ops.ragged_kernels import arrays, has_kernels, kernels
+from pcdet_freeze.ops.pillars.ragged_kernels import arrays, has_kernels, kernels
 from pcdet_freeze.utils.tracing import is_traced
 
 NOWHERE, PADDING = -1, -2

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pcdet_freeze.ops.map_layout import map_of, rows_of
+from pcdet_freeze.ops.maps.map_layout import map_of, rows_of
 
 BLOCK = 1 << 17
 """values of a block, per thread: 512 kB, half of the second-level cache of a core"""

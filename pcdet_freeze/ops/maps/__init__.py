@@ -1,0 +1,1 @@
+"""BEV maps in the channels-last format: layout, norm statistics, matrix products."""

@@ -1,0 +1,1 @@
+"""Pillar encoders on valid points: layers, norm statistics, maxima."""
