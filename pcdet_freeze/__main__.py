@@ -72,6 +72,10 @@ COMMANDS = {
         "print digests of a checkpoint's outputs over the test frames",
         "--cfg_file synthetic_models/stage1_detect.yaml --ckpt checkpoint_epoch_5.pth",
     ),
+    "export": Command(
+        "write a network as ONNX and compare it with torch",
+        "--cfg_file synthetic_models/stage1_detect.yaml --ckpt checkpoint_epoch_5.pth --out onnx",
+    ),
     "bench": Command(
         "measure what freezing saves in a training step", "--freeze vfe,backbone_2d.blocks --rounds 3"
     ),

@@ -18,7 +18,7 @@ FLOORS = [
     {"freezing"},
     {"datasets", "models", "evaluation"},
     {"engine"},
-    {"integrations", "visualization", "bench"},
+    {"integrations", "visualization", "export", "bench"},
     {"cli"},
     {"__main__"},
     {"openpcdet"},
