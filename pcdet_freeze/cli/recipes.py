@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.cli.flags import whole
-from pcdet_freeze.cli.three_stages import QUICK, set_words, train_stage
+from pcdet_freeze.cli.three_stages import QUICK, evaluate_stage, set_words, train_stage
 
 LIST, WEIGHTS = "MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.LOSS_WEIGHTS"
 LATER = {"stage2_segment": "{dense_head: 0}", "stage3_lane": "{dense_head: 0, segment_head: 0}"}
@@ -24,6 +24,8 @@ RECIPES = {
     "norm layers only": ["MODEL.FREEZE.PARAMETERS", "False", WEIGHTS],
     "fine-tuning, all losses": [LIST, "[]"],
 }
+TRUNKS = {"pillars": "", "shared": "shared_"}
+"""what the branches share with detection: the pillar encoder, or backbone_2d.blocks and deblocks too"""
 AP, MIOU, F1 = "Car_3d_0.50/moderate_R40", "segmentation/mIoU", "lane/F1"
 HEAD = (
     "recipe", "car AP after 1", "after 2", "after 3", "mIoU after 2", "after 3", "lane F1 after 3",
@@ -61,6 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output_dir", default="output/recipes", help="output folder; existing results are deleted"
     )
+    parser.add_argument(
+        "--trunk",
+        choices=TRUNKS,
+        default="pillars",
+        help="what the tasks share: the pillar encoder (pillars), or backbone_2d.blocks and deblocks as well",
+    )
+    parser.add_argument("--stage1", help="checkpoint of stage1_detect to start from; default: trains one")
+    parser.add_argument("--batch_size", type=whole(1), default=4, help="scenes in an iteration; default 4")
     parser.add_argument("--max_iters", type=whole(1), default=100, help="iterations of each stage")
     parser.add_argument("--quick", action="store_true", help="4 iterations on few scenes: not the quality")
 
@@ -69,19 +79,25 @@ def run(args: argparse.Namespace) -> int:
     """Train, print; exit code 1 where the detector changed under the freeze list."""
     out, few = Path(args.output_dir).resolve(), QUICK if args.quick else []
     budget = 4 if few else args.max_iters
+    prefix = TRUNKS[args.trunk]
     shutil.rmtree(out / "synthetic_models", ignore_errors=True)
 
     def stage(cfg: str, tag: str, start: str | None, iterations: int, keys: list[str]) -> dict[str, Any]:
-        return train_stage(out, cfg, tag, start, ["--max_iters", str(iterations), *set_words(keys)], few)
+        length = ["--batch_size", str(args.batch_size), "--max_iters", str(iterations)]
+        return train_stage(out, cfg, tag, start, [*length, *set_words(keys)], few)
 
-    first = stage("stage1_detect", "first", None, budget, few)
-    joint = stage("multi_task", "joint", None, 3 * budget, few)
+    if args.stage1 is None:
+        first = stage("stage1_detect", "first", None, budget, few)
+    else:
+        first = evaluate_stage(out, "stage1_detect", args.stage1, few)
+    joint = stage(f"{prefix}multi_task", "joint", None, 3 * budget, few)
     figures = ["-", "-", f"{joint[AP]:.1f}", "-", f"{joint[MIOU]:.1f}", f"{joint[F1]:.3f}", "-"]
     rows = [["joint", *figures, f"{seconds(joint):.0f}"]]
     for name, recipe in RECIPES.items():
         stages, tag = [first], name.replace(", ", "_").replace(" ", "_")
         for cfg in LATER:
-            stages.append(stage(cfg, tag, stages[-1]["ckpt"], budget, options(recipe, cfg, few)))
+            keys = options(recipe, cfg, few)
+            stages.append(stage(f"{prefix}{cfg}", tag, stages[-1]["ckpt"], budget, keys))
         rows.append(row(name, stages))
         print(f"\n{budget} iterations a stage, {3 * budget} jointly:\n\n{table(rows)}", flush=True)
     return int(rows[1][7] != "the same bits")

@@ -125,6 +125,20 @@ def train_stage(
     folder = out / "synthetic_models" / cfg / tag
     ckpt = str(max(folder.glob("ckpt/checkpoint_epoch_*.pth"), key=lambda file: file.stat().st_mtime))
     figures = json.loads((folder / "run.json").read_text()) | {"ckpt": ckpt}
+    return figures | _results(folder, cfg, ckpt, few)
+
+
+def evaluate_stage(out: Path, cfg: str, ckpt: str, few: list[str]) -> Figures:
+    """The figures of ``train_stage`` for a checkpoint that is there; it took no iteration."""
+    step("test", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", "given", "--ckpt", ckpt,
+         "--workers", "1", *set_words(few))  # fmt: skip
+    none = {"iterations": 0, "seconds_per_iteration": {"batch": 0.0}, "ckpt": ckpt}
+    return none | _results(out / "synthetic_models" / cfg / "given", cfg, ckpt, few)
+
+
+def _results(folder: Path, cfg: str, ckpt: str, few: list[str]) -> Figures:
+    """Metrics of the evaluation below ``folder``, digests of the detector in ``ckpt``, number of boxes."""
+    figures: Figures = {}
     for result in folder.glob("eval/**/result.json"):
         figures |= json.loads(result.read_text())
     file = folder / "digest.json"

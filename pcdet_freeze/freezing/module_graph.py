@@ -186,12 +186,17 @@ def _step(stage: Stage, readers: Sequence[Stage], is_frozen: bool) -> Step:
 
 
 def _unneeded(stage: Stage, readers: Sequence[Stage]) -> frozenset[str]:
-    """Keys of ``stage`` that frozen children make and no reader wants; none where a reader may read all."""
+    """Keys of ``stage`` that frozen children make and no reader wants; none where a reader may read all.
+
+    A key whose makers all take part in a key that is needed is made on the way to it.
+    """
     makers = {key: [getattr(stage.module, name) for name in names] for key, names in stage.made_by.items()}
     frozen = {key for key, parts in makers.items() if _all_frozen(parts)}
     if not all(reader.declared for reader in readers):
         return frozenset()
-    return frozenset(frozen - {key for reader in readers for key in reader.reads | reader.reads_train})
+    unread = frozen - {key for reader in readers for key in reader.reads | reader.reads_train}
+    needed = [set(names) for key, names in stage.made_by.items() if key not in unread]
+    return frozenset(key for key in unread if not any(set(stage.made_by[key]) <= names for names in needed))
 
 
 def _all_frozen(parts: Sequence[nn.Module]) -> bool:

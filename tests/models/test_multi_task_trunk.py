@@ -94,6 +94,39 @@ def test_t1_a_frozen_branch_whose_output_nothing_needs_does_not_run(
     assert len(ran(model.eval(), task_batch())) == 6
 
 
+SHARED = {"TASK_INPUT": "spatial_features_2d", "LANEBLOCKS": {"LAYER_STRIDES": [1, 1]}}
+
+
+def shared_model() -> Any:
+    config = task_config("segment", "lane")
+    config["BACKBONE_2D"] |= SHARED
+    return task_model(config=config)
+
+
+def test_branches_read_the_map_of_the_detector_where_the_config_says_so() -> None:
+    model, given = shared_model(), task_batch()
+    model.eval()(given)
+    assert given["seg_features_2d"].shape[2:] == given["spatial_features_2d"].shape[2:]
+    model.train()(task_batch())
+    loss = model.get_head_losses()[0]["lane_head"]
+    assert torch.autograd.grad(loss, model.backbone_2d.blocks[0][1].weight)[0].any()
+
+
+def test_t1_a_frozen_detector_that_branches_read_runs_without_its_head() -> None:
+    model = shared_model()
+    freeze(model, STAGE_3)
+    assert ran(model.train(), task_batch()) == {"blocks", "deblocks", "laneblocks", "mixsegnet"}
+    assert "does not compute seg_features_2d in training" in explain_steps(model)[0]
+
+
+def test_p3_the_lint_knows_that_shared_blocks_feed_every_head() -> None:
+    model = shared_model()
+    freeze(model, [*STAGE_3, "!backbone_2d.blocks"])
+    found = " ".join(map(str, lint(model)))
+    assert "dense_head is frozen, but backbone_2d.blocks" in found
+    assert "segment_head is frozen, but backbone_2d.blocks" in found
+
+
 def test_t1_skipped_branches_are_logged() -> None:
     model = task_model("segment", "lane")
     freeze(model, STAGE_3)

@@ -30,11 +30,12 @@ def test_a_row_has_the_figures_of_each_stage_and_the_seconds_of_all_iterations()
     assert len(row) == len(recipes.HEAD) and recipes.table([row]).count("\n") == 2
 
 
+@pytest.mark.parametrize("trunk", recipes.TRUNKS.values())
 @pytest.mark.parametrize("later", ["stage2_segment", "stage3_lane"])
-def test_only_the_new_task_gives_a_loss_unless_the_recipe_says_otherwise(later: str) -> None:
+def test_only_the_new_task_gives_a_loss_unless_the_recipe_says_otherwise(later: str, trunk: str) -> None:
     found = {}
     for name, recipe in recipes.RECIPES.items():
-        cfg = cfg_from_yaml_file(ROOT / "cfgs" / "synthetic_models" / f"{later}.yaml")
+        cfg = cfg_from_yaml_file(ROOT / "cfgs" / "synthetic_models" / f"{trunk}{later}.yaml")
         cfg_from_list(recipes.options(recipe, later, []), cfg)
         live = [h for h in ("dense_head", "segment_head", "lane_head") if h.upper() in cfg.MODEL]
         frozen = (

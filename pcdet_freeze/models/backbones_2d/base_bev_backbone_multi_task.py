@@ -18,6 +18,7 @@ from pcdet_freeze.utils.rules import Count, Layers, Rule, one_of
 from pcdet_freeze.utils.sections import Section
 
 SEGMENT, LANE = "segment", "lane"
+PILLAR_MAP, SHARED_MAP = "spatial_features", "spatial_features_2d"
 WHERE = "MODEL.BACKBONE_2D (BaseBEVBackboneMultiTask)"
 
 
@@ -77,6 +78,8 @@ class BaseBEVBackboneMultiTaskSettings(BaseBEVBackboneSettings):
         Rule(f"a list of {SEGMENT} and {LANE}, each once", lambda tasks: len(set(tasks)) == len(tasks)),
     ] = ()
     """branches beside detection: segment, lane"""
+    task_input: Annotated[str, one_of((PILLAR_MAP, SHARED_MAP))] = PILLAR_MAP
+    """map that these branches read: that of map_to_bev, or that of blocks and deblocks"""
     segblocks: SegBlocksSettings = field(default_factory=SegBlocksSettings)
     laneblocks: LaneBlocksSettings = field(default_factory=LaneBlocksSettings)
     mixsegnet: MixSegNetSettings = field(default_factory=MixSegNetSettings)
@@ -85,6 +88,9 @@ class BaseBEVBackboneMultiTaskSettings(BaseBEVBackboneSettings):
 @BACKBONES_2D.register
 class BaseBEVBackboneMultiTask(BaseBEVBackbone):
     """Three parallel branches on ``spatial_features``; no branch reads the output of another.
+
+    With ``TASK_INPUT: spatial_features_2d`` the branches of segmentation and lanes read the output of the
+    detection branch, so that all tasks share ``blocks`` and ``deblocks``.
 
     ``blocks`` and ``deblocks`` have the ``state_dict`` keys of BaseBEVBackbone, so a detector trained with
     BaseBEVBackbone loads. ``segblocks`` and ``seg_out_conv`` exist with task "segment", ``laneblocks`` and
@@ -95,14 +101,16 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
 
     def __init__(self, settings: BaseBEVBackboneMultiTaskSettings, context: BuildContext) -> None:
         super().__init__(settings, context)
-        given = context.features_of("spatial_features", WHERE)
-        self.made_by: dict[str, tuple[str, ...]] = {"spatial_features_2d": ("blocks", "deblocks")}
+        self.task_input, trunk = settings.task_input, ("blocks", "deblocks")
+        given = context.features_of(self.task_input, WHERE)
+        self.made_by: dict[str, tuple[str, ...]] = {SHARED_MAP: trunk}
+        before = trunk if self.task_input == SHARED_MAP else ()
         if SEGMENT in settings.other_tasks:
             context.features["seg_features_2d"] = self._add_segment(settings.segblocks, given)
-            self.made_by["seg_features_2d"] = ("segblocks", "seg_out_conv")
+            self.made_by["seg_features_2d"] = (*before, "segblocks", "seg_out_conv")
         if LANE in settings.other_tasks:
             context.features["lane_features_2d"] = self._add_lane(settings, given)
-            self.made_by["lane_features_2d"] = ("laneblocks", "mixsegnet")
+            self.made_by["lane_features_2d"] = (*before, "laneblocks", "mixsegnet")
         self.writes = tuple(self.made_by)
 
     def _add_segment(self, settings: SegBlocksSettings, given: Features) -> Features:
@@ -135,16 +143,19 @@ class BaseBEVBackboneMultiTask(BaseBEVBackbone):
             spatial_features: (B, C, H, W), H along y, W along x
         Writes:
             spatial_features_2d: (B, sum of NUM_UPSAMPLE_FILTERS, H', W'), for detection
-            seg_features_2d: (B, SEGBLOCKS.NUM_OUT, H, W), with task "segment"
+            seg_features_2d: (B, SEGBLOCKS.NUM_OUT, rows and columns of TASK_INPUT), with task "segment"
             lane_features_2d: (B, MIXSEGNET.NUM_OUT, H'', W''), with task "lane"
 
         ``skip`` names keys that are not needed; their branches do not run.
         """
-        if "spatial_features_2d" not in skip:
+        branches = [
+            key for key in ("seg_features_2d", "lane_features_2d") if key in self.made_by and key not in skip
+        ]
+        if SHARED_MAP not in skip or (branches and self.task_input == SHARED_MAP):
             super().forward(batch_dict)
-        x = batch_dict["spatial_features"]
-        if "seg_features_2d" in self.made_by and "seg_features_2d" not in skip:
+        x = batch_dict[self.task_input] if branches else None
+        if "seg_features_2d" in branches:
             batch_dict["seg_features_2d"] = self.seg_out_conv(self.segblocks(x))
-        if "lane_features_2d" in self.made_by and "lane_features_2d" not in skip:
+        if "lane_features_2d" in branches:
             batch_dict["lane_features_2d"] = self.mixsegnet(self.laneblocks(x))
         return batch_dict
