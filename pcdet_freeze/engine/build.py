@@ -18,6 +18,7 @@ from torch import nn
 from pcdet_freeze.config import plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
+from pcdet_freeze.engine.checkpoint.head_classes import classes_of
 from pcdet_freeze.engine.checkpoint.io import cfg_digest
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
@@ -293,4 +294,25 @@ def require_labels(model: nn.Module, dataset: Any) -> None:
             f"A task needs labels in some frame, but {type(dataset).__name__} has only "
             f"{', '.join(given) or 'none'}: {needs}. Add the labels (docs/labels.md; those of a task of your "
             "own to the data set's `labels`), or name the head in MODEL.NOT_TRAIN_IN_MULTI_TASK"
+        )
+    _require_classes({part.name: part.module for part in parts if steps[part.name].loss}, dataset)
+
+
+def _require_classes(heads: Mapping[str, nn.Module], dataset: Any) -> None:
+    """Raise one DataError for all ``heads`` with classes that no frame of ``dataset`` is labelled for."""
+    labelled = getattr(dataset, "labelled_classes", None)
+    if labelled is None:
+        return
+    lacking = {
+        name: missing
+        for name, head in heads.items()
+        if (missing := [c for c in classes_of(head) if c not in labelled])
+    }
+    if lacking:
+        needs = "; ".join(f"{head} has {', '.join(names)}" for head, names in lacking.items())
+        raise DataError(
+            "A head learns from frames that are labelled for all of its classes, but the training data is "
+            f"labelled for {', '.join(labelled) or 'none'} (DATA_CONFIG.LABELLED_CLASSES): {needs}. Name the "
+            "head in MODEL.NOT_TRAIN_IN_MULTI_TASK, give its new classes a head of their own "
+            "(MODEL.DENSE_HEADS), or add labels"
         )
