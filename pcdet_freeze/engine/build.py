@@ -49,6 +49,7 @@ from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.freezing import FreezePlan, is_frozen
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, log_list_changes
+from pcdet_freeze.freezing.lr_scale import describe_lr_scale, lr_scaled_groups
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
@@ -151,9 +152,10 @@ def build_trainer(
     accumulate = int(optim_cfg.get("ACCUMULATE", 1))
     length = math.ceil(len(train.loader) / accumulate)
     epochs = context.epochs or math.ceil((steps or 0) / length)
-    optimizer = build_optimizer(
-        model, optim_cfg, [part for hook in hooks for part in hook.lr_scaled_groups()]
-    )
+    groups = [part for hook in hooks for part in hook.lr_scaled_groups()]
+    optimizer = build_optimizer(model, optim_cfg, [*groups, *lr_scaled_groups(context.plan, model)])
+    for line in describe_lr_scale(context.plan, model):
+        context.logger.info("%s", line)
     trainer = Trainer(
         model,
         optimizer,
