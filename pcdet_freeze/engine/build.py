@@ -33,6 +33,7 @@ from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
+from pcdet_freeze.engine.hooks.validation import ValidationHook, validation_settings
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.run_context import (
@@ -203,6 +204,7 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
     first: list[Hook] = [TaskGradientHook(every)] if every else []
     last: list[Hook] = []
     if evaluation is not None:
+        first += validation_hooks(context, evaluation, extra)
         last = [EvaluationHook(evaluation, ckpt, options.num_epochs_to_eval, options.start_epoch)]
     requeue = partial(requeue_after, logger=context.logger) if options.requeue else None
     stop = StopHook(ckpt, extra, context.agreement, requeue)
@@ -219,6 +221,14 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         StopBeforeEvaluationHook(stop),
         *last,
     ]
+
+
+def validation_hooks(context: TrainContext, evaluation: Evaluation, extra: Mapping[str, Any]) -> list[Hook]:
+    """The hook that evaluates between epochs, if OPTIMIZATION.BEST or GUARD asks for it."""
+    settings = validation_settings(context.cfg.OPTIMIZATION)
+    if settings is None:
+        return []
+    return [ValidationHook(evaluation, context.folders.ckpt, *settings, extra)]
 
 
 @dataclass

@@ -20,6 +20,7 @@ from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
+from pcdet_freeze.engine.hooks.validation import validation_settings
 from pcdet_freeze.engine.run_context import EvalOptions, TrainContext, TrainOptions
 from pcdet_freeze.engine.run_session import RunSession, resume_advice, run_session
 from pcdet_freeze.engine.testing.evaluator import evaluate_all
@@ -109,7 +110,7 @@ def build_training(context: TrainContext) -> BuiltTraining:
     launch.choose_seed(context, checkpoint)
     train_data = build.build_data(context, training=True)
     evaluation = None
-    if context.options.num_epochs_to_eval > 0:
+    if context.options.num_epochs_to_eval > 0 or validation_settings(context.cfg.OPTIMIZATION) is not None:
         evaluation = build.Evaluation(context, build.build_data(context, False), "eval_with_train")
 
     # build, SyncBN, pretrained tensors
