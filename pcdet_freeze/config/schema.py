@@ -148,6 +148,10 @@ class OptimizationSettings(ValidationKeys):
     """steps of a run that may be left out with skip; null: any number"""
     measure_savings: bool = True
     """measure in the first iterations what freezing saves"""
+    ema: (
+        Annotated[float, Rule("a number between 0 and 1, such as 0.999", lambda value: 0 < value < 1)] | None
+    ) = None
+    """decay of an exponential moving average of the weights, which evaluations use; null: none"""
     task_gradients: Annotated[int, whole(0)] = 0
     """iterations between two measurements of the gradient norm of each task at the trunk; 0: none"""
 

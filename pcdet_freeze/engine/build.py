@@ -26,6 +26,7 @@ from pcdet_freeze.engine.finite_guard import FiniteGuard
 from pcdet_freeze.engine.hooks.bad_data import BadDataHook
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
+from pcdet_freeze.engine.hooks.ema import EmaHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
 from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hooks
@@ -202,6 +203,8 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
     ckpt = context.folders.ckpt
     every = context.cfg.OPTIMIZATION.get("TASK_GRADIENTS", 0)
     first: list[Hook] = [TaskGradientHook(every)] if every else []
+    if decay := context.cfg.OPTIMIZATION.get("EMA"):
+        first.append(EmaHook(decay))
     last: list[Hook] = []
     if evaluation is not None:
         first += validation_hooks(context, evaluation, extra)

@@ -16,6 +16,7 @@ from torch import nn
 from pcdet_freeze.config import apply_overrides, load_cfg, plain
 from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine import build, launch
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
@@ -201,7 +202,7 @@ def evaluate(
         model, evaluation = _build_evaluation(session, chosen, chosen.eval_tag)
         name: int | str = "pretrained"
         if chosen.ckpt:
-            state = load_checkpoint(chosen.ckpt, chosen.trust_checkpoint)["model_state"]
+            state = trained_weights(load_checkpoint(chosen.ckpt, chosen.trust_checkpoint))
             load_model_state(model, state, chosen.ckpt)
             number = epoch_of(Path(chosen.ckpt))
             name = number if number >= 0 else Path(chosen.ckpt).stem

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pcdet_freeze import __version__
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.head_classes import KEY as HEAD_CLASSES
 from pcdet_freeze.engine.checkpoint.head_classes import stored_classes
 from pcdet_freeze.errors import CertificateError, CheckpointError
@@ -37,7 +38,7 @@ class Source:
     @classmethod
     def of(cls, name: str, checkpoint: Mapping[str, Any]) -> Source:
         """From a loaded checkpoint; CertificateError where it is not what its own certificate says."""
-        state = plain_state(checkpoint["model_state"])
+        state = plain_state(trained_weights(checkpoint))
         digests = {key: tensor_digest(value) for key, value in state.items() if key != COUNTER}
         stored = ((checkpoint.get(CHECKPOINT_KEY) or {}).get("freeze") or {}).get("certificate")
         certificate = None if stored is None else Certificate.from_plain(stored).renamed(state)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.compat import fit_layouts, without_wrapper_prefixes
 from pcdet_freeze.engine.checkpoint.head_classes import other_classes, require_same_classes
 from pcdet_freeze.errors import CheckpointError
@@ -87,7 +88,7 @@ def load_pretrained(
     such a tensor), if a head was trained for other classes (unless ``allow_mismatch``) or if no tensor fits.
     """
     checkpoint = load_checkpoint(path, trust)
-    state = fit_state(model, checkpoint["model_state"], path)
+    state = fit_state(model, trained_weights(checkpoint), path)
     fit = compare_keys(model, state)
     if allow_mismatch:
         for line in other_classes(model, checkpoint, fit.loaded):

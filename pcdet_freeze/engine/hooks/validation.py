@@ -12,9 +12,9 @@ from torch import nn
 from pcdet_freeze.config.schema import BestSettings, ValidationKeys
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import write_checkpoint
+from pcdet_freeze.engine.hooks.ema import model_to_evaluate
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError, ConfigError, TrainingError
-from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.names import did_you_mean, nearest
 from pcdet_freeze.utils.rng import untouched_rng
@@ -115,9 +115,9 @@ class ValidationHook(Hook):
         ours[KEY] = asdict(self.progress)
 
     def _evaluate(self, trainer: Trainer, epoch: int) -> Mapping[str, float]:
-        distributed.share_buffers(trainer.model)
+        model = model_to_evaluate(trainer)
         with untouched_rng():
-            return self.evaluate(distributed.unwrap(trainer.model), epoch)
+            return self.evaluate(model, epoch)
 
     def _check_guard(self, trainer: Trainer, found: Mapping[str, float]) -> None:
         for name, allowed in self.guard.items():

@@ -99,6 +99,7 @@ def class_faults(classes: Mapping[str, tuple[str, ...]], class_names: Sequence[s
         class_names: CLASS_NAMES of the config; None: not known.
     """
     owner: dict[str, str] = {}
+    unknown = False
     for head, names in classes.items():
         for name in names:
             if name in owner:
@@ -108,12 +109,13 @@ def class_faults(classes: Mapping[str, tuple[str, ...]], class_names: Sequence[s
                 )
             owner.setdefault(name, head)
             if class_names is not None and name not in class_names:
+                unknown = True
                 yield (
                     f"MODEL.{KEY}.{head}.CLASS_NAMES must be among CLASS_NAMES of the config "
                     f"({', '.join(class_names)}); got {name}{did_you_mean(name, class_names)}"
                 )
     lacking = [name for name in class_names or () if name not in owner]
-    if lacking:
+    if lacking and not unknown:  # else a name is misspelled
         yield (
             f"MODEL.{KEY} must have a head for each of CLASS_NAMES; no head has {', '.join(lacking)}. Add "
             "a head, or add the class to CLASS_NAMES of one"
