@@ -157,7 +157,7 @@ def validation_settings(
     optim_cfg: Mapping[str, Any],
 ) -> tuple[BestSettings | None, dict[str, float]] | None:
     """OPTIMIZATION.BEST and GUARD; None without them. ConfigError with every fault."""
-    given = {key: optim_cfg.get(key) for key in ("BEST", "GUARD") if optim_cfg.get(key)}
+    given = {key: value for key in ("BEST", "GUARD") if (value := optim_cfg.get(key)) is not None}
     if not given:
         return None
     found, faults = read_section(ValidationKeys, given, "OPTIMIZATION")
