@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tool_runs import ROOT, tool, words
+from tool_runs import ROOT, SMALL, tool, words
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
@@ -81,21 +81,22 @@ def test_the_loss_of_the_new_head_is_in_tensorboards_figures(runs: dict[str, Pat
 
 
 def test_r1_a_resumed_run_ends_as_one_that_was_not_interrupted(runs: dict[str, Path], tmp_path: Path) -> None:
-    given = ["--pretrained_model", checkpoint(runs["car_pedestrian"])]
-    stage(tmp_path, "new_class", *given, "--max_iters", 3, steps=4)
-    resumed = stage(tmp_path, "new_class", *given, steps=4)
+    resumed = stage(tmp_path, "new_class", "--ckpt", checkpoint(runs["new_class"]), steps=4)
     whole, again = (load_checkpoint(checkpoint(path, 2)) for path in (runs["new_class"], resumed))
     assert all(torch.equal(whole["model_state"][n], again["model_state"][n]) for n in whole["model_state"])
 
 
 def test_every_class_has_an_average_precision_with_its_overlap(runs: dict[str, Path], tmp_path: Path) -> None:
-    ckpt, cfg = checkpoint(runs["new_class"], 2), CFGS / "new_class.yaml"
-    assert (
-        main(
-            ["test", *words(tmp_path, "--ckpt", ckpt, "--batch_size", 2, sets=sets_of("new_class"), cfg=cfg)]
-        )
-        == 0
-    )
+    given = [
+        "--cfg_file",
+        CFGS / "new_class.yaml",
+        "--ckpt",
+        checkpoint(runs["new_class"], 2),
+        "--workers",
+        0,
+    ]
+    more = ["--output_dir", tmp_path, "--device", "cpu", "--batch_size", 2, "--set", *SMALL]
+    assert main(["test", *map(str, [*given, *more, *sets_of("new_class")])]) == 0
     (result,) = tmp_path.rglob("result.json")
     values = json.loads(result.read_text())
     assert {f"{name}_3d_0.50/moderate_R40" for name in ("Car", "Pedestrian", "Cyclist")} <= set(values)
