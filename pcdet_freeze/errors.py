@@ -35,7 +35,8 @@ class CertificateError(FreezeError):
 
 
 class TrainingError(PCDetFreezeError, RuntimeError):
-    """A training step that cannot be made: a loss without a graph, a StopIteration from user code."""
+    """A training that cannot go on: a loss without a graph, a StopIteration from user code, a guarded task
+    that became worse."""
 
 
 class DataError(PCDetFreezeError, ValueError):

@@ -13,6 +13,7 @@ from pcdet_freeze.datasets.loader import register_all
 from pcdet_freeze.datasets.registry import DATASETS, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
+from pcdet_freeze.models.detectors.several_heads import sections_of_heads
 from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.rules import Count, whole
 from pcdet_freeze.utils.sections import Section, read_section
@@ -148,7 +149,9 @@ def _lane_map_shape(dataset_cfg: Mapping[str, Any], limits: np.ndarray) -> tuple
 
 def sizes_of(model_cfg: Mapping[str, Any]) -> dict[str, list[float]]:
     """class -> [length, width, height] in metres of its first anchor; empty without anchors."""
-    anchors = (model_cfg.get("DENSE_HEAD") or {}).get("ANCHOR_GENERATOR_CONFIG") or []
+    several = [section for _, section in sections_of_heads(model_cfg).values()]
+    heads = [model_cfg.get("DENSE_HEAD") or {}, *several]
+    anchors = [item for head in heads for item in head.get("ANCHOR_GENERATOR_CONFIG") or []]
     return {str(item["class_name"]): list(item["anchor_sizes"][0]) for item in anchors}
 
 

@@ -16,6 +16,7 @@ from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.point_files import SUFFIXES, PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
@@ -85,7 +86,7 @@ def _frames(cfg: Any, args: argparse.Namespace) -> tuple[DatasetTemplate, Iterat
 
 def _predictor(cfg: Any, dataset: DatasetTemplate, ckpt: str, args: argparse.Namespace) -> Predict:
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    load_model_state(model, load_checkpoint(ckpt, args.trust_checkpoint)["model_state"], ckpt)
+    load_model_state(model, trained_weights(load_checkpoint(ckpt, args.trust_checkpoint)), ckpt)
     device = pick_device(args.device)
     model.to(device).eval()
     return partial(predict, model, dataset, device=device, score=args.score)

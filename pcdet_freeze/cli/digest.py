@@ -13,6 +13,7 @@ from typing import Any
 from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.cli.json_file import write_json
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
 from pcdet_freeze.models import build_network
@@ -52,6 +53,6 @@ def digests_of(cfg: Any, args: argparse.Namespace) -> dict[str, OutputDigest]:
         cfg.DATA_CONFIG, cfg.CLASS_NAMES, args.batch_size, training=False, logger=quiet
     )
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data)
-    load_model_state(model, load_checkpoint(args.ckpt, args.trust_checkpoint)["model_state"], args.ckpt)
+    load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
     device = pick_device(args.device)
     return output_digests(model.to(device), loader, device)

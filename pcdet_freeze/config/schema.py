@@ -82,9 +82,37 @@ class LayoutKeys(Section):
     """whether maps stay channels-last, as they are scattered; auto: in training steps where this is faster"""
 
 
-@settable("OPTIMIZATION")
 @dataclass(frozen=True)
-class OptimizationSettings(Section):
+class BestSettings(Section):
+    """OPTIMIZATION.BEST: the best checkpoint by a metric, and the end of a run that does not improve."""
+
+    example: ClassVar[str] = "{METRIC: segmentation/mIoU, PATIENCE: 5}"
+
+    metric: Name
+    """as in result.json: segmentation/mIoU, lane/F1, Car_3d/moderate_R40"""
+    mode: Literal["max", "min"] | None = None
+    """whether the higher or the lower value is better; null: by the metric"""
+    every: Count = 1
+    """epochs between two evaluations"""
+    patience: Count | None = None
+    """evaluations without a better value after which the run ends; null: it does not end early"""
+    min_delta: Annotated[float, at_least(0)] = 0.0
+    """difference above which a value is better"""
+
+
+@dataclass(frozen=True)
+class ValidationKeys(Section):
+    """Keys of OPTIMIZATION that evaluate between epochs."""
+
+    best: BestSettings | None = None
+    """evaluate after epochs, keep the best checkpoint as checkpoint_best.pth, stop early"""
+    guard: dict[str, Annotated[float, at_least(0)]] | None = None
+    """metric -> how much it may fall below its value before the training, after each epoch"""
+
+
+@settable("OPTIMIZATION")
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings(ValidationKeys):
     """OPTIMIZATION: optimizer and learning-rate schedule."""
 
     needed: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -120,6 +148,10 @@ class OptimizationSettings(Section):
     """steps of a run that may be left out with skip; null: any number"""
     measure_savings: bool = True
     """measure in the first iterations what freezing saves"""
+    ema: (
+        Annotated[float, Rule("a number between 0 and 1, such as 0.999", lambda value: 0 < value < 1)] | None
+    ) = None
+    """decay of an exponential moving average of the weights, which evaluations use; null: none"""
     task_gradients: Annotated[int, whole(0)] = 0
     """iterations between two measurements of the gradient norm of each task at the trunk; 0: none"""
 

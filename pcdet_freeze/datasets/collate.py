@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pcdet_freeze.datasets.frames import IGNORE, LABEL_KEYS
+from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, fill_labelled
 from pcdet_freeze.datasets.registry import Sample
 
 _BATCH_COLUMN = ("points", "voxel_coords")
@@ -27,7 +28,8 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
     this label. ``has_gt_boxes``, ``has_point_labels``, ``has_lane_map`` and ``has_<key>`` of further
     ``labels``, (B,) bool, say which samples have it. For a sample without it the batch holds no boxes, label
     255 (ignore) for its points and cells, and zeros for a further label, which has one shape in all frames.
-    The batch has no key for a label that none of its samples has.
+    The batch has no key for a label that none of its samples has. ``labelled_classes``, (B, C) bool, is there
+    if a sample has it.
     """
     known = dict.fromkeys((*LABEL_KEYS, *labels))
     batch: dict[str, Any] = {f"has_{key}": _has(key, samples) for key in known}
@@ -36,6 +38,8 @@ def collate(samples: Sequence[Sample], labels: Sequence[str] = ()) -> dict[str, 
             continue
         if key == "bad_data":
             values: list[Any] = [sample.get(key, []) for sample in samples]
+        elif key == LABELLED_CLASSES:
+            values = fill_labelled([sample.get(key) for sample in samples])
         else:
             values = _filled(key, samples) if key in known else [sample[key] for sample in samples]
         batch[key] = _join(key, values)

@@ -53,6 +53,8 @@ class DataSettings(Section):
     """read by :func:`pcdet_freeze.datasets.augmentor.read_augmentors`"""
     data_processor: Any = None
     """read by :func:`pcdet_freeze.datasets.processor.read_processors`"""
+    labelled_classes: Modes[tuple[Name, ...]] | tuple[Name, ...] | None = None
+    """classes that the boxes of each frame are labelled for, of all frames or by split; null: CLASS_NAMES"""
     keep_empty_frames: bool = False
     on_bad_frame: Literal["raise", "skip"] = "skip"
     """what a training does with a frame or database object that cannot be used; an evaluation raises"""

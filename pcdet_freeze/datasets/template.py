@@ -20,6 +20,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 | points | (N, C) float32 | x, y, z, intensity, ... |
 | frame_id | str | |
 | gt_boxes | (G, 7) or (G, 9) float32 | x, y, z, dx, dy, dz, heading[, vx, vy]; centre in the box middle |
+| labelled_classes | (C,) bool | optional; classes that are labelled; names before prepare_data |
 | gt_names | (G,) str | before prepare_data; afterwards the last column of gt_boxes is the 1-based class |
 | point_labels | (N,) int64 | optional; 255: no class |
 | lane_map | (H, W) uint8 | optional; raster over the point cloud range, rows y, columns x; 255: no lane |
@@ -44,6 +45,7 @@ from pcdet_freeze.datasets.augmentor import DataAugmentor
 from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
+from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, labelled_classes, mark_labelled
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
 from pcdet_freeze.datasets.registry import Config, Sample
@@ -70,7 +72,9 @@ class DatasetTemplate(VariantsMixin, Dataset):
     used.
 
     Frames may be partially labelled: a label key that is absent or None means that the frame does not have
-    it. ``labels``: labels that frames of this set can have (of LABEL_KEYS, and labels of your own tasks:
+    it. Boxes may be labelled for some classes only: those of ``DATA_CONFIG.LABELLED_CLASSES``, or of the
+    frame's own ``labelled_classes``; boxes of other classes are then removed. ``labels``: labels that frames
+    of this set can have (of LABEL_KEYS, and labels of your own tasks:
     arrays of one shape in all frames);
     ``semantic_class_names``: semantic class 0, 1, ...; ``lane_map_shape``: (H, W) of every lane map.
     """
@@ -102,6 +106,7 @@ class DatasetTemplate(VariantsMixin, Dataset):
         self.seed = 0
         self.epoch = 0
         self.keep_empty_frames = settings.keep_empty_frames
+        self.labelled_classes = labelled_classes(settings, class_names, training)
         self.policy = BadFramePolicy(training and settings.on_bad_frame == "skip", settings.bad_frame_limit)
         self.timeout = settings.timeout or 0.0
         self.point_cloud_range = np.array(settings.point_cloud_range, np.float32)
@@ -240,6 +245,7 @@ class DatasetTemplate(VariantsMixin, Dataset):
 
     def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """Augment (training only), turn names into classes, pick point features, process; in that order."""
+        mark_labelled(sample, self.labelled_classes)
         if self.data_augmentor is not None:
             sample = self.data_augmentor(sample, rng)
         self._names_to_classes(sample)
@@ -250,10 +256,13 @@ class DatasetTemplate(VariantsMixin, Dataset):
 
     def _names_to_classes(self, sample: Sample) -> None:
         if sample.get("gt_boxes") is None:
-            for key in BOX_KEYS:
+            for key in (*BOX_KEYS, LABELLED_CLASSES):
                 sample.pop(key, None)
             return
         keep_boxes(sample, np.isin(np.asarray(sample["gt_names"], str), self.class_names))
+        if LABELLED_CLASSES in sample:
+            mark_labelled(sample, None)  # an augmentor may have added boxes
+            sample[LABELLED_CLASSES] = np.isin(self.class_names, sample[LABELLED_CLASSES])
         classes = [self.class_names.index(name) + 1 for name in sample.pop("gt_names")]
         column = np.array(classes, np.float32).reshape(-1, 1)
         sample["gt_boxes"] = np.concatenate([sample["gt_boxes"].astype(np.float32), column], axis=1)

@@ -18,6 +18,7 @@ from torch import nn
 from pcdet_freeze.config import plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
+from pcdet_freeze.engine.checkpoint.head_classes import classes_of
 from pcdet_freeze.engine.checkpoint.io import cfg_digest
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
@@ -25,6 +26,7 @@ from pcdet_freeze.engine.finite_guard import FiniteGuard
 from pcdet_freeze.engine.hooks.bad_data import BadDataHook
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
+from pcdet_freeze.engine.hooks.ema import EmaHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
 from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hooks
@@ -32,6 +34,7 @@ from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
+from pcdet_freeze.engine.hooks.validation import ValidationHook, validation_settings
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.run_context import (
@@ -48,6 +51,7 @@ from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.freezing import FreezePlan, is_frozen
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, log_list_changes
+from pcdet_freeze.freezing.lr_scale import describe_lr_scale, lr_scaled_groups
 from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
@@ -150,9 +154,10 @@ def build_trainer(
     accumulate = int(optim_cfg.get("ACCUMULATE", 1))
     length = math.ceil(len(train.loader) / accumulate)
     epochs = context.epochs or math.ceil((steps or 0) / length)
-    optimizer = build_optimizer(
-        model, optim_cfg, [part for hook in hooks for part in hook.lr_scaled_groups()]
-    )
+    groups = [part for hook in hooks for part in hook.lr_scaled_groups()]
+    optimizer = build_optimizer(model, optim_cfg, [*groups, *lr_scaled_groups(context.plan, model)])
+    for line in describe_lr_scale(context.plan, model):
+        context.logger.info("%s", line)
     trainer = Trainer(
         model,
         optimizer,
@@ -198,8 +203,11 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
     ckpt = context.folders.ckpt
     every = context.cfg.OPTIMIZATION.get("TASK_GRADIENTS", 0)
     first: list[Hook] = [TaskGradientHook(every)] if every else []
+    if decay := context.cfg.OPTIMIZATION.get("EMA"):
+        first.append(EmaHook(decay))
     last: list[Hook] = []
     if evaluation is not None:
+        first += validation_hooks(context, evaluation, extra)
         last = [EvaluationHook(evaluation, ckpt, options.num_epochs_to_eval, options.start_epoch)]
     requeue = partial(requeue_after, logger=context.logger) if options.requeue else None
     stop = StopHook(ckpt, extra, context.agreement, requeue)
@@ -216,6 +224,14 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         StopBeforeEvaluationHook(stop),
         *last,
     ]
+
+
+def validation_hooks(context: TrainContext, evaluation: Evaluation, extra: Mapping[str, Any]) -> list[Hook]:
+    """The hook that evaluates between epochs, if OPTIMIZATION.BEST or GUARD asks for it."""
+    settings = validation_settings(context.cfg.OPTIMIZATION)
+    if settings is None:
+        return []
+    return [ValidationHook(evaluation, context.folders.ckpt, *settings, extra)]
 
 
 @dataclass
@@ -293,4 +309,25 @@ def require_labels(model: nn.Module, dataset: Any) -> None:
             f"A task needs labels in some frame, but {type(dataset).__name__} has only "
             f"{', '.join(given) or 'none'}: {needs}. Add the labels (docs/labels.md; those of a task of your "
             "own to the data set's `labels`), or name the head in MODEL.NOT_TRAIN_IN_MULTI_TASK"
+        )
+    _require_classes({part.name: part.module for part in parts if steps[part.name].loss}, dataset)
+
+
+def _require_classes(heads: Mapping[str, nn.Module], dataset: Any) -> None:
+    """Raise one DataError for all ``heads`` with classes that no frame of ``dataset`` is labelled for."""
+    labelled = getattr(dataset, "labelled_classes", None)
+    if labelled is None:
+        return
+    lacking = {
+        name: missing
+        for name, head in heads.items()
+        if (missing := [c for c in classes_of(head) if c not in labelled])
+    }
+    if lacking:
+        needs = "; ".join(f"{head} has {', '.join(names)}" for head, names in lacking.items())
+        raise DataError(
+            "A head learns from frames that are labelled for all of its classes, but the training data is "
+            f"labelled for {', '.join(labelled) or 'none'} (DATA_CONFIG.LABELLED_CLASSES): {needs}. Name the "
+            "head in MODEL.NOT_TRAIN_IN_MULTI_TASK, give its new classes a head of their own "
+            "(MODEL.DENSE_HEADS), or add labels"
         )

@@ -29,7 +29,8 @@ def check_config(cfg: Any, *, training: bool = True, data: bool = True) -> Freez
         faults += data_faults(cfg.DATA_CONFIG)
     faults += evaluation_faults(cfg)
     if "MODEL" in cfg:
-        faults += model_faults(cfg.MODEL)
+        # where CLASS_NAMES is wrong itself, cfg_faults says so
+        faults += model_faults(cfg.MODEL, None if faults else cfg.CLASS_NAMES)
     if "OPTIMIZATION" in cfg and training:
         faults += optimization_faults(cfg.OPTIMIZATION)
     if training and not faults:

@@ -16,6 +16,7 @@ from pcdet_freeze.freezing import FreezeHandle, freeze, is_frozen, is_fully_froz
 from pcdet_freeze.freezing.checks.loss_reachability import Reachability, trace_losses
 from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.eval_lock import is_locked
+from pcdet_freeze.freezing.lr_scale import describe_lr_scale, lr_scaled_groups
 from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages, training_steps
 from pcdet_freeze.freezing.paths import children, is_within
 from pcdet_freeze.freezing.schedule import Phase, timeline
@@ -92,7 +93,7 @@ def explain(
     except FreezeError as error:
         problems.append(str(error))
     try:
-        optimizer = optimizer or build_optimizer(model, optim_cfg)
+        optimizer = optimizer or build_optimizer(model, optim_cfg, lr_scaled_groups(handle.plan, model))
     except FreezeError as error:
         problems.append(str(error))
     try:
@@ -110,7 +111,7 @@ def explain(
         tuple(_row(path, module, handle, groups, reach) for path, module in paths),
         reach.heads,
         tuple(line for phase in phases for line in phase.lines()),
-        (*handle.notes, *explain_steps(model)),
+        (*handle.notes, *describe_lr_scale(handle.plan, model), *explain_steps(model)),
         tuple(str(drift) for drift in lint(model)),
         tuple(problems),
     )

@@ -16,10 +16,12 @@ from torch import nn
 from pcdet_freeze.config import apply_overrides, load_cfg, plain
 from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine import build, launch
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
+from pcdet_freeze.engine.hooks.validation import validation_settings
 from pcdet_freeze.engine.run_context import EvalOptions, TrainContext, TrainOptions
 from pcdet_freeze.engine.run_session import RunSession, resume_advice, run_session
 from pcdet_freeze.engine.testing.evaluator import evaluate_all
@@ -109,7 +111,7 @@ def build_training(context: TrainContext) -> BuiltTraining:
     launch.choose_seed(context, checkpoint)
     train_data = build.build_data(context, training=True)
     evaluation = None
-    if context.options.num_epochs_to_eval > 0:
+    if context.options.num_epochs_to_eval > 0 or validation_settings(context.cfg.OPTIMIZATION) is not None:
         evaluation = build.Evaluation(context, build.build_data(context, False), "eval_with_train")
 
     # build, SyncBN, pretrained tensors
@@ -200,7 +202,7 @@ def evaluate(
         model, evaluation = _build_evaluation(session, chosen, chosen.eval_tag)
         name: int | str = "pretrained"
         if chosen.ckpt:
-            state = load_checkpoint(chosen.ckpt, chosen.trust_checkpoint)["model_state"]
+            state = trained_weights(load_checkpoint(chosen.ckpt, chosen.trust_checkpoint))
             load_model_state(model, state, chosen.ckpt)
             number = epoch_of(Path(chosen.ckpt))
             name = number if number >= 0 else Path(chosen.ckpt).stem

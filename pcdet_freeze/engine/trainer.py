@@ -56,6 +56,7 @@ class Trainer:
         loss, grad_norm, lr, tb_dict, disp_dict, batch: of the last iteration. Reading ``loss`` or
             ``grad_norm`` waits for the device; ``loss_on_device`` does not.
         seconds: of the last iteration: data, forward, batch.
+        averaged: the model with averaged weights (OPTIMIZATION.EMA), which evaluations use.
         results: plain data from hooks for ``run.json``.
         resumed: what hooks stored in the checkpoint that the run resumed from.
     """
@@ -93,6 +94,7 @@ class Trainer:
         self.tb_dict: dict[str, Any] = {}
         self.disp_dict: dict[str, Any] = {}
         self.batch: Batch = {}
+        self.averaged: nn.Module | None = None
         self.results: dict[str, Any] = {}
         self.resumed: Mapping[str, Any] = {}
         self.seconds = {"data": 0.0, "forward": 0.0, "batch": 0.0}

@@ -23,7 +23,7 @@ from pcdet_freeze.freezing.state import is_fully_frozen
 from pcdet_freeze.utils.wrappers import inner
 
 BOXES = "batch_box_preds"
-"""The key whose writers predict boxes."""
+"""The key whose writers predict boxes; one of several heads appends its name."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _frozen_of(stage: Stage) -> list[str]:
 
 def _what(stage: Stage, many: bool) -> str:
     if stage.has_loss:
-        return "detections" if BOXES in stage.writes else "predictions"
+        return "detections" if any(key.startswith(BOXES) for key in stage.writes) else "predictions"
     return "outputs" if many else "output"
 
 

@@ -132,6 +132,9 @@ class FreezeOptions(Section):
     """torch.compile the frozen prefix, for training forwards; ``graphs``: as CUDA graphs too."""
     cache: CacheOptions | None = None
     """Where and how the outputs of the frozen prefix are kept from epoch to epoch."""
+    lr_scale: dict[str, Annotated[float, above(0)]] | None = field(default=None, hash=False)
+    """Module that trains -> multiple of the learning rate, from the first epoch on. ``freeze`` leaves it to
+    the engine."""
     schedule: tuple[ScheduleEntry, ...] = ()
     """What trains later, in order of time. ``freeze`` leaves it to the engine."""
 

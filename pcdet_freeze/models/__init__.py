@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -74,15 +74,19 @@ def build_network(model_cfg: Mapping[str, Any], num_class: int, dataset: Any) ->
     return _detector_of(model_cfg)(model_cfg, num_class, dataset)
 
 
-def model_faults(model_cfg: object) -> list[str]:
-    """Every fault of ``cfg.MODEL`` that can be seen without a data set."""
+def model_faults(model_cfg: object, class_names: Sequence[str] | None = None) -> list[str]:
+    """Every fault of ``cfg.MODEL`` that can be seen without a data set.
+
+    Args:
+        class_names: ``cfg.CLASS_NAMES``; None: not known.
+    """
     try:
         detector = _detector_of(model_cfg)
     except ConfigError as error:
         return [str(error)]
     if not isinstance(model_cfg, Mapping) or not issubclass(detector, detectors.Detector3DTemplate):
         return []
-    return read_model(model_cfg, detector.PostProcessing, detector.predictions)[1]
+    return read_model(model_cfg, detector.PostProcessing, detector.predictions, class_names)[1]
 
 
 def _detector_of(model_cfg: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pcdet_freeze.errors import ConfigError
@@ -40,6 +41,15 @@ class BuildContext:
     channels_last: Choice = "auto"
     """MODEL.CHANNELS_LAST"""
     features: dict[str, Features] = field(default_factory=dict)
+    section: str = "DENSE_HEAD"
+    """key in MODEL of the dense head that is built, for messages"""
+    labels: tuple[int, ...] = ()
+    """label in gt_boxes and predictions, from 1, of each of ``class_names``"""
+    suffix: str = ""
+    """what a dense head appends to the keys that it writes, so that several do not overwrite each other's"""
+
+    def __post_init__(self) -> None:
+        self.labels = self.labels or tuple(range(1, len(self.class_names) + 1))
 
     @classmethod
     def from_dataset(cls, dataset: Any, num_class: int) -> BuildContext:
@@ -64,6 +74,11 @@ class BuildContext:
     @property
     def num_class(self) -> int:
         return len(self.class_names)
+
+    def of_head(self, section: str, suffix: str, class_names: Sequence[str]) -> BuildContext:
+        """The context of one of several dense heads, for ``class_names`` of the data set's classes."""
+        labels = tuple(self.class_names.index(name) + 1 for name in class_names)
+        return replace(self, class_names=tuple(class_names), labels=labels, section=section, suffix=suffix)
 
     def need_voxels(self, who: str) -> None:
         """Raise ConfigError where the data set makes no voxels."""

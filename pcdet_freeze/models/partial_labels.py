@@ -2,6 +2,8 @@
 
 A data set may label its frames partially: ``has_<label>`` (B,) bool marks the frames of a batch that have the
 label. If no frame has it, the label itself may be missing. Without flags, all frames are labelled.
+Boxes may be labelled for some classes only: ``labelled_classes`` (B, C) bool, by the classes of the data set.
+A dense head learns from the frames that are labelled for all of its classes.
 
 A head always returns a loss, computed from the labelled frames. Without labelled frames the loss is zero but
 still depends on all trainable parameters of the head, so that no rank waits for missing gradients under DDP.
@@ -9,6 +11,7 @@ still depends on all trainable parameters of the head, so that no rank waits for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +19,9 @@ from torch import Tensor
 
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.devices import host_copy, is_accelerator, keep_host_copy, send
+
+LABELLED_CLASSES = "labelled_classes"
+"""key of a batch: (B, C) bool, the classes that each frame is labelled for; without it: all"""
 
 
 def labelled_frames(batch_dict: dict[str, Any], label: str, who: str) -> Tensor | None:
@@ -49,14 +55,29 @@ def rows_of(values: Tensor, chosen: Tensor) -> Tensor:
     return keep_host_copy(values[chosen], host_copy(values)[host_copy(chosen)])
 
 
-def boxes_to_learn(batch_dict: dict[str, Any], who: str, columns: int = 8) -> tuple[Tensor, Tensor | None]:
-    """``gt_boxes`` (B, G, columns), padded with zero rows, and the labelled frames (None: all)."""
+def boxes_to_learn(
+    batch_dict: dict[str, Any], who: str, labels: Sequence[int], columns: int = 8
+) -> tuple[Tensor, Tensor | None]:
+    """``gt_boxes`` (B, G, columns), padded with zero rows, and the labelled frames (None: all).
+
+    Args:
+        labels: labels, from 1, of the classes that a frame must be labelled for.
+    """
     flags = labelled_frames(batch_dict, "gt_boxes", who)
+    if (classes := batch_dict.get(LABELLED_CLASSES)) is not None:
+        flags = _frames_of(torch.as_tensor(classes), labels, flags)
     if "gt_boxes" not in batch_dict:
         assert flags is not None
         none = torch.zeros(len(flags), 1, columns)
         return keep_host_copy(send(none, flags.device), none), flags
     return batch_dict["gt_boxes"], flags
+
+
+def _frames_of(classes: Tensor, labels: Sequence[int], flags: Tensor | None) -> Tensor:
+    """(B,) bool on the device of ``classes`` (B, C): the frames of ``flags`` labelled for all ``labels``."""
+    host = host_copy(classes)[:, [label - 1 for label in labels]].all(dim=1)
+    host = host if flags is None else host & host_copy(flags)
+    return keep_host_copy(send(host, classes.device), host)
 
 
 def frame_names(batch_dict: dict[str, Any], frames: Tensor | None = None) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pcdet_freeze.models.head_outputs import Group, HeadKeys, groups_of
 from pcdet_freeze.ops.iou import boxes_iou3d
 from pcdet_freeze.ops.nms import nms, nms_normal
 from pcdet_freeze.utils.devices import host_copy, is_accelerator
@@ -91,19 +92,20 @@ def class_agnostic_nms(
 
 @torch.no_grad()
 def post_process(
-    batch_dict: dict[str, Any], settings: PostProcessingSettings
+    batch_dict: dict[str, Any], settings: PostProcessingSettings, heads: Sequence[HeadKeys] = (HeadKeys(),)
 ) -> tuple[list[dict[str, Tensor]], dict[str, float]]:
-    """Detections of a batch.
+    """Detections of a batch; those of several ``heads`` are suppressed among each other.
 
-    Reads:
+    Reads (with the suffix of each head):
         batch_cls_preds: (B, A, classes) logits, or probabilities if cls_preds_normalized is True; or a list
         of
             such tensors for consecutive groups of the A anchors
         multihead_label_mapping (with a list): labels, from 1, of the columns of each group, (classes,)
         batch_box_preds: (B, A, 7 + C)
+        final_box_dicts: in place of the first three, of a head that selects its boxes itself: those boxes
         gt_boxes (optional): (B, G, 8); recall is counted if it is given
         rois (optional): (B, R, 7), proposals, whose recall is counted too
-        box_candidates (optional): in place of the first four, see ``box_candidates``
+        box_candidates (optional): in place of the outputs of heads, see ``box_candidates``
 
     Returns:
         One dict per sample: pred_boxes (K, 7 + C), pred_scores (K,), pred_labels (K,) from 1; and recall
@@ -112,7 +114,7 @@ def post_process(
     detections: list[dict[str, Tensor]] = []
     recall: dict[str, float] = {}
     if CANDIDATES not in batch_dict:
-        batch_dict = {**batch_dict, **to_host(box_candidates(batch_dict, settings))}
+        batch_dict = {**batch_dict, **to_host(box_candidates(batch_dict, settings, heads))}
     for sample in range(int(batch_dict["batch_size"])):
         detections.append(_select([each.of(sample) for each in batch_dict[CANDIDATES]], settings))
         if "gt_boxes" in batch_dict:
@@ -166,38 +168,39 @@ class BoxCandidates(NamedTuple):
         return BoxCandidates(self.boxes.gather(1, rows), *(part.gather(1, kept) for part in self[1:]))
 
 
-def box_candidates(batch_dict: dict[str, Any], settings: PostProcessingSettings) -> dict[str, Any]:
+def box_candidates(
+    batch_dict: dict[str, Any], settings: PostProcessingSettings, heads: Sequence[HeadKeys] = (HeadKeys(),)
+) -> dict[str, Any]:
     """What ``post_process`` needs from the device: ``candidates``, and ``rois`` if the batch has them.
 
     On an accelerator, only the boxes that NMS looks at (NMS_PRE_MAXSIZE): they are then copied to the host
     together, which suppresses them as it does those of a CPU.
     """
-    groups, boxes = _groups(batch_dict), batch_dict["batch_box_preds"]
-    parts = boxes.split([raw.shape[1] for raw, _, _ in groups], dim=1)
+    groups = groups_of(batch_dict, heads)
+    on_accelerator = is_accelerator(groups[0].boxes)
     if settings.nms_config.multi_classes_nms:
         found = [
-            BoxCandidates(part, scores[..., k], raw.amax(dim=-1), labels[k].expand_as(scores[..., k]))
-            for part, (raw, scores, labels) in zip(parts, groups, strict=True)
+            BoxCandidates(boxes, scores[..., k], raw.amax(dim=-1), labels[k].expand_as(scores[..., k]))
+            for boxes, raw, scores, labels in groups
             for k in range(scores.shape[-1])
         ]
     else:
-        if not is_accelerator(boxes):
-            rows = [_reaching(scores, settings.score_thresh) for _, scores, _ in groups]
+        if not on_accelerator:
+            rows = [_reaching(group.scores, settings.score_thresh) for group in groups]
             groups = [
-                (raw[:, at], scores[:, at], labels)
-                for at, (raw, scores, labels) in zip(rows, groups, strict=True)
+                Group(boxes[:, at], raw[:, at], scores[:, at], labels)
+                for at, (boxes, raw, scores, labels) in zip(rows, groups, strict=True)
             ]
-            parts = tuple(part[:, at] for at, part in zip(rows, parts, strict=True))
-        best = [(scores.max(dim=-1), raw, labels) for raw, scores, labels in groups]
+        best = [(group.scores.max(dim=-1), group) for group in groups]
         found = [
             BoxCandidates(
-                torch.cat(parts, dim=1),
-                torch.cat([top.values for top, _, _ in best], dim=1),
-                torch.cat([raw.amax(dim=-1) for _, raw, _ in best], dim=1),
-                torch.cat([labels[top.indices] for top, _, labels in best], dim=1),
+                torch.cat([group.boxes for group in groups], dim=1),
+                torch.cat([top.values for top, _ in best], dim=1),
+                torch.cat([group.raw.amax(dim=-1) for group in groups], dim=1),
+                torch.cat([group.labels[top.indices] for top, group in best], dim=1),
             )
         ]
-    if is_accelerator(boxes):
+    if on_accelerator:
         found = [each.best(settings.nms_config.nms_pre_maxsize) for each in found]
     rois = {"rois": batch_dict["rois"]} if "rois" in batch_dict else {}
     return {CANDIDATES: found, **rois}
@@ -212,18 +215,6 @@ def _reaching(scores: Tensor, score_thresh: float) -> Tensor:
     reached = (scores.reshape(-1) >= score_thresh).nonzero()[:, 0]
     rows = (reached // scores.shape[2]) % scores.shape[1]
     return rows.unique_consecutive() if len(scores) == 1 else rows.unique()
-
-
-def _groups(batch_dict: dict[str, Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Of consecutive groups of anchors: raw output (B, n, classes), probabilities, labels (classes,)."""
-    given = batch_dict["batch_cls_preds"]
-    if isinstance(given, Tensor):
-        raws, labels = [given], [torch.arange(1, given.shape[-1] + 1, device=given.device)]
-    else:
-        raws, labels = given, batch_dict["multihead_label_mapping"]
-    normalized = batch_dict.get("cls_preds_normalized", False)
-    scores = [raw if normalized else raw.sigmoid() for raw in raws]
-    return list(zip(raws, scores, labels, strict=True))
 
 
 def _select(groups: list[BoxCandidates], settings: PostProcessingSettings) -> dict[str, Tensor]:

@@ -71,3 +71,13 @@ def test_a_label_of_a_task_of_ones_own_is_asked_for_too() -> None:
     require_labels(model, data("gt_boxes", "point_labels", "height_map"))
     with pytest.raises(DataError, match=r"lane_head learns from height_map\. .*the data set's `labels`"):
         require_labels(model, data("gt_boxes", "point_labels"))
+
+
+def test_a_head_with_classes_that_no_frame_is_labelled_for_is_an_error_unless_it_is_frozen() -> None:
+    model, labels = Detector(), ("gt_boxes", "point_labels", "lane_map")
+    model.dense_head.class_names = ("Car", "Truck")
+    frames = SimpleNamespace(labels=labels, labelled_classes=("Truck",))
+    with pytest.raises(DataError, match=r"labelled for Truck .*dense_head has Car\. .*DENSE_HEADS"):
+        require_labels(model, frames)
+    freeze(model, ["dense_head"])
+    require_labels(model, frames)

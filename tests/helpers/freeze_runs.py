@@ -16,6 +16,7 @@ from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import TrainContext, TrainOptions
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.lr_scale import lr_scaled_groups
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import World
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
@@ -70,7 +71,7 @@ def frozen_trainer(
     context = TrainContext(options, cfg, *where, logger, plan)  # type: ignore[arg-type]
     checkpoint = None if path is None else (path, load_checkpoint(path))
     made = freeze_and_resume(context, model, checkpoint)
-    groups = [part for hook in made for part in hook.lr_scaled_groups()]
+    groups = [part for hook in made for part in hook.lr_scaled_groups()] + lr_scaled_groups(plan, model)
     trainer = toy_trainer(
         [*hooks, *made], model=model, epochs=epochs, optimizer=optimizer, seed=seed, lr_scaled=groups, **more
     )

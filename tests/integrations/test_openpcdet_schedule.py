@@ -80,6 +80,18 @@ def test_r3_lr_scale_scales_the_steps_of_added_parameters(standin: Standin) -> N
     assert torch.allclose(steps["0.25"], steps["1.0"] * 0.25, rtol=1e-3, atol=1e-6)
 
 
+def test_r3_lr_scale_of_a_module_scales_its_steps_from_the_first_one_on(standin: Standin) -> None:
+    weights = []
+    for scale in ("1.0", "0.25", "1e-9"):
+        words = frozen_words(LIST, *RANDOM, "MODEL.FREEZE.LR_SCALE", f"{{dense_head: {scale}}}")
+        run = standin.train("second", "--epochs", "1", "--batch_size", "16", *words, tag=f"x{scale}")
+        assert run.code == 0, run.err
+        state = run.state(1)["model_state"]
+        weights.append(next(value for name, value in state.items() if name.startswith("dense_head.")))
+    whole, quarter = weights[0] - weights[2], weights[1] - weights[2]
+    assert whole.abs().min() > 0 and torch.allclose(quarter, whole * 0.25, rtol=1e-3, atol=1e-6)
+
+
 def test_r3_added_parameters_enter_the_two_groups_of_the_optimizer(standin: Standin) -> None:
     run = standin.train("pv_rcnn", "--epochs", "2", *scheduled(FREE_BLOCKS))
     groups = [

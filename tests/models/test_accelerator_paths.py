@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from center_cases import center_batch, center_config, center_model
+from several_heads_cases import built, labelled, several_config
 from task_cases import grads, task_batch, task_config, task_model, unlabelled
 
 from pcdet_freeze.ops.batch_voxels import voxelize_batch
@@ -37,11 +38,15 @@ def three_tasks() -> tuple[Any, dict[str, Any]]:
     return task_model(config=config), given
 
 
+def several() -> tuple[Any, dict[str, Any]]:
+    return built(several_config("centers")), labelled([3], [1, 2])
+
+
 def centre() -> tuple[Any, dict[str, Any]]:
     return center_model(center_config("PillarVFE")), center_batch()
 
 
-@pytest.mark.parametrize("case", [three_tasks, centre])
+@pytest.mark.parametrize("case", [three_tasks, centre, several])
 def test_losses_and_gradients_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch, case: Any) -> None:
     expected = grads(*case())
     take_paths_of_a_gpu(monkeypatch)
@@ -49,7 +54,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPat
         assert torch.allclose(gradient, expected[name], rtol=1e-4, atol=1e-6), name
 
 
-@pytest.mark.parametrize("case", [three_tasks, centre])
+@pytest.mark.parametrize("case", [three_tasks, centre, several])
 def test_predictions_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch, case: Any) -> None:
     model, given = case()
     with torch.no_grad():

@@ -20,6 +20,7 @@ LIVE = {
     "stage2_segment": {"backbone_2d.segblocks", "backbone_2d.seg_out_conv", "segment_head"},
     "stage3_lane": {"backbone_2d.laneblocks", "backbone_2d.mixsegnet", "lane_head"},
 }
+LIVE["car_pedestrian"], LIVE["new_class"] = LIVE["stage1_detect"], {"cyclist_head"}
 LIVE["multi_task"] = LIVE["stage1_detect"] | LIVE["stage2_segment"] | LIVE["stage3_lane"]
 
 

@@ -7,8 +7,8 @@ model_state      the detector's state_dict, on CPU, without wrapper prefixes
 optimizer_state  torch's own format, on CPU
 version          'pcdet_freeze+<version>'
 pcdet_freeze     plain data: optimizer_names (a list a group, in order), optimizer_kind, scaler, rng (a list,
-                 one state a rank), sampler, skipped_steps, seed, cfg_digest, entries of hooks (freeze,
-                 bad_data)
+                 one state a rank), sampler, skipped_steps, head_classes, seed, cfg_digest, entries of hooks
+                 (freeze, bad_data)
 ```
 """
 
@@ -27,6 +27,8 @@ from typing import Any
 import torch
 
 from pcdet_freeze import __version__
+from pcdet_freeze.engine.checkpoint.head_classes import KEY as HEAD_CLASSES
+from pcdet_freeze.engine.checkpoint.head_classes import classes_of_heads
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.optim.optimizer_state import kind_of
 from pcdet_freeze.engine.trainer import Trainer
@@ -59,6 +61,7 @@ def checkpoint_state(trainer: Trainer, extra: Mapping[str, Any] | None = None) -
             "accumulate": trainer.accumulate,
         },
         "skipped_steps": trainer.guard.skipped,
+        HEAD_CLASSES: classes_of_heads(model),
         **(extra or {}),
     }
     for hook in trainer.hooks:

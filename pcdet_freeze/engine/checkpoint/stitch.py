@@ -9,6 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from pcdet_freeze import __version__
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
+from pcdet_freeze.engine.checkpoint.head_classes import KEY as HEAD_CLASSES
+from pcdet_freeze.engine.checkpoint.head_classes import stored_classes
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import Certificate
 from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
@@ -29,11 +32,13 @@ class Source:
     certificate: Certificate | None = None
     digests: dict[str, str] = field(default_factory=dict)
     """of all tensors but the step counter, and of those that only the certificate has (hidden buffers)"""
+    head_classes: dict[str, list[str]] = field(default_factory=dict)
+    """name of a dense head -> its classes"""
 
     @classmethod
     def of(cls, name: str, checkpoint: Mapping[str, Any]) -> Source:
         """From a loaded checkpoint; CertificateError where it is not what its own certificate says."""
-        state = plain_state(checkpoint["model_state"])
+        state = plain_state(trained_weights(checkpoint))
         digests = {key: tensor_digest(value) for key, value in state.items() if key != COUNTER}
         stored = ((checkpoint.get(CHECKPOINT_KEY) or {}).get("freeze") or {}).get("certificate")
         certificate = None if stored is None else Certificate.from_plain(stored).renamed(state)
@@ -47,7 +52,7 @@ class Source:
                     + "\nThe file was changed after it was written; use another file."
                 )
             digests = {**certificate.digests, **digests}
-        return cls(name, state, certificate, digests)
+        return cls(name, state, certificate, digests, stored_classes(checkpoint))
 
     def keys_of(self, entries: Sequence[str]) -> list[str]:
         """Tensors of the modules that ``entries`` name; CheckpointError for an entry that names none."""
@@ -97,9 +102,19 @@ def stitch(trunk: Source, takes: Sequence[Take]) -> tuple[dict[str, Any], list[s
         state[key] = take.source.state[key]
     modules = tuple(dict.fromkeys(key.partition(".")[0] for key in shared))
     certificate = Certificate(shared, modules, modules, tuple(key for key in shared if key not in state))
-    ours = {"freeze": {"entries": list(certificate.entries), "certificate": certificate.to_plain()}}
+    ours = {
+        "freeze": {"entries": list(certificate.entries), "certificate": certificate.to_plain()},
+        HEAD_CLASSES: _head_classes(trunk, taken),
+    }
     checkpoint = {"epoch": 0, "it": 0, "model_state": state, "optimizer_state": None, CHECKPOINT_KEY: ours}
     return {**checkpoint, "version": f"pcdet_freeze+{__version__}"}, _report(trunk, takes, taken)
+
+
+def _head_classes(trunk: Source, taken: Mapping[str, Take]) -> dict[str, list[str]]:
+    """Name -> classes of each dense head, of the source that its tensors are from."""
+    owner = {key.partition(".")[0]: take.source for key, take in taken.items()}
+    own = {head: classes for head, classes in trunk.head_classes.items() if head not in owner}
+    return own | {head: s.head_classes[head] for head, s in owner.items() if head in s.head_classes}
 
 
 def _check_disjoint(takes: Sequence[Take]) -> dict[str, Take]:

@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.compat import fit_layouts, without_wrapper_prefixes
+from pcdet_freeze.engine.checkpoint.head_classes import other_classes, require_same_classes
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
@@ -83,10 +85,16 @@ def load_pretrained(
     """Load the tensors of ``path`` that fit by name and shape, and log a table of all.
 
     Raises CheckpointError, and changes nothing, if a shape differs (unless ``allow_mismatch``, which skips
-    such a tensor) or if no tensor fits.
+    such a tensor), if a head was trained for other classes (unless ``allow_mismatch``) or if no tensor fits.
     """
-    state = fit_state(model, load_checkpoint(path, trust)["model_state"], path)
+    checkpoint = load_checkpoint(path, trust)
+    state = fit_state(model, trained_weights(checkpoint), path)
     fit = compare_keys(model, state)
+    if allow_mismatch:
+        for line in other_classes(model, checkpoint, fit.loaded):
+            logger.warning("%s: %s", path, line)
+    else:
+        require_same_classes(model, checkpoint, state, path)
     table = f"Pretrained model {path}:\n{fit.table()}"
     if fit.misshaped and not allow_mismatch:
         raise CheckpointError(

@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import EPOCH_FILE, epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.ema import model_to_evaluate
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
@@ -35,10 +37,10 @@ class EvaluationHook(Hook):
         model = distributed.unwrap(trainer.model)
         final = {name: value.clone() for name, value in model.state_dict().items()}
         for path in self._earlier(last):
-            load_model_state(model, load_checkpoint(path)["model_state"], path)
+            load_model_state(model, trained_weights(load_checkpoint(path)), path)
             self.evaluate(model, epoch_of(path))
         model.load_state_dict(final)
-        self.evaluate(model, last)
+        self.evaluate(model_to_evaluate(trainer), last)
 
     def _earlier(self, last: int) -> list[Path]:
         first = max(last - self.epochs, self.start - 1)

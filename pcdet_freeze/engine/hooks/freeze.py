@@ -24,6 +24,7 @@ from pcdet_freeze.freezing.certificate import compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, metadata_to_plain
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
+from pcdet_freeze.freezing.lr_scale import lr_scaled_groups
 from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
@@ -173,7 +174,8 @@ class MultiTaskFreezeHook(ConfiguredHook):
         self.handle = freeze(model, phase.plan, rebuilds_ddp=True)
         before.release(rebuilds_ddp=True)
         self.phase, self._certified = phase, self.handle
-        optimizer = build_optimizer(model, self.optim_cfg or {}, self.lr_scaled_groups())
+        groups = [*self.lr_scaled_groups(), *lr_scaled_groups(self.plan, model)]
+        optimizer = build_optimizer(model, self.optim_cfg or {}, groups)
         kept, new = carry_state(trainer.optimizer, optimizer)
         trainer.rebuild(optimizer)
         self._first_step.wait_for(optimizer)

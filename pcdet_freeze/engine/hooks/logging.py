@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,10 @@ from pcdet_freeze.utils.output_files import write_text
 
 
 class LogHook(Hook):
-    """One line every ``every`` iterations and at the end of each epoch; names the skipped frames."""
+    """One line every ``every`` iterations and at the end of each epoch; names the skipped frames.
+
+    With several heads it ends with the loss of each.
+    """
 
     def __init__(self, every: int = 50) -> None:
         self.every = every
@@ -73,8 +77,17 @@ class LogHook(Hook):
             f"Time cost: {_clock(spent)}/{_clock(spent + left)}  Acc_iter {trainer.iteration}  "
             f"Data time: {now['data']:.2f}({mean['data']:.2f})  "
             f"Forward time: {now['forward']:.2f}({mean['forward']:.2f})  "
-            f"Batch time: {now['batch']:.2f}({mean['batch']:.2f})"
+            f"Batch time: {now['batch']:.2f}({mean['batch']:.2f}){_head_losses(trainer.tb_dict)}"
         )
+
+
+def _head_losses(figures: Mapping[str, Any]) -> str:
+    """The loss of each head in the last iteration, where there are several: "  loss_rpn: 0.41  loss_..."."""
+    names = [name for name in figures if name.startswith("loss_") and not name.startswith("loss_weight_")]
+    if len(names) < 2:
+        return ""
+    values = read_numbers(figures[name] for name in names)
+    return "".join(f"  {name}: {value:#.4g}" for name, value in zip(names, values, strict=True))
 
 
 class TensorboardHook(Hook):

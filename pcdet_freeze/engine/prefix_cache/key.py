@@ -21,7 +21,7 @@ from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
 from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
-from pcdet_freeze.models.detectors.topology import TOPOLOGY
+from pcdet_freeze.models.detectors.topology import sections_of
 
 PACKAGES = ("torch", "spconv", "numpy")
 """names of distributions, or what comes before a hyphen in them"""
@@ -114,8 +114,9 @@ def _sections(model: nn.Module, boundary: Boundary) -> dict[str, Any]:
     """Return the config sections of the cached modules."""
     config = getattr(model, "model_cfg", None)
     tops = {path.split(".")[0] for path in boundary.paths}
-    sections = [slot.section for slot in TOPOLOGY if slot.attribute in tops]
-    return {name: config.get(name) for name in sections} if isinstance(config, Mapping) else {}
+    if not isinstance(config, Mapping):
+        return {}
+    return {slot.section: section for slot, section in sections_of(config) if slot.attribute in tops}
 
 
 def _precision(device: str) -> list[Any]:

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pcdet_freeze.datasets.loader import each_batch
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.event_file import EventFile
@@ -182,7 +183,7 @@ def evaluate_all(
             sleep(step := min(30.0, 60 * max_waiting_mins))
             waited += step
             continue
-        load_model_state(model, load_checkpoint(path)["model_state"], path)
+        load_model_state(model, trained_weights(load_checkpoint(path)), path)
         result, epoch = evaluate(model, epoch_of(path)), epoch_of(path)
         distributed.main_only(partial(_record_epoch, result, epoch, done_file, logger))
         finished.append(epoch)

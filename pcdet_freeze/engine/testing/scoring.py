@@ -148,15 +148,42 @@ def _score_boxes(
         )
     objects = sum(len(anno["name"]) for anno in annos) / max(len(annos), 1)
     logger.info("Average predicted number of objects (%d samples): %.3f", len(annos), objects)
-    pairs = [(true, said) for true, said in zip(truth, annos, strict=True) if true is not None]
-    if not pairs:
-        return {}
     metric: Any = EVALUATORS.get(_metric_of(cfg))
     more = {"overlaps": overlaps_of(cfg)} if "overlaps" in inspect.signature(metric).parameters else {}
+    result: dict[str, float] = {}
     names = list(cfg["CLASS_NAMES"])
-    text, values = metric([true for true, _ in pairs], [said for _, said in pairs], names, **more)
-    logger.info("%s", text)
-    return {key: float(value) for key, value in values.items()}
+    for classes, frames in labelled_alike(truth, getattr(dataset, "labelled_classes", None), names):
+        if not frames:
+            logger.warning("Predicted, but not scored: %s (no frame is labelled for it)", ", ".join(classes))
+            continue
+        if len(classes) < len(names):
+            logger.info("%s: the %d frames that are labelled for it", ", ".join(classes), len(frames))
+        text, values = metric([truth[i] for i in frames], [annos[i] for i in frames], classes, **more)
+        logger.info("%s", text)
+        result |= {key: float(value) for key, value in values.items()}
+    return result
+
+
+def labelled_alike(
+    truth: Sequence[Mapping[str, Any] | None], default: Sequence[str] | None, names: Sequence[str]
+) -> list[tuple[list[str], list[int]]]:
+    """Classes that are labelled in the same frames, and these frames; a class counts there only.
+
+    Args:
+        truth: labels of each frame, None without boxes; ``labelled_classes``: names of its classes.
+        default: the classes of a frame that does not say them; None: all.
+        names: all classes.
+    """
+    if not any(true is not None for true in truth):
+        return []
+    default = names if default is None else default
+    frames_of: dict[tuple[int, ...], list[str]] = {}
+    known = [
+        (i, set(true.get("labelled_classes", default))) for i, true in enumerate(truth) if true is not None
+    ]
+    for name in names:
+        frames_of.setdefault(tuple(i for i, labelled in known if name in labelled), []).append(name)
+    return [(classes, list(frames)) for frames, classes in frames_of.items()]
 
 
 def check_metric(cfg: Mapping[str, Any]) -> None:

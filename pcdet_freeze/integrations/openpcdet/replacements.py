@@ -73,10 +73,10 @@ def build_network(plugin: Plugin, original: Any, *args: Any, **kwargs: Any) -> A
         log_task_heads(model, call.get("model_cfg"), logger)
         plugin.patch_loading(model)
         logger.info("pcdet_freeze: nothing is frozen: MODEL.NOT_TRAIN_IN_MULTI_TASK is absent, null or empty")
-        if plan.train_dropped:
-            logger.warning(
-                "pcdet_freeze: FREEZE.TRAIN_DROPPED has no effect without a list of frozen modules"
-            )
+        for key, is_given in {"TRAIN_DROPPED": plan.train_dropped, "LR_SCALE": plan.lr_scale}.items():
+            if is_given:
+                text = "pcdet_freeze: FREEZE.%s has no effect without a list of frozen modules"
+                logger.warning(text, key)
         return model
     plugin.record_loads()
     rebuild = Rebuild(original, args, kwargs)

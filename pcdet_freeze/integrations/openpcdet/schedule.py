@@ -23,9 +23,10 @@ class LrScales:
         self._scaled: list[tuple[nn.Parameter, float, Tensor]] = []
 
     def add(self, parameters: Iterable[nn.Parameter], scale: float) -> None:
-        """Scale the steps of ``parameters`` from now on."""
-        if scale != 1:
-            self._scaled += [(parameter, scale, parameter.detach().clone()) for parameter in parameters]
+        """Scale the steps of ``parameters`` from now on; the first scale of a parameter counts."""
+        known = {id(parameter) for parameter, _, _ in self._scaled}
+        new = [parameter for parameter in parameters if scale != 1 and id(parameter) not in known]
+        self._scaled += [(parameter, scale, parameter.detach().clone()) for parameter in new]
 
     def refresh(self) -> None:
         """Weights were loaded: the next step starts from them."""

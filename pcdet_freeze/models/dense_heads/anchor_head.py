@@ -45,11 +45,13 @@ class AnchorHead(nn.Module):
 
     def __init__(self, settings: AnchorHeadSettings, context: BuildContext) -> None:
         super().__init__()
-        self.where = f"MODEL.DENSE_HEAD ({type(self).__name__})"
+        self.where = f"MODEL.{context.section} ({type(self).__name__})"
         context.need_voxels(self.where)
         self.given = context.features_of("spatial_features_2d", self.where)
         self.settings, self.class_names = settings, context.class_names
-        self.num_class = context.num_class
+        self.num_class, self.labels = context.num_class, context.labels
+        self.suffix = context.suffix
+        self.writes = tuple(key + self.suffix for key in self.writes)
         self.predict_boxes_when_training = settings.predict_boxes_when_training
         assigner = settings.target_assigner_config
         coder = assigner.box_coder_config
@@ -64,6 +66,7 @@ class AnchorHead(nn.Module):
             self.box_coder,
             assigner.norm_by_num_examples,
             assigner.match_height,
+            context.labels,
         )
         self.forward_ret_dict: State = {}
 
@@ -71,6 +74,11 @@ class AnchorHead(nn.Module):
     def anchors(self) -> list[Tensor]:
         """Anchors of each class on the CPU: (heights, H, W, sizes, rotations, 7)."""
         return self.anchor_generator.anchors
+
+    @property
+    def box_columns(self) -> int:
+        """Columns of a predicted box."""
+        return self.box_coder.box_columns
 
     def predict(self, features: Tensor) -> State:
         """(B, C, H, W) -> raw outputs: cls_preds, box_preds; dir_cls_preds with a direction classifier."""
@@ -92,11 +100,14 @@ class AnchorHead(nn.Module):
             gt_boxes (train): (B, G, 8 + V) [x, y, z, dx, dy, dz, heading, V further columns (velocity),
                 class from 1], metres and radians in the LiDAR frame, padded with zero rows; not modified
             has_gt_boxes (train, optional): (B,) bool, labelled frames; default: all
+            labelled_classes (train, optional): (B, C) bool, classes that a frame is labelled for; default:
+                all
         Writes (in eval mode, or with PREDICT_BOXES_WHEN_TRAINING): see ``write_predictions``
         """
         state = self.predict(batch_dict["spatial_features_2d"])
         if self.training:
-            gt_boxes, labelled = boxes_to_learn(batch_dict, self.where, self.box_coder.box_columns + 1)
+            columns = self.box_coder.box_columns + 1
+            gt_boxes, labelled = boxes_to_learn(batch_dict, self.where, self.labels, columns)
             self._check_columns(gt_boxes)
             state.update(self.assign_targets(gt_boxes))
             if labelled is not None:
@@ -108,7 +119,7 @@ class AnchorHead(nn.Module):
         return batch_dict
 
     def write_predictions(self, batch_dict: dict[str, Any], state: State) -> None:
-        """Write predictions.
+        """Write predictions, under these keys and ``suffix``.
 
         Writes:
             batch_cls_preds: (B, A, classes) logits
@@ -116,8 +127,13 @@ class AnchorHead(nn.Module):
             cls_preds_normalized: False, because batch_cls_preds are logits
         """
         (logits, _), *_ = self.logits(state)
-        batch_dict["batch_cls_preds"], batch_dict["batch_box_preds"] = logits.float(), self.decode(state)
-        batch_dict["cls_preds_normalized"] = False
+        self.write(batch_dict, "batch_cls_preds", logits.float())
+        self.write(batch_dict, "batch_box_preds", self.decode(state))
+        self.write(batch_dict, "cls_preds_normalized", False)
+
+    def write(self, batch_dict: dict[str, Any], key: str, value: Any) -> None:
+        """Write an output of this head."""
+        batch_dict[key + self.suffix] = value
 
     def assign_targets(self, gt_boxes: Tensor) -> dict[str, Tensor]:
         """Targets for (B, G, 8 + V) boxes; see AxisAlignedTargetAssigner.assign_targets."""
@@ -146,7 +162,8 @@ class AnchorHead(nn.Module):
         loss = torch.stack(list(parts.values())).sum()
         figures = for_log(torch.stack([*parts.values(), loss]))
         tb_dict = {} if tb_dict is None else tb_dict
-        tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
+        names = [f"{name}{self.suffix}" for name in (*parts, "rpn_loss")]
+        tb_dict.update(zip(names, figures, strict=True))
         return loss, tb_dict
 
     def get_cls_layer_loss(self) -> Tensor:

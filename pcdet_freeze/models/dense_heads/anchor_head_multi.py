@@ -44,7 +44,8 @@ class GroupHead(nn.Module):
     Args:
         settings: settings of AnchorHeadMulti.
         channels: channels of the map.
-        labels: labels of the classes of the group, from 1.
+        numbers: numbers of the classes of the group in the head, from 1.
+        labels: their labels, from 1.
         classes: number of class columns per anchor.
         anchors: number of anchors of the group per cell.
         code_size: columns of the box code.
@@ -56,6 +57,7 @@ class GroupHead(nn.Module):
         self,
         settings: AnchorHeadMultiSettings,
         channels: int,
+        numbers: Sequence[int],
         labels: Sequence[int],
         classes: int,
         anchors: int,
@@ -64,7 +66,7 @@ class GroupHead(nn.Module):
         super().__init__()
         self.labels, self.anchors, self.classes = list(labels), anchors, classes
         # for the key in OpenPCDet's checkpoints; the classes of the config are used, in ``labels``
-        self.register_buffer("head_label_indices", torch.tensor(self.labels))
+        self.register_buffer("head_label_indices", torch.tensor(list(numbers)))
         separate = settings.separate_reg_config
         if separate is None:
             self.conv_cls: nn.Module = Conv2d(channels, anchors * classes, 1)
@@ -126,8 +128,9 @@ class AnchorHeadMulti(AnchorHead):
     ) -> GroupHead:
         anchors = sum(c.per_location for c in self.anchor_generator.classes if c.class_name in names)
         classes = len(names) if settings.separate_multihead else self.num_class
-        labels = [self.class_names.index(name) + 1 for name in names]
-        return GroupHead(settings, channels, labels, classes, anchors, self.box_coder.code_size)
+        numbers = [self.class_names.index(name) + 1 for name in names]
+        labels = [self.labels[number - 1] for number in numbers]
+        return GroupHead(settings, channels, numbers, labels, classes, anchors, self.box_coder.code_size)
 
     def _check_groups(self, settings: AnchorHeadMultiSettings) -> None:
         given = [name for group in settings.rpn_head_cfgs for name in group.head_cls_name]
@@ -149,14 +152,14 @@ class AnchorHeadMulti(AnchorHead):
 
     def _columns(self) -> list[list[int]]:
         """Labels, from 1, of the class columns of each group."""
-        everything = list(range(1, self.num_class + 1))
+        everything = list(self.labels)
         return [head.labels if self.separate else everything for head in self.rpn_heads]  # type: ignore[misc]
 
     def rows(self, outputs: list[Tensor]) -> Tensor:
         return torch.cat(outputs, dim=1)
 
     def write_predictions(self, batch_dict: dict[str, Any], state: State) -> None:
-        """Write predictions.
+        """Write predictions, under these keys and ``suffix``.
 
         Writes:
             batch_cls_preds: list with logits (B, anchors of the group, class columns) per group
@@ -164,12 +167,12 @@ class AnchorHeadMulti(AnchorHead):
             batch_box_preds: (B, A, 7 + V) boxes of all groups
             cls_preds_normalized: False, because batch_cls_preds are logits
         """
-        batch_dict["batch_cls_preds"] = [logits.float() for logits in state["cls_preds"]]
-        batch_dict["batch_box_preds"] = boxes = self.decode(state)
-        batch_dict["multihead_label_mapping"] = [
-            constant(columns, boxes.device, torch.long) for columns in self._columns()
-        ]
-        batch_dict["cls_preds_normalized"] = False
+        boxes = self.decode(state)
+        labels = [constant(columns, boxes.device, torch.long) for columns in self._columns()]
+        self.write(batch_dict, "batch_cls_preds", [logits.float() for logits in state["cls_preds"]])
+        self.write(batch_dict, "batch_box_preds", boxes)
+        self.write(batch_dict, "multihead_label_mapping", labels)
+        self.write(batch_dict, "cls_preds_normalized", False)
 
 
 def conv_stack(settings: SeparateRegSettings, channels: int, width: int) -> nn.Sequential:

@@ -44,8 +44,7 @@ class AnchorHeadSingle(AnchorHead):
 
     def logits(self, state: State) -> list[tuple[Tensor, list[int]]]:
         cls_preds = state["cls_preds"]
-        labels = list(range(1, self.num_class + 1))
-        return [(cls_preds.view(len(cls_preds), -1, self.num_class), labels)]
+        return [(cls_preds.view(len(cls_preds), -1, self.num_class), list(self.labels))]
 
     def rows(self, outputs: Tensor) -> Tensor:
         return outputs.view(len(outputs), len(self.anchor_generator.all(outputs.device)), -1)

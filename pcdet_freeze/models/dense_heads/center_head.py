@@ -20,7 +20,6 @@ from pcdet_freeze.models.partial_labels import boxes_to_learn, indices_of, rows_
 from pcdet_freeze.models.registry import DENSE_HEADS
 from pcdet_freeze.utils.devices import constant
 
-WHERE = "MODEL.DENSE_HEAD (CenterHead)"
 PRIOR = 0.1  # initial probability of a peak (CenterNet, arXiv:1904.07850, section 5)
 
 
@@ -70,17 +69,22 @@ class CenterHead(nn.Module):
 
     Settings = CenterHeadSettings
     reads = ("spatial_features_2d",)
-    writes = ("final_box_dicts",)
+    writes: tuple[str, ...] = ("final_box_dicts",)
     reads_train = ("gt_boxes",)
 
     def __init__(self, settings: CenterHeadSettings, context: BuildContext) -> None:
         super().__init__()
-        context.need_voxels(WHERE)
-        given = context.features_of("spatial_features_2d", WHERE)
-        self.settings = settings
-        self.num_class = context.num_class
-        self.class_names_each_head, self.classes = _groups(settings, context.class_names)
-        self.geometry = _geometry(settings.target_assigner_config.feature_map_stride, context, given)
+        self.where = f"MODEL.{context.section} (CenterHead)"
+        context.need_voxels(self.where)
+        given = context.features_of("spatial_features_2d", self.where)
+        self.settings, self.class_names = settings, context.class_names
+        self.num_class, self.labels = context.num_class, context.labels
+        self.suffix = context.suffix
+        self.writes = tuple(key + self.suffix for key in self.writes)
+        self.class_names_each_head, self.classes = _groups(settings, context, self.where)
+        self.geometry = _geometry(
+            settings.target_assigner_config.feature_map_stride, context, given, self.where
+        )
         boxes = settings.separate_head_cfg.head_dict
         self.with_velocity = "vel" in boxes
         self.target_assigners = [
@@ -95,6 +99,11 @@ class CenterHead(nn.Module):
         self.forward_ret_dict: dict[str, Any] = {}
         self.init_weights()
 
+    @property
+    def box_columns(self) -> int:
+        """Columns of a predicted box."""
+        return 9 if self.with_velocity else 7
+
     def init_weights(self) -> None:
         for head in self.heads_list:
             head.init_weights()  # type: ignore[operator]
@@ -107,13 +116,16 @@ class CenterHead(nn.Module):
             gt_boxes (train): (B, G, 8 or 10) [x, y, z, dx, dy, dz, heading, (vx, vy,) class from 1], metres
                 and radians in the LiDAR frame, padded with zero rows; not modified
             has_gt_boxes (train, optional): (B,) bool, labelled frames; default: all
-        Writes (in eval mode):
+            labelled_classes (train, optional): (B, C) bool, classes that a frame is labelled for; default:
+                all
+        Writes (in eval mode), under this key and ``suffix``:
             final_box_dicts: one dict per sample: pred_boxes (K, 7 or 9), pred_scores (K,), pred_labels (K,)
         """
         shared = self.shared_conv(batch_dict["spatial_features_2d"])
         state: dict[str, Any] = {"pred_dicts": [head(shared) for head in self.heads_list]}
         if self.training:
-            gt_boxes, labelled = boxes_to_learn(batch_dict, WHERE, 10 if self.with_velocity else 8)
+            columns = 10 if self.with_velocity else 8
+            gt_boxes, labelled = boxes_to_learn(batch_dict, self.where, self.labels, columns)
             if labelled is not None:
                 chosen = indices_of(labelled)
                 gt_boxes = rows_of(gt_boxes, chosen)
@@ -123,7 +135,8 @@ class CenterHead(nn.Module):
             state["targets"] = self.assign_targets(gt_boxes)
         self.forward_ret_dict = state
         if not self.training:
-            batch_dict["final_box_dicts"] = self.generate_predicted_boxes(state["pred_dicts"])
+            found = self.generate_predicted_boxes(state["pred_dicts"])
+            batch_dict[f"final_box_dicts{self.suffix}"] = found
         return batch_dict
 
     def assign_targets(self, gt_boxes: Tensor) -> list[CenterTargets]:
@@ -158,7 +171,8 @@ class CenterHead(nn.Module):
         loss = torch.stack(list(parts.values())).sum()
         figures = for_log(torch.stack([*parts.values(), loss]))
         tb_dict = {} if tb_dict is None else tb_dict
-        tb_dict.update(zip([*parts, "rpn_loss"], figures, strict=True))
+        names = [f"{name}{self.suffix}" for name in (*parts, "rpn_loss")]
+        tb_dict.update(zip(names, figures, strict=True))
         return loss, tb_dict
 
     def normalizers(self) -> Tensor:
@@ -174,26 +188,27 @@ class CenterHead(nn.Module):
 
 
 def _groups(
-    settings: CenterHeadSettings, class_names: tuple[str, ...]
+    settings: CenterHeadSettings, context: BuildContext, where: str
 ) -> tuple[list[list[str]], list[list[int]]]:
     """Names and labels (from 1) of the classes of each head; each class of the data set is in one head."""
+    class_names = context.class_names
     names = [[name for name in group if name in class_names] for group in settings.class_names_each_head]
     named = sorted(name for group in names for name in group)
     if named != sorted(class_names) or not all(names):
         raise ConfigError(
-            f"{WHERE}: CLASS_NAMES_EACH_HEAD must name each class of CLASS_NAMES once, at least one "
+            f"{where}: CLASS_NAMES_EACH_HEAD must name each class of CLASS_NAMES once, at least one "
             f"in each head; got {[list(group) for group in settings.class_names_each_head]} for "
             f"{', '.join(class_names)}"
         )
-    return names, [[class_names.index(name) + 1 for name in group] for group in names]
+    return names, [[context.labels[class_names.index(name)] for name in group] for group in names]
 
 
-def _geometry(stride: int, context: BuildContext, given: Features) -> MapGeometry:
+def _geometry(stride: int, context: BuildContext, given: Features, where: str) -> MapGeometry:
     """Geometry of the feature map; raises ConfigError if FEATURE_MAP_STRIDE does not match its size."""
     width, height = (int(cells) // stride for cells in context.grid_size[:2])
     if (height, width) != (given.height, given.width):
         raise ConfigError(
-            f"{WHERE}: FEATURE_MAP_STRIDE {stride} gives {height} x {width} cells, but spatial_features_2d "
+            f"{where}: FEATURE_MAP_STRIDE {stride} gives {height} x {width} cells, but spatial_features_2d "
             f"has {given.height} x {given.width}. Set it to the stride of the backbones."
         )
     (x, y), (dx, dy) = context.point_cloud_range[:2], context.voxel_size[:2]

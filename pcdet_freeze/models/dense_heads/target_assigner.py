@@ -41,10 +41,11 @@ class AxisAlignedTargetAssigner:
 
     Args:
         classes: anchor classes, in the order of the outputs of the head.
-        class_names: classes of the data set; label 1 is the first one.
+        class_names: classes of the head.
         box_coder: encodes regression targets.
         norm_by_num_examples: regression weights are 1 / (number of anchors not ignored) instead of 1.
         match_height: use the 3D IoU.
+        labels: label in gt_boxes of each of ``class_names``; default: 1, 2, ...
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class AxisAlignedTargetAssigner:
         box_coder: ResidualCoder,
         norm_by_num_examples: bool = False,
         match_height: bool = False,
+        labels: Sequence[int] | None = None,
     ) -> None:
         given, known = [c.class_name for c in classes], list(class_names)
         if sorted(given) != sorted(known):
@@ -62,7 +64,8 @@ class AxisAlignedTargetAssigner:
                 f"got entries for {', '.join(given) or '(none)'}"
             )
         self.classes = tuple(classes)
-        self.labels = [known.index(name) + 1 for name in given]
+        numbers = labels or range(1, len(known) + 1)
+        self.labels = [numbers[known.index(name)] for name in given]
         self.box_coder = box_coder
         self.norm_by_num_examples = norm_by_num_examples
         self.overlap = boxes_iou3d if match_height else boxes3d_nearest_bev_iou

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.freezing.module_graph import How, require_loss, run_in_eval_mode, training_steps
 from pcdet_freeze.models.context import BuildContext
-from pcdet_freeze.models.detectors.topology import TOPOLOGY, read_model
+from pcdet_freeze.models.detectors import several_heads
+from pcdet_freeze.models.detectors.topology import TOPOLOGY, Part, read_model
+from pcdet_freeze.models.head_outputs import merged_heads
 from pcdet_freeze.models.loss_normalization import LossNormalization, for_log
 from pcdet_freeze.models.loss_weights import NAME, LossScale, apply_loss_weights
 from pcdet_freeze.models.post_processing import PostProcessingSettings, box_candidates, post_process
@@ -68,7 +70,8 @@ class Detector3DTemplate(nn.Module):
 
     def __init__(self, model_cfg: Mapping[str, Any], num_class: int, dataset: Any) -> None:
         super().__init__()
-        settings, faults = read_model(model_cfg, self.PostProcessing, self.predictions)
+        names = tuple(getattr(dataset, "class_names", ())) or None
+        settings, faults = read_model(model_cfg, self.PostProcessing, self.predictions, names)
         raise_faults(faults)
         parts = settings.parts
         self.post_processing_settings = settings.post_processing
@@ -82,7 +85,8 @@ class Detector3DTemplate(nn.Module):
         self.register_buffer("global_step", torch.zeros(1, dtype=torch.long))
         self.module_names = tuple(part.slot.attribute for part in parts)
         for part in parts:
-            self.add_module(part.slot.attribute, part.cls(part.settings, context))
+            self.add_module(part.slot.attribute, part.cls(part.settings, _context_of(part, context)))
+        self.merged = merged_heads(self, [part.slot.attribute for part in parts if part.class_names])
         for part in parts if settings.learn_loss_weights else ():
             if hasattr(part.cls, "get_loss"):
                 getattr(self, part.slot.attribute).add_module(NAME, LossScale())
@@ -181,8 +185,11 @@ class Detector3DTemplate(nn.Module):
         batch_dict = self._predictions_on_host(batch_dict)
         pred_dicts: list[dict[str, Tensor]] = [{} for _ in range(int(batch_dict["batch_size"]))]
         recall_dict: dict[str, float] = {}
-        if self.post_processing_settings is not None and self.predictions in batch_dict:
-            pred_dicts, recall_dict = self.detect(batch_dict, self.post_processing_settings)
+        settings = self.post_processing_settings
+        if self.merged and settings is not None:
+            pred_dicts, recall_dict = post_process(batch_dict, settings, self.merged)
+        elif settings is not None and self.predictions in batch_dict:
+            pred_dicts, recall_dict = self.detect(batch_dict, settings)
         for module in self.module_list:
             add_predictions: Any = getattr(module, "add_predictions", None)
             if add_predictions is not None:
@@ -195,12 +202,22 @@ class Detector3DTemplate(nn.Module):
             return batch_dict
         found: dict[str, Any] = {}
         settings = self.post_processing_settings
-        if isinstance(settings, PostProcessingSettings) and self.predictions in batch_dict:
+        if self.merged and settings is not None:
+            found |= box_candidates(batch_dict, settings, self.merged)
+        elif isinstance(settings, PostProcessingSettings) and self.predictions in batch_dict:
             found |= box_candidates(batch_dict, settings)
         for module in self.module_list:
             if hasattr(module, "predictions"):
                 found |= module.predictions(batch_dict)  # type: ignore[operator]
         return {**batch_dict, **to_host(found)}
+
+
+def _context_of(part: Part, context: BuildContext) -> BuildContext:
+    """The context with which a module is built; one of several dense heads has classes of its own."""
+    if not part.class_names:
+        return context
+    name = part.slot.attribute
+    return context.of_head(part.slot.section, several_heads.suffix_of(name), part.class_names)
 
 
 def _check_reads(name: str, module: nn.Module, batch_dict: Mapping[str, Any]) -> None:
