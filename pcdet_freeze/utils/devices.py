@@ -30,6 +30,14 @@ def is_accelerator(value: Tensor | torch.device) -> bool:
     return device.type not in ON_HOST
 
 
+def autocast_is_on(kind: str) -> bool:
+    """Whether autocast is enabled for this device type."""
+    try:
+        return torch.is_autocast_enabled(kind)
+    except TypeError:  # torch before 2.4
+        return torch.is_autocast_enabled() if kind == "cuda" else torch.is_autocast_cpu_enabled()
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on ``device``; the host does not wait for the copy, nor for the device.
 
@@ -103,7 +111,8 @@ def on_side_stream(batch_dict: Mapping[str, Any], device: torch.device) -> Itera
 
 @lru_cache(maxsize=16)
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    # its few small kernels go first: they do not wait until the step before leaves multiprocessors free
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def wait_for(values: Sequence[Tensor]) -> list[int]:
