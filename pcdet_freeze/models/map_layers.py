@@ -17,6 +17,7 @@ from torch.nn.modules import module as torch_module
 from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last
 from pcdet_freeze.ops.maps.map_norm import batch_norm
 from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
+from pcdet_freeze.ops.maps.scattered import convolve
 from pcdet_freeze.utils.foreign_code import has_hooks
 
 
@@ -128,7 +129,7 @@ def _padded(pad: nn.ZeroPad2d, conv: nn.Conv2d, maps: Tensor) -> Tensor | None:
     left, right, top, bottom = pad.padding
     if conv.padding != (0, 0) or left != right or top != bottom or min(left, top) < 0:
         return None
-    return F.conv2d(maps, conv.weight, conv.bias, conv.stride, (top, left), conv.dilation, conv.groups)
+    return convolve(maps, conv, (top, left))
 
 
 def norm_relu(norm: nn.Module, maps: Tensor) -> Tensor:
