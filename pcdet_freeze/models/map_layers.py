@@ -105,9 +105,16 @@ class MapSequential(nn.Sequential):
             following = layers[number + 1] if number + 1 < len(layers) else None
             own = into if number + 2 == len(layers) else None
             pair = None if following is None else _joint(layers[number], following, value, own)
-            value = layers[number](value) if pair is None else pair
+            value = _called(layers[number], value) if pair is None else pair
             number += 1 if pair is None else 2
         return value
+
+
+def _called(layer: nn.Module, value: Any) -> Any:
+    plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and is_bare(layer)
+    if plain and isinstance(value, Tensor) and isinstance(layer.padding, tuple):
+        return convolve(value, layer, layer.padding)  # type: ignore[arg-type]
+    return layer(value)
 
 
 def _joint(first: nn.Module, second: nn.Module, maps: Any, into: Tensor | None) -> Tensor | None:

@@ -81,7 +81,7 @@ class _Convolve(torch.autograd.Function):
         ctx.save_for_backward(weight, features, cells)
         ctx.shape, ctx.channels = maps.shape, None if bias is None else bias.shape
         ctx.options = stride, padding, dilation, groups
-        return F.conv2d(maps, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+        return F.conv2d(maps, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
     @once_differentiable
