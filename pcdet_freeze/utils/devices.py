@@ -30,6 +30,25 @@ def is_accelerator(value: Tensor | torch.device) -> bool:
     return device.type not in ON_HOST
 
 
+_any_device = False
+
+
+def has_cpu_forms(tensor: Tensor) -> bool:
+    """Whether operators that exist for a CPU alone (compiled, or block by block) compute on ``tensor``."""
+    return tensor.device.type == "cpu" and not _any_device
+
+
+@contextmanager
+def forms_of_any_device() -> Iterator[None]:
+    """Compute on a CPU by the operators that other devices run, so that these can be counted."""
+    global _any_device
+    before, _any_device = _any_device, True
+    try:
+        yield
+    finally:
+        _any_device = before
+
+
 def autocast_is_on(kind: str) -> bool:
     """Whether autocast is enabled for this device type."""
     try:

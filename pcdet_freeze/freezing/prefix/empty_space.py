@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, kind_of, own_padding
 from pcdet_freeze.freezing.prefix.map_rows import DENSE, Rows, distinct, joined, samples_of
-from pcdet_freeze.utils.devices import autocast_is_on
+from pcdet_freeze.utils.devices import autocast_is_on, has_cpu_forms
 from pcdet_freeze.utils.foreign_code import has_foreign_code, is_ours
 from pcdet_freeze.utils.tensors import relative_error
 
@@ -170,7 +170,7 @@ class ReachedBlock:
         return self.error is not None and not self.error <= TOLERANCE * len(self.folds)
 
     def _can_run(self, value: Tensor) -> bool:
-        usual = value.dim() == 4 and value.dtype == torch.float32 and value.device.type == "cpu"
+        usual = value.dim() == 4 and value.dtype == torch.float32 and has_cpu_forms(value)
         if not usual or not len(value) or value.is_inference() or torch.is_inference_mode_enabled():
             return False
         return not torch.is_grad_enabled() and not autocast_is_on("cpu")
