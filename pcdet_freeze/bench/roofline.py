@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pcdet_freeze.bench.exact_figures import uncompiled
 from pcdet_freeze.bench.variants import Contender
+from pcdet_freeze.utils.devices import forms_of_any_device
 
 FRAMES = 16
 """batch that is expected on the card"""
@@ -92,7 +93,8 @@ def roofline(
 ) -> list[dict[str, Any]]:
     """Return one row for each variant: figures of a frame, and what is expected at a batch of 16.
 
-    FLOPs, bytes and seconds are counted at two batch sizes, and extrapolated.
+    FLOPs, bytes and seconds are counted at two batch sizes, and extrapolated. Operators that exist for a CPU
+    alone are replaced by those of other devices.
 
     Args:
         contenders_of: number of frames -> the variants.
@@ -104,9 +106,10 @@ def roofline(
 def _counted(contenders: Iterable[Contender]) -> dict[str, list[Operator]]:
     found = {}
     for contender in contenders:
-        contender.step()  # creates the optimizer state
-        with uncompiled(), Operators() as operators:
-            contender.step()
+        with forms_of_any_device(), uncompiled():
+            contender.step()  # creates the optimizer state
+            with Operators() as operators:
+                contender.step()
         found[contender.name] = operators.found
     return found
 

@@ -73,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"also what other packages call freezing: {', '.join(AGAINST)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="interleaved rounds; default: 7, with --grid full 5")
     parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
+    parser.add_argument("--points", type=whole(1), help="points in a random scene; default: 27500, or those "
+                        "of DATA_CONFIG.RANDOM_SCENES")  # fmt: skip
     parser.add_argument("--own_frames", action="store_true", help="the first test frames of the config's "
                         "data set, with their labels, in place of random scenes (--what step)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
@@ -129,6 +131,9 @@ def config_of(args: argparse.Namespace) -> Any:
     if args.grid is not None:
         _set_grid(cfg, GRIDS[args.grid])
     cfg_from_list(args.set_cfgs, cfg)
+    if args.points is not None:
+        scenes = cfg.DATA_CONFIG.get("RANDOM_SCENES") or {}
+        cfg.DATA_CONFIG["RANDOM_SCENES"] = {**scenes, "POINTS": args.points}
     if args.freeze is not None:
         cfg_from_list(["MODEL.NOT_TRAIN_IN_MULTI_TASK", args.freeze], cfg)
     return cfg

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -38,14 +37,9 @@ class LateVoxels:
         if is_accelerator(points):
             found: tuple[Tensor, ...] = voxelize_batch(self.voxelizer, points, samples)
         else:
-            parts = [self._of_sample(points[points[:, 0] == b, 1:], b) for b in range(samples)]
-            found = tuple(map(torch.cat, zip(*parts, strict=True)))
+            clouds = [points[points[:, 0] == sample, 1:].numpy() for sample in range(samples)]
+            found = tuple(map(torch.from_numpy, self.voxelizer.together(clouds)))
         batch_dict.update(zip(("voxels", "voxel_coords", "voxel_num_points"), found, strict=True))
-
-    def _of_sample(self, points: Tensor, sample: int) -> tuple[Tensor, Tensor, Tensor]:
-        arrays: tuple[np.ndarray, ...] = self.voxelizer(points.numpy())
-        voxels, coords, counts = map(torch.from_numpy, arrays)
-        return voxels, torch.nn.functional.pad(coords, (1, 0), value=sample), counts
 
 
 class TensorBatches:

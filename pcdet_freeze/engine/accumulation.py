@@ -109,7 +109,8 @@ def forward_backward(
         alone = isinstance(model, DistributedDataParallel) and not is_last
         with model.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with autocast():
-                result, tb_dict, disp_dict = model(batch)
+                # a copy: maps that the model adds and no graph needs are freed before the backward pass
+                result, tb_dict, disp_dict = model(dict(batch))
             loss: Tensor = result["loss"].mean()
             seconds += perf_counter() - start
             if not loss.requires_grad:

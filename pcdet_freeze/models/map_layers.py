@@ -17,6 +17,7 @@ from torch.nn.modules import module as torch_module
 from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last
 from pcdet_freeze.ops.maps.map_norm import batch_norm
 from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
+from pcdet_freeze.ops.maps.scattered import convolve
 from pcdet_freeze.utils.foreign_code import has_hooks
 
 
@@ -104,9 +105,16 @@ class MapSequential(nn.Sequential):
             following = layers[number + 1] if number + 1 < len(layers) else None
             own = into if number + 2 == len(layers) else None
             pair = None if following is None else _joint(layers[number], following, value, own)
-            value = layers[number](value) if pair is None else pair
+            value = _called(layers[number], value) if pair is None else pair
             number += 1 if pair is None else 2
         return value
+
+
+def _called(layer: nn.Module, value: Any) -> Any:
+    plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and is_bare(layer)
+    if plain and isinstance(value, Tensor) and isinstance(layer.padding, tuple):
+        return convolve(value, layer, layer.padding)  # type: ignore[arg-type]
+    return layer(value)
 
 
 def _joint(first: nn.Module, second: nn.Module, maps: Any, into: Tensor | None) -> Tensor | None:
@@ -128,7 +136,7 @@ def _padded(pad: nn.ZeroPad2d, conv: nn.Conv2d, maps: Tensor) -> Tensor | None:
     left, right, top, bottom = pad.padding
     if conv.padding != (0, 0) or left != right or top != bottom or min(left, top) < 0:
         return None
-    return F.conv2d(maps, conv.weight, conv.bias, conv.stride, (top, left), conv.dilation, conv.groups)
+    return convolve(maps, conv, (top, left))
 
 
 def norm_relu(norm: nn.Module, maps: Tensor) -> Tensor:

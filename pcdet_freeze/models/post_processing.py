@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pcdet_freeze.models.head_outputs import Group, HeadKeys, groups_of
+from pcdet_freeze.ops.batch_nms import Suppressed, by_score, nms_batch
 from pcdet_freeze.ops.iou import boxes_iou3d
 from pcdet_freeze.ops.nms import nms, nms_normal
 from pcdet_freeze.utils.devices import host_copy, is_accelerator
@@ -90,6 +91,12 @@ def class_agnostic_nms(
     return chosen, scores[chosen]
 
 
+def nms_on_device(boxes: Tensor, scores: Tensor, counts: Tensor, settings: NMSSettings) -> Suppressed:
+    """NMS of a batch on its device: (B, N, 7 + C), (B, N), and the boxes that take part, (B, N) bool."""
+    is_normal = settings.nms_type == "nms_normal_gpu"
+    return nms_batch(boxes[..., :7], scores, counts, settings.nms_thresh, axis_aligned=is_normal)
+
+
 @torch.no_grad()
 def post_process(
     batch_dict: dict[str, Any], settings: PostProcessingSettings, heads: Sequence[HeadKeys] = (HeadKeys(),)
@@ -153,10 +160,14 @@ class BoxCandidates(NamedTuple):
     """(B, N) raw output of the head"""
     labels: Tensor
     """(B, N) from 1"""
+    kept: Tensor | None = None
+    """(B, N) bool, those that NMS on the device keeps"""
+    settled: Tensor | None = None
+    """(B,) bool, whether ``kept`` is right; where it is not, the host suppresses the boxes"""
 
     def of(self, sample: int) -> BoxCandidates:
         """Those of one sample, without the first dimension."""
-        return BoxCandidates(*(part[sample] for part in self))
+        return BoxCandidates(*(None if part is None else part[sample] for part in self))  # type: ignore[arg-type]
 
     def best(self, count: int) -> BoxCandidates:
         """The ``count`` boxes of each sample with the highest scores, in their order."""
@@ -165,7 +176,13 @@ class BoxCandidates(NamedTuple):
         ranked = self.scores.nan_to_num(-torch.inf).sort(dim=1, descending=True, stable=True).indices
         kept = ranked[:, :count].sort(dim=1).values
         rows = kept.unsqueeze(2).expand(-1, -1, self.boxes.shape[2])
-        return BoxCandidates(self.boxes.gather(1, rows), *(part.gather(1, kept) for part in self[1:]))
+        others = (part.gather(1, kept) for part in (self.scores, self.raw, self.labels))
+        return BoxCandidates(self.boxes.gather(1, rows), *others)
+
+    def suppressed(self, settings: PostProcessingSettings) -> BoxCandidates:
+        """The same with NMS on the device."""
+        counts = self.scores >= settings.score_thresh
+        return self._replace(**nms_on_device(self.boxes, self.scores, counts, settings.nms_config)._asdict())
 
 
 def box_candidates(
@@ -173,8 +190,8 @@ def box_candidates(
 ) -> dict[str, Any]:
     """What ``post_process`` needs from the device: ``candidates``, and ``rois`` if the batch has them.
 
-    On an accelerator, only the boxes that NMS looks at (NMS_PRE_MAXSIZE): they are then copied to the host
-    together, which suppresses them as it does those of a CPU.
+    On an accelerator, only the boxes that NMS looks at (NMS_PRE_MAXSIZE), with those that it keeps: they are
+    then copied to the host together.
     """
     groups = groups_of(batch_dict, heads)
     on_accelerator = is_accelerator(groups[0].boxes)
@@ -201,7 +218,8 @@ def box_candidates(
             )
         ]
     if on_accelerator:
-        found = [each.best(settings.nms_config.nms_pre_maxsize) for each in found]
+        most = settings.nms_config.nms_pre_maxsize
+        found = [each.best(most).suppressed(settings) for each in found]
     rois = {"rois": batch_dict["rois"]} if "rois" in batch_dict else {}
     return {CANDIDATES: found, **rois}
 
@@ -222,8 +240,11 @@ def _select(groups: list[BoxCandidates], settings: PostProcessingSettings) -> di
     parts = []
     for group in groups:
         nms_config = settings.nms_config
-        chosen, kept = class_agnostic_nms(group.boxes, group.scores, nms_config, settings.score_thresh)
-        scores = group.raw[chosen] if settings.output_raw_score else kept
+        if group.kept is not None and group.settled:
+            chosen = by_score(group.kept, group.scores)[: nms_config.nms_post_maxsize]
+        else:
+            chosen, _ = class_agnostic_nms(group.boxes, group.scores, nms_config, settings.score_thresh)
+        scores = (group.raw if settings.output_raw_score else group.scores)[chosen]
         parts.append((group.boxes[chosen], scores, group.labels[chosen]))
     names = ("pred_boxes", "pred_scores", "pred_labels")
     return dict(zip(names, (torch.cat(column) for column in zip(*parts, strict=True)), strict=True))

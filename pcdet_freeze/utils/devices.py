@@ -30,6 +30,33 @@ def is_accelerator(value: Tensor | torch.device) -> bool:
     return device.type not in ON_HOST
 
 
+_any_device = False
+
+
+def has_cpu_forms(tensor: Tensor) -> bool:
+    """Whether operators that exist for a CPU alone (compiled, or block by block) compute on ``tensor``."""
+    return tensor.device.type == "cpu" and not _any_device
+
+
+@contextmanager
+def forms_of_any_device() -> Iterator[None]:
+    """Compute on a CPU by the operators that other devices run, so that these can be counted."""
+    global _any_device
+    before, _any_device = _any_device, True
+    try:
+        yield
+    finally:
+        _any_device = before
+
+
+def autocast_is_on(kind: str) -> bool:
+    """Whether autocast is enabled for this device type."""
+    try:
+        return torch.is_autocast_enabled(kind)
+    except TypeError:  # torch before 2.4
+        return torch.is_autocast_enabled() if kind == "cuda" else torch.is_autocast_cpu_enabled()
+
+
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on ``device``; the host does not wait for the copy, nor for the device.
 
@@ -103,7 +130,8 @@ def on_side_stream(batch_dict: Mapping[str, Any], device: torch.device) -> Itera
 
 @lru_cache(maxsize=16)
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+    # its few small kernels go first: they do not wait until the step before leaves multiprocessors free
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def wait_for(values: Sequence[Tensor]) -> list[int]:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from pcdet_freeze.bench.roofline import CARDS, LAUNCH, Operator, Operators, _row
+from pcdet_freeze.models.map_layers import BatchNorm2d
+from pcdet_freeze.utils.devices import forms_of_any_device
 
 
 def test_a_product_counts_its_flops_and_the_bytes_of_its_tensors() -> None:
@@ -33,6 +35,17 @@ def test_an_expanded_tensor_is_read_once() -> None:
     with Operators() as operators:
         torch.ones(1).expand(1000) + 0
     assert operators.found[-1].bytes == 4 + 4000
+
+
+def test_operators_for_a_cpu_alone_do_not_count() -> None:
+    maps = torch.randn(2, 8, 6, 5).contiguous(memory_format=torch.channels_last)
+    norm = BatchNorm2d(8)
+    with forms_of_any_device(), Operators() as operators:
+        norm(maps)
+    assert len(operators.found) == 2  # the counter of batches, and torch's own norm
+    with Operators() as operators:
+        norm(maps)
+    assert len(operators.found) > 5
 
 
 def test_a_batch_is_extrapolated_from_two_sizes() -> None:

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._python_dispatch import TorchDispatchMode
 from two_processes import torchrun, worker
 
+from pcdet_freeze.engine import finite_guard
 from pcdet_freeze.engine.checkpoint.io import checkpoint_state
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
@@ -104,6 +105,16 @@ def test_a_step_left_out_late_is_the_same_as_one_left_out_at_once(
     for index, state in at_once["optimizer_state"]["state"].items():
         assert_same_state(state, late["optimizer_state"]["state"][index])
     assert runs[0].guard.skipped == runs[1].guard.skipped == len(bad) and not has_nan(late)
+
+
+def test_each_batch_is_on_its_way_before_the_verdict_of_the_step_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(finite_guard, "wait_for", lambda values: [order.append("verdict") is None])
+    move = lambda batch, device: order.append("batch")  # noqa: E731
+    toy_trainer(epochs=1, model=Poison(), guard=guard(deferred=True), move=move).run()
+    assert order == ["batch", "batch", "verdict", "batch", "verdict", "batch", "verdict", "verdict"]
 
 
 @pytest.mark.parametrize("deferred", [False, True])

@@ -67,6 +67,22 @@ def test_predictions_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch, case:
             assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else True
 
 
+def test_an_infinite_prediction_of_an_anchor_that_is_not_positive_gives_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_paths_of_a_gpu(monkeypatch)
+    model, given = three_tasks()
+    model.train()(dict(given))
+    head = model.dense_head
+    positive = (head.forward_ret_dict["box_cls_labels"] > 0).unsqueeze(-1)
+    rows = head.rows
+    head.rows = lambda outputs: torch.where(positive, rows(outputs), torch.inf)
+    losses = head.get_box_reg_layer_loss()
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("max_voxels", [5, 1000])
 def test_a_batch_is_voxelized_at_once_as_its_samples_are_bit_for_bit(max_voxels: int) -> None:
     random = np.random.RandomState(0)

@@ -106,9 +106,12 @@ def carry_state(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> tuple
 
 
 def _load_whole(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load ``state`` with its options, except ``lr_scale``, which is the config's."""
+    """Load ``state`` with its options, except ``lr_scale``, which is the config's, and ``fused``, which
+    depends on the device."""
     scales = [group.get("lr_scale") for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
+    pairs = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**then, **{key: now[key] for key in ("fused",) if key in now}} for then, now in pairs]
+    optimizer.load_state_dict({**state, "param_groups": groups})
     for group, scale in zip(optimizer.param_groups, scales, strict=True):
         group.pop("lr_scale", None)
         if scale is not None:

@@ -18,10 +18,10 @@ from pcdet_freeze.engine.prefix_cache.store import ABOUT
 from pcdet_freeze.freezing.certificate import digests_of
 from pcdet_freeze.freezing.digest import value_digest
 from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
-from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
 from pcdet_freeze.models.detectors.topology import sections_of
+from pcdet_freeze.utils.devices import autocast_is_on
 
 PACKAGES = ("torch", "spconv", "numpy")
 """names of distributions, or what comes before a hyphen in them"""

@@ -38,6 +38,7 @@ class StoreStep:
         self.store, self.entries, self.device, self.limit = store, list(entries), device, limit
         self.missing = [n for n, e in enumerate(self.entries) if not store.holds(e.row, e.source)]
         self.supplies = not self.missing and limit is None
+        store.drop_begun()  # of a forward that was interrupted before its own end or abort
         self._written = [n for n in self.missing if store.begin(self.entries[n].row)]
 
     def take(self, slot: Slot, value: Tensor) -> Tensor:
@@ -66,6 +67,11 @@ class StoreStep:
         """Mark the rows as valid: all of their tensors are written."""
         for number in self._written:
             self.store.mark(self.entries[number].row, self.entries[number].source)
+
+    def abort(self) -> None:
+        """Leave the missing rows invalid: the forward did not end. They count in no limit."""
+        self._written = []
+        self.store.drop_begun()
 
     def _compare(self, slot: Slot, value: Tensor, kept: Tensor, limit: float) -> None:
         for number, entry in enumerate(self.entries):

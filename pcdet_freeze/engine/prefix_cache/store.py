@@ -193,6 +193,11 @@ class Store:
         self._sizes.pop(row, None)
         self._unlock(row)
 
+    def drop_begun(self) -> None:
+        """Leave all rows invalid that this process has begun and not marked: their forward did not end."""
+        for row in list(self._sizes):
+            self.drop(row)
+
     def read(self, slot: Slot, rows: Sequence[int], device: torch.device) -> Tensor:
         """(len(rows), *shape) on ``device``, in the dtype and memory format that the forward computed."""
         number, pin = self.slots.index(slot), device.type == "cuda"

@@ -44,6 +44,9 @@ class MemoryRecorder:
     def finish(self) -> None:
         """Do nothing."""
 
+    def abort(self) -> None:
+        """Do nothing."""
+
 
 def find_boundary(
     model: nn.Module,

@@ -32,6 +32,9 @@ class OutputRecorder(Protocol):
     def finish(self) -> None:
         """Called after a forward in which every slot was recorded or supplied."""
 
+    def abort(self) -> None:
+        """Called after any other forward."""
+
 
 class CachedForward(FastForward):
     """A :class:`FastForward` in which ``recorder`` records or supplies what crosses ``boundary``."""
@@ -49,11 +52,15 @@ class CachedForward(FastForward):
         self._cached = [(path, modules[path]) for path in boundary.paths]
 
     def __exit__(self, *error: Any) -> None:
+        finished = False
         try:
             super().__exit__(*error)
             if error[0] is None and self.passed == set(self.boundary.slots):
                 self.recorder.finish()
+                finished = True
         finally:
+            if not finished:
+                self.recorder.abort()
             self.computed, self.passed, self.times = {}, set(), Counter()
 
     def _forwards(self) -> dict[nn.Module, Any]:

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, kind_of, own_padding
-from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
+from pcdet_freeze.freezing.prefix.map_rows import DENSE, Rows, distinct, joined, samples_of
+from pcdet_freeze.utils.devices import autocast_is_on, has_cpu_forms
 from pcdet_freeze.utils.foreign_code import has_foreign_code, is_ours
 from pcdet_freeze.utils.tensors import relative_error
 
-DENSE = 0.8
-"""share of reached cells above which a layer is computed as a whole"""
 ROWS = 512
 """rows of a matrix product: its operands stay in the cache of a core"""
 TOLERANCE = 2e-6
@@ -67,24 +66,6 @@ def _is_3x3(layer: nn.Module, pad: nn.Module | None) -> bool:
 
 
 @dataclass
-class _Rows:
-    """A map of one sample as rows of a table; cells of one value share a row."""
-
-    table: Tensor
-    """(R, C); row 0 is zero"""
-    index: Tensor
-    """(H + 2, W + 2) int64: row of each cell, with a border of zeros"""
-    mask: Tensor
-    """(1, 1, H, W) float32: 1 in reached cells"""
-
-    def dense(self) -> Tensor:
-        """(1, C, H, W), channels-last."""
-        inside = self.index[1:-1, 1:-1]
-        rows = self.table.index_select(0, inside.reshape(-1))
-        return rows.view(1, *inside.shape, -1).permute(0, 3, 1, 2)
-
-
-@dataclass
 class _Layer:
     """One folded convolution, and its output on an empty map."""
 
@@ -102,7 +83,7 @@ class _Layer:
         """(B, O, H, W) of the whole map."""
         return F.relu_(F.conv2d(value, self.weight, self.bias, self.stride, 1))
 
-    def reached(self, before: _Rows, mask: Tensor) -> _Rows:
+    def reached(self, before: Rows, mask: Tensor) -> Rows:
         """The output of one sample, of which the cells in ``mask`` are computed."""
         width = mask.shape[3]
         cells = mask.view(-1).nonzero().view(-1)
@@ -121,20 +102,20 @@ class _Layer:
             given = before.table.index_select(0, near.view(-1)).view(len(near), -1)
             into = table[fixed + begin : fixed + begin + len(near)]
             torch.addmm(self.bias, given, self.matrix, out=into).relu_()
-        return _Rows(table, index, mask)
+        return Rows(table, index, mask)
 
 
 class ReachedMaps:
     """The maps that blocks returned in this forward: the next block knows their reached cells."""
 
     def __init__(self) -> None:
-        self._known: list[tuple[Tensor, int, list[_Rows | None], Tensor]] = []
+        self._known: list[tuple[Tensor, int, list[Rows | None], Tensor]] = []
 
-    def add(self, value: Tensor, rows: list[_Rows | None], empty: Tensor) -> None:
+    def add(self, value: Tensor, rows: list[Rows | None], empty: Tensor) -> None:
         """Keep that ``value`` consists of ``rows``; ``empty``: (1, C, H, W), the output on an empty map."""
         self._known.append((value, value._version, rows, empty))
 
-    def find(self, value: Tensor) -> tuple[list[_Rows | None], Tensor] | None:
+    def find(self, value: Tensor) -> tuple[list[Rows | None], Tensor] | None:
         """What is known of ``value``; None where it is another map, or was written to."""
         for known, version, rows, empty in self._known:
             same = known.data_ptr() == value.data_ptr() and known.shape == value.shape
@@ -166,14 +147,13 @@ class ReachedBlock:
         # a hook of the user on the block may write into what it is given, unseen
         hooked = has_foreign_code(self.block)
         known = None if hooked else self.maps.find(value)
-        given, empty = known or (_samples(value), torch.zeros_like(value[:1]))
+        given, empty = known or (samples_of(value), None)
         masks = [None if rows is None else self._mask(rows) for rows in given]
         if all(mask is None for mask in masks):
             return plain(self.block, value)
-        self._prepare(empty)
+        self._prepare(value[:1].shape, empty)
         found = [self._run(rows, value[n : n + 1]) for n, rows in enumerate(given)]
-        maps = torch.cat([rows.dense() if isinstance(rows, _Rows) else rows for rows in found])
-        maps = maps.contiguous(memory_format=_format(value))
+        maps = joined(found).contiguous(memory_format=_format(value))
         if self.error is None:
             number = next(n for n, mask in enumerate(masks) if mask is not None)
             one = slice(number, number + 1)
@@ -181,7 +161,7 @@ class ReachedBlock:
             if self.is_off:
                 return plain(self.block, value)
         if not hooked:
-            self.maps.add(maps, [rows if isinstance(rows, _Rows) else None for rows in found], self._empty)
+            self.maps.add(maps, [rows if isinstance(rows, Rows) else None for rows in found], self._empty)
         return maps
 
     @property
@@ -190,17 +170,17 @@ class ReachedBlock:
         return self.error is not None and not self.error <= TOLERANCE * len(self.folds)
 
     def _can_run(self, value: Tensor) -> bool:
-        usual = value.dim() == 4 and value.dtype == torch.float32 and value.device.type == "cpu"
+        usual = value.dim() == 4 and value.dtype == torch.float32 and has_cpu_forms(value)
         if not usual or not len(value) or value.is_inference() or torch.is_inference_mode_enabled():
             return False
         return not torch.is_grad_enabled() and not autocast_is_on("cpu")
 
-    def _mask(self, rows: _Rows) -> Tensor | None:
+    def _mask(self, rows: Rows) -> Tensor | None:
         """The cells that the first layer has to compute; None where they are too many."""
         mask = F.max_pool2d(rows.mask, 3, _stride(self.folds[0]), 1)
         return mask if float(mask.mean()) <= DENSE else None
 
-    def _run(self, rows: _Rows | None, value: Tensor) -> _Rows | Tensor:
+    def _run(self, rows: Rows | None, value: Tensor) -> Rows | Tensor:
         """The output of one sample, as rows, or as a map where many cells are reached."""
         for number, layer in enumerate(self._layers):
             mask = None if rows is None else F.max_pool2d(rows.mask, 3, layer.stride, 1)
@@ -213,19 +193,21 @@ class ReachedBlock:
         assert rows is not None
         return rows
 
-    def _prepare(self, empty: Tensor) -> None:
-        """Compute the layers on an ``empty`` map, unless this was done with the same weights and map."""
+    def _prepare(self, shape: torch.Size, empty: Tensor | None) -> None:
+        """Compute the layers on an ``empty`` map (None: zeros), unless this was done with the same weights
+        and map."""
         folded = [fold.weights() for fold in self.folds]
-        made_from = (*folded, empty.shape, None if not empty.any() else empty)
+        made_from = (*folded, shape, empty)
         if self._layers and _same(made_from, self._made_from):
             return
         self._layers, self._made_from = [], made_from
+        empty = folded[0][0].new_zeros(shape) if empty is None else empty
         for fold, (weight, bias) in zip(self.folds, folded, strict=True):
             stride = _stride(fold)
             matrix = weight.permute(2, 3, 1, 0).reshape(-1, len(weight)).contiguous()
             layer = _Layer(weight, bias, stride, matrix, matrix, matrix)
             empty = layer(empty)
-            layer.table, layer.index = _distinct(empty)
+            layer.table, layer.index = distinct(empty)
             self._layers.append(layer)
         self._empty = empty
 
@@ -246,50 +228,6 @@ def _identical(one: Any, other: Any) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple):
         return all(map(_identical, one, other))
     return one is other
-
-
-def _samples(value: Tensor) -> list[_Rows | None]:
-    """The samples of a map whose empty cells are zero."""
-    occupied = _occupied(value)
-    return [_rows_of(value[number], occupied[number]) for number in range(len(value))]
-
-
-def _occupied(value: Tensor) -> Tensor:
-    """(B, H, W) bool: cells of (B, C, H, W) that are not zero in all channels."""
-    rows = value.permute(0, 2, 3, 1)
-    if not rows.is_contiguous() or rows.shape[-1] % 16:
-        return (value != 0).any(dim=1)
-    # two floats at a time, then eight comparisons: a fifth of the time
-    return rows.view(torch.int64).ne(0).view(torch.int64).ne(0).any(dim=-1)
-
-
-def _rows_of(value: Tensor, occupied: Tensor) -> _Rows:
-    """Rows of (C, H, W), of which the cells in ``occupied`` (H, W) are not zero."""
-    y, x = occupied.nonzero(as_tuple=True)
-    table = torch.cat([value.new_zeros(1, len(value)), value[:, y, x].t()])
-    index = torch.zeros(value.shape[1] + 2, value.shape[2] + 2, dtype=torch.int64)
-    index[y + 1, x + 1] = torch.arange(1, len(y) + 1)
-    return _Rows(table, index, occupied[None, None].float())
-
-
-def _distinct(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Table of the distinct rows of (1, C, H, W), after a row of zeros, and the row of each cell.
-
-    The index is (H + 2, W + 2) int64, with a border of zeros.
-    """
-    rows = value[0].permute(1, 2, 0).reshape(-1, value.shape[1]).contiguous()
-    one, many = torch.unique(rows.double() @ _weights(rows.shape[1]), return_inverse=True)
-    first = torch.zeros(len(one), dtype=torch.int64).scatter_(0, many, torch.arange(len(many)))
-    table = rows[first]
-    if not torch.equal(table[many], rows):  # two rows of one sum
-        table, many = torch.unique(rows, dim=0, return_inverse=True)
-    index = F.pad((many + 1).view(value.shape[2:]), (1, 1, 1, 1))
-    return torch.cat([rows.new_zeros(1, rows.shape[1]), table]), index
-
-
-def _weights(count: int) -> Tensor:
-    """Weights whose sum of products differs for different rows, as good as always."""
-    return torch.sin(torch.arange(1, count + 1, dtype=torch.float64) * 12.9898)
 
 
 def _format(value: Tensor) -> torch.memory_format:

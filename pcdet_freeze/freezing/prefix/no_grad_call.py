@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.prefix.options import Options
+from pcdet_freeze.utils.devices import autocast_is_on
 from pcdet_freeze.utils.tensors import tensors_of
 
 TF32 = 2.0**-11
@@ -80,14 +81,6 @@ def _is_channels_last(value: Any) -> bool:
 
 def _items(args: tuple[Any, ...]) -> dict[Any, Any]:
     return dict(args[0]) if len(args) == 1 and isinstance(args[0], Mapping) else {}
-
-
-def autocast_is_on(kind: str) -> bool:
-    """Whether autocast is enabled for this device type."""
-    try:
-        return torch.is_autocast_enabled(kind)
-    except TypeError:  # torch before 2.4
-        return torch.is_autocast_enabled() if kind == "cuda" else torch.is_autocast_cpu_enabled()
 
 
 def float32_rounding(model: nn.Module) -> float | None:

@@ -188,7 +188,7 @@ class AnchorHead(nn.Module):
         share = 1.0 / (labels > 0).sum(dim=1).clamp(min=1)[sample] / self._samples()
         share = share if counts is None else torch.where(counts, share, 0.0)
         targets = state["box_reg_targets"][sample, index]
-        predicted = self.rows(state["box_preds"])[sample, index].float()
+        predicted = _counted(self.rows(state["box_preds"])[sample, index].float(), counts)
         valid_targets = replace_nan_targets(predicted, targets)
         plain = self.box_coder.encode_angle_by_sincos
         difference = predicted - valid_targets if plain else sine_difference(predicted, valid_targets)
@@ -200,7 +200,7 @@ class AnchorHead(nn.Module):
             anchors = self.anchor_generator.all(labels.device)[index]
             bins = self.settings.num_dir_bins
             sector = direction_bins(targets[:, 6] + anchors[:, 6], self.settings.dir_offset, bins)
-            direction_logits = self.rows(state["dir_cls_preds"])[sample, index].float()
+            direction_logits = _counted(self.rows(state["dir_cls_preds"])[sample, index].float(), counts)
             entropy = F.cross_entropy(direction_logits, sector, reduction="none")
             losses["rpn_loss_dir"] = (entropy * share).sum() * float(weights.dir_weight or 0.0)
         return losses
@@ -245,6 +245,14 @@ class AnchorHead(nn.Module):
                 f"{self.box_coder.box_columns + 1} columns, including the class; got {gt_boxes.shape[-1]}. "
                 "Set BOX_CODER_CONFIG.code_size to the number of columns of a box (9 with velocity)."
             )
+
+
+def _counted(rows: Tensor, counts: Tensor | None) -> Tensor:
+    """``rows`` with zeros where they do not count, so that an infinite one gives neither loss nor gradient.
+
+    Its loss times 0 would be NaN.
+    """
+    return rows if counts is None else torch.where(counts.unsqueeze(1), rows, 0.0)
 
 
 def _check_map(generator: AnchorGenerator, given: Features, where: str) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pcdet_freeze.models.dense_heads.center_head_settings import CenterPostProcessing
 from pcdet_freeze.models.dense_heads.center_targets import MapGeometry
-from pcdet_freeze.models.post_processing import class_agnostic_nms
-from pcdet_freeze.utils.devices import constant
+from pcdet_freeze.models.post_processing import class_agnostic_nms, nms_on_device
+from pcdet_freeze.ops.batch_nms import by_score
+from pcdet_freeze.utils.devices import constant, is_accelerator
 from pcdet_freeze.utils.host_copies import to_host
 
 Detections = dict[str, Tensor]
@@ -47,10 +48,23 @@ def _gather(values: Tensor, cell: Tensor) -> Tensor:
 
 
 def is_valid(boxes: Tensor, scores: Tensor, settings: CenterPostProcessing) -> Tensor:
-    """(N,) bool: the centre is inside the limits (inclusive) and the score is above the threshold."""
-    limits = boxes.new_tensor(settings.post_center_limit_range)
-    inside = (boxes[:, :3] >= limits[:3]) & (boxes[:, :3] <= limits[3:])
-    return inside.all(dim=1) & (scores > settings.score_thresh)
+    """(..., N) bool: the centre is inside the limits (inclusive) and the score is above the threshold."""
+    limits = constant(settings.post_center_limit_range, boxes.device, boxes.dtype)
+    inside = (boxes[..., :3] >= limits[:3]) & (boxes[..., :3] <= limits[3:])
+    return inside.all(dim=-1) & (scores > settings.score_thresh)
+
+
+def _suppress(boxes: Tensor, scores: Tensor, settings: CenterPostProcessing) -> tuple[Tensor, Tensor, Tensor]:
+    """Valid boxes (B, K) bool, those that NMS keeps (B, K), and whether that is right (B,).
+
+    On a CPU the boxes are suppressed later, sample by sample.
+    """
+    seen = is_valid(boxes, scores, settings)
+    if not is_accelerator(boxes):
+        return seen, seen, seen.new_zeros(len(seen))
+    # scores descend, so the first ones are those that NMS looks at
+    counts = seen & (seen.cumsum(1) <= settings.nms_config.nms_pre_maxsize)
+    return seen, *nms_on_device(boxes, scores, counts, settings.nms_config)
 
 
 def detect(
@@ -70,15 +84,21 @@ def detect(
         from 1.
     """
     parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in heads[0]["hm"]]
-    # from a device in one copy: NMS runs on the host
-    found = to_host([decode(maps, geometry, settings.max_obj_per_sample) for maps in heads])
-    for decoded, numbers in zip(found, classes, strict=True):
+    decoded = [decode(maps, geometry, settings.max_obj_per_sample) for maps in heads]
+    # from a device in one copy
+    found = to_host([(*each, *_suppress(each[0], each[1], settings)) for each in decoded])
+    for own, numbers in zip(found, classes, strict=True):
         labels_of = torch.tensor(numbers)
-        for sample, (boxes, scores, which) in enumerate(zip(*decoded, strict=True)):
-            seen = is_valid(boxes, scores, settings)
-            boxes, scores, labels = boxes[seen], scores[seen], labels_of[which[seen]]
-            kept, best = class_agnostic_nms(boxes, scores, settings.nms_config, settings.score_thresh)
-            parts[sample].append((boxes[kept], best, labels[kept]))
+        for sample, (boxes, scores, which, seen, kept, settled) in enumerate(zip(*own, strict=True)):
+            if settled:
+                chosen = by_score(kept, scores)[: settings.nms_config.nms_post_maxsize]
+            else:
+                place = seen.nonzero()[:, 0]
+                among = class_agnostic_nms(
+                    boxes[seen], scores[seen], settings.nms_config, settings.score_thresh
+                )
+                chosen = place[among[0]]
+            parts[sample].append((boxes[chosen], scores[chosen], labels_of[which[chosen]]))
     names = ("pred_boxes", "pred_scores", "pred_labels")
     return [
         dict(zip(names, (torch.cat(column) for column in zip(*sample, strict=True)), strict=True))

@@ -11,6 +11,7 @@ from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
 from pcdet_freeze.ops.maps.map_layout import MapWriter
+from pcdet_freeze.ops.maps.scattered import keep_pillars, scatter
 from pcdet_freeze.utils.rules import Count
 
 
@@ -65,11 +66,9 @@ class PointPillarScatter(MapWriter, nn.Module):
         features, coords = batch_dict["pillar_features"], batch_dict["voxel_coords"].long()
         samples = int(batch_dict["batch_size"])
         cell = (coords[:, 0] * self.height + coords[:, 2]) * self.width + coords[:, 3]
-        canvas = features.new_zeros(samples * self.height * self.width, self.num_bev_features)
-        canvas[cell] = features
-        canvas = canvas.view(samples, self.height, self.width, self.num_bev_features)
-        maps = canvas.permute(0, 3, 1, 2)
-        if not self.writes_channels_last(maps.device):
-            maps = maps.contiguous()
-        batch_dict["spatial_features"] = maps
+        maps = scatter(features, cell, samples, self.height, self.width)
+        channels_last = self.writes_channels_last(maps.device)
+        batch_dict["spatial_features"] = (
+            keep_pillars(maps, features, cell) if channels_last else maps.contiguous()
+        )
         return batch_dict

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pcdet_freeze.utils.devices import autocast_is_on, has_cpu_forms
 from pcdet_freeze.utils.tracing import is_traced
 
 Choice = Literal["auto"] | bool
@@ -73,15 +74,8 @@ def computes_here(maps: Tensor) -> bool:
     They are for float32 on the CPU. Elsewhere, and in code that is traced (torch.compile, torch.jit.trace),
     torch's own operators run.
     """
-    plain = maps.device.type == "cpu" and maps.dtype == torch.float32
-    return plain and is_channels_last(maps) and not is_traced() and not _autocast_on_cpu()
-
-
-def _autocast_on_cpu() -> bool:
-    try:
-        return torch.is_autocast_enabled("cpu")
-    except TypeError:  # torch before 2.4
-        return torch.is_autocast_cpu_enabled()
+    plain = has_cpu_forms(maps) and maps.dtype == torch.float32
+    return plain and is_channels_last(maps) and not is_traced() and not autocast_is_on("cpu")
 
 
 def rows_of(maps: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcdet_freeze.utils.devices import has_cpu_forms
+
 COMPILED = (torch.float32, torch.float64)
 """dtypes of the compiled kernels"""
 
 
 def has_kernels(rows: Tensor) -> bool:
     """Whether the compiled kernels take ``rows``; elsewhere torch's operators do the same."""
-    return rows.device.type == "cpu" and rows.dtype in COMPILED and type(rows) is Tensor
+    return has_cpu_forms(rows) and rows.dtype in COMPILED and type(rows) is Tensor
 
 
 def arrays(*tensors: Tensor) -> tuple[Any, ...]:

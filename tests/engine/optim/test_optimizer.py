@@ -13,9 +13,11 @@ import torch
 from engine_toy import OPTIM, ToyModel, assert_same_state
 from torch import nn
 
+from pcdet_freeze.engine.optim import optimizer as optimizers
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer, parameter_names, split_by_norm
 from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.tensors import relative_error
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +157,34 @@ def test_r3_lr_scaled_parameters_have_param_groups_divided_by_norm_like_the_othe
     assert parameter_names(model, optimizer) == [*base, *split, ["head.bias"]]
     scales = [group.get("lr_scale") for group in optimizer.param_groups]
     assert scales == [*[None] * len(base), *[0.1] * len(split), 0.5]
+
+
+def trained(name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model after 20 steps with gradients that do not depend on its weights."""
+    torch.manual_seed(0)
+    model = ToyModel()
+    optimizer = build_optimizer(model, {**OPTIM, "OPTIMIZER": name})
+    for _ in range(20):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape)
+        optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("name", ["adam_onecycle", "adam", "sgd"])
+def test_a_fused_optimizer_differs_from_the_plain_one_by_rounding(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plain, optimizer = trained(name)
+    assert not any(group["fused"] for group in optimizer.param_groups)  # a CPU keeps the bits of old runs
+    monkeypatch.setattr(optimizers, "is_accelerator", lambda value: True)
+    fused, optimizer = trained(name)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
+        assert relative_error(a, b) <= 1e-6
+
+
+def test_a_fused_optimizer_leaves_no_step_out_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "is_accelerator", lambda value: True)
+    optimizer = build_optimizer(ToyModel(), OPTIM)
+    assert not optimizer._step_supports_amp_scaling  # a GradScaler calls step() only where it counts

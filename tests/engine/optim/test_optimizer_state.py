@@ -9,6 +9,7 @@ import torch
 from engine_toy import OPTIM, ToyModel, assert_same_state
 from torch import nn
 
+from pcdet_freeze.engine.optim import optimizer as optimizers
 from pcdet_freeze.engine.optim.optimizer import build_optimizer, parameter_names
 from pcdet_freeze.engine.optim.optimizer_state import carry_state, load_optimizer_state
 from pcdet_freeze.errors import CheckpointError
@@ -185,3 +186,20 @@ def test_r3_state_is_carried_over_by_parameter_and_the_entering_ones_start_fresh
     new = made(model, lr_scaled=[([n for n, _ in model.vfe.named_parameters("vfe")], 0.1)])
     assert carry_state(old, new) == (2, 4)
     assert_same_state(state_by_name(model, new), state_by_name(model, old))
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("was_fused", [True, False])
+def test_r1_whether_an_optimizer_is_fused_depends_on_the_device_and_not_on_the_checkpoint(
+    name: str, was_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ToyModel()
+    monkeypatch.setattr(optimizers, "is_accelerator", lambda value: was_fused)
+    old = stepped(model, name)
+    monkeypatch.setattr(optimizers, "is_accelerator", lambda value: not was_fused)
+    new = made(model, name)
+    load_optimizer_state(model, new, old.state_dict(), parameter_names(model, old))
+    assert all(bool(group["fused"]) is not was_fused for group in new.param_groups)
+    assert_same_state(state_by_name(model, new), state_by_name(model, old))
+    model.head(model.vfe(torch.randn(4, 4))).sum().backward()
+    new.step()

@@ -289,6 +289,16 @@ def test_f7_a_forward_that_did_not_end_leaves_no_row(tmp_path: Path) -> None:
     assert store.filled == 2 and StoreStep(store, [Entry(1, 7)], CPU, None).supplies
 
 
+def test_f7_rows_of_forwards_that_did_not_end_count_in_no_limit(tmp_path: Path) -> None:
+    store = opened(tmp_path, slots=(CLASSES,), limit=2 * 32)
+    StoreStep(store, [Entry(0, 7), Entry(1, 7)], CPU, None).abort()
+    assert store.begin(0) and store.begin(1)  # and of one that was interrupted before it could abort
+    step = StoreStep(store, [Entry(2, 7), Entry(3, 7)], CPU, None)
+    step.take(CLASSES, torch.ones(2, 4, dtype=torch.int64))
+    step.finish()
+    assert [store.holds(row, 7) for row in range(5)] == [False, False, True, True, False]
+
+
 def test_f7_a_sample_that_is_there_keeps_its_values_when_its_batch_is_computed_again(tmp_path: Path) -> None:
     store = opened(tmp_path)
     kept = put(store, 0)[0]

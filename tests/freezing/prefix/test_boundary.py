@@ -138,6 +138,20 @@ def test_f7_a_supplied_forward_runs_no_module_of_the_prefix_and_leaves_meta_tens
     assert batch["maps"].device.type == "meta" and batch["maps"].shape == (2, 3, 4, 4)
 
 
+def test_f7_a_forward_that_raises_aborts_its_recorder(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, ended = frozen(Toy()), batch_of(), []
+    plan = plan_for(model, (batch,))
+    boundary, values = find_boundary(model, plan, Options(), batch, last_of)
+    for name in ("finish", "abort"):
+        monkeypatch.setattr(MemoryRecorder, name, lambda self, name=name: ended.append(name))
+    with (
+        pytest.raises(KeyboardInterrupt),
+        CachedForward(model, plan, Options(), boundary, MemoryRecorder(values)),
+    ):
+        raise KeyboardInterrupt
+    assert ended == ["abort"]
+
+
 class TwoOutputs(nn.Conv2d):
     """Gives a new dict."""
 

@@ -185,8 +185,8 @@ def test_f5_a_block_whose_error_is_too_large_runs_as_a_whole(monkeypatch: pytest
     model, value = trunk(), sparse_map(*CELLS)
     prepare = subject.ReachedBlock._prepare
 
-    def wrong(self: Any, empty: Tensor) -> None:
-        prepare(self, empty)
+    def wrong(self: Any, *given: Any) -> None:
+        prepare(self, *given)
         self._layers[0].table[1] += 1e-3
 
     monkeypatch.setattr(subject.ReachedBlock, "_prepare", wrong)
