@@ -12,7 +12,7 @@ from torch import Tensor
 from pcdet_freeze.ops.maps.map_layout import rows_of
 
 BLOCK = 1 << 17
-"""values of the outputs that are computed at once, per thread: 512 kB, half of the second-level cache of a core"""
+"""values of the outputs that are computed at once, per thread: 512 kB, half of the cache of a core"""
 
 
 @torch.no_grad()
