@@ -13,7 +13,7 @@ radians, counter-clockwise from x. A box is [x, y, z, dx, dy, dz, heading]: cent
 | `sparse.py` | sparse 3D convolutions; the only file that imports spconv |
 | `norm.py` | batch norm for very small sparse batches |
 | `pillars/` | pillar encoders on valid points only |
-| `maps/` | channels-last BEV maps: norm layers, matrix products |
+| `maps/` | channels-last BEV maps: norm layers, matrix products, one map that several layers write |
 | `compiled.py` | numba functions whose machine code is kept on disk |
 | `bev_cells.py` | points -> cells of a BEV map, majority label of a cell |
 | `lanes.py` | lane maps <-> polylines |

@@ -11,7 +11,7 @@ import torch
 from standin_runs import Standin
 from torch import Tensor, nn
 
-SLOTS, WIDTH, HEIGHT = 4, 6, 8
+SLOTS, WIDTH, HEIGHT = 4, 8, 8
 Batch = dict[str, Any]
 
 
@@ -118,7 +118,7 @@ class Backbone2D(nn.Module):
         x, ups = batch_dict["spatial_features"], []
         for block, deblock in zip(self.blocks, self.deblocks, strict=True):
             x = block(x)
-            ups.append(deblock(x)[:, :, :4, :3])
+            ups.append(deblock(x))
         batch_dict["spatial_features_2d"] = torch.cat(ups, dim=1)
         return batch_dict
 

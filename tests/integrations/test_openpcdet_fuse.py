@@ -76,8 +76,9 @@ def test_f5_features_are_those_of_the_model_as_written_within_2e_6(standin: Stan
 def test_f5_the_log_names_what_runs_faster_and_its_relative_error(standin: Standin, log: Any) -> None:
     model = pillar_detector(standin, TRUNK, FUSE)
     run(model)
-    assert plan_of(model).quick == ("vfe",) and len(plan_of(model).folds) == 6
+    assert plan_of(model).quick == ("vfe", "backbone_2d") and len(plan_of(model).folds) == 6
     assert "6 norm layers folded" in log.text and "vfe on its valid points only" in log.text
+    assert "backbone_2d with its deblocks writing into one map" in log.text
     assert f"maximum relative error {plan_of(model).difference:.1e}" in log.text
     assert warnings(log) == ""
 
@@ -117,7 +118,7 @@ def test_f5_a_vfe_that_computes_something_else_runs_as_written(standin: Standin,
     plain, model = pillar_detector(standin, TRUNK, {}, PillarVFE=kind), None
     model = pillar_detector(standin, TRUNK, FUSE, PillarVFE=kind)
     assert relative_error(run(plain).batch["pillar_features"], run(model).batch["pillar_features"]) <= 2e-6
-    assert plan_of(model).quick == () and len(plan_of(model).folds) == 6
+    assert plan_of(model).quick == ("backbone_2d",) and len(plan_of(model).folds) == 6
     assert "runs as written: vfe: its relative error would be" in log.text
 
 
@@ -230,7 +231,7 @@ def test_f5_the_data_set_of_the_detector_is_not_copied(standin: Standin, log: An
     model.dataset = session_of(model).prefix.replanner.shared[0]  # type: ignore[union-attr]
     model.dataset.infos = Large()
     run(model)
-    assert plan_of(model).quick == ("vfe",)
+    assert plan_of(model).quick == ("vfe", "backbone_2d")
 
 
 def test_f5_uninstall_takes_the_folding_off(standin: Standin, log: Any) -> None:

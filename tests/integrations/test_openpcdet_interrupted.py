@@ -60,7 +60,7 @@ def test_f5_the_forwards_after_one_that_raised_are_folded(
     for number in range(steps, steps + 2):
         assert torch.equal(run(model, number).maps, run(other, number).maps)
     plan = session_of(model).prefix.replanner.plan  # type: ignore[union-attr]
-    assert len(plan.folds) == 6 and plan.quick == ("vfe",) and not plan.plain
+    assert len(plan.folds) == 6 and plan.quick == ("vfe", "backbone_2d") and not plan.plain
 
 
 def test_f5_after_an_error_in_a_forward_every_module_is_as_it_was(standin: Standin) -> None:

@@ -46,7 +46,7 @@ class Sketcher:
 
     def __init__(self) -> None:
         own = torch.Generator().manual_seed(0)
-        signs = torch.randint(2, (2 * PIECE,), generator=own, device="cpu", dtype=torch.float32) * 2 - 1
+        signs = torch.randint(2, (2 * PIECE,), generator=own, device="cpu", dtype=torch.float64) * 2 - 1
         self._signs = {torch.device("cpu"): signs}
 
     @torch.no_grad()
@@ -67,20 +67,27 @@ class Sketcher:
         # in float64, which mps does not have
         device = torch.device("cpu") if tensor.device.type == "mps" else tensor.device
         signs = self._signs.setdefault(device, self._signs[torch.device("cpu")].to(device))
-        place = torch.arange(1, min(PIECE, tensor.numel()) + 1, device=device, dtype=torch.float64)
+        room = torch.empty(min(PIECE, tensor.numel()), device=device, dtype=torch.float64)
         found = torch.zeros(EXTRA + min(BUCKETS, tensor.numel()), device=device, dtype=torch.float64)
         for number, piece in enumerate(pieces(tensor, PIECE)):
-            values, begin = piece.reshape(-1).to(device, torch.float64), number * 7919 % PIECE
+            values, begin = room[: piece.numel()], number * 7919 % PIECE
+            values.view(piece.shape).copy_(piece)
             squares = values @ values
             if device.type != "cpu" or not squares.isfinite():  # on a device the question would be a wait
-                finite = values.isfinite()
-                code = torch.where(finite, 0.0, values.nan_to_num(1.0, 2.0, 3.0)) * place[: len(values)]
-                found[1] += (number + 1) * code.sum()
-                values = torch.where(finite, values, 0.0)
+                found[1] += (number + 1) * _code_and_clear(values)
                 squares = values @ values
             found[0] += squares
-            _add_in_buckets(found[EXTRA:], values * signs[begin : begin + len(values)])
+            _add_in_buckets(found[EXTRA:], values.mul_(signs[begin : begin + len(values)]))
         return found
+
+
+def _code_and_clear(values: Tensor) -> Tensor:
+    """Code of the places of ``values`` that are not finite, which are set to 0."""
+    finite = values.isfinite()
+    place = torch.arange(1, len(values) + 1, device=values.device, dtype=torch.float64)
+    code = torch.where(finite, 0.0, values.nan_to_num(1.0, 2.0, 3.0)) * place
+    values.masked_fill_(~finite, 0.0)
+    return code.sum()
 
 
 def _add_in_buckets(sums: Tensor, values: Tensor) -> None:

@@ -19,6 +19,9 @@ from pcdet_freeze.freezing.prefix.tracer import Call, trains
 from pcdet_freeze.freezing.state import is_fully_frozen
 from pcdet_freeze.utils.foreign_code import has_hooks, has_hooks_inside
 
+VALID_POINTS = "on its valid points only"
+"""what a quick form does that does not say it (``does``)"""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -39,6 +42,8 @@ class Plan:
     quick: tuple[str, ...] = ()
     """modules of the prefix, and modules without state between them, that run their quick form, see
     :class:`Options`"""
+    quick_notes: tuple[tuple[str, str], ...] = ()
+    """(module with a quick form, what it does, for the log)"""
     compiled: tuple[str, ...] = ()
     """modules of the prefix to compile"""
     plain: tuple[str, ...] = ()
@@ -56,7 +61,8 @@ class Plan:
         else:
             lines = ["No frozen prefix: every frozen module depends on a trainable one."]
         fast = [f"{len(self.folds)} norm layers folded into the layers before them"] if self.folds else []
-        fast += [f"{path} on its valid points only" for path in self.quick]
+        notes = dict(self.quick_notes)
+        fast += [f"{path} {notes.get(path, VALID_POINTS)}" for path in self.quick]
         blocks = ", ".join(path for path, _ in self.reached)
         fast += [f"{blocks} on the cells that a pillar can reach"] if blocks else []
         fast += [f"{', '.join(group)} fused into one convolution" for group in self.siblings]
@@ -122,9 +128,15 @@ def make_plan(calls: Sequence[Call], model: nn.Module, options: Options) -> Plan
         reached=tuple((path, chain) for path, chain in chains.items() if chain and options.may_skip),
         siblings=_siblings(calls),
         quick=tuple(dict.fromkeys(call.path for call in quick)),
+        quick_notes=tuple((call.path, _does(options.quick_form(call.module))) for call in quick),
         compiled=_compilable(as_called) if options.compile else (),
         plain=plain,
     )
+
+
+def _does(form: object) -> str:
+    """What a quick form does, for the log."""
+    return str(getattr(form, "does", VALID_POINTS))
 
 
 def _is_between(call: Call, tops: Collection[Call]) -> bool:

@@ -39,6 +39,8 @@ class SparseVolume:
 class _MapForm:
     """A quick form of ``module``; where the batch is not as expected, its own forward runs."""
 
+    does = "writing a channels-last map"
+
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
 

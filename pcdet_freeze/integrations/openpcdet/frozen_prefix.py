@@ -18,6 +18,7 @@ from pcdet_freeze.freezing.prefix import FastForward, Options, Plan, Replanner
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.validate import LOOSE, TOLERANCE
 from pcdet_freeze.integrations.openpcdet.bev_maps import bev_map_form
+from pcdet_freeze.integrations.openpcdet.joined_maps import joined_maps_form
 from pcdet_freeze.integrations.openpcdet.valid_points import valid_points_form
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 
@@ -50,6 +51,20 @@ def _quick_form(module: nn.Module) -> Callable[..., Any] | None:
     return valid_points_form(module) or bev_map_form(module)
 
 
+def _quick_or_joined(module: nn.Module) -> Callable[..., Any] | None:
+    return _quick_form(module) or joined_maps_form(module)
+
+
+def _options_of(plan: FreezePlan) -> Options:
+    """Options of the prefix, with the quick forms that ``plan`` allows."""
+    options = Options.of(plan)
+    form: Callable[[nn.Module], Callable[..., Any] | None] = valid_points_form
+    if plan.channels_last:
+        # parts of a module with a quick form are not compiled
+        form = _quick_or_joined if options.is_exact and not plan.compile else _quick_form
+    return replace(options, quick_form=form)
+
+
 class FrozenPrefix:
     """Runs the frozen prefix of the training forwards of a detector as MODEL.FREEZE says.
 
@@ -64,9 +79,7 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: nn.Module, plan: FreezePlan, logger: logging.Logger) -> None:
-        options = replace(
-            Options.of(plan), quick_form=_quick_form if plan.channels_last else valid_points_form
-        )
+        options = _options_of(plan)
         self.is_on = bool(options.fuse) or not options.only_fuses
         self.model, self.logger, self.options = model, logger, options
         self.replanner = Replanner(model, options, shared=(getattr(model, "dataset", None),))
