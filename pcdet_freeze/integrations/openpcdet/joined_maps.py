@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.prefix.fold_bn import Fold, is_foldable_norm, kind_of, out_channels
-from pcdet_freeze.freezing.prefix.no_grad_call import autocast_is_on
 from pcdet_freeze.ops.maps.map_layout import JoinedMap, computes_here, map_of
 from pcdet_freeze.ops.maps.map_writes import convolve_relu_into, spread_relu_into
+from pcdet_freeze.utils.devices import autocast_is_on
 from pcdet_freeze.utils.tensors import error_sums, relative_errors
 
 READS, WRITES = "spatial_features", "spatial_features_2d"
@@ -141,8 +141,9 @@ def _deblock(module: nn.Module) -> Deblock | None:
     if kind_of(module) is not nn.Sequential or len(layers) != 3:
         return None
     layer, norm, relu = layers
-    known = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _is_product(layer)
-    return Deblock(layer, norm) if known and is_foldable_norm(norm) and type(relu) is nn.ReLU else None
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or not _is_product(layer):
+        return None
+    return Deblock(layer, norm) if is_foldable_norm(norm) and type(relu) is nn.ReLU else None
 
 
 def _is_product(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
