@@ -46,6 +46,19 @@ def test_a_line_tells_epoch_iteration_loss_rate_and_times(
                      ("2", "1", "5"), ("2", "2", "6"), ("2", "4", "8")]  # fmt: skip
 
 
+class TwoHeads(ToyModel):
+    """Losses of two heads, and the weight of one."""
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        loss, _, rest = super().forward(batch)
+        return loss, {"loss_rpn": 0.5, "loss_truck_head": torch.tensor(2.0), "loss_weight_rpn": 1.0}, rest
+
+
+def test_a_line_ends_with_the_loss_of_each_head_where_there_are_several(logger: Any, caplog: Any) -> None:
+    toy_trainer([LogHook(every=50)], model=TwoHeads(), epochs=1, logger=logger).run()
+    assert caplog.messages[0].endswith("  loss_rpn: 0.5000  loss_truck_head: 2.000")
+
+
 TIMES = re.compile(r"Time cost: (\S+)/(\S+)  Acc_iter (\d+)")
 
 
