@@ -141,8 +141,9 @@ def _deblock(module: nn.Module) -> Deblock | None:
     if kind_of(module) is not nn.Sequential or len(layers) != 3:
         return None
     layer, norm, relu = layers
-    known = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _is_product(layer)
-    return Deblock(layer, norm) if known and is_foldable_norm(norm) and type(relu) is nn.ReLU else None
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or not _is_product(layer):
+        return None
+    return Deblock(layer, norm) if is_foldable_norm(norm) and type(relu) is nn.ReLU else None
 
 
 def _is_product(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
