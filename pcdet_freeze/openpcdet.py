@@ -33,8 +33,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pcdet_freeze.errors import ConfigError, PCDetFreezeError
+from pcdet_freeze.integrations.openpcdet.command.run_script import run_script, where_to_start
 from pcdet_freeze.integrations.openpcdet.plugin import begin, install, uninstall, verify
-from pcdet_freeze.integrations.openpcdet.run_script import run_script, where_to_start
 
 if TYPE_CHECKING:
     from pcdet_freeze.integrations.openpcdet.tasks.registry import add_task
@@ -118,7 +118,7 @@ def run_explain(argv: Sequence[str]) -> int:
     """Print the table of a config; 1 if a training with it would raise an error."""
     # a training does not need it: it imports the trainer's explain
     from pcdet_freeze.cli.explain import WIDEST, print_table
-    from pcdet_freeze.integrations.openpcdet import explain
+    from pcdet_freeze.integrations.openpcdet.command import explain
 
     parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet explain")
     explain.add_arguments(parser)

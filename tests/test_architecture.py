@@ -37,7 +37,7 @@ PUBLIC = {
 }  # fmt: skip
 TRAINER = {"engine", "models", "datasets"}
 """folders that the plugin does not load"""
-EXPLAIN = {"pcdet_freeze.cli.explain", "pcdet_freeze.integrations.openpcdet.explain"}
+EXPLAIN = {"pcdet_freeze.cli.explain", "pcdet_freeze.integrations.openpcdet.command.explain"}
 """the one exception: ``python -m pcdet_freeze.openpcdet explain`` prints the trainer's table"""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.prefix import Options, Replanner
-from pcdet_freeze.integrations.openpcdet.bev_maps import SparseVolume, bev_map_form
+from pcdet_freeze.integrations.openpcdet.prefix.bev_maps import SparseVolume, bev_map_form
 from pcdet_freeze.ops.maps.map_layout import is_channels_last
 
 Batch = dict[str, Any]

@@ -28,8 +28,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pcdet_freeze import FreezeError, is_frozen, openpcdet
+from pcdet_freeze.integrations.openpcdet.prefix.valid_points import valid_points_form
 from pcdet_freeze.integrations.openpcdet.session import session_of
-from pcdet_freeze.integrations.openpcdet.valid_points import valid_points_form
 from pcdet_freeze.utils.rng import rng_state, same_rng_state
 from pcdet_freeze.utils.tensors import relative_error
 

@@ -13,7 +13,7 @@ import pytest
 from standin_runs import Standin
 
 from pcdet_freeze import openpcdet
-from pcdet_freeze.integrations.openpcdet.installation import describe, find_pcdet
+from pcdet_freeze.integrations.openpcdet.command.installation import describe, find_pcdet
 
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.prefix import Options, Replanner
-from pcdet_freeze.integrations.openpcdet.joined_maps import joined_maps_form
+from pcdet_freeze.integrations.openpcdet.prefix.joined_maps import joined_maps_form
 from pcdet_freeze.ops.maps.map_layout import is_channels_last
 from pcdet_freeze.utils.tensors import relative_error
 

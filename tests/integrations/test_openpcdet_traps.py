@@ -10,7 +10,7 @@ import pytest
 from standin_runs import Standin
 
 from pcdet_freeze import openpcdet
-from pcdet_freeze.integrations.openpcdet import environment
+from pcdet_freeze.integrations.openpcdet.command import environment
 
 
 @pytest.mark.parametrize(

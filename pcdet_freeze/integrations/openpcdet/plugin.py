@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pcdet_freeze.errors import FreezeError, IntegrationError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet import replacements
-from pcdet_freeze.integrations.openpcdet.after_import import AfterImport
-from pcdet_freeze.integrations.openpcdet.function_patcher import Patches
-from pcdet_freeze.integrations.openpcdet.installation import is_first_rank, missing_note
-from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
+from pcdet_freeze.integrations.openpcdet.checkpoint.loaded_tensors import LoadRecorder, names_of
+from pcdet_freeze.integrations.openpcdet.command.installation import is_first_rank, missing_note
+from pcdet_freeze.integrations.openpcdet.patching.after_import import AfterImport
+from pcdet_freeze.integrations.openpcdet.patching.function_patcher import Patches
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 from pcdet_freeze.integrations.openpcdet.tasks import registry
 from pcdet_freeze.integrations.openpcdet.tasks.attributes import restore_attributes

@@ -20,10 +20,11 @@ from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.plan import BLOCK
-from pcdet_freeze.integrations.openpcdet import environment, resume
-from pcdet_freeze.integrations.openpcdet.frozen_prefix import with_defaults
-from pcdet_freeze.integrations.openpcdet.loaded_tensors import LoadRecorder, names_of
-from pcdet_freeze.integrations.openpcdet.rebuild import Rebuild
+from pcdet_freeze.integrations.openpcdet.checkpoint import resume
+from pcdet_freeze.integrations.openpcdet.checkpoint.loaded_tensors import LoadRecorder, names_of
+from pcdet_freeze.integrations.openpcdet.command import environment
+from pcdet_freeze.integrations.openpcdet.model.rebuild import Rebuild
+from pcdet_freeze.integrations.openpcdet.prefix.frozen_prefix import with_defaults
 from pcdet_freeze.integrations.openpcdet.session import Session, session_of
 from pcdet_freeze.integrations.openpcdet.tasks.replacements import log_task_heads, with_task_heads
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import allow_numpy_scalars

@@ -19,12 +19,16 @@ from pcdet_freeze.freezing.drift_lint import lint
 from pcdet_freeze.freezing.lr_scale import lr_scaled_groups
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.schedule import phase_at, timeline
-from pcdet_freeze.integrations.openpcdet import frozen_heads
-from pcdet_freeze.integrations.openpcdet.continuation import continuation
-from pcdet_freeze.integrations.openpcdet.forward import SESSION, checked_forward
-from pcdet_freeze.integrations.openpcdet.frozen_prefix import FrozenPrefix
-from pcdet_freeze.integrations.openpcdet.optimizer import DroppedParameters, find_optimizer, fix_groups
-from pcdet_freeze.integrations.openpcdet.schedule import LrScales, add_to_groups, rewrap_ddp
+from pcdet_freeze.integrations.openpcdet.checkpoint.continuation import continuation
+from pcdet_freeze.integrations.openpcdet.model import frozen_heads
+from pcdet_freeze.integrations.openpcdet.model.forward import SESSION, checked_forward
+from pcdet_freeze.integrations.openpcdet.optimizer.param_groups import (
+    DroppedParameters,
+    find_optimizer,
+    fix_groups,
+)
+from pcdet_freeze.integrations.openpcdet.optimizer.schedule import LrScales, add_to_groups, rewrap_ddp
+from pcdet_freeze.integrations.openpcdet.prefix.frozen_prefix import FrozenPrefix
 from pcdet_freeze.utils.step_hooks import is_skipped, keep_step_hooks
 
 BEGUN = "begun"

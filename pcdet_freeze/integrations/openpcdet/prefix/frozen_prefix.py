@@ -17,9 +17,9 @@ from pcdet_freeze.freezing.plan import BLOCK
 from pcdet_freeze.freezing.prefix import FastForward, Options, Plan, Replanner
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32
 from pcdet_freeze.freezing.prefix.validate import LOOSE, TOLERANCE
-from pcdet_freeze.integrations.openpcdet.bev_maps import bev_map_form
-from pcdet_freeze.integrations.openpcdet.joined_maps import joined_maps_form
-from pcdet_freeze.integrations.openpcdet.valid_points import valid_points_form
+from pcdet_freeze.integrations.openpcdet.prefix.bev_maps import bev_map_form
+from pcdet_freeze.integrations.openpcdet.prefix.joined_maps import joined_maps_form
+from pcdet_freeze.integrations.openpcdet.prefix.valid_points import valid_points_form
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 
 LIMIT = 5 * TOLERANCE

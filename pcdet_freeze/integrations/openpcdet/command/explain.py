@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from pcdet_freeze.engine.explain import Explanation, explain
 from pcdet_freeze.errors import ConfigError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezeHandle, FreezePlan, freeze
-from pcdet_freeze.integrations.openpcdet import frozen_heads
-from pcdet_freeze.integrations.openpcdet.optimizer import inner_optimizer
+from pcdet_freeze.integrations.openpcdet.command.run_script import pcdet_missing
+from pcdet_freeze.integrations.openpcdet.model import frozen_heads
+from pcdet_freeze.integrations.openpcdet.optimizer.param_groups import inner_optimizer
 from pcdet_freeze.integrations.openpcdet.plugin import install
-from pcdet_freeze.integrations.openpcdet.run_script import pcdet_missing
 from pcdet_freeze.integrations.openpcdet.session import session_of
 
 LAST_LOSS = "_pcdet_freeze_last_loss"

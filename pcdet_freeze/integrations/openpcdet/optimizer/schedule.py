@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from pcdet_freeze.integrations.openpcdet.optimizer import group_for
+from pcdet_freeze.integrations.openpcdet.optimizer.param_groups import group_for
 
 
 class LrScales:

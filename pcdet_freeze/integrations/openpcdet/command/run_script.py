@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcdet_freeze.errors import ConfigError, IntegrationError
-from pcdet_freeze.integrations.openpcdet.environment import advice_for
-from pcdet_freeze.integrations.openpcdet.installation import GET_ONE, find_pcdet, say_found
+from pcdet_freeze.integrations.openpcdet.command.environment import advice_for
+from pcdet_freeze.integrations.openpcdet.command.installation import GET_ONE, find_pcdet, say_found
 from pcdet_freeze.integrations.openpcdet.plugin import install, installed
 from pcdet_freeze.utils import distributed
 

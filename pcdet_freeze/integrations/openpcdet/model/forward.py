@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError, PCDetFreezeError
-from pcdet_freeze.integrations.openpcdet import frozen_heads
+from pcdet_freeze.integrations.openpcdet.model import frozen_heads
 
 SESSION = "_pcdet_freeze_session"
 """on a detector: its Session; None on a copy of the detector"""

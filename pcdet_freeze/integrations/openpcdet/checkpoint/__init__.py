@@ -1,0 +1,1 @@
+"""Checkpoints: what was loaded, resume, and what the log says of it."""

@@ -1,0 +1,1 @@
+"""The frozen detector: its forward, its frozen heads, and another one built like it."""

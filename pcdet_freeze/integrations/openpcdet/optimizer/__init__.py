@@ -1,0 +1,1 @@
+"""OpenPCDet's optimizer: groups of trainable parameters, and FREEZE.SCHEDULE."""

@@ -1,0 +1,1 @@
+"""How functions of OpenPCDet are replaced, before or after it is imported, and restored."""

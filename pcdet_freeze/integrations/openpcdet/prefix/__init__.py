@@ -1,0 +1,1 @@
+"""The frozen prefix of OpenPCDet's modules (FREEZE.FUSE): faster forms of its classes."""
