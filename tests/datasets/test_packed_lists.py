@@ -66,7 +66,7 @@ def packs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
 
 
 def read(source: Path) -> Rows:
-    return read_infos([source], source.with_suffix(".packed"), LOG)
+    return read_infos([source], LOG)
 
 
 def test_entries_are_those_of_the_list_to_the_bit(source: Path) -> None:
@@ -104,7 +104,7 @@ def test_short_lists_stay_in_memory(source: Path, packs: list[Path], monkeypatch
 def test_a_list_of_several_files_has_them_one_after_the_other(source: Path) -> None:
     other = source.with_name("other.pkl")
     other.write_bytes(pickle.dumps([{"frame_id": "c"}]))
-    rows = read_infos([source, other], source.with_suffix(".packed"), LOG)
+    rows = read_infos([source, other], LOG)
     assert [row.get("frame_id") for row in rows] == ["a", "b", None, "c"]
     assert [row["frame_id"] for row in rows.group(1, "")] == ["c"]
 
@@ -116,7 +116,7 @@ def test_another_process_opens_the_file_for_itself(source: Path) -> None:
     assert pickle.loads(sent)[0]["frame_id"] == "b"
     source.with_suffix(".packed").unlink()
     assert rows[1]["frame_id"] == "b"  # this process keeps the file that it has opened
-    with pytest.raises(OSError, match=r"infos\.packed"):
+    with pytest.raises(DataError, match=r"infos\.packed"):
         pickle.loads(sent)
 
 
@@ -140,7 +140,7 @@ def changed(source: Path, how: str) -> None:
     elif how == "text":
         target.write_text("not a packed list\n" * 30)
     elif how == "index":
-        raw[raw.index(b'{"kind"') - 20] ^= 1
+        raw[raw.index(b'{"kind"') - 1] ^= 1
         target.write_bytes(raw)
     elif how == "footer":
         raw[raw.index(b'"groups"') + 3] ^= 1
@@ -166,20 +166,20 @@ def test_a_file_that_is_stale_torn_or_foreign_is_made_again_and_logged(
     assert len(packs) == 2
 
 
-def test_every_cut_and_every_flipped_byte_of_the_end_is_noticed(source: Path) -> None:
-    read(source)
+def test_cuts_and_flipped_bytes_behind_the_entries_are_noticed(source: Path) -> None:
+    rows = read(source)
     target, sources = source.with_suffix(".packed"), [Source.of(source)]
-    raw = target.read_bytes()
-    first = PackedFile(target, INFOS, sources)._sections["offsets"].tolist()[-1]
-    for at in range(first, len(raw)):
+    raw, end = target.read_bytes(), int(rows.store.column("offsets")[-1])
+    unnoticed = set()
+    for at in range(end, len(raw), 11):
         for damaged in (raw[:at], raw[:at] + bytes([raw[at] ^ 0x55]) + raw[at + 1 :]):
             target.write_bytes(damaged)
             try:
-                found = PackedFile(target, INFOS, sources)
+                PackedFile(target, INFOS, sources)
             except UnusableError:
                 continue
-            # padding between the sections
-            assert (raw[at] == 0 and len(damaged) == len(raw) and found.record(1) == frames()[1]) or True
+            unnoticed.add((len(damaged), raw[at]))
+    assert unnoticed == {(len(raw), 0)}  # padding between two parts of the index
 
 
 def test_a_damaged_entry_is_an_error_that_names_the_file(source: Path) -> None:
@@ -215,10 +215,10 @@ def test_a_folder_that_cannot_be_written_leaves_the_list_in_the_temporary_folder
     source: Path, packs: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = source / "infos.packed"  # below a file
-    rows = read_infos([source], target, LOG)
+    rows = read_infos([source], LOG, target=target)
     assert isinstance(rows.store, PackedFile) and rows.store.path.is_relative_to(tmp_path / "tmp")
     assert "infos.packed cannot be made" in caplog.text
-    read_infos([source], target, LOG)
+    read_infos([source], LOG, target=target)
     assert len(packs) == 1
 
 
@@ -226,7 +226,7 @@ def test_where_nothing_can_be_written_the_list_stays_in_memory(
     source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(source))
-    rows = read_infos([source], source / "infos.packed", LOG)
+    rows = read_infos([source], LOG, target=source / "infos.packed")
     assert isinstance(rows.store, InMemory) and len(rows) == 3
     assert "are kept in the memory of each process" in caplog.text
 
@@ -235,7 +235,7 @@ def test_a_temporary_folder_of_somebody_else_is_not_used(source: Path, tmp_path:
     folder = tmp_path / "tmp" / f"pcdet_freeze_{os.getuid()}"
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    assert isinstance(read_infos([source], source / "infos.packed", LOG).store, InMemory)
+    assert isinstance(read_infos([source], LOG, target=source / "infos.packed").store, InMemory)
 
 
 def test_two_that_start_at_once_pack_once(
@@ -263,7 +263,7 @@ def test_two_that_start_at_once_pack_once(
 
 
 def test_a_kill_while_packing_leaves_nothing_that_is_believed(source: Path, packs: list[Path]) -> None:
-    source.write_bytes(pickle.dumps(frames() * 8000))
+    source.write_bytes(pickle.dumps(frames() * 7000))
     target = source.with_suffix(".packed")
     child = os.fork()
     if not child:
@@ -277,7 +277,7 @@ def test_a_kill_while_packing_leaves_nothing_that_is_believed(source: Path, pack
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     left = [path for path in source.parent.iterdir() if path != source]
     assert len(left) == 1 and left[0] != target and left[0].stat().st_size > 10**6
-    assert len(read(source)) == 24000 and packs == [target]
+    assert len(read(source)) == 21000 and packs == [target]
     assert sorted(path.name for path in source.parent.iterdir()) == ["infos.packed", "infos.pkl"]
 
 

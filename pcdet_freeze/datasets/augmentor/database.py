@@ -92,7 +92,7 @@ def load_database(
     Raises DataError for a missing or broken info file, and for broken entries that ``policy`` does not allow.
     """
     least = numbers_of(filters.filter_by_min_points)
-    stored = open_list(DATABASE, paths, paths[0].with_suffix(".packed"), log)
+    stored = open_list(DATABASE, paths, log)
     database: Database = {name: stored[:0] for name in names}
     for number, path in enumerate(paths):
         given = {name: stored.group(number, name) for name in names}

@@ -137,7 +137,7 @@ class KittiDataset(DatasetTemplate):
 
     def _read_infos(self) -> Rows:
         paths = [self.info_root / name for name in self._info_names]
-        infos = read_infos(paths, paths[0].with_suffix(".packed"), self.logger, KITTI_INFOS)
+        infos = read_infos(paths, self.logger, KITTI_INFOS)
         if not len(infos):
             raise DataError(
                 f"the info files {', '.join(map(str, paths))} list no frame; "
@@ -195,7 +195,7 @@ class KittiDataset(DatasetTemplate):
         return len(self.infos)
 
     def frame_name(self, index: int) -> str:
-        return frame_id(self.infos[index]) or f"entry {index} of {' and '.join(self._info_names)}"
+        return frame_id(self.infos.get(index)) or f"entry {index} of {' and '.join(self._info_names)}"
 
     def load_sample(self, index: int) -> Sample:
         """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes, gt_names, own labels if given."""

@@ -77,7 +77,7 @@ class OnceDataset(DatasetTemplate):
         super().__init__(dataset_cfg, class_names, training, root_path, logger)
         self.split = settings.data_split.of(training)
         paths = [self.info_root / name for name in settings.info_path[self.split]]
-        infos = read_infos(paths, self.info_root / f"once_infos_{self.split}.packed", self.logger)
+        infos = read_infos(paths, self.logger)
         self.infos = infos.where(infos.column("labelled"))
         self.logger.info("ONCE %s: %d of %d frames are labelled", self.split, len(self.infos), len(infos))
         if not len(self.infos):
@@ -89,7 +89,7 @@ class OnceDataset(DatasetTemplate):
         return len(self.infos)
 
     def frame_name(self, index: int) -> str:
-        return frame_of(self.infos[index], index)
+        return frame_of(self.infos.get(index), index)
 
     def load_sample(self, index: int) -> Sample:
         """points (N, 4), gt_boxes (G, 7), gt_names."""

@@ -98,10 +98,10 @@ def _run(
         write_pickle(path, infos)
         report.frames[split] = len(infos)
         entries += [entry for part in parts for entry in part["objects"]]
-        open_list(INFOS, [path], path.with_suffix(".packed"), log)
+        open_list(INFOS, [path], log)
     database = out / "once_dbinfos_train.pkl"
     report.objects = write_database(database, entries)
-    open_list(DATABASE, [database], database.with_suffix(".packed"), log)
+    open_list(DATABASE, [database], log)
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 

@@ -29,24 +29,26 @@ POLL_S, REPORT_S = 0.2, 10.0
 _SUFFIX = ".lock"
 
 
-def read_infos(paths: Sequence[Path], target: Path, log: logging.Logger, kind: Kind = INFOS) -> Rows:
+def read_infos(
+    paths: Sequence[Path], log: logging.Logger, kind: Kind = INFOS, target: Path | None = None
+) -> Rows:
     """The infos of the files ``paths``, one after the other; see :func:`open_list`."""
-    return open_list(kind, paths, target, log)
+    return open_list(kind, paths, log, target)
 
 
-def open_list(kind: Kind, paths: Sequence[Path], target: Path, log: logging.Logger) -> Rows:
+def open_list(kind: Kind, paths: Sequence[Path], log: logging.Logger, target: Path | None = None) -> Rows:
     """The entries of the files ``paths``.
 
-    Where they are large, the entries are those of a packed file: ``target``, or one in the temporary folder
-    where ``target`` cannot be written. One that is not whole or not up to date is made again. Where none can
-    be made, the entries are kept in memory.
+    Where they are large, the entries are those of a packed file: ``target`` (by default the first file with
+    the suffix ``.packed``), or one in the temporary folder where that cannot be written. One that is not
+    whole or not up to date is made again. Where none can be made, the entries are kept in memory.
 
     Raises:
         DataError: a file that is missing or not of this kind.
     """
     sources = _sources(paths)
     if sources is not None and sum(source.size for source in sources) >= PACK_FROM:
-        packed = _packed(kind, paths, sources, target, log)
+        packed = _packed(kind, paths, sources, target or paths[0].with_suffix(".packed"), log)
         if packed is not None:
             return Rows(packed)
         log.warning("the lists of %s are kept in the memory of each process", _names(paths))

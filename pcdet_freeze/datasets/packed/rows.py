@@ -9,6 +9,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.packed.format import Group
 from pcdet_freeze.datasets.packed.kinds import Kind
+from pcdet_freeze.errors import DataError
 
 
 class Store(Protocol):
@@ -69,6 +70,13 @@ class Rows(Sequence[Any]):
         if isinstance(index, slice):
             return Rows(self.store, self.numbers[index])
         return self.store.record(int(self.numbers[index]))
+
+    def get(self, index: int) -> Any:
+        """Entry ``index``, None where it cannot be read: for its name in a message."""
+        try:
+            return self[index]
+        except DataError:
+            return None
 
     def column(self, name: str) -> np.ndarray:
         """(N,) values of these entries."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
-from pcdet_freeze.datasets.packed import read_infos
+from pcdet_freeze.datasets.packed import Rows, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.datasets.waymo.segments import (
@@ -49,10 +49,10 @@ class WaymoDataset(DatasetTemplate):
         self.split = self.settings.data_split.of(training)
         self.infos = self._read_infos()
 
-    def _read_infos(self) -> Sequence[Info]:
+    def _read_infos(self) -> Rows:
         paths = find_infos(self.root_path, self.folder, self.split, self.logger)
         target = self.info_root / f"{self.folder.name}_infos_{self.split}.packed"
-        infos = read_infos(paths, target, self.logger)
+        infos = read_infos(paths, self.logger, target=target)
         chosen = infos[:: self.settings.sampled_interval.of(self.training)]
         self.logger.info("Waymo %s: %d of %d frames", self.split, len(chosen), len(infos))
         return chosen
@@ -61,7 +61,7 @@ class WaymoDataset(DatasetTemplate):
         return len(self.infos)
 
     def frame_name(self, index: int) -> str:
-        return frame_of(self.infos[index], index)
+        return frame_of(self.infos.get(index), index)
 
     def raw_points(self, info: Info) -> np.ndarray:
         """Points (N, 5) of a frame."""

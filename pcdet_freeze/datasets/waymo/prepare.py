@@ -114,8 +114,8 @@ class _Job:
         shutil.rmtree(self.out / PARTS, ignore_errors=True)
         for split, found in segments.items():
             target = self.out / f"{self.tag}_infos_{split}.packed"
-            open_list(INFOS, [path for path, _, _ in found], target, self.log)
-        open_list(DATABASE, [database], database.with_suffix(".packed"), self.log)
+            open_list(INFOS, [path for path, _, _ in found], self.log, target)
+        open_list(DATABASE, [database], self.log)
 
     def _segments(self, split: str) -> list[tuple[Path, int, list[Info]]]:
         """Info file, number of the first frame in the split, and infos of each segment."""

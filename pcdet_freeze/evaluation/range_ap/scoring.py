@@ -113,7 +113,10 @@ def _joined(annos: Sequence[Mapping[str, Any]], key: str, default: float | None,
         where = f"{source}[{number}] (frame {anno.get('frame_id')})"
         try:
             name = np.asarray(anno["name"], str).reshape(-1)
-            box = np.asarray(anno["boxes_lidar"], np.float64).reshape(len(name), -1)[:, :7]
+            box = np.asarray(anno["boxes_lidar"], np.float64)
+            if len(box) != len(name) or (len(box) and (box.ndim != 2 or box.shape[1] < 7)):
+                raise ValueError(f"{len(name)} names, boxes of shape {box.shape}")
+            box = box.reshape(len(name), -1)[:, :7] if len(name) else np.zeros((0, 7))
             value = np.full(len(name), default) if default is not None and key not in anno else anno[key]
             value = np.asarray(value, np.float64).reshape(len(name))
             level = np.asarray(anno.get("difficulty", np.zeros(len(name))), np.int64).reshape(len(name))
@@ -124,7 +127,7 @@ def _joined(annos: Sequence[Mapping[str, Any]], key: str, default: float | None,
         if not np.isfinite(box).all() or np.isnan(value).any():
             raise DataError(f"{where}: boxes and {key} must be finite. Has the detector diverged?")
         names.append(name)
-        boxes.append(box.reshape(-1, 7))
+        boxes.append(box)
         # -1: the number of points is not known
         values.append(value if default is None else np.where(value < 0, default, value))
         levels.append(level)
