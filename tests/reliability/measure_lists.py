@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -149,8 +150,8 @@ def train(root: Path, iterations: int, workers: int) -> None:
     words += ["DATA_CONFIG.DATA_PATH", str(root), "HOOK", "[{NAME: measure_lists.Figures}]"]
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     pcdet_freeze.train(
-        CFG, words, output_dir=root / "output", max_iters=iterations, batch_size=2 * ranks, workers=workers,
-        device="cpu", num_epochs_to_eval=0, fix_random_seed=True,
+        CFG, words, output_dir=os.environ["OUTPUT"], max_iters=iterations, batch_size=2 * ranks,
+        workers=workers, device="cpu", num_epochs_to_eval=0, fix_random_seed=True,
         launcher="pytorch" if ranks > 1 else "none",
     )  # fmt: skip
 
@@ -158,11 +159,19 @@ def train(root: Path, iterations: int, workers: int) -> None:
 def run(root: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Figures of each rank of a training."""
     port, started, files = free_port(), [], []
+    shutil.rmtree(root / "output", ignore_errors=True)
     for rank in range(args.ranks):
         files.append(root / f"figures_{rank}.json")
-        env = {**os.environ, "BEGIN": str(time.time()), "FIGURES": str(files[-1]), "OMP_NUM_THREADS": "1",
-               "IN_MEMORY": "1" if args.in_memory else "", "MASTER_PORT": str(port),
-               "MASTER_ADDR": "127.0.0.1"}  # fmt: skip
+        env = {
+            **os.environ,
+            "BEGIN": str(time.time()),
+            "OUTPUT": str(root / "output"),
+            "FIGURES": str(files[-1]),
+            "OMP_NUM_THREADS": "1",
+            "IN_MEMORY": "1" if args.in_memory else "",
+            "MASTER_PORT": str(port),
+            "MASTER_ADDR": "127.0.0.1",
+        }
         if args.ranks > 1:
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(args.ranks)}
         words = ["--rank_of", str(root), "--iterations", str(args.iterations), "--workers", str(args.workers)]
@@ -171,7 +180,7 @@ def run(root: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     codes = [process.wait() for process in started]
     if any(codes):
-        sys.exit(f"the training ended with {codes}; its log is in {root / 'output'}")
+        sys.exit(f"the training ended with {codes}")
     return [json.loads(file.read_text()) for file in files]
 
 

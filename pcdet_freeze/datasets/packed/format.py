@@ -92,7 +92,7 @@ class Writer:
 
     def end(self) -> None:
         """Write index and footer."""
-        sections = {
+        sections: dict[str, np.ndarray] = {
             OFFSETS: np.array([*self._offsets, self.at], np.uint64),
             SUMS: np.array(self._sums, np.uint32),
         }
@@ -143,7 +143,7 @@ class PackedFile:
             raise UnusableError(f"has a footer that cannot be read ({error})") from error
         checksum = 0
         for array in self._sections.values():
-            checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, checksum)
         lengths = {len(array) for name, array in self._sections.items() if name != OFFSETS}
         ends = [end for _, _, begin, end in self.groups if 0 <= begin <= end]
         if (
