@@ -24,8 +24,8 @@ from pcdet_freeze.ops.iou import boxes_iou3d
 RECALL_POINTS = 50
 LEVEL_1_POINTS = 5
 """labels with more points are of level 1 where they are not marked with a level"""
-_NEAR = 5e-7
-"""recalls that differ by less are equal"""
+_NEAR = 1e-6
+"""sums of two recalls that differ by less are equal"""
 
 Floats = NDArray[np.float64]
 
@@ -190,15 +190,16 @@ def recall_thresholds(scores: Floats, labels: int) -> Floats:
         scores: (T,) scores of true positives, descending.
         labels: number of labels that count.
     """
-    if not len(scores):
-        return np.zeros(0)
     reached = np.arange(1, len(scores) + 1) / labels
-    middle = (reached + np.append(reached[1:], reached[-1])) / 2
-    wanted = np.arange(RECALL_POINTS + 1) / RECALL_POINTS
-    at = np.searchsorted(middle + _NEAR, wanted, side="right")
-    at = at[at < len(scores)]
-    # the last match stands for the next recall, which it does not reach
-    if len(at) <= RECALL_POINTS and at[-1] < len(scores) - 1:
-        at = np.append(at, len(scores) - 1)
-    found: Floats = scores[at]
-    return found
+    both = reached + np.append(reached[1:], reached[-1:])
+    found: list[float] = []
+    at, last, wanted = -1, len(scores) - 1, 0.0
+    while True:
+        # a match stands for several recalls; the last one for the next recall too, which it may not reach
+        if at < 0 or both[at] + _NEAR <= 2 * wanted:
+            if at == last:
+                return np.array(found)
+            later = np.flatnonzero(both[at + 1 :] >= 2 * wanted)
+            at = at + 1 + int(later[0]) if len(later) else last
+        found.append(scores[at])
+        wanted += 1 / RECALL_POINTS  # summed up as the benchmark does, whose rounding decides between equals
