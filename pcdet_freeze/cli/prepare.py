@@ -12,13 +12,22 @@ from typing import Any
 
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
+from pcdet_freeze.datasets.once import prepare_once
 from pcdet_freeze.datasets.pandaset import prepare_pandaset
+from pcdet_freeze.datasets.waymo import prepare_waymo
 from pcdet_freeze.errors import ConfigError
 
+CLASSES = {
+    "waymo": ["Vehicle", "Pedestrian", "Cyclist"],
+    "once": ["Car", "Bus", "Truck", "Pedestrian", "Cyclist"],
+}
+"""classes of a set whose config has no CLASS_NAMES; those of other sets are KITTI_CLASSES"""
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
 PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
     "kitti": ("KittiDataset", prepare_kitti),
     "pandaset": ("PandaSetDataset", prepare_pandaset),
+    "waymo": ("WaymoDataset", prepare_waymo),
+    "once": ("ONCEDataset", prepare_once),
 }
 """name on the command line -> DATASET in the config, and what prepares it"""
 
@@ -40,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if data_cfg.get("DATASET") != name:
         raise ConfigError(f"`prepare {args.dataset}` needs DATASET: {name}; {args.cfg_file} has "
                           f"{data_cfg.get('DATASET')!r}")  # fmt: skip
-    classes = cfg.get("CLASS_NAMES", KITTI_CLASSES)
+    classes = cfg.get("CLASS_NAMES", CLASSES.get(args.dataset, KITTI_CLASSES))
     with _console() as logger:
         report = prepare(data_cfg, classes, out_dir=args.out, workers=args.workers, logger=logger)
     if args.out is not None:

@@ -23,10 +23,8 @@ NOT_BUILT: dict[str, frozenset[str]] = {
     DATASETS.kind: frozenset(
         {
             "NuScenesDataset",
-            "WaymoDataset",
             "PandasetDataset",
             "LyftDataset",
-            "ONCEDataset",
             "CustomDataset",
             "Argo2Dataset",
         }

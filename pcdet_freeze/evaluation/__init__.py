@@ -43,6 +43,32 @@ def evaluate_kitti(
     return as_text(scores) + notes(scores), as_dict(scores)
 
 
+@EVALUATORS.register_as("once")
+def evaluate_once(
+    gt_annos: Annotations,
+    dt_annos: Annotations,
+    class_names: Sequence[str],
+    overlaps: Mapping[str, float] | None = None,
+) -> tuple[str, dict[str, float]]:
+    """ONCE's orientation-aware AP by distance; see ``evaluation.range_ap.evaluate_once``."""
+    from pcdet_freeze.evaluation import range_ap
+
+    return range_ap.evaluate_once(gt_annos, dt_annos, class_names, overlaps)
+
+
+@EVALUATORS.register_as("waymo")
+def evaluate_waymo(
+    gt_annos: Annotations,
+    dt_annos: Annotations,
+    class_names: Sequence[str],
+    overlaps: Mapping[str, float] | None = None,
+) -> tuple[str, dict[str, float]]:
+    """An approximation of Waymo's AP by distance; see ``evaluation.range_ap.evaluate_waymo``."""
+    from pcdet_freeze.evaluation import range_ap
+
+    return range_ap.evaluate_waymo(gt_annos, dt_annos, class_names, overlaps)
+
+
 __all__ = [
     "EVALUATORS",
     "TASK_METRICS",

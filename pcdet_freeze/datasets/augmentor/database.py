@@ -12,14 +12,16 @@ import numpy as np
 
 from pcdet_freeze.datasets.bad_data import OBJECT, BadData, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.boxes import box_fault
-from pcdet_freeze.datasets.files import read_bin, read_pickle
+from pcdet_freeze.datasets.files import read_bin
+from pcdet_freeze.datasets.packed import Kind, Rows, open_list
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.rules import Rule, whole
 from pcdet_freeze.utils.sections import Section
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 ObjectInfo = dict[str, Any]
-Database = dict[str, list[ObjectInfo]]
+Database = dict[str, Rows]
+"""class -> its objects, of which each is read when it is drawn"""
 NO_SKIPS = BadFramePolicy(skip=False)
 SKIP_HINT = "DATA_CONFIG.ON_BAD_FRAME: skip leaves it out"
 
@@ -50,6 +52,34 @@ class Filters(Section):
     """class and the least number of points"""
 
 
+def _classes(infos: Any, path: Path) -> Mapping[str, list[Any]]:
+    if not isinstance(infos, dict):
+        raise DataError(f"{path}: a database info file holds a dict of lists; got {type(infos).__name__}")
+    if wrong := [name for name, entries in infos.items() if not isinstance(entries, list)]:
+        raise DataError(f"{path}: a database info file holds a list for each class; {wrong[0]} has none")
+    return {str(name): entries for name, entries in infos.items()}
+
+
+def _columns(entry: Any) -> Mapping[str, bool | int]:
+    """What the filters ask for; of an entry that is broken, the key that they ask for is 0."""
+    numbers = {key: _number(entry, key) for key in ("difficulty", "num_points_in_gt")}
+    return {
+        "sound": not _entry_fault(entry, Filters()),
+        **{key: number or 0 for key, number in numbers.items()},
+        **{f"has_{key}": number is not None for key, number in numbers.items()},
+    }
+
+
+def _number(entry: Any, key: str) -> int | None:
+    """A whole number of an entry, within 64 bits; None where it has none."""
+    found = entry.get(key) if isinstance(entry, Mapping) else None
+    return max(-(2**62), min(int(found), 2**62)) if isinstance(found, int | np.integer) else None
+
+
+DATABASE = Kind(f"{__name__}:DATABASE", 1, _classes, _columns)
+"""database info files: a list of objects for each class"""
+
+
 def load_database(
     paths: Sequence[Path],
     names: Sequence[str],
@@ -62,19 +92,19 @@ def load_database(
     Raises DataError for a missing or broken info file, and for broken entries that ``policy`` does not allow.
     """
     least = numbers_of(filters.filter_by_min_points)
-    database: Database = {name: [] for name in names}
-    for path in paths:
-        infos = read_pickle(path)
-        if not isinstance(infos, dict):
-            raise DataError(f"{path}: a database info file holds a dict of lists; got {type(infos).__name__}")
-        for name, usable in _usable(infos, names, path, filters, log, policy).items():
+    stored = open_list(DATABASE, paths, log)
+    database: Database = {name: stored[:0] for name in names}
+    for number, path in enumerate(paths):
+        given = {name: stored.group(number, name) for name in names}
+        for name, usable in _usable(given, path, filters, log, policy).items():
             database[name] += usable
-    if filters.filter_by_difficulty:
-        for name, objects in database.items():
-            database[name] = [o for o in objects if o["difficulty"] not in filters.filter_by_difficulty]
-    if least:
-        for name, objects in database.items():
-            database[name] = [o for o in objects if o["num_points_in_gt"] >= least.get(name, 0)]
+    for name, objects in database.items():
+        if filters.filter_by_difficulty:
+            levels = objects.column("difficulty")
+            objects = objects.where(~np.isin(levels, filters.filter_by_difficulty))
+        if least:
+            objects = objects.where(objects.column("num_points_in_gt") >= least.get(name, 0))
+        database[name] = objects
     log.info(
         "database for gt_sampling: %s",
         ", ".join(f"{len(infos)} {name}" for name, infos in database.items()) or "empty",
@@ -83,30 +113,27 @@ def load_database(
 
 
 def _usable(
-    infos: Mapping[str, Any],
-    names: Sequence[str],
-    path: Path,
-    filters: Filters,
-    log: logging.Logger,
-    policy: BadFramePolicy,
+    given: Database, path: Path, filters: Filters, log: logging.Logger, policy: BadFramePolicy
 ) -> Database:
-    """The entries of the classes ``names`` that are not broken; broken ones are logged."""
-    found: Database = {name: [] for name in names}
-    given = {name: infos.get(name, []) for name in names}
-    if wrong := [name for name, entries in given.items() if not isinstance(entries, list)]:
-        raise DataError(f"{path}: a database info file holds a list for each class; {wrong[0]} has none")
+    """The entries of each class that are not broken; broken ones are logged."""
+    found: Database = {}
     bad = BadData(policy, {OBJECT: sum(map(len, given.values()))})
     for name, entries in given.items():
-        for number, entry in enumerate(entries):
-            fault = _entry_fault(entry, filters)
-            if not fault:
-                found[name].append(entry)
-                continue
+        sound = entries.column("sound").astype(bool)
+        for key, asked in (
+            ("has_difficulty", filters.filter_by_difficulty),
+            ("has_num_points_in_gt", filters.filter_by_min_points),
+        ):
+            if asked:
+                sound &= entries.column(key).astype(bool)
+        for number in np.flatnonzero(~sound).tolist():
+            fault = _entry_fault(entries[number], filters)
             item = BadItem(OBJECT, f"entry {number} of {name}", f"{path}: entry {number} of {name}: {fault}")
             if not policy.skip:
                 raise DataError(f"{item.reason}. {SKIP_HINT}")
             log.warning("left out of the database: %s", item.reason)
             bad.add([item])
+        found[name] = entries.where(sound)
     return found
 
 

@@ -10,10 +10,13 @@ import numpy as np
 from pcdet_freeze.datasets.boxes import box_fault
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE
+from pcdet_freeze.datasets.packed.kinds import Kind, Value, list_of_frames
 from pcdet_freeze.errors import DataError
 
 AGAIN = "write the info files anew with `python -m pcdet_freeze prepare kitti`"
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError)
+_LONGEST = 100
+"""characters of a frame id in a column, which has as many for each frame"""
 
 
 def frame_id(info: Any) -> str | None:
@@ -52,6 +55,20 @@ def calibration_of(info: Any, frame: str) -> tuple[Calibration, np.ndarray]:
     if fault := calib.fault():
         raise DataError(f"frame {frame}: the calib of its info: {fault}")
     return calib, shape
+
+
+def _columns(info: Any) -> Mapping[str, Value]:
+    """frame (empty where the entry does not say), labelled, annotated (its annos are a dict), scored."""
+    annos = info["annos"] if has_boxes(info) else None
+    return {
+        "frame": (frame_id(info) or "")[:_LONGEST],
+        "labelled": has_boxes(info),
+        "annotated": isinstance(annos, dict),
+        "scored": isinstance(annos, dict) and has_scores(annos),
+    }
+
+
+KITTI_INFOS = Kind(f"{__name__}:KITTI_INFOS", 1, list_of_frames, _columns)
 
 
 def camera_boxes(annos: Any, frame: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,15 @@ import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database_sampler import DatabaseSampler
 from pcdet_freeze.datasets.checks import Finding, check_frames, raise_or_warn
-from pcdet_freeze.datasets.files import read_pickle
 from pcdet_freeze.datasets.frames import keep_points
 from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar, image_boxes, lidar_to_camera
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.check_info import (
+    KITTI_INFOS,
     calibration_of,
     camera_boxes,
     frame_id,
     has_boxes,
-    has_scores,
 )
 from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, label_line
@@ -35,6 +35,7 @@ from pcdet_freeze.datasets.label_settings import (
     cell_size_faults,
     lane_map_shape,
 )
+from pcdet_freeze.datasets.packed import Rows, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
@@ -127,23 +128,17 @@ class KittiDataset(DatasetTemplate):
 
     def _label_findings(self) -> list[Finding]:
         """Labels with scores: results of a detector."""
-        annos = [info["annos"] for info in self.infos if has_boxes(info) and isinstance(info["annos"], dict)]
-        scored = sum(has_scores(anno) for anno in annos)
-        text = f"the labels of {scored} of {len(annos)} frames have scores, as results of a detector have"
+        scored, annotated = (int(self.infos.column(name).sum()) for name in ("scored", "annotated"))
+        text = f"the labels of {scored} of {annotated} frames have scores, as results of a detector have"
         return [Finding(text)] if scored and self.training else []
 
     def check_root(self) -> None:
         data_root(self.root_path)
 
-    def _read_infos(self) -> list[dict[str, Any]]:
-        infos: list[dict[str, Any]] = []
+    def _read_infos(self) -> Rows:
         paths = [self.info_root / name for name in self._info_names]
-        for path in paths:
-            found = read_pickle(path)
-            if not isinstance(found, list):
-                raise DataError(f"{path}: an info file holds a list of frames; got {type(found).__name__}")
-            infos += found
-        if not infos:
+        infos = read_infos(paths, self.logger, KITTI_INFOS)
+        if not len(infos):
             raise DataError(
                 f"the info files {', '.join(map(str, paths))} list no frame; "
                 f"is ImageSets/{self.split}.txt empty?"
@@ -153,8 +148,8 @@ class KittiDataset(DatasetTemplate):
 
     def _find_labels(self) -> tuple[str, ...]:
         """What the frames are labelled with; DataError where a wanted label is nowhere in the training."""
-        boxes = ("gt_boxes",) if any(map(has_boxes, self.infos)) else ()
-        found = self.own_labels.count(filter(None, map(frame_id, self.infos)))
+        boxes = ("gt_boxes",) if self.infos.column("labelled").any() else ()
+        found = self.own_labels.count(filter(None, self.infos.column("frame").tolist()))
         for key, number in found.items():
             self.logger.info("KITTI %s: %d of %d frames have %s", self.split, number, len(self), key)
             if not number and self.training:
@@ -169,7 +164,9 @@ class KittiDataset(DatasetTemplate):
         steps = self.data_augmentor.steps if self.data_augmentor is not None else []
         if not any(isinstance(step, DatabaseSampler) and step.use_road_plane for step in steps):
             return
-        missing = sum(not self._has_plane(info) for info in self.infos)
+        there = self._plane_files()
+        frames = self.infos.column("frame").tolist()
+        missing = sum(f"{frame}.txt" not in there and not self._has_plane(frame) for frame in frames)
         if missing:
             self.logger.info(
                 "no road plane for %d of %d frames in %s: objects that gt_sampling pastes there stay at "
@@ -179,10 +176,17 @@ class KittiDataset(DatasetTemplate):
                 self.files.folder / "planes",
             )
 
-    def _has_plane(self, info: Any) -> bool:
-        frame = frame_id(info)
+    def _plane_files(self) -> set[str]:
+        folder = self.files.folder / "planes"
         try:
-            path = self.files.plane_path(frame) if frame is not None else None
+            return set(timed(folder, lambda: os.listdir(folder)))
+        except OSError:
+            return set()
+
+    def _has_plane(self, frame: str) -> bool:
+        """Whether a frame that is not in the folder itself has a plane."""
+        try:
+            path = self.files.plane_path(frame) if "/" in frame else None
         except DataError:  # a bad frame, which is named when it is read
             path = None
         return path is not None and timed(path, path.is_file)
@@ -191,7 +195,7 @@ class KittiDataset(DatasetTemplate):
         return len(self.infos)
 
     def frame_name(self, index: int) -> str:
-        return frame_id(self.infos[index]) or f"entry {index} of {' and '.join(self._info_names)}"
+        return frame_id(self.infos.get(index)) or f"entry {index} of {' and '.join(self._info_names)}"
 
     def load_sample(self, index: int) -> Sample:
         """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes, gt_names, own labels if given."""

@@ -71,8 +71,8 @@ def test_all_faults_come_at_once() -> None:
 def test_an_unknown_metric_is_an_error_before_the_training() -> None:
     check_metric({"MODEL": {}})
     check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "kitti"}}})
-    with pytest.raises(ConfigError, match=r"EVAL_METRIC must be one of kitti.*; got 'waymo'"):
-        check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "waymo"}}})
+    with pytest.raises(ConfigError, match=r"EVAL_METRIC must be one of kitti.*; got 'lyft'"):
+        check_metric({"MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "lyft"}}})
 
 
 def tool_fails_on(path: Path, text: str, capsys: Any) -> str:

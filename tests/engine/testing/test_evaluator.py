@@ -105,7 +105,7 @@ def test_a_frame_without_prediction_is_an_error(loader: Any) -> None:
 
 
 def test_an_unknown_metric_lists_the_known_ones(loader: Any) -> None:
-    cfg = {**CFG, "MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "waymo"}}}
+    cfg = {**CFG, "MODEL": {"POST_PROCESSING": {"EVAL_METRIC": "lyft"}}}
     with pytest.raises(ConfigError, match="kitti"):
         eval_one_epoch(cfg, Predicts(), loader, 1, LOGGER)
 
