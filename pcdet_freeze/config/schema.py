@@ -120,6 +120,10 @@ class OptimizationSettings(Section):
     """steps of a run that may be left out with skip; null: any number"""
     measure_savings: bool = True
     """measure in the first iterations what freezing saves"""
+    evaluate_start: bool = False
+    """evaluate the model before the first step, for the report's table of before and after"""
+    report_frames: Annotated[int, whole(0)] = 2
+    """frames of the test data that the report shows, where matplotlib is installed; 0: none"""
     task_gradients: Annotated[int, whole(0)] = 0
     """iterations between two measurements of the gradient norm of each task at the trunk; 0: none"""
 

@@ -26,9 +26,11 @@ from pcdet_freeze.engine.hooks.bad_data import BadDataHook
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
+from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hooks
 from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook, TensorboardHook
+from pcdet_freeze.engine.hooks.report import ReportHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
@@ -153,6 +155,7 @@ def build_trainer(
     optimizer = build_optimizer(
         model, optim_cfg, [part for hook in hooks for part in hook.lr_scaled_groups()]
     )
+    owners = (hook for hook in hooks if isinstance(hook, MultiTaskFreezeHook))
     trainer = Trainer(
         model,
         optimizer,
@@ -165,6 +168,7 @@ def build_trainer(
             *hooks,
             *user_hooks(context.cfg),
             SummaryHook(context.folders.root / "run.json"),
+            ReportHook(context, evaluation, next(owners, None)),
         ],
         sampler=train.sampler,
         device=context.device,
