@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from pcdet_freeze.doctor.checks import Case, NotApplicable, check
 from pcdet_freeze.doctor.packages import torch_works
 from pcdet_freeze.errors import PCDetFreezeError
@@ -96,7 +94,8 @@ def intensity(case: Case) -> Iterator[str]:
     if "intensity" not in columns:
         raise NotApplicable("the points have no intensity")
     samples = _read(data)
-    most = [float(np.max(s["points"][:, columns.index("intensity")], initial=0.0)) for s in samples]
+    column = columns.index("intensity")
+    most = [float(s["points"][:, column].max()) for s in samples if len(s["points"])]
     limit = SCALES.get(type(data).__name__)
     if most and limit is not None and max(most) > limit:
         yield f"the intensity reaches {max(most):g}; {type(data).__name__} has 0 to {limit:g}"
@@ -130,6 +129,8 @@ def classes(case: Case) -> Iterator[str]:
     "POINT_CLOUD_RANGE to the height of your sensor",
 )
 def in_range(case: Case) -> Iterator[str]:
+    import numpy as np
+
     data = _readable(case, "train")
     limits = np.asarray(data.point_cloud_range, float)
     samples = _read(data)
@@ -237,7 +238,8 @@ def _read(data: Any) -> list[dict[str, Any]]:
 
 
 def _chosen(count: int) -> list[int]:
-    return sorted({int(place) for place in np.linspace(0, count - 1, min(SAMPLES, count))}) if count else []
+    chosen = min(SAMPLES, count)
+    return sorted({place * (count - 1) // max(chosen - 1, 1) for place in range(chosen)})
 
 
 def _list(value: Any) -> list[str]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from pcdet_freeze.report.html import tag, text
 from pcdet_freeze.utils.deferred_numbers import Number, read_numbers
 
@@ -35,7 +37,7 @@ class Series:
 
     def add(self, iteration: int, value: Number) -> None:
         """Append one value."""
-        self._waiting.append((iteration, value))
+        self._waiting.append((iteration, value.detach() if isinstance(value, Tensor) else value))
         if len(self._waiting) >= self.READ:
             self.read()
 

@@ -14,7 +14,7 @@ from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.report.record import Picture
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.visualization.bev import Style
+from pcdet_freeze.visualization.bev import ColorBy, Style
 from pcdet_freeze.visualization.demo import Frame, draw_frame, found_in, frames_of_dataset, predict
 from pcdet_freeze.visualization.scene import Scene
 
@@ -57,7 +57,9 @@ class FrameArtist:
         made = []
         for number, (frame, scene) in enumerate(self._predict(model, device)):
             before = self._before[number] if number < len(self._before) else None
-            color = "class" if scene.point_classes is not None or scene.cells is not None else "height"
+            color: ColorBy = (
+                "class" if scene.point_classes is not None or scene.cells is not None else "height"
+            )
             style = Style(self.dataset.point_cloud_range, self.class_names, self.dataset.semantic_class_names,
                           color_by=color, width=WIDTH)  # fmt: skip
             path, kept = draw_frame(frame, style, root / FOLDER, scene, before)
