@@ -11,6 +11,11 @@ from pcdet_freeze.doctor.checks import Case, NotApplicable, check
 
 REMOVED = re.compile(r"\bnp\.(bool|int|float|object|complex|str)\b(?!_)")
 """aliases that numpy 1.24 removed"""
+TRY_OPERATORS = """
+import sys, torch
+sys.path.insert(0, {folder!r})
+from pcdet.ops.iou3d_nms import iou3d_nms_cuda
+"""
 SAFE_LOAD, REMOVED_IN = (2, 6), (1, 24)
 """torch since which torch.load reads plain data by default; numpy without the aliases"""
 
@@ -56,7 +61,11 @@ def build(case: Case) -> Iterator[str]:
     sources = sorted(path.parent for path in (folder / "pcdet" / "ops").glob("*/src"))
     lacking = [part.name for part in sources if not list(part.glob("*.so")) + list(part.glob("*.pyd"))]
     if lacking:
-        yield f"not compiled: {', '.join(lacking)} (No module named 'pcdet.ops...')"
+        yield f"not compiled: {', '.join(lacking)} (cannot import name 'iou3d_nms_cuda')"
+        return
+    child = case.facts.run(TRY_OPERATORS.format(folder=str(folder.resolve())))
+    if not child.works:
+        yield f"compiled, but not for this torch: {child.error or f'exit code {child.code}'}"
 
 
 @check("openpcdet-numpy", "numpy has the names that OpenPCDet uses", "error", "pip install 'numpy<1.24'")

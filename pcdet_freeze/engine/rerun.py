@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pcdet_freeze.config import load_cfg, plain
 from pcdet_freeze.engine.run_context import RunContext, default_workers, file_of
 from pcdet_freeze.errors import PCDetFreezeError
@@ -73,7 +75,15 @@ def differences(
         if isinstance(value, Mapping) and isinstance(then, Mapping):
             yield from differences(then, value, f"{name}.")
         else:
-            yield name, value if isinstance(value, str) else json.dumps(value)
+            yield name, value if isinstance(value, str) and _is_plain(value) else json.dumps(value)
+
+
+def _is_plain(value: str) -> bool:
+    """Whether YAML reads the text as itself, and not as a number, a list or nothing."""
+    try:
+        return bool(yaml.safe_load(value) == value)
+    except yaml.YAMLError:
+        return False
 
 
 def check_commands(pretrained: str | Path | None, checkpoint: Path | None, frozen: bool) -> list[str]:

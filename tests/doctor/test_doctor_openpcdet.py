@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from doctor_cases import check, facts, openpcdet, trouble, versions
+from doctor_cases import check, facts, openpcdet, runs, trouble, versions
 
 from pcdet_freeze.doctor import Case
+from pcdet_freeze.doctor.facts import Child
 from pcdet_freeze.doctor.openpcdet import find_openpcdet
 
 NAMES = ("openpcdet-git", "openpcdet-build", "openpcdet-numpy", "openpcdet-sharedarray",
@@ -52,6 +53,11 @@ def test_a_folder_without_git_says_so(tmp_path: Path) -> None:
 def test_operators_that_are_not_compiled_are_named(folder: Path) -> None:
     (folder / "pcdet/ops/iou3d_nms/iou3d_nms_cuda.so").unlink()
     assert "iou3d_nms" in trouble("openpcdet-build", Case(facts(), openpcdet=folder))
+
+
+def test_operators_of_another_torch_are_found(folder: Path) -> None:
+    other = facts(run=runs(pcdet=Child(1, {}, "ImportError: a.so: undefined symbol: _ZN2at6Tensor")))
+    assert "undefined symbol" in trouble("openpcdet-build", Case(other, openpcdet=folder))
 
 
 def test_names_that_numpy_removed_are_named_with_their_file(folder: Path) -> None:

@@ -29,7 +29,7 @@ def runs(**ends: Child) -> Any:
     """A ``Facts.run`` whose processes end as ``ends`` says, by the package that they try."""
 
     def run(code: str) -> Child:
-        tried = next(name for name in ("spconv", "numba", "torch") if name in code)
+        tried = next(name for name in ("pcdet", "spconv", "numba", "torch") if name in code)
         return ends.get(tried, Child(0, TORCH if tried == "torch" else {}))
 
     return run
