@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,10 +72,10 @@ def numbers(version: str) -> tuple[int, ...]:
     """``2.13.0+cpu`` -> (2, 13, 0)."""
     found = []
     for part in version.partition("+")[0].split("."):
-        digits = "".join(char for char in part if char.isdigit())
-        if not part[:1].isdigit():
+        digits = re.match(r"\d+", part)
+        if digits is None:
             break
-        found.append(int(digits))
+        found.append(int(digits[0]))
     return tuple(found)
 
 

@@ -9,9 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pcdet_freeze.config import load_cfg, plain
+from pcdet_freeze.config.yaml_files import read_yaml
 from pcdet_freeze.engine.run_context import RunContext, default_workers, file_of
 from pcdet_freeze.errors import PCDetFreezeError
 
@@ -81,8 +80,8 @@ def differences(
 def _is_plain(value: str) -> bool:
     """Whether YAML reads the text as itself, and not as a number, a list or nothing."""
     try:
-        return bool(yaml.safe_load(value) == value)
-    except yaml.YAMLError:
+        return bool(read_yaml(value, "--set")[0] == value)
+    except PCDetFreezeError:
         return False
 
 

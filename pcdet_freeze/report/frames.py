@@ -19,7 +19,7 @@ from pcdet_freeze.visualization.demo import Frame, draw_frame, found_in, frames_
 from pcdet_freeze.visualization.scene import Scene
 
 FOLDER = "pictures"
-WIDTH = 5.0
+WIDTH = 4.5
 """inches of one picture"""
 
 
@@ -61,7 +61,7 @@ class FrameArtist:
                 "class" if scene.point_classes is not None or scene.cells is not None else "height"
             )
             style = Style(self.dataset.point_cloud_range, self.class_names, self.dataset.semantic_class_names,
-                          color_by=color, width=WIDTH)  # fmt: skip
+                          color_by=color, width=WIDTH, axes=False)  # fmt: skip
             path, kept = draw_frame(frame, style, root / FOLDER, scene, before)
             note = "; ".join(filter(None, (found_in(scene, self.class_names), kept)))
             made.append(Picture(frame.name, note, f"{FOLDER}/{path.name}"))

@@ -44,7 +44,7 @@ figure { margin: 1rem 0; } figure img, figure svg { max-width: 100%; height: aut
 """
 
 
-def tag(name: str, *inside: str, **attributes: str) -> str:
+def tag(name: str, /, *inside: str, **attributes: str) -> str:
     """One element; ``inside`` is HTML, attributes are text. ``class_`` and the like lose their underscore.
 
     An attribute with an empty value is a mere name (``open``).
@@ -77,7 +77,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[
     return tag("div", whole, class_="wide")
 
 
-def fold(title: str, *inside: str, is_open: bool = False, **attributes: str) -> str:
+def fold(title: str, /, *inside: str, is_open: bool = False, **attributes: str) -> str:
     """A part that opens and closes; ``title`` and ``inside`` are HTML."""
     given = {**attributes, "open": ""} if is_open else attributes
     return tag("details", tag("summary", title), *inside, **given)

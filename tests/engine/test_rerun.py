@@ -18,7 +18,8 @@ from pcdet_freeze.engine.train_api import read_cfg
 from pcdet_freeze.utils.distributed import World
 
 SETS = [*SMALL, "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe, 'backbone_2d.blocks*']", "OPTIMIZATION.LR", "0.02",
-        "DATA_CONFIG.CACHE", "a b", "DATA_CONFIG.CACHE", '"null"', "MODEL.NAME", '"1e-3"', "OPTIMIZATION.EVALUATE_START", "True",
+        "DATA_CONFIG.CACHE", "a b", "DATA_CONFIG.CACHE", '"null"', "MODEL.NAME", '"1e-3"',
+        "OPTIMIZATION.EVALUATE_START", "True",
         "EVALUATION", "{IOU: {Car: 0.5}}", "MODEL.FREEZE", "{CACHE: null, EVAL: [vfe]}"]  # fmt: skip
 
 
