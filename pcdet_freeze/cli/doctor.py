@@ -95,11 +95,13 @@ def text_of(found: Sequence[Outcome]) -> str:
         for one in (one for one in found if one.state == state):
             lines += [f"{(mark or one.severity).upper()} {one.id}: {one.about}", *_wrapped(one.text, "    ")]
             lines += [*_wrapped(f"-> {one.cure}", "    "), ""]
-    for one in found:
-        if one.state == "sound":
-            lines.append(f"ok      {one.id}: {one.about}")
-        elif one.state == "not applicable":
-            lines.append(f"-       {one.id}: {one.text}")
+    lines += [f"ok      {one.id}: {one.about}" for one in found if one.state == "sound"]
+    reasons = dict.fromkeys(one.text for one in found if one.state == "not applicable")
+    for reason in reasons:
+        names = ", ".join(one.id for one in found if one.state == "not applicable" and one.text == reason)
+        lines += textwrap.wrap(
+            f"-       {names}: {reason}", WIDTH, subsequent_indent=" " * 8, break_on_hyphens=False
+        )
     count = {state: sum(one.state == state for one in found) for state in ("sound", "trouble", "failed")}
     lines.append(f"\n{count['sound']} sound, {count['trouble']} in trouble, {count['failed']} failed")
     return "\n".join(lines)

@@ -49,8 +49,7 @@ def data_path(case: Case) -> Iterator[str]:
 )
 def info_files(case: Case) -> Iterator[str]:
     folder, data = _data_folder(case), _cfg(case).DATA_CONFIG
-    if not folder.is_dir():
-        raise NotApplicable("DATA_PATH does not exist (check data-path)")
+    _need_data_folder(case)
     names = [name for found in (data.get("INFO_PATH") or {}).values() for name in _list(found)]
     augment = (data.get("DATA_AUGMENTOR") or {}).get("AUG_CONFIG_LIST") or []
     off = (data.get("DATA_AUGMENTOR") or {}).get("DISABLE_AUG_LIST") or []
@@ -71,6 +70,7 @@ def info_files(case: Case) -> Iterator[str]:
     "look at the file that is named; `prepare` writes info files again",
 )
 def frames(case: Case) -> Iterator[str]:
+    _need_data_folder(case)
     for mode in ("train", "test"):
         try:
             data = _dataset(case, mode)
@@ -208,6 +208,12 @@ def _data_folder(case: Case) -> Path:
     return Path(str(asked))
 
 
+def _need_data_folder(case: Case) -> None:
+    data = _cfg(case).get("DATA_CONFIG") or {}
+    if data.get("DATA_PATH") is not None and not _data_folder(case).is_dir():
+        raise NotApplicable("DATA_PATH does not exist (check data-path)")
+
+
 def _dataset(case: Case, mode: str) -> Any:
     """The data set of the config. Raises DataError where it cannot be built."""
     from pcdet_freeze.datasets import build_dataset
@@ -229,7 +235,7 @@ def _readable(case: Case, mode: str) -> Any:
     except StopIteration:
         raise NotApplicable(f"there is no frame for {mode} (check frames)") from None
     except PCDetFreezeError as error:
-        raise NotApplicable(f"no frame can be read (check frames): {str(error).splitlines()[0]}") from error
+        raise NotApplicable("no frame can be read (checks data-path and frames)") from error
     return data
 
 

@@ -45,17 +45,23 @@ def lines_of(record: RunRecord) -> list[Line]:
     chosen = shown(dict.fromkeys([*record.after, *record.before]))
     kept = {task.name for task in record.tasks if task.state == "identical"}
     found = []
-    for key in sorted(chosen, key=lambda key: task_of(key, record.tasks)):
+    order = [task.name for task in record.tasks]
+    for key in sorted(chosen, key=lambda key: _place(task_of(key, record.tasks), order)):
         task, before, after = task_of(key, record.tasks), record.before.get(key), record.after.get(key)
         proven = before is None and after is not None and task in kept
         found.append(Line(task, key, after if proven else before, proven, after))
     return found
 
 
+def _place(task: str, order: Sequence[str]) -> int:
+    return order.index(task) if task in order else len(order)
+
+
 def shown(keys: Sequence[str] | Mapping[str, object]) -> list[str]:
-    """The metrics that a table shows: of KITTI's boxes AP 3D R40 moderate only, of all else everything."""
+    """The metrics that a table shows: of KITTI's boxes AP 3D R40 moderate only, no recalls, all else."""
     boxes = [key for key in keys if key.endswith(SHOWN)]
-    return [key for key in keys if not boxes or key in boxes or not _is_kitti(key)]
+    rest = [key for key in keys if not key.startswith("recall/")]
+    return [key for key in rest if not boxes or key in boxes or not _is_kitti(key)]
 
 
 def _is_kitti(key: str) -> bool:
@@ -64,9 +70,9 @@ def _is_kitti(key: str) -> bool:
 
 
 def task_of(key: str, tasks: Sequence[Task]) -> str:
-    """The task that a metric belongs to: its first word, or detection."""
+    """The task that a metric belongs to, by its first word; detection for all others."""
     word = key.partition("/")[0]
-    return word if any(task.name == word for task in tasks) else DETECTION
+    return next((t.name for t in tasks if word == t.name or word.startswith(f"{t.name}_")), DETECTION)
 
 
 def verdict(task: Task, record: RunRecord) -> str:

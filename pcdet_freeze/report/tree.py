@@ -69,14 +69,15 @@ def tasks_of(model: nn.Module, metrics: Mapping[str, str], drift: Mapping[str, A
     """The tasks of ``model``, by the labels that its heads learn from.
 
     Args:
-        metrics: label key -> name of the task whose metric reads it.
+        metrics: name of a metric -> label key that it reads. Of several with one label the shortest name is
+            that of the task; the others begin with it (``segmentation``, ``segmentation_bev``).
         drift: module -> what the comparison of outputs found.
     """
     found: dict[str, list[Stage]] = {}
     for stage in stages(model):
         if stage.has_loss:
-            names = [name for label, name in metrics.items() if label in stage.reads_train]
-            name = names[0] if names else (DETECTION if BOXES in stage.reads_train else stage.name)
+            names = [name for name, label in metrics.items() if label in stage.reads_train]
+            name = min(names, key=len) if names else (DETECTION if BOXES in stage.reads_train else stage.name)
             found.setdefault(name, []).append(stage)
     return [_task(name, heads, live_inputs(model), drift) for name, heads in found.items()]
 

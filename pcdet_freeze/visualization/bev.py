@@ -73,7 +73,7 @@ def new_figure(style: Style, pictures: int = 1) -> tuple[Figure, list[Axes]]:
     shape = (high - low)[1] / (high - low)[0]
     rows, columns = (1, pictures) if shape >= 0.6 else (pictures, 1)
     size = (style.width * columns, (style.width * shape + 0.8) * rows)
-    figure = Figure(figsize=size, dpi=110, layout="constrained" if style.axes else "none")
+    figure = Figure(figsize=size, dpi=110, layout="constrained" if style.axes else None)
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(rows, columns, number + 1) for number in range(pictures)]
     for ax in axes:

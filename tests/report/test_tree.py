@@ -37,7 +37,7 @@ def detector() -> nn.Module:
     return model
 
 
-METRICS = {"point_labels": "segmentation"}
+METRICS = {"segmentation_bev": "point_labels", "segmentation": "point_labels"}
 
 
 def test_each_module_has_its_state_and_the_entry_that_froze_it() -> None:

@@ -98,7 +98,8 @@ class ReportHook(Hook):
             return
         handle = self.owner.handle
         if not self._trees or self._trees[-1][0] is not handle:
-            parts = self._try("the module tree", lambda: tree_of(handle.model, handle), [])
+            nothing: list[Part] = []
+            parts = self._try("the module tree", lambda: tree_of(handle.model, handle), nothing)
             self._trees.append((handle, trainer.epoch, parts))
 
     def after_step(self, trainer: Trainer) -> None:
@@ -223,7 +224,7 @@ class ReportHook(Hook):
             )
 
     def _fill_tasks(self, trainer: Trainer, record: RunRecord) -> None:
-        labels = {TASK_METRICS.get(task).label: task for task in TASK_METRICS.names()}
+        labels = {name: TASK_METRICS.get(name).label for name in TASK_METRICS.names()}
         record.tasks = tasks_of(unwrap(trainer.model), labels, record.drift)
         record.before, record.before_source = dict(self._start.values), self._start.source
         if self.evaluation is not None and self.evaluation.metrics:
