@@ -1,4 +1,4 @@
-# make demo      three stages on simulated scenes: detection, segmentation, lanes; one table
+# make demo      three stages on simulated scenes: detection, segmentation, lanes; one table, one report.html
 # make quick     the tests of freezing, operators, metrics, configs and commands: under two minutes on two cores
 # make test      all tests but those marked `slow`: under eight minutes
 # make test-all  all tests: under 25 minutes

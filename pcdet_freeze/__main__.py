@@ -64,6 +64,14 @@ COMMANDS = {
         "--cfg_file synthetic_models/stage2_segment.yaml --keep dense_head",
     ),
     "verify": Command("compare the frozen state of two checkpoints", "before.pth after.pth"),
+    "compare": Command(
+        "compare runs: frozen modules, metrics, cost, config keys",
+        "output/synthetic_models/pointpillar/a output/synthetic_models/pointpillar/b --html compare.html",
+    ),
+    "doctor": Command(
+        "look for what hinders a training: packages, machine, config, data",
+        "--cfg_file kitti_models/pointpillar.yaml",
+    ),
     "stitch": Command(
         "join heads that were trained separately on one frozen trunk",
         "--trunk det.pth --take segment_head,backbone_2d.segblocks:seg.pth --out all.pth",
@@ -84,7 +92,6 @@ COMMANDS = {
 }
 SUCCESSORS = {
     "baselines": "bench --what baselines",
-    "compare": "recipes",
 }
 """former name of a command -> what to type"""
 

@@ -20,6 +20,9 @@ from pcdet_freeze.cli.exit_code import INTERRUPTED
 from pcdet_freeze.cli.heartbeat import Heartbeat
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.evaluation.stage_table import stage_table
+from pcdet_freeze.report.record import PAGE, load_record
+from pcdet_freeze.report.stages_page import stages_page
+from pcdet_freeze.utils.output_files import write_text
 
 STAGES = {"1 detection": "stage1_detect", "2 segmentation": "stage2_segment", "3 lanes": "stage3_lane"}
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
@@ -56,11 +59,21 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(scenes, ignore_errors=True)
 
     verdict = ["", *("the same" if yes else "CHANGED" for yes in same[:2]), ""]
-    print("\n" + stage_table(columns, [("the detector's outputs, bit for bit", verdict)]))
-    print(f"4 iterations of stage 2 without the list: {'THE SAME' if same[2] else 'they change'}")
-    print(f"\nthree-stages: {time.monotonic() - begin:.0f} s without installation")
+    lines = [stage_table(columns, [("the detector's outputs, bit for bit", verdict)])]
+    lines += [f"4 iterations of stage 2 without the list: {'THE SAME' if same[2] else 'they change'}", ""]
+    lines += [f"three-stages: {time.monotonic() - begin:.0f} s without installation"]
+    figures = "\n".join(lines)
+    print(f"\n{figures}\nreport: {_write_report(out, figures)}")
     found = args.quick or columns["1 detection"]["boxes"]
     return int(changed or same != [True, True, False] or not found)
+
+
+def _write_report(out: Path, figures: str) -> Path:
+    """One page with the table and the report of each stage."""
+    records = [load_record(out / "synthetic_models" / cfg / "demo") for cfg in STAGES.values()]
+    about = "Each stage trains one task, and freezes the tasks before it. Everything is in this file."
+    write_text(out / PAGE, stages_page("Detection, then segmentation, then lanes", about, figures, records))
+    return out / PAGE
 
 
 def _all_steps(

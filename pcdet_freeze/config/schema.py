@@ -152,6 +152,10 @@ class OptimizationSettings(ValidationKeys):
         Annotated[float, Rule("a number between 0 and 1, such as 0.999", lambda value: 0 < value < 1)] | None
     ) = None
     """decay of an exponential moving average of the weights, which evaluations use; null: none"""
+    evaluate_start: bool = False
+    """evaluate the model before the first step, for the report's table of before and after"""
+    report_frames: Annotated[int, whole(0)] = 2
+    """frames of the test data that the report shows, where matplotlib is installed; 0: none"""
     task_gradients: Annotated[int, whole(0)] = 0
     """iterations between two measurements of the gradient norm of each task at the trunk; 0: none"""
 

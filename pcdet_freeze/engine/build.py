@@ -28,9 +28,11 @@ from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.hooks.ema import EmaHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
+from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.freeze_checks import OptimizerGroupsHook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hooks
 from pcdet_freeze.engine.hooks.logging import LogHook, ProgressHook, SummaryHook, TensorboardHook
+from pcdet_freeze.engine.hooks.report import ReportHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
@@ -158,6 +160,7 @@ def build_trainer(
     optimizer = build_optimizer(model, optim_cfg, [*groups, *lr_scaled_groups(context.plan, model)])
     for line in describe_lr_scale(context.plan, model):
         context.logger.info("%s", line)
+    owners = (hook for hook in hooks if isinstance(hook, MultiTaskFreezeHook))
     trainer = Trainer(
         model,
         optimizer,
@@ -170,6 +173,7 @@ def build_trainer(
             *hooks,
             *user_hooks(context.cfg),
             SummaryHook(context.folders.root / "run.json"),
+            ReportHook(context, evaluation, next(owners, None)),
         ],
         sampler=train.sampler,
         device=context.device,

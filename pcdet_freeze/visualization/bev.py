@@ -59,6 +59,8 @@ class Style:
     color_by: ColorBy = "height"
     width: float = 9.0
     """inches of one picture"""
+    axes: bool = True
+    """False: no ticks and labels; drawn in a third of the time"""
 
 
 def new_figure(style: Style, pictures: int = 1) -> tuple[Figure, list[Axes]]:
@@ -71,11 +73,15 @@ def new_figure(style: Style, pictures: int = 1) -> tuple[Figure, list[Axes]]:
     shape = (high - low)[1] / (high - low)[0]
     rows, columns = (1, pictures) if shape >= 0.6 else (pictures, 1)
     size = (style.width * columns, (style.width * shape + 0.8) * rows)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size, dpi=110, layout="constrained" if style.axes else None)
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(rows, columns, number + 1) for number in range(pictures)]
     for ax in axes:
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xlabel="x [m]", ylabel="y [m]")
+        if not style.axes:
+            ax.set_axis_off()
+    if not style.axes:
+        figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=0.94, wspace=0.02, hspace=0.12)
     return figure, axes
 
 

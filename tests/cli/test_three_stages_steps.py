@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from html_checks import Page
 
-from pcdet_freeze.cli.three_stages import StepError, step
+from pcdet_freeze.cli.three_stages import STAGES, StepError, _write_report, step
+from pcdet_freeze.report.record import RunRecord
 
 
 @pytest.fixture
@@ -40,3 +43,14 @@ def test_ctrl_c_in_a_step_ends_the_stages(ends_with: list[Any]) -> None:
     ends_with += [130]
     with pytest.raises(KeyboardInterrupt):
         step("toy", "--size", "0", check=False)
+
+
+def test_the_stages_end_with_one_page_of_all_of_them(tmp_path: Path) -> None:
+    for number, cfg in enumerate(STAGES.values()):
+        folder = tmp_path / "synthetic_models" / cfg / "demo"
+        folder.mkdir(parents=True)
+        record = RunRecord(name=cfg, iterations=number, after={"mAP": 0.125})
+        (folder / "report.json").write_text(record.to_json())
+    found = Page(_write_report(tmp_path, "boxes  3512").read_text())
+    assert found.faults == [] and found.count("details", class_="stage") == 3
+    assert all(cfg in found.text for cfg in STAGES.values()) and "boxes 3512" in found.text

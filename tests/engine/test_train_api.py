@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
     "MODEL.BACKBONE_2D.LAYER_NUMS": (1, 1, 1),
     "MODEL.BACKBONE_2D.NUM_FILTERS": [8, 8, 8],
     "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS": [8, 8, 8],
+    "OPTIMIZATION.REPORT_FRAMES": 0,
 }
 FROZEN = {**TINY, LIST: ["vfe", "backbone_2d.blocks"], "MODEL.FREEZE.ALLOW_RANDOM": True}
 FLAGS: dict[str, Any] = {"batch_size": 2, "workers": 0, "device": "cpu", "fix_random_seed": True, "epochs": 2}

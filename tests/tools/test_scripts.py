@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tool_runs import ROOT, tool
 
-from pcdet_freeze.__main__ import COMMANDS, SUCCESSORS
+from pcdet_freeze.__main__ import COMMANDS
 
-SCRIPTS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem not in SUCCESSORS)
+SCRIPTS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -29,10 +27,3 @@ def test_a_script_is_a_few_lines(name: str) -> None:
         Path(ROOT / "tools" / f"{name}.py").read_text().rpartition('"""\n\nfrom __future__')[2].splitlines()
     )
     assert len(lines) < 20
-
-
-@pytest.mark.parametrize("name", ["compare"])
-def test_a_former_script_names_its_successor(name: str) -> None:
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 2 and f"pcdet-freeze {SUCCESSORS[name]}" in done.stderr

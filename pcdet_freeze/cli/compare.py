@@ -1,0 +1,50 @@
+"""Compare runs: what each froze, its metrics and cost, and the config keys in which they differ."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pcdet_freeze.errors import DataError
+from pcdet_freeze.report.compare import comparison_page, comparison_plain, comparison_text
+from pcdet_freeze.report.record import FILE, RunRecord, load_record
+from pcdet_freeze.utils.output_files import write_text
+
+ERROR_CODE = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The runs, and how the comparison is written."""
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN",
+        help="folder of a training (with report.json), or a folder above exactly one")  # fmt: skip
+    add("--html", type=Path, metavar="FILE", help="write the comparison as one self-contained page, too")
+    add("--json", action="store_true", help="print JSON in place of the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison; returns the exit code."""
+    records = [read_run(folder) for folder in args.runs]
+    if args.json:
+        print(json.dumps(comparison_plain(records), indent=1))
+    else:
+        print(comparison_text(records))
+    if args.html is not None:
+        write_text(args.html, comparison_page(records))
+    return 0
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of the run in ``folder``, or of the only one below it."""
+    if folder.is_file():
+        folder = folder.parent
+    if not (folder / FILE).is_file():
+        found = sorted(folder.rglob(FILE))
+        if len(found) > 1:
+            names = ", ".join(str(file.parent) for file in found[:5])
+            raise DataError(
+                f"A run must be one folder; {folder} has {len(found)} runs: {names}. Name one of them."
+            )
+        folder = found[0].parent if found else folder
+    return load_record(folder)

@@ -1,0 +1,122 @@
+"""Look for what hinders a training: packages, machine, a config with its data, an OpenPCDet beside it.
+
+Exit code 0: nothing found; 1: a trouble; 2: no trouble, but a check could not be made, or wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcdet_freeze import doctor
+from pcdet_freeze.doctor import CHECKS, Case, Outcome
+from pcdet_freeze.doctor.openpcdet import find_openpcdet
+from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.utils.names import did_you_mean
+
+SOUND, TROUBLE, UNKNOWN = 0, 1, 2
+ERROR_CODE = UNKNOWN
+WIDTH = 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is examined, and which checks are made."""
+    add = parser.add_argument
+    add("--cfg_file", help="config whose keys, data and run folder are checked, too")
+    add("--ckpt", type=Path, help="checkpoint that is read, too")
+    add(
+        "--openpcdet",
+        type=Path,
+        metavar="FOLDER",
+        help="an OpenPCDet; default: the one in or beside the working directory",
+    )
+    add("--output_dir", type=Path, default=Path("output"), help="folder for all runs; default: output")
+    add("--extra_tag", default="default", help="name of the run's folder")
+    add("--workers", type=int, default=4, help="loader processes of the training; default 4")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--only", nargs="+", metavar="ID", default=[], help="make these checks alone")
+    chosen.add_argument("--skip", nargs="+", metavar="ID", default=[], help="leave these checks out")
+    add("--list", action="store_true", help="print ids, severities and cures, and check nothing")
+    add("--json", action="store_true", help="print JSON in place of the text")
+    add(
+        "--set",
+        dest="set_cfgs",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys to change; must come last",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; returns the exit code."""
+    names = _names(args.only, args.skip)
+    if args.list:
+        print(
+            "\n".join(
+                f"{one.id:<22}{one.severity:<9}{one.about}" for one in CHECKS.values() if one.id in names
+            )
+        )
+        return SOUND
+    case = Case(
+        doctor.look(args.output_dir),
+        args.cfg_file,
+        tuple(args.set_cfgs),
+        args.ckpt,
+        args.openpcdet or find_openpcdet(Path.cwd()),
+        args.output_dir,
+        args.extra_tag,
+        args.workers,
+    )
+    found = list(doctor.examine(case, names))
+    print(json.dumps([one.to_plain() for one in found], indent=1) if args.json else text_of(found))
+    states = {one.state for one in found}
+    return TROUBLE if "trouble" in states else UNKNOWN if "failed" in states else SOUND
+
+
+def _names(only: Sequence[str], skip: Sequence[str]) -> list[str]:
+    given = [name for word in (*only, *skip) for name in word.split(",") if name]
+    for name in given:
+        if name not in CHECKS:
+            near = did_you_mean(name, CHECKS)
+            raise ConfigError(
+                f"--only and --skip take ids of checks; got {name!r}{near} (known: {', '.join(CHECKS)})"
+            )
+    return given if only else [name for name in CHECKS if name not in given]
+
+
+def text_of(found: Sequence[Outcome]) -> str:
+    """Troubles first, each with its cure; then what could not be checked; then the rest in a line each."""
+    lines = []
+    for state, mark in (("trouble", ""), ("failed", "failed")):
+        for one in (one for one in found if one.state == state):
+            lines += [f"{(mark or one.severity).upper()} {one.id}: {one.about}", *_wrapped(one.text, "    ")]
+            lines += [*_wrapped(f"-> {one.cure}", "    "), ""]
+    lines += [f"ok      {one.id}: {one.about}" for one in found if one.state == "sound"]
+    reasons = dict.fromkeys(one.text for one in found if one.state == "not applicable")
+    for reason in reasons:
+        names = ", ".join(one.id for one in found if one.state == "not applicable" and one.text == reason)
+        lines += textwrap.wrap(
+            f"-       {names}: {reason}", WIDTH, subsequent_indent=" " * 8, break_on_hyphens=False
+        )
+    count = {state: sum(one.state == state for one in found) for state in ("sound", "trouble", "failed")}
+    lines.append(f"\n{count['sound']} sound, {count['trouble']} in trouble, {count['failed']} failed")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]

@@ -1,0 +1,83 @@
+"""Pictures of fixed frames of the test data, before and after a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
+from pcdet_freeze.freezing.eval_lock import eval_mode
+from pcdet_freeze.report.record import Picture
+from pcdet_freeze.utils.rng import untouched_rng
+from pcdet_freeze.visualization.bev import ColorBy, Style
+from pcdet_freeze.visualization.demo import Frame, draw_frame, found_in, frames_of_dataset, predict
+from pcdet_freeze.visualization.scene import Scene
+
+FOLDER = "pictures"
+WIDTH = 4.5
+"""inches of one picture"""
+
+
+class FrameArtist:
+    """Draws ``count`` frames of ``dataset``, evenly spaced: labels, prediction at the start, prediction.
+
+    Args:
+        dataset: in test mode; None: there are no test data.
+    """
+
+    def __init__(self, dataset: Any, class_names: Sequence[str], count: int) -> None:
+        self.dataset, self.class_names, self.count = dataset, class_names, count
+        self._before: list[Scene] = []
+
+    @property
+    def obstacle(self) -> str:
+        """Why there are no pictures; "" where there are."""
+        if self.count == 0:
+            return "No pictures: OPTIMIZATION.REPORT_FRAMES is 0."
+        if self.dataset is None:
+            return "No pictures: the run had no test data (--num_epochs_to_eval 0)."
+        if find_spec("matplotlib") is None:
+            return "No pictures: matplotlib is not installed (pip install 'pcdet-freeze[vis]')."
+        return ""
+
+    def look(self, model: nn.Module, device: torch.device) -> None:
+        """Keep what ``model`` finds now, as the prediction of the start."""
+        if not self.obstacle:
+            self._before = [scene for _, scene in self._predict(model, device)]
+
+    def draw(self, model: nn.Module, device: torch.device, root: Path) -> list[Picture]:
+        """Write the pictures below ``root``, with what ``model`` finds now."""
+        if self.obstacle:
+            return []
+        made = []
+        for number, (frame, scene) in enumerate(self._predict(model, device)):
+            before = self._before[number] if number < len(self._before) else None
+            color: ColorBy = (
+                "class" if scene.point_classes is not None or scene.cells is not None else "height"
+            )
+            style = Style(self.dataset.point_cloud_range, self.class_names, self.dataset.semantic_class_names,
+                          color_by=color, width=WIDTH, axes=False)  # fmt: skip
+            path, kept = draw_frame(frame, style, root / FOLDER, scene, before)
+            _shrink(path)
+            note = "; ".join(filter(None, (found_in(scene, self.class_names), kept)))
+            made.append(Picture(frame.name, note, f"{FOLDER}/{path.name}"))
+        return made
+
+    def _predict(self, model: nn.Module, device: torch.device) -> list[tuple[Frame, Scene]]:
+        """The model and all generators are unchanged afterwards."""
+        with untouched_rng(), eval_mode(model), same_buffers(model):
+            frames = frames_of_dataset(self.dataset, self.count)
+            return [(frame, predict(model, self.dataset, frame, device, score=0.3)) for frame in frames]
+
+
+def _shrink(path: Path) -> None:
+    """Rewrite a PNG with 64 colours, in a quarter of its bytes: the page holds all of them."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small.save(path, format="PNG")
