@@ -151,6 +151,10 @@ def _score_boxes(
     pairs = [(true, said) for true, said in zip(truth, annos, strict=True) if true is not None]
     if not pairs:
         return {}
+    official = getattr(dataset, "official_scores", None)
+    if official is not None and (own := official(annos)) is not None:
+        logger.info("%s", own[0])
+        return own[1]
     metric: Any = EVALUATORS.get(_metric_of(cfg))
     more = {"overlaps": overlaps_of(cfg)} if "overlaps" in inspect.signature(metric).parameters else {}
     names = list(cfg["CLASS_NAMES"])
