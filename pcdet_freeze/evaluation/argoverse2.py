@@ -10,8 +10,8 @@ included: the restriction to the map's region of interest, which the challenge's
   highest score is a true positive at a threshold (0.5, 1, 2, 4 m) if its centre is nearer than that; the
   others are false.
 * AP: mean of the precision, made monotonic, at 101 recalls; the AP of a class is the mean of the thresholds.
-* ATE (m), ASE (1 - IoU of the boxes, aligned), AOE (radians): means over the true positives at 2 m; without
-  any 2, 1 and pi.
+* ATE (m), ASE, AOE (radians): means over the true positives at 2 m; without any 2, 1 and pi. The error in
+  size is 1 - the volume that the aligned boxes share / that of the box with the larger of their edges.
 * CDS: AP times the mean of 1 - ATE / 2, 1 - ASE and 1 - AOE / pi.
 """
 
@@ -72,7 +72,7 @@ def _rows(anno: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (K, 7) of a class, and their score or number of points (K,)."""
     mine = np.asarray(anno["name"], str) == name
     column = anno["score"] if "score" in anno else anno["num_points_in_gt"]
-    boxes = np.asarray(anno["boxes_lidar"], np.float64).reshape(len(mine), -1)
+    boxes = np.asarray(anno["boxes_lidar"], np.float64) if len(mine) else np.zeros((0, 7))
     return boxes[mine, :7], np.asarray(column, np.float64)[mine]
 
 
@@ -100,11 +100,11 @@ def _in_range(boxes: np.ndarray) -> np.ndarray:
 
 
 def _errors(boxes: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(N, 3) distance, 1 - IoU of the aligned boxes, difference of the headings in 0..pi."""
+    """(N, 3) distance, difference in size, difference of the headings in 0..pi."""
     smaller = np.minimum(boxes[:, 3:6], true[:, 3:6]).prod(axis=1)
-    union = boxes[:, 3:6].prod(axis=1) + true[:, 3:6].prod(axis=1) - smaller
+    larger = np.maximum(boxes[:, 3:6], true[:, 3:6]).prod(axis=1)
     turn = np.abs(np.mod(boxes[:, 6] - true[:, 6] + np.pi, 2 * np.pi) - np.pi)
-    return np.column_stack([np.linalg.norm(boxes[:, :3] - true[:, :3], axis=1), 1 - smaller / union, turn])
+    return np.column_stack([np.linalg.norm(boxes[:, :3] - true[:, :3], axis=1), 1 - smaller / larger, turn])
 
 
 def _joined(frames: Sequence[Matches]) -> Matches:
