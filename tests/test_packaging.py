@@ -17,7 +17,16 @@ import pytest
 
 import pcdet_freeze
 
-OPTIONAL = {"blosc2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "pyarrow", "pypcd4"}
+OPTIONAL = {
+    "blosc2",
+    "matplotlib",
+    "nuscenes-devkit",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyarrow",
+    "pypcd4",
+}
 """distributions that an extra brings"""
 NOT_REQUIRED = {"pcdet", "train_utils"}
 """modules of OpenPCDet, which the plugin works inside of"""

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.datasets.argoverse2 import prepare_argoverse2
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
 from pcdet_freeze.datasets.once import prepare_once
+from pcdet_freeze.datasets.nuscenes import prepare_nuscenes
 from pcdet_freeze.datasets.pandaset import prepare_pandaset
 from pcdet_freeze.datasets.waymo import prepare_waymo
 from pcdet_freeze.errors import ConfigError
@@ -24,7 +26,9 @@ CLASSES = {
 """classes of a set whose config has no CLASS_NAMES; those of other sets are KITTI_CLASSES"""
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
 PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
+    "argoverse2": ("Argoverse2Dataset", prepare_argoverse2),
     "kitti": ("KittiDataset", prepare_kitti),
+    "nuscenes": ("NuScenesDataset", prepare_nuscenes),
     "pandaset": ("PandaSetDataset", prepare_pandaset),
     "waymo": ("WaymoDataset", prepare_waymo),
     "once": ("ONCEDataset", prepare_once),

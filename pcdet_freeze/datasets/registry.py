@@ -22,7 +22,6 @@ PROCESSORS: Registry[Any] = Registry("DATA_PROCESSOR")
 NOT_BUILT: dict[str, frozenset[str]] = {
     DATASETS.kind: frozenset(
         {
-            "NuScenesDataset",
             "PandasetDataset",
             "LyftDataset",
             "CustomDataset",

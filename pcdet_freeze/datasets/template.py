@@ -174,6 +174,16 @@ class DatasetTemplate(VariantsMixin, Dataset):
         """KITTI annotation dicts of all frames, in their order, for the evaluation; None: no box labels."""
         raise NotImplementedError(f"{type(self).__name__} has no annotations to evaluate against")
 
+    def check_evaluation(self) -> None:
+        """Raise ConfigError if ``official_scores`` cannot be computed; called before a training begins."""
+
+    def official_scores(self, annos: Sequence[dict[str, Any]]) -> tuple[str, dict[str, float]] | None:
+        """Scores of the data set's own tool, as an evaluator of EVAL_METRIC returns them.
+
+        None: boxes are scored by MODEL.POST_PROCESSING.EVAL_METRIC, or no frame has boxes.
+        """
+        return None
+
     def frame_name(self, index: int) -> str:
         """Return the name of frame ``index`` for messages."""
         return str(index)

@@ -77,6 +77,8 @@ def build_data(context: RunContext, training: bool) -> Data:
         rank=context.world.rank,
         world_size=context.world.size,
     )
+    if not training:
+        parts[0].check_evaluation()
     context.logger.info("%s: %d frames", "Training data" if training else "Test data", len(parts[0]))
     data = Data(*parts)
     if training and (is_accelerator(context.device) or context.options.workers > 0):

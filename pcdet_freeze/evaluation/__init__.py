@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # importing these modules registers their metrics
-from pcdet_freeze.evaluation import lanes, segmentation
+from pcdet_freeze.evaluation import argoverse2, lanes, segmentation
 from pcdet_freeze.evaluation.summary import table
 from pcdet_freeze.evaluation.tasks import TASK_METRICS, MetricContext, TaskMetric
 from pcdet_freeze.registry import Registry
@@ -69,6 +69,15 @@ def evaluate_waymo(
     return range_ap.evaluate_waymo(gt_annos, dt_annos, class_names, overlaps)
 
 
+@EVALUATORS.register_as("av2")
+def evaluate_argoverse2(
+    gt_annos: Annotations, dt_annos: Annotations, class_names: Sequence[str]
+) -> tuple[str, dict[str, float]]:
+    """Argoverse 2's average precision by the distance of centres (see ``evaluation.argoverse2``)."""
+    scores = argoverse2.evaluate(gt_annos, dt_annos, class_names)
+    return argoverse2.as_text(scores), argoverse2.as_dict(scores)
+
+
 __all__ = [
     "EVALUATORS",
     "TASK_METRICS",
@@ -76,6 +85,8 @@ __all__ = [
     "Evaluator",
     "MetricContext",
     "TaskMetric",
+    "argoverse2",
+    "evaluate_argoverse2",
     "evaluate_kitti",
     "lanes",
     "segmentation",

@@ -247,8 +247,8 @@ def test_a_data_set_that_is_not_built_is_explained_with_random_frames(
 ) -> None:
     cfg = str(root / "cfgs/nuscenes_models/cbgs_pp_multihead.yaml")
     small = ["DATA_CONFIG.POINT_CLOUD_RANGE", "[-6.4,-6.4,-5,6.4,6.4,3]"]
-    frozen = ["MODEL.NOT_TRAIN_IN_MULTI_TASK", "vfe"]
+    frozen = ["DATA_CONFIG.DATASET", "LyftDataset", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "vfe"]
     assert main(["explain", "--cfg_file", cfg, "--json", "--set", *small, *frozen]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["batch"] == "a random batch (2 frames), since NuScenesDataset is not implemented"
+    assert told["batch"] == "a random batch (2 frames), since LyftDataset is not implemented"
     assert told["heads"] == ["dense_head"]

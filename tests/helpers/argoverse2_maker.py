@@ -43,9 +43,12 @@ def boundary(x: float, mark: str, start: float = 0.0, end: float = 120.0) -> dic
     return {**sides, "right_lane_boundary": other, "right_lane_mark_type": "NONE"}
 
 
-def make_log(root: Path) -> Path:
-    """Write the log; returns the folder that holds it."""
-    log = root / "log"
+def make_log(root: Path, name: str = "log", advance: float = 0.0) -> Path:
+    """Write the log; returns the folder that holds it.
+
+    advance: metres that the vehicle moves forward between the sweeps.
+    """
+    log = root / name
     points, flags = cloud()
     for stamp in STAMPS:
         xyz = {axis: points[:, i].astype(np.float32) for i, axis in enumerate("xyz")}
@@ -57,10 +60,11 @@ def make_log(root: Path) -> Path:
     turns = {name: [float(name == "qw")] * len(rows) for name in QUARTER}
     write(log / "annotations.feather", timestamp_ns=[row[0] for row in rows], category=[r[1] for r in rows],
           num_interior_pts=[row[4] for row in rows], **sizes, **centres, **turns)  # fmt: skip
-    pose = {"tx_m": 100.0, "ty_m": 50.0, "tz_m": 0.0, **QUARTER}
+    pose = {"tx_m": 100.0, "tz_m": 0.0, **QUARTER}
     write(
         log / "city_SE3_egovehicle.feather",
         timestamp_ns=list(STAMPS),
+        ty_m=[50.0, 50.0 + advance],
         **{k: [v] * 2 for k, v in pose.items()},
     )
     segments = {
@@ -73,4 +77,16 @@ def make_log(root: Path) -> Path:
     }
     (log / "map").mkdir()
     (log / "map" / "log_map_archive_log.json").write_text(json.dumps({"lane_segments": segments}))
+    return root
+
+
+def make_split(root: Path, split: str, logs: int = 1, advance: float = 0.0) -> Path:
+    """Write ``logs`` logs with height maps into the folder of a split; returns ``root``."""
+    for number in range(logs):
+        name = f"{split}-{number}"
+        make_log(root / split, name, advance)
+        folder = root / split / name / "map"
+        np.save(folder / f"{name}_ground_height_surface____PIT.npy", np.full((434, 334), -0.3, np.float16))
+        place = {"R": [1.0, 0.0, 0.0, 1.0], "t": [-50.0, 0.0], "s": 1 / 0.3}
+        (folder / f"{name}___img_Sim2_city.json").write_text(json.dumps(place))
     return root

@@ -15,6 +15,8 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import along
 
 UNPAINTED = "NONE"
+STEP = 0.1
+"""Metres between the points of a line whose length inside the range is measured."""
 TOUCH = 0.25
 """Metres between two ends that are one."""
 STRAIGHT = 0.5
@@ -62,11 +64,22 @@ def lines_around(
     chains = _chained([city_from_ego.to_inner(piece)[:, :2] for piece in boundaries])
     ranked: list[tuple[float, int, np.ndarray]] = []
     for chain in chains:
-        points = along(chain, 0.1)
-        inside = points[((points >= limits[:2]) & (points < limits[3:5])).all(axis=1)]
-        if len(inside) * 0.1 >= least:
+        inside = _inside(chain, limits)
+        if len(inside) * STEP >= least:
             ranked.append((-float(inside[:, 1].mean()), len(ranked), chain))
     return [chain for _, _, chain in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def longest_inside(lines: list[np.ndarray], limits: np.ndarray, most: int) -> list[np.ndarray]:
+    """The ``most`` of ``lines`` that are longest inside ``limits`` (6,), in their order."""
+    lengths = np.array([len(_inside(line, limits)) for line in lines])
+    return [lines[k] for k in sorted(np.argsort(-lengths, kind="stable")[:most].tolist())]
+
+
+def _inside(line: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """(M, 2) points of a line, STEP metres apart, that lie in ``limits`` (6,)."""
+    points = along(line, STEP)
+    return points[((points >= limits[:2]) & (points < limits[3:5])).all(axis=1)]
 
 
 def _chained(pieces: list[np.ndarray]) -> list[np.ndarray]:

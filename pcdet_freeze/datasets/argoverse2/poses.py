@@ -44,3 +44,27 @@ class Pose:
     def to_inner(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) of the outer frame -> (N, 3) of the inner one."""
         return (np.asarray(points, np.float64) - self.translation) @ self.rotation
+
+    def to_outer(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) of the inner frame -> (N, 3) of the outer one."""
+        return np.asarray(points, np.float64) @ self.rotation.T + self.translation
+
+
+def quaternion_of(rotation: np.ndarray) -> np.ndarray:
+    """(3, 3) rotation -> (4,) unit quaternion, real part first and not negative (Shepperd, JGCD 1978)."""
+    trace = np.trace(rotation)
+    squares = np.array([trace, *np.diag(rotation)])
+    largest = int(squares.argmax())
+    r = rotation
+    off = [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]]
+    both = [r[2, 1] + r[1, 2], r[0, 2] + r[2, 0], r[1, 0] + r[0, 1]]
+    rows = np.array(
+        [
+            [1 + trace, off[0], off[1], off[2]],
+            [off[0], 1 + 2 * r[0, 0] - trace, both[2], both[1]],
+            [off[1], both[2], 1 + 2 * r[1, 1] - trace, both[0]],
+            [off[2], both[1], both[0], 1 + 2 * r[2, 2] - trace],
+        ]
+    )
+    found = rows[largest] / np.linalg.norm(rows[largest])
+    return found if found[0] >= 0 else -found

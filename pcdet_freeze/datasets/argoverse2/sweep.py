@@ -11,6 +11,7 @@ from pcdet_freeze.datasets.argoverse2.boundaries import lines_around, read_bound
 from pcdet_freeze.datasets.argoverse2.poses import QUATERNION, TRANSLATION, Pose, headings
 from pcdet_freeze.datasets.argoverse2.tables import read_table
 from pcdet_freeze.datasets.frames import check_points
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 SIZE = ("length_m", "width_m", "height_m")
@@ -49,9 +50,18 @@ class Sweep:
         columns[3] /= 255
         return check_points(np.stack(columns, axis=1), self.path)
 
+    @property
+    def boxes_path(self) -> Path:
+        """The table of the cuboids of all sweeps of the log."""
+        return self.log / "annotations.feather"
+
+    def has_boxes(self) -> bool:
+        """Whether the log is annotated."""
+        return timed(self.boxes_path, self.boxes_path.is_file)
+
     def boxes(self) -> Boxes:
         """All cuboids of the sweep; the centre is the middle of the box."""
-        path = self.log / "annotations.feather"
+        path = self.boxes_path
         table = read_table(
             path, ("timestamp_ns", "category", "num_interior_pts", *TRANSLATION, *SIZE, *QUATERNION)
         )
@@ -83,9 +93,10 @@ class Sweep:
         maps = sorted((self.log / "map").glob("log_map_archive_*.json"))
         if not maps:
             raise DataError(f"{self.log / 'map'}: has no vector map (log_map_archive_*.json)")
-        return lines_around(read_boundaries(maps[0], painted_only), self._city_from_ego(), limits)
+        return lines_around(read_boundaries(maps[0], painted_only), self.city_from_ego(), limits)
 
-    def _city_from_ego(self) -> Pose:
+    def city_from_ego(self) -> Pose:
+        """The vehicle's pose at the time of the sweep."""
         path = self.log / "city_SE3_egovehicle.feather"
         table = read_table(path, ("timestamp_ns", *QUATERNION, *TRANSLATION))
         rows = np.flatnonzero(table["timestamp_ns"] == self.timestamp)

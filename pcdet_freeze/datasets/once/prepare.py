@@ -18,7 +18,7 @@ from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_bin, write_pickle
 from pcdet_freeze.datasets.once.dataset import FEATURES, SPLITS, Info, OnceDataset, boxes_of, points_path
 from pcdet_freeze.datasets.packed import INFOS, open_list
-from pcdet_freeze.datasets.prepare_parts import (
+from pcdet_freeze.datasets.prepare_segments import (
     HOW_TO_WRITE,
     PrepareReport,
     each_part,

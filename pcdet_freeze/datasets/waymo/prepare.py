@@ -19,7 +19,7 @@ from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_pickle, write_pickle
 from pcdet_freeze.datasets.packed import INFOS, open_list
 from pcdet_freeze.datasets.packed.kinds import list_of_frames
-from pcdet_freeze.datasets.prepare_parts import (
+from pcdet_freeze.datasets.prepare_segments import (
     HOW_TO_WRITE,
     PrepareReport,
     each_part,
