@@ -13,8 +13,8 @@ from typing import Any
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.argoverse2 import prepare_argoverse2
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
-from pcdet_freeze.datasets.once import prepare_once
 from pcdet_freeze.datasets.nuscenes import prepare_nuscenes
+from pcdet_freeze.datasets.once import prepare_once
 from pcdet_freeze.datasets.pandaset import prepare_pandaset
 from pcdet_freeze.datasets.waymo import prepare_waymo
 from pcdet_freeze.errors import ConfigError
