@@ -6,49 +6,30 @@ gt_sampling. Each sweep's part is written as soon as it is done: an interrupted 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from pcdet_freeze.datasets.files import read_pickle, replacing, write_pickle
+from pcdet_freeze.datasets.files import write_pickle
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
 from pcdet_freeze.datasets.pandaset.sweep import Sweep
+from pcdet_freeze.datasets.prepared import (
+    Info,
+    Parts,
+    PrepareReport,
+    by_class,
+    key_of,
+    read_parts,
+    write_objects,
+    writing_infos,
+)
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reading_pool, reads_within, timed
+from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.ops.boxes import points_in_boxes_mask
-from pcdet_freeze.utils.untrusted_files.inside import inside
 
-DATABASE, PARTS = "gt_database", ".pandaset_parts"
-Info = dict[str, Any]
-
-
-@dataclass
-class PrepareReport:
-    """What was written: sweeps a mode, database objects a class, points a class, bad sweeps with a reason."""
-
-    frames: dict[str, int] = field(default_factory=dict)
-    objects: dict[str, int] = field(default_factory=dict)
-    points: dict[str, int] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        def listed(counts: Mapping[str, int]) -> str:
-            return ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
-
-        return (
-            f"sweeps: {listed(self.frames)}; objects in the database: {listed(self.objects)}; points of the "
-            f"training sweeps: {listed(self.points)}; skipped sweeps: {len(self.skipped)}"
-        )
+PARTS = ".pandaset_parts"
 
 
 def prepare_pandaset(
@@ -69,20 +50,14 @@ def prepare_pandaset(
         ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
     log = logger or logging.getLogger("pcdet_freeze")
-    report = PrepareReport()
+    report = PrepareReport(unit="sweeps")
     with reads_within(limit_of(dataset_cfg)):
         modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
         out = Path(out_dir or modes["train"].info_root)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
+        with writing_infos(out):
             parts = {mode: _parts(modes[mode], mode, out, workers, report) for mode in modes}
             _write(out, parts, report, modes["train"].semantic_class_names)
-            shutil.rmtree(out / PARTS, ignore_errors=True)
-        except OSError as error:
-            raise DataError(
-                f"the info files cannot be written to {out} ({error}). Name another folder with --out DIR, "
-                "and set DATA_CONFIG.INFO_ROOT to it"
-            ) from error
+            Parts(out / PARTS).delete()
     for name, reason in report.skipped.items():
         log.warning("skipped sweep %s: %s", name, reason)
     for name in class_names:
@@ -103,66 +78,33 @@ def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.
 
 def _parts(dataset: PandaSetDataset, mode: str, out: Path, workers: int, report: PrepareReport) -> list[Info]:
     """The part of each good sweep, in order; the bad ones go into the report."""
-
-    limit = current_limit()
-
-    def one(index: int) -> Info | DataError:
-        try:
-            with reads_within(limit):  # of a thread of its own
-                return _part(dataset, index, out, pasted=mode == "train")
-        except DataError as error:
-            return error
-
-    found = []
-    with reading_pool(workers) as pool:
-        results = pool.map(one, range(len(dataset)))
-        shown = tqdm(results, total=len(dataset), desc=mode, disable=not sys.stderr.isatty())
-        for index, result in enumerate(shown):
-            if isinstance(result, DataError):
-                report.skipped[dataset.frame_name(index)] = str(result)
-            else:
-                found.append(result)
+    names = [dataset.frame_name(index) for index in range(len(dataset))]
+    found = read_parts(
+        names, lambda index: _part(dataset, index, out, mode == "train"), workers, mode, report.skipped
+    )
     if not found:
         first = next(iter(report.skipped.values()), "SWEEPS lists none")
         raise DataError(f"{dataset.root_path} has no usable sweep for {mode}; the first fault: {first}")
-    return found
+    return list(found.values())
 
 
 def _part(dataset: PandaSetDataset, index: int, out: Path, pasted: bool) -> Info:
     """Info and database entries of a sweep: those that an earlier run finished, or new ones."""
     sweep = dataset.sweeps[index]
-    path = out / PARTS / f"{sweep.name}_{'train' if pasted else 'test'}.pkl"
-    key = _key(dataset, sweep)
-    if path.is_file():
-        try:
-            known = read_pickle(path)
-            if isinstance(known, dict) and known.get("key") == key:
-                return known
-        except DataError:  # damaged: written anew
-            pass
-    sample = dataset.load_sample(index)
-    part = {
-        "key": key,
-        "info": _info(dataset, index, sample),
-        "objects": _objects(out, sweep, sample) if pasted else [],
-    }
-    write_pickle(path, part)
-    return part
+
+    def make() -> Info:
+        sample = dataset.load_sample(index)
+        objects = _objects(out, sweep, sample) if pasted else []
+        return {"info": _info(dataset, index, sample), "objects": objects}
+
+    name = f"{sweep.name}_{'train' if pasted else 'test'}"
+    return Parts(out / PARTS).get(name, _key(dataset, sweep), make)
 
 
 def _key(dataset: PandaSetDataset, sweep: Sweep) -> str:
     """Changes with the config, with the sweep's files and with the poses of its scene."""
     tables = [sweep.path(folder) for folder in ("lidar", "annotations/cuboids", "annotations/semseg")]
-    states = [timed(file, partial(_state, file)) for file in (*tables, sweep.poses_path)]
-    return hashlib.sha256(repr((dict(dataset.dataset_cfg), states)).encode()).hexdigest()
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    """Size and time of a file; None where it is not there."""
-    if not file.is_file():
-        return None
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return key_of(dataset.dataset_cfg, [*tables, sweep.poses_path])
 
 
 def _info(dataset: PandaSetDataset, index: int, sample: Info) -> Info:
@@ -188,45 +130,17 @@ def _info(dataset: PandaSetDataset, index: int, sample: Info) -> Info:
 
 
 def _objects(out: Path, sweep: Sweep, sample: Info) -> list[Info]:
-    """Write the points of each box, relative to its middle, and return the database's entries."""
     if "gt_boxes" not in sample:
         return []
-    points, entries = sample["points"], []
-    inside_each = points_in_boxes_mask(points, sample["gt_boxes"])
-    for number, (name, box) in enumerate(zip(sample["gt_names"], sample["gt_boxes"], strict=True)):
-        path = f"{DATABASE}/{sweep.name}_{_file_name(str(name))}_{number}.bin"
-        cloud = points[inside_each[number]]
-        cloud[:, :3] -= box[:3]
-        with replacing(inside(out, path, "an object's file"), sync=False) as write:
-            write(cloud.astype("<f4").tobytes())
-        entries.append(
-            {
-                "name": str(name),
-                "path": path,
-                "sequence": sweep.scene.name,
-                "frame_idx": sweep.number,
-                "gt_idx": number,
-                "box3d_lidar": box,
-                "num_points_in_gt": len(cloud),
-                "difficulty": 0,
-            }
-        )
-    return entries
-
-
-def _file_name(label: str) -> str:
-    """``label`` as a part of a file name: its first characters, since a name has at most 255 bytes."""
-    return label[:40].replace(" ", "_").replace("/", "_")
+    about = {"sequence": sweep.scene.name, "frame_idx": sweep.number}
+    return write_objects(out, sweep.name, sample["points"], sample["gt_boxes"], sample["gt_names"], about)
 
 
 def _write(out: Path, parts: dict[str, list[Info]], report: PrepareReport, classes: Sequence[str]) -> None:
     for mode, found in parts.items():
         write_pickle(out / f"pandaset_infos_{mode}.pkl", [part["info"] for part in found])
         report.frames[mode] = len(found)
-    database: dict[str, list[Info]] = {}
-    for part in parts["train"]:
-        for entry in part["objects"]:
-            database.setdefault(entry["name"], []).append(entry)
+    database = by_class([entry for part in parts["train"] for entry in part["objects"]])
     write_pickle(out / "pandaset_dbinfos_train.pkl", database)
     report.objects = {name: len(entries) for name, entries in database.items()}
     counts = [part["info"]["point_counts"] for part in parts["train"] if "point_counts" in part["info"]]
