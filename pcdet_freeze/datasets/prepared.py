@@ -7,6 +7,7 @@ the frames that are unchanged, and the frames that are left.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from pcdet_freeze.datasets.files import read_pickle, replacing, write_pickle
 from pcdet_freeze.datasets.registry import Config
+from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.datasets.timed_reads import current_limit, reading_pool, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
@@ -117,6 +119,27 @@ def read_parts(
             else:
                 found[name] = result
     return found
+
+
+def read_mode(
+    dataset: DatasetTemplate, make: Callable[[int], Info], workers: int, mode: str, report: PrepareReport
+) -> list[Info]:
+    """``read_parts`` of all frames of a data set; DataError where none is good."""
+    names = [dataset.frame_name(index) for index in range(len(dataset))]
+    found = read_parts(names, make, workers, mode, report.skipped)
+    if not found:
+        first = next(iter(report.skipped.values()), "the config lists none")
+        raise DataError(
+            f"{dataset.root_path} has no usable {report.unit[:-1]} for {mode}; the first fault: {first}"
+        )
+    return list(found.values())
+
+
+def log_report(log: logging.Logger, report: PrepareReport, out: Path) -> None:
+    """Log each skipped frame with its reason, and the report."""
+    for name, reason in report.skipped.items():
+        log.warning("skipped %s %s: %s", report.unit[:-1], name, reason)
+    log.info("written to %s: %s", out, report)
 
 
 def write_objects(

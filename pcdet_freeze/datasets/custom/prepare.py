@@ -25,6 +25,7 @@ from pcdet_freeze.datasets.prepared import (
     by_class,
     key_of,
     listed,
+    log_report,
     read_parts,
     write_objects,
     writing_infos,
@@ -203,8 +204,6 @@ def _anchor(name: str, boxes: np.ndarray) -> str:
 def _log(
     log: logging.Logger, report: CustomReport, root: Path, out: Path, class_names: Sequence[str]
 ) -> None:
-    for name, reason in report.skipped.items():
-        log.warning("skipped frame %s: %s", name, reason)
     if "gt_boxes" not in report.labels:
         folder = root / "labels"
         beside = "" if timed(folder, folder.is_dir) else folders_beside(folder)
@@ -215,4 +214,4 @@ def _log(
             log.warning("the training frames have no box of the class %s; their classes: %s", name, known)
     for line in report.anchors:
         log.info("%s", line)
-    log.info("written to %s: %s", out, report)
+    log_report(log, report, out)

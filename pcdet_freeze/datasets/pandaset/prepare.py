@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,13 @@ from pcdet_freeze.datasets.prepared import (
     PrepareReport,
     by_class,
     key_of,
-    read_parts,
+    log_report,
+    read_mode,
     write_objects,
     writing_infos,
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
-from pcdet_freeze.errors import DataError
 
 PARTS = ".pandaset_parts"
 
@@ -55,15 +56,16 @@ def prepare_pandaset(
         modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
         out = Path(out_dir or modes["train"].info_root)
         with writing_infos(out):
-            parts = {mode: _parts(modes[mode], mode, out, workers, report) for mode in modes}
+            parts = {
+                mode: read_mode(found, partial(_part, found, out, mode == "train"), workers, mode, report)
+                for mode, found in modes.items()
+            }
             _write(out, parts, report, modes["train"].semantic_class_names)
             Parts(out / PARTS).delete()
-    for name, reason in report.skipped.items():
-        log.warning("skipped sweep %s: %s", name, reason)
     for name in class_names:
         if name not in report.objects:
             log.warning("the training sweeps have no %s: gt_sampling will have none to paste", name)
-    log.info("written to %s: %s", out, report)
+    log_report(log, report, out)
     return report
 
 
@@ -76,19 +78,7 @@ def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.
     return PandaSetDataset(cfg, names, training=False, logger=log)
 
 
-def _parts(dataset: PandaSetDataset, mode: str, out: Path, workers: int, report: PrepareReport) -> list[Info]:
-    """The part of each good sweep, in order; the bad ones go into the report."""
-    names = [dataset.frame_name(index) for index in range(len(dataset))]
-    found = read_parts(
-        names, lambda index: _part(dataset, index, out, mode == "train"), workers, mode, report.skipped
-    )
-    if not found:
-        first = next(iter(report.skipped.values()), "SWEEPS lists none")
-        raise DataError(f"{dataset.root_path} has no usable sweep for {mode}; the first fault: {first}")
-    return list(found.values())
-
-
-def _part(dataset: PandaSetDataset, index: int, out: Path, pasted: bool) -> Info:
+def _part(dataset: PandaSetDataset, out: Path, pasted: bool, index: int) -> Info:
     """Info and database entries of a sweep: those that an earlier run finished, or new ones."""
     sweep = dataset.sweeps[index]
 

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pcdet_freeze.datasets.files import write_pickle
-from pcdet_freeze.datasets.prepared import Info, Parts, PrepareReport, key_of, read_parts, writing_infos
+from pcdet_freeze.datasets.prepared import (
+    Info,
+    Parts,
+    PrepareReport,
+    key_of,
+    log_report,
+    read_mode,
+    writing_infos,
+)
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.semantic_kitti.dataset import NUM_FEATURES, SemanticKittiDataset
 from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
-from pcdet_freeze.errors import DataError
 
 PARTS = ".semantic_kitti_parts"
 
@@ -45,7 +53,10 @@ def prepare_semantic_kitti(
         modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
         out = Path(out_dir or modes["train"].info_root)
         with writing_infos(out):
-            found = {mode: _parts(modes[mode], mode, out, workers, report) for mode in modes}
+            found = {
+                mode: read_mode(frames, partial(_part, frames, out), workers, mode, report)
+                for mode, frames in modes.items()
+            }
             for mode, parts in found.items():
                 write_pickle(out / f"semantic_kitti_infos_{mode}.pkl", [part["info"] for part in parts])
                 report.frames[mode] = len(parts)
@@ -54,9 +65,7 @@ def prepare_semantic_kitti(
     if counts:
         names = modes["train"].semantic_class_names
         report.points = dict(zip(names, np.sum(counts, axis=0).tolist(), strict=True))
-    for name, reason in report.skipped.items():
-        log.warning("skipped sweep %s: %s", name, reason)
-    log.info("written to %s: %s", out, report)
+    log_report(log, report, out)
     return report
 
 
@@ -69,22 +78,10 @@ def _dataset(
     return SemanticKittiDataset({**dataset_cfg, "SEQUENCES": sequences}, names, training=False, logger=log)
 
 
-def _parts(
-    dataset: SemanticKittiDataset, mode: str, out: Path, workers: int, report: PrepareReport
-) -> list[Info]:
-    """The part of each good sweep, in order; the bad ones go into the report."""
-    names, store = [sweep.name for sweep in dataset.sweeps], Parts(out / PARTS)
-
-    def part(index: int) -> Info:
-        sweep = dataset.sweeps[index]
-        key = key_of(dataset.dataset_cfg, [sweep.points, sweep.labels])
-        return store.get(sweep.name, key, lambda: {"info": _info(dataset, index)})
-
-    found = read_parts(names, part, workers, mode, report.skipped)
-    if not found:
-        first = next(iter(report.skipped.values()))
-        raise DataError(f"{dataset.root_path} has no usable sweep for {mode}; the first fault: {first}")
-    return list(found.values())
+def _part(dataset: SemanticKittiDataset, out: Path, index: int) -> Info:
+    sweep = dataset.sweeps[index]
+    key = key_of(dataset.dataset_cfg, [sweep.points, sweep.labels])
+    return Parts(out / PARTS).get(sweep.name, key, lambda: {"info": _info(dataset, index)})
 
 
 def _info(dataset: SemanticKittiDataset, index: int) -> Info:
