@@ -17,9 +17,9 @@ from pcdet_freeze.datasets.pandaset import prepare_pandaset
 from pcdet_freeze.datasets.semantic_kitti import prepare_semantic_kitti
 from pcdet_freeze.errors import ConfigError
 
+CLASSES: dict[str, list[str]] = {"custom": [], "semantic_kitti": []}
+"""classes of a set whose config has no CLASS_NAMES; those of other sets are KITTI_CLASSES"""
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
-OWN_CLASSES = ("custom", "semantic_kitti")
-"""names on the command line of data sets whose classes are known from CLASS_NAMES alone"""
 PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
     "kitti": ("KittiDataset", prepare_kitti),
     "pandaset": ("PandaSetDataset", prepare_pandaset),
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if data_cfg.get("DATASET") != name:
         raise ConfigError(f"`prepare {args.dataset}` needs DATASET: {name}; {args.cfg_file} has "
                           f"{data_cfg.get('DATASET')!r}")  # fmt: skip
-    classes = cfg.get("CLASS_NAMES", [] if args.dataset in OWN_CLASSES else KITTI_CLASSES)
+    classes = cfg.get("CLASS_NAMES", CLASSES.get(args.dataset, KITTI_CLASSES))
     with _console() as logger:
         report = prepare(data_cfg, classes, out_dir=args.out, workers=args.workers, logger=logger)
     if args.out is not None:

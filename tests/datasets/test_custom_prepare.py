@@ -153,8 +153,11 @@ def test_a_bad_frame_is_left_out_and_named(cfg: EasyDict, data: Path) -> None:
     (data / "points/000001.npy").write_bytes(b"\x93NUMPY")
     report = prepare_custom(cfg, CLASSES)
     assert report.frames == {"train": 1, "val": 1} and set(report.skipped) == {"000000", "000001"}
+    (data / "ImageSets/train.txt").write_text("000000\n000001")
+    with pytest.raises(DataError, match=r"train\.txt has no usable frame; the first fault: .*000000\.txt"):
+        prepare_custom(cfg, CLASSES)
     (data / "points/000002.npy").unlink()
-    with pytest.raises(DataError, match=r"train\.txt .* no usable frame; the first fault: .*000000\.txt"):
+    with pytest.raises(DataError, match=r"no usable frame for train and val; .*000000\.txt"):
         prepare_custom(cfg, CLASSES)
 
 

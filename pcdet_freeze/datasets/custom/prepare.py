@@ -16,26 +16,25 @@ from pcdet_freeze.datasets.custom.boxes import read_boxes
 from pcdet_freeze.datasets.custom.dataset import CustomDataset
 from pcdet_freeze.datasets.custom.frames import CustomFrames
 from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.frames import LABEL_KEYS
 from pcdet_freeze.datasets.info_files import folders_beside, read_frame_ids
 from pcdet_freeze.datasets.lidar_annos import in_range
-from pcdet_freeze.datasets.prepared import (
+from pcdet_freeze.datasets.prepare_parts import (
+    Frames,
     Info,
-    Parts,
     PrepareReport,
-    by_class,
     key_of,
-    listed,
-    log_report,
-    read_parts,
+    make_parts,
+    parts_folder,
+    write_database,
     write_objects,
-    writing_infos,
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 
-PARTS = ".custom_parts"
+DATABASE, PARTS = "gt_database", ".custom_parts"
 SPLITS = ("train", "val", "test")
 LONG = 3.0
 """metres from which an anchor has the thresholds of cars"""
@@ -49,10 +48,8 @@ class CustomReport(PrepareReport):
     anchors: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return (
-            f"frames: {listed(self.frames)}; training frames with labels: {listed(self.labels)}; objects in "
-            f"the database: {listed(self.objects)}; skipped frames: {len(self.skipped)}"
-        )
+        labels = ", ".join(f"{number} {key}" for key, number in self.labels.items()) or "none"
+        return f"{super().__str__()}; training frames with labels: {labels}"
 
 
 def prepare_custom(
@@ -81,11 +78,17 @@ def prepare_custom(
         frames = CustomFrames.of(root, settings)
         frames.check_folders()
         splits = read_splits(root, (settings.data_split.train, settings.data_split.test))
-        with writing_infos(out):
-            parts = _parts(dataset_cfg, frames, splits, settings.data_split.train, out, workers, report)
-            _write(out, splits, parts, settings.data_split.train, report)
-            Parts(out / PARTS).delete()
-    pasted = [parts[frame]["info"] for frame in splits[settings.data_split.train] if frame in parts]
+        train = settings.data_split.train
+        with parts_folder(out, PARTS) as folder:
+            found = make_parts(_frames(dataset_cfg, frames, splits, train, out), folder, workers, report)
+            parts = {part["info"]["point_cloud"]["lidar_idx"]: part for part in found}
+            pasted = [parts[frame] for frame in splits[train] if frame in parts]
+            if not pasted:
+                first = next(iter(report.skipped.values()), "it lists none")
+                raise DataError(f"{root}/ImageSets/{train}.txt has no usable frame; the first fault: {first}")
+            _write(out, splits, parts, report)
+            write_database(out / f"custom_dbinfos_{train}.pkl", pasted, report)
+    report.labels = _labels(pasted)
     report.anchors = anchors_of(pasted, np.array(settings.point_cloud_range, np.float32))
     _log(log, report, root, out, class_names)
     return report
@@ -109,31 +112,20 @@ def _is_there(path: Path) -> bool:
     return timed(path, path.is_file)
 
 
-def _parts(
-    dataset_cfg: Config,
-    frames: CustomFrames,
-    splits: dict[str, list[str]],
-    train: str,
-    out: Path,
-    workers: int,
-    report: CustomReport,
-) -> dict[str, Info]:
-    """The part of each good frame; the bad ones go into the report."""
+def _frames(
+    dataset_cfg: Config, frames: CustomFrames, splits: dict[str, list[str]], train: str, out: Path
+) -> Frames:
+    """All frames of all splits, each once; those of ``train`` have objects."""
     ids = list(dict.fromkeys(frame for split in splits.values() for frame in split))
-    pasted, store = set(splits[train]), Parts(out / PARTS)
+    pasted = set(splits[train])
 
-    def part(index: int) -> Info:
-        frame = ids[index]
-        key = key_of({**dataset_cfg, "pasted": frame in pasted}, frames.files_of(frame))
-        return store.get(frame, key, lambda: _part(frames, frame, out if frame in pasted else None))
+    def key(index: int) -> str:
+        return key_of(frames.files_of(ids[index]), dict(dataset_cfg), ids[index] in pasted)
 
-    found = read_parts(ids, part, workers, "frames", report.skipped)
-    if not any(frame in found for frame in pasted):
-        first = next((report.skipped[frame] for frame in ids if frame in report.skipped), "it lists none")
-        raise DataError(
-            f"ImageSets/{train}.txt of {frames.root} has no usable frame; the first fault: {first}"
-        )
-    return found
+    def make(index: int) -> Info:
+        return _part(frames, ids[index], out if ids[index] in pasted else None)
+
+    return Frames(" and ".join(splits), ids, key, make)
 
 
 def _part(frames: CustomFrames, frame: str, out: Path | None) -> Info:
@@ -153,31 +145,28 @@ def _part(frames: CustomFrames, frame: str, out: Path | None) -> Info:
         }
         part["labels"].insert(0, "gt_boxes")
         if out is not None:
-            part["objects"] = write_objects(
-                out, frame.replace("/", "_"), points, boxes, names, {"frame": frame}
-            )
+            file = frame.replace("/", "_")
+            part["objects"] = write_objects(out, DATABASE, file, points, boxes, names.tolist())
     return part
 
 
-def _write(
-    out: Path, splits: dict[str, list[str]], parts: dict[str, Info], train: str, report: CustomReport
-) -> None:
+def _write(out: Path, splits: dict[str, list[str]], parts: dict[str, Info], report: CustomReport) -> None:
+    report.frames.clear()
     for split, ids in splits.items():
         infos = [parts[frame]["info"] for frame in ids if frame in parts]
         write_pickle(out / f"custom_infos_{split}.pkl", infos)
         report.frames[split] = len(infos)
-    mine = [parts[frame] for frame in splits[train] if frame in parts]
-    database = by_class([entry for part in mine for entry in part["objects"]])
-    write_pickle(out / f"custom_dbinfos_{train}.pkl", database)
-    report.objects = {name: len(entries) for name, entries in database.items()}
-    for key in ("gt_boxes", "point_labels", "lane_map"):
-        if number := sum(key in part["labels"] for part in mine):
-            report.labels[key] = number
 
 
-def anchors_of(infos: Sequence[Info], limits: np.ndarray) -> list[str]:
+def _labels(parts: Sequence[Info]) -> dict[str, int]:
+    """How many frames have each label."""
+    counts = {key: sum(key in part["labels"] for part in parts) for key in LABEL_KEYS}
+    return {key: number for key, number in counts.items() if number}
+
+
+def anchors_of(parts: Sequence[Info], limits: np.ndarray) -> list[str]:
     """Two lines for each class: its boxes, and an entry of ANCHOR_GENERATOR_CONFIG of their mean size."""
-    annos = [info["annos"] for info in infos if "annos" in info]
+    annos = [part["info"]["annos"] for part in parts if "annos" in part["info"]]
     names = np.concatenate([anno["name"] for anno in annos]) if annos else np.zeros(0, str)
     boxes = np.concatenate([anno["gt_boxes_lidar"] for anno in annos]) if annos else np.zeros((0, 7))
     lines = []
@@ -214,4 +203,4 @@ def _log(
             log.warning("the training frames have no box of the class %s; their classes: %s", name, known)
     for line in report.anchors:
         log.info("%s", line)
-    log_report(log, report, out)
+    report.log(log, [], out)

@@ -13,8 +13,8 @@ import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database_sampler import DatabaseSampler
 from pcdet_freeze.datasets.checks import Finding, check_frames, raise_or_warn
+from pcdet_freeze.datasets.files import read_pickle
 from pcdet_freeze.datasets.frames import keep_points
-from pcdet_freeze.datasets.info_files import read_infos
 from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar, image_boxes, lidar_to_camera
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.check_info import (
@@ -101,8 +101,7 @@ class KittiDataset(DatasetTemplate):
         self.files = FrameFiles(self.root_path / ("testing" if self.split == "test" else "training"))
         self.own_labels = LabelFiles(self.files.folder, semantic, lanes)
         self.fov_points_only = settings.fov_points_only
-        self.infos = read_infos([self.info_root / name for name in self._info_names], self.split)
-        self.logger.info("KITTI %s: %d frames", self.split, len(self.infos))
+        self.infos = self._read_infos()
         self.labels = self._find_labels()
         self._note_missing_planes()
         limits, strict = self.point_cloud_range.tolist(), settings.on_implausible == "raise"
@@ -136,6 +135,22 @@ class KittiDataset(DatasetTemplate):
 
     def check_root(self) -> None:
         data_root(self.root_path)
+
+    def _read_infos(self) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = []
+        paths = [self.info_root / name for name in self._info_names]
+        for path in paths:
+            found = read_pickle(path)
+            if not isinstance(found, list):
+                raise DataError(f"{path}: an info file holds a list of frames; got {type(found).__name__}")
+            infos += found
+        if not infos:
+            raise DataError(
+                f"the info files {', '.join(map(str, paths))} list no frame; "
+                f"is ImageSets/{self.split}.txt empty?"
+            )
+        self.logger.info("KITTI %s: %d frames", self.split, len(infos))
+        return infos
 
     def _find_labels(self) -> tuple[str, ...]:
         """What the frames are labelled with; DataError where a wanted label is nowhere in the training."""

@@ -13,7 +13,6 @@ from pcdet_freeze.datasets.info_files import folders_beside, read_frame_ids
 from pcdet_freeze.datasets.kitti.check_info import has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
-from pcdet_freeze.datasets.prepared import writing_infos
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reading_pool, reads_within, timed
 from pcdet_freeze.errors import ConfigError, DataError
@@ -74,9 +73,15 @@ def prepare_kitti(
         splits = read_splits(root)
         needs_image = bool(dataset_cfg.get("FOV_POINTS_ONLY"))
         check_folders(root / "training", needs_image)
-        with writing_infos(out):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
             frames = _read_all(root, out, splits, workers, report, needs_image)
             _write_all(out, splits, frames, report)
+        except OSError as error:
+            raise DataError(
+                f"the info files cannot be written to {out} ({error}). Name another folder with "
+                "--out DIR, and set DATA_CONFIG.INFO_ROOT to it"
+            ) from error
     _log(log, report, out, class_names)
     return report
 

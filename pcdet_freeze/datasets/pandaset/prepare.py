@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from pcdet_freeze.datasets.files import write_pickle
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
-from pcdet_freeze.datasets.pandaset.sweep import Sweep
-from pcdet_freeze.datasets.prepared import (
+from pcdet_freeze.datasets.prepare_parts import (
+    Frames,
     Info,
-    Parts,
     PrepareReport,
-    by_class,
+    count_points,
     key_of,
-    log_report,
-    read_mode,
+    make_parts,
+    parts_folder,
+    points_of_classes,
+    write_database,
     write_objects,
-    writing_infos,
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 
-PARTS = ".pandaset_parts"
+DATABASE, PARTS = "gt_database", ".pandaset_parts"
 
 
 def prepare_pandaset(
@@ -50,22 +47,17 @@ def prepare_pandaset(
         DataError: a sweep that is not there, no good sweep, a folder that cannot be written.
         ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
-    log = logger or logging.getLogger("pcdet_freeze")
-    report = PrepareReport(unit="sweeps")
+    log, report = logger or logging.getLogger("pcdet_freeze"), PrepareReport("sweep")
     with reads_within(limit_of(dataset_cfg)):
         modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
         out = Path(out_dir or modes["train"].info_root)
-        with writing_infos(out):
+        with parts_folder(out, PARTS) as folder:
             parts = {
-                mode: read_mode(found, partial(_part, found, out, mode == "train"), workers, mode, report)
-                for mode, found in modes.items()
+                mode: make_parts(_frames(dataset, mode, out), folder, workers, report)
+                for mode, dataset in modes.items()
             }
             _write(out, parts, report, modes["train"].semantic_class_names)
-            Parts(out / PARTS).delete()
-    for name in class_names:
-        if name not in report.objects:
-            log.warning("the training sweeps have no %s: gt_sampling will have none to paste", name)
-    log_report(log, report, out)
+    report.log(log, class_names, out)
     return report
 
 
@@ -78,23 +70,18 @@ def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.
     return PandaSetDataset(cfg, names, training=False, logger=log)
 
 
-def _part(dataset: PandaSetDataset, out: Path, pasted: bool, index: int) -> Info:
-    """Info and database entries of a sweep: those that an earlier run finished, or new ones."""
-    sweep = dataset.sweeps[index]
-
-    def make() -> Info:
+def _frames(dataset: PandaSetDataset, mode: str, out: Path) -> Frames:
+    def make(index: int) -> Info:
         sample = dataset.load_sample(index)
-        objects = _objects(out, sweep, sample) if pasted else []
+        objects = _objects(dataset, index, sample, out) if mode == "train" else []
         return {"info": _info(dataset, index, sample), "objects": objects}
 
-    name = f"{sweep.name}_{'train' if pasted else 'test'}"
-    return Parts(out / PARTS).get(name, _key(dataset, sweep), make)
+    def key(index: int) -> str:
+        sweep = dataset.sweeps[index]
+        tables = [sweep.path(folder) for folder in ("lidar", "annotations/cuboids", "annotations/semseg")]
+        return key_of([*tables, sweep.poses_path], dict(dataset.dataset_cfg))
 
-
-def _key(dataset: PandaSetDataset, sweep: Sweep) -> str:
-    """Changes with the config, with the sweep's files and with the poses of its scene."""
-    tables = [sweep.path(folder) for folder in ("lidar", "annotations/cuboids", "annotations/semseg")]
-    return key_of(dataset.dataset_cfg, [*tables, sweep.poses_path])
+    return Frames(mode, [dataset.frame_name(index) for index in range(len(dataset))], key, make)
 
 
 def _info(dataset: PandaSetDataset, index: int, sample: Info) -> Info:
@@ -111,28 +98,24 @@ def _info(dataset: PandaSetDataset, index: int, sample: Info) -> Info:
     if "gt_boxes" in sample:
         info["annos"] = {"name": sample["gt_names"], "gt_boxes_lidar": sample["gt_boxes"]}
     if "point_labels" in sample:
-        counts = np.bincount(sample["point_labels"], minlength=256)[: len(dataset.semantic_class_names)]
-        info["point_counts"] = counts
+        info["point_counts"] = count_points(sample["point_labels"], dataset.semantic_class_names)
     lines = dataset.lane_lines(index) if dataset.lane is not None else None
     if lines is not None:
         info["lane_lines"] = lines
     return info
 
 
-def _objects(out: Path, sweep: Sweep, sample: Info) -> list[Info]:
+def _objects(dataset: PandaSetDataset, index: int, sample: Info, out: Path) -> list[Info]:
+    """Write the points of each box, and return the database's entries."""
     if "gt_boxes" not in sample:
         return []
-    about = {"sequence": sweep.scene.name, "frame_idx": sweep.number}
-    return write_objects(out, sweep.name, sample["points"], sample["gt_boxes"], sample["gt_names"], about)
+    sweep, boxes, names = dataset.sweeps[index], sample["gt_boxes"], sample["gt_names"]
+    entries = write_objects(out, DATABASE, sweep.name, sample["points"], boxes, names.tolist())
+    return [entry | {"sequence": sweep.scene.name, "frame_idx": sweep.number} for entry in entries]
 
 
 def _write(out: Path, parts: dict[str, list[Info]], report: PrepareReport, classes: Sequence[str]) -> None:
     for mode, found in parts.items():
         write_pickle(out / f"pandaset_infos_{mode}.pkl", [part["info"] for part in found])
-        report.frames[mode] = len(found)
-    database = by_class([entry for part in parts["train"] for entry in part["objects"]])
-    write_pickle(out / "pandaset_dbinfos_train.pkl", database)
-    report.objects = {name: len(entries) for name, entries in database.items()}
-    counts = [part["info"]["point_counts"] for part in parts["train"] if "point_counts" in part["info"]]
-    if counts:
-        report.points = dict(zip(classes, np.sum(counts, axis=0).tolist(), strict=True))
+    write_database(out / "pandaset_dbinfos_train.pkl", parts["train"], report)
+    report.points = points_of_classes(parts["train"], classes)

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from pcdet_freeze.datasets.files import write_pickle
-from pcdet_freeze.datasets.prepared import (
+from pcdet_freeze.datasets.prepare_parts import (
+    Frames,
     Info,
-    Parts,
     PrepareReport,
+    count_points,
     key_of,
-    log_report,
-    read_mode,
-    writing_infos,
+    make_parts,
+    parts_folder,
+    points_of_classes,
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.semantic_kitti.dataset import NUM_FEATURES, SemanticKittiDataset
@@ -47,25 +45,17 @@ def prepare_semantic_kitti(
         DataError: a sequence that is not there, no good sweep, a folder that cannot be written.
         ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
-    log = logger or logging.getLogger("pcdet_freeze")
-    report = PrepareReport(unit="sweeps")
+    log, report = logger or logging.getLogger("pcdet_freeze"), PrepareReport("sweep")
     with reads_within(limit_of(dataset_cfg)):
         modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
         out = Path(out_dir or modes["train"].info_root)
-        with writing_infos(out):
-            found = {
-                mode: read_mode(frames, partial(_part, frames, out), workers, mode, report)
-                for mode, frames in modes.items()
-            }
-            for mode, parts in found.items():
+        with parts_folder(out, PARTS) as folder:
+            for mode, dataset in modes.items():
+                parts = make_parts(_frames(dataset, mode), folder, workers, report)
                 write_pickle(out / f"semantic_kitti_infos_{mode}.pkl", [part["info"] for part in parts])
-                report.frames[mode] = len(parts)
-            Parts(out / PARTS).delete()
-    counts = [part["info"]["point_counts"] for part in found["train"] if "point_counts" in part["info"]]
-    if counts:
-        names = modes["train"].semantic_class_names
-        report.points = dict(zip(names, np.sum(counts, axis=0).tolist(), strict=True))
-    log_report(log, report, out)
+                if mode == "train":
+                    report.points = points_of_classes(parts, dataset.semantic_class_names)
+    report.log(log, [], out)
     return report
 
 
@@ -78,10 +68,13 @@ def _dataset(
     return SemanticKittiDataset({**dataset_cfg, "SEQUENCES": sequences}, names, training=False, logger=log)
 
 
-def _part(dataset: SemanticKittiDataset, out: Path, index: int) -> Info:
-    sweep = dataset.sweeps[index]
-    key = key_of(dataset.dataset_cfg, [sweep.points, sweep.labels])
-    return Parts(out / PARTS).get(sweep.name, key, lambda: {"info": _info(dataset, index)})
+def _frames(dataset: SemanticKittiDataset, mode: str) -> Frames:
+    def key(index: int) -> str:
+        sweep = dataset.sweeps[index]
+        return key_of([sweep.points, sweep.labels], dict(dataset.dataset_cfg))
+
+    names = [sweep.name for sweep in dataset.sweeps]
+    return Frames(mode, names, key, lambda index: {"info": _info(dataset, index)})
 
 
 def _info(dataset: SemanticKittiDataset, index: int) -> Info:
@@ -94,6 +87,5 @@ def _info(dataset: SemanticKittiDataset, index: int) -> Info:
     }
     if "point_labels" in sample:
         info["label_path"] = str(sweep.labels.relative_to(dataset.root_path))
-        counts = np.bincount(sample["point_labels"], minlength=256)[: len(dataset.semantic_class_names)]
-        info["point_counts"] = counts
+        info["point_counts"] = count_points(sample["point_labels"], dataset.semantic_class_names)
     return info
