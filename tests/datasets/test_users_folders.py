@@ -45,6 +45,17 @@ def harbour(root: Path, tmp_path: Path) -> EasyDict:
     return shipped
 
 
+def test_a_large_intensity_without_a_scale_is_noted(
+    harbour: EasyDict, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_custom(harbour, ["boat"])
+    build_dataset(harbour, ["boat"], False)
+    assert "expected from 0 to 1" not in caplog.text
+    harbour.INTENSITY = None
+    build_dataset(harbour, ["boat"], False)
+    assert "column 3 holds values up to 56" in caplog.text and "expected from 0 to 1" in caplog.text
+
+
 def test_boats_are_prepared_augmented_and_evaluated(harbour: EasyDict) -> None:
     report = prepare_custom(harbour, ["boat"])
     assert report.objects == {"boat": 2} and report.skipped == {}
