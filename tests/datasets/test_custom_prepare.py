@@ -173,6 +173,13 @@ def test_the_command_prints_anchors_that_a_config_takes(
     assert any("training frames with labels: 3 gt_boxes" in line for line in lines)
 
 
+@pytest.mark.parametrize("name", ["traffic cone", "no", "1st, left", "a: b", "Stra\u00dfenbahn"])
+def test_the_anchor_of_a_class_of_any_name_is_valid_yaml(cfg: EasyDict, data: Path, name: str) -> None:
+    (data / "labels/000000.txt").write_text(f"1 2 0 4 2 1.6 0 {name}")
+    lines = "\n".join(prepare_custom(cfg, [name]).anchors).splitlines()
+    assert yaml.safe_load(next(line for line in lines if line.startswith("- {")))[0]["class_name"] == name
+
+
 def test_classes_without_boxes_and_labels_that_are_not_found_are_named(
     cfg: EasyDict, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from pcdet_freeze.datasets.custom.boxes import read_boxes
 from pcdet_freeze.datasets.custom.dataset import CustomDataset
@@ -183,8 +184,9 @@ def _anchor(name: str, boxes: np.ndarray) -> str:
     size, bottom = boxes[:, 3:6].mean(axis=0), float((boxes[:, 2] - boxes[:, 5] / 2).mean())
     edges = ", ".join(f"{edge:.2f}" for edge in size)
     matched, unmatched = (0.6, 0.45) if size[0] > LONG else (0.5, 0.35)
+    quoted = yaml.safe_dump([name], default_flow_style=True, width=10**6).strip()[1:-1]  # where YAML needs it
     return (
-        f"- {{class_name: {name}, anchor_sizes: [[{edges}]], anchor_rotations: [0, 1.57], "
+        f"- {{class_name: {quoted}, anchor_sizes: [[{edges}]], anchor_rotations: [0, 1.57], "
         f"anchor_bottom_heights: [{bottom:.2f}], align_center: False, feature_map_stride: 2, "
         f"matched_threshold: {matched}, unmatched_threshold: {unmatched}}}"
     )
