@@ -19,6 +19,7 @@ import pcdet_freeze
 
 OPTIONAL = {
     "blosc2",
+    "laspy",
     "matplotlib",
     "nuscenes-devkit",
     "onnx",

@@ -12,16 +12,20 @@ from typing import Any
 
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.argoverse2 import prepare_argoverse2
+from pcdet_freeze.datasets.custom import prepare_custom
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
 from pcdet_freeze.datasets.nuscenes import prepare_nuscenes
 from pcdet_freeze.datasets.once import prepare_once
 from pcdet_freeze.datasets.pandaset import prepare_pandaset
+from pcdet_freeze.datasets.semantic_kitti import prepare_semantic_kitti
 from pcdet_freeze.datasets.waymo import prepare_waymo
 from pcdet_freeze.errors import ConfigError
 
-CLASSES = {
+CLASSES: dict[str, list[str]] = {
     "waymo": ["Vehicle", "Pedestrian", "Cyclist"],
     "once": ["Car", "Bus", "Truck", "Pedestrian", "Cyclist"],
+    "custom": [],
+    "semantic_kitti": [],
 }
 """classes of a set whose config has no CLASS_NAMES; those of other sets are KITTI_CLASSES"""
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
@@ -32,6 +36,8 @@ PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
     "pandaset": ("PandaSetDataset", prepare_pandaset),
     "waymo": ("WaymoDataset", prepare_waymo),
     "once": ("ONCEDataset", prepare_once),
+    "custom": ("CustomDataset", prepare_custom),
+    "semantic_kitti": ("SemanticKittiDataset", prepare_semantic_kitti),
 }
 """name on the command line -> DATASET in the config, and what prepares it"""
 

@@ -24,7 +24,6 @@ NOT_BUILT: dict[str, frozenset[str]] = {
         {
             "PandasetDataset",
             "LyftDataset",
-            "CustomDataset",
             "Argo2Dataset",
         }
     ),

@@ -34,7 +34,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -83,6 +83,8 @@ class DatasetTemplate(VariantsMixin, Dataset):
     """what DATA_CONFIG is read into; a data set that knows all its keys has one of its own"""
     labels: tuple[str, ...] = ("gt_boxes",)
     semantic_class_names: tuple[str, ...] = ()
+    absent_classes_count: bool = False
+    """the mean IoU is over all semantic classes, with 0 for those without a labelled point"""
     lane_map_shape: tuple[int, int] | None = None
     reading: Callable[[int], None] = staticmethod(lambda index: None)
     """is called with the index of each frame before it is read, and with -1 afterwards"""
@@ -280,6 +282,14 @@ class DatasetTemplate(VariantsMixin, Dataset):
     def collate_batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """batch_dict of numpy arrays; see :func:`pcdet_freeze.datasets.collate.collate`."""
         return collate(samples, self.labels)
+
+    def write_predictions(
+        self, batch_dict: Mapping[str, Any], pred_dicts: Sequence[Mapping[str, Any]], folder: Path
+    ) -> None:
+        """Write predictions other than boxes below ``folder``, in the data set's own format if it has one.
+
+        Called with ``--save_to_file``; see ``generate_prediction_dicts`` for boxes.
+        """
 
     def generate_prediction_dicts(
         self,
