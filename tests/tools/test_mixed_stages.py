@@ -54,7 +54,7 @@ def results(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[
     for name, stage in STAGES.items():
         found[name] = train(
             f"mixed_models/{stage}.yaml", words, pretrained=before, output_dir=out, workers=0,
-            device="cpu", fix_random_seed=True, max_iters=60, no_savings=True,
+            device="cpu", fix_random_seed=True, max_iters=4, no_savings=True,
         )  # fmt: skip
         before = found[name].checkpoint
     return found

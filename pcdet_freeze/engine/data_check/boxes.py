@@ -20,6 +20,8 @@ LOST = 0.95
 """share of boxes that are lost above which a class cannot be learned"""
 ENOUGH = 10
 """boxes of a class from which on a share of them is an error"""
+SOME = 3
+"""boxes of a class from which on their sizes are compared"""
 EMPTY = 0.2
 """share of boxes in range without a point"""
 FEW = 5
@@ -158,9 +160,9 @@ def boxes_against_anchors(frames: Frames, expected: Expected) -> Iterator[DataFi
     """Classes whose boxes are of other sizes, or at another height, than their anchors."""
     for found in _trained(frames, expected):
         anchors = expected.anchors.get(found.name)
-        if anchors is None:
-            continue
         boxes, standing = found.boxes, found.boxes[found.inside]
+        if anchors is None or len(boxes) < SOME:
+            continue
         unmatched = int((best_overlaps(boxes[:, 3:5], anchors.sizes[:, :2]) < anchors.matched).sum())
         if unmatched > UNMATCHED * len(boxes):
             length, width, height = np.median(boxes[:, 3:6], axis=0)

@@ -19,7 +19,7 @@ from pcdet_freeze.utils.rng import untouched_rng
 SAMPLE = 20
 """frames of the short form"""
 BUDGET_S = 1.0
-"""seconds after which the short form begins no further frame"""
+"""seconds behind its first frame after which the short form begins no further one"""
 _SPREAD = 7
 
 
@@ -71,7 +71,7 @@ def survey_some(dataset: Any, budget_s: float = BUDGET_S) -> list[FrameSurvey]:
     where a read does not return: the training's own error will name the frame.
     """
     found: list[FrameSurvey] = []
-    begin = time.monotonic()
+    begin = 0.0
     with untouched_rng(accelerators=False), reads_within(dataset.timeout):
         for index in _spread(len(dataset)):
             if found and time.monotonic() - begin > budget_s:
@@ -80,6 +80,7 @@ def survey_some(dataset: Any, budget_s: float = BUDGET_S) -> list[FrameSurvey]:
                 found.append(survey_frame(dataset, index))
             except ReadTimeoutError:
                 break
+            begin = begin or time.monotonic()  # in the first frame numba may compile functions
     return sorted(found, key=lambda frame: frame.index)
 
 
