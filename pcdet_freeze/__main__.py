@@ -55,6 +55,10 @@ COMMANDS = {
         "write the info files of a data set",
         "kitti --cfg_file dataset_configs/kitti_dataset.yaml --set DATA_PATH /data/kitti",
     ),
+    "check-data": Command(
+        "read every frame and report what does not fit config, model or pretrained checkpoint",
+        "--cfg_file kitti_models/pointpillar.yaml --json",
+    ),
     "explain": Command(
         "show what a config freezes and which modules each loss reaches, without training",
         "--cfg_file synthetic_models/stage2_segment.yaml",

@@ -56,15 +56,37 @@ def run(args: argparse.Namespace) -> int:
     cfg = cfg_of(args)
     data_cfg = cfg.get("DATA_CONFIG", cfg)
     name, prepare = PREPARE[args.dataset]
-    if data_cfg.get("DATASET") != name:
+    found = configs_of(data_cfg, name)
+    if not found:
         raise ConfigError(f"`prepare {args.dataset}` needs DATASET: {name}; {args.cfg_file} has "
                           f"{data_cfg.get('DATASET')!r}")  # fmt: skip
+    if args.out is not None and len(found) > 1:
+        raise ConfigError(
+            f"--out must be the folder of one set; {args.cfg_file} has {', '.join(found)}. Set INFO_ROOT of "
+            "each instead"
+        )
     classes = cfg.get("CLASS_NAMES", CLASSES.get(args.dataset, KITTI_CLASSES))
     with _console() as logger:
-        report = prepare(data_cfg, classes, out_dir=args.out, workers=args.workers, logger=logger)
+        reports = [
+            prepare(part, classes, out_dir=args.out, workers=args.workers, logger=logger)
+            for part in found.values()
+        ]
     if args.out is not None:
-        print(f"to train with these files: --set DATA_CONFIG.INFO_ROOT {args.out}")
-    return 0 if report.frames else 1
+        print(f"to train with these files: --set {next(iter(found))}.INFO_ROOT {args.out}")
+    return 0 if all(report.frames for report in reports) else 1
+
+
+def configs_of(data_cfg: Any, name: str) -> dict[str, Any]:
+    """Key -> config, for the data set ``name``: DATA_CONFIG itself, or the sets of a joined one."""
+    key = "DATA_CONFIG"
+    if data_cfg.get("DATASET") == name:
+        return {key: data_cfg}
+    members = data_cfg.get("DATASETS") if data_cfg.get("DATASET") == "ConcatDataset" else None
+    own = {
+        f"{key}.DATASETS.{member}.{key}": (settings.get(key) or {}) if isinstance(settings, dict) else {}
+        for member, settings in (members.items() if isinstance(members, dict) else ())
+    }
+    return {where: cfg for where, cfg in own.items() if cfg.get("DATASET") == name}
 
 
 @contextmanager

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "num_epochs_to_eval", "evaluate the checkpoints of the last N epochs; 0: none", 1)
     add_number(parser, "logger_iter_interval", "iterations between two log lines", 50)
     add("--no_savings", action="store_true", help="do not measure what freezing saves")
+    add("--no_check", action="store_true", help="do not check some frames of the data at the start")
     add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
     add("--requeue", action="store_true", help="after SIGUSR1: run `scontrol requeue $SLURM_JOB_ID`")
     add("--max_waiting_mins", type=float, help="no effect; accepted for compatibility with OpenPCDet")

@@ -60,7 +60,13 @@ def load_cfg(path: str | Path, overrides: Sequence[str] = ()) -> EasyDict:
 
 
 def _find_data(data_cfg: Any, path: Path) -> None:
-    """Resolve a relative DATA_PATH in the config root where the working directory does not have it."""
+    """Resolve a relative DATA_PATH in the config root where the working directory does not have it.
+
+    The sets of a joined one (DATASETS) have a DATA_PATH each.
+    """
+    members = data_cfg.get("DATASETS") if isinstance(data_cfg, dict) else None
+    for member in members.values() if isinstance(members, dict) else ():
+        _find_data(member.get("DATA_CONFIG") if isinstance(member, dict) else None, path)
     asked = data_cfg.get("DATA_PATH") if isinstance(data_cfg, dict) else None
     if isinstance(asked, str) and not Path(asked).exists():
         found = [root / asked for root in config_roots(path.resolve()) if (root / asked).exists()]

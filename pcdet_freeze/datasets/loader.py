@@ -61,6 +61,8 @@ def data_faults(dataset_cfg: object) -> list[str]:
     except ConfigError as error:
         return [str(error)]
     _, faults = read_section(getattr(build, "Settings", OpenDataSettings), dataset_cfg, "DATA_CONFIG")
+    if not faults and hasattr(build, "config_faults"):
+        faults = build.config_faults(dataset_cfg)
     return [
         *faults,
         *read_augmentors(dataset_cfg.get("DATA_AUGMENTOR"))[1],
@@ -78,6 +80,9 @@ def register_all() -> None:
 
 class EpochSampler(Sampler):
     """Indices in an order that is a pure function of (seed, epoch); in file order without shuffling.
+
+    With ``shuffle`` an epoch has the frames that ``dataset.epoch_frames`` chooses: each once, unless the data
+    set balances its frames.
 
     Rank r of world_size W has indices r, r + W, ... of that order. With ``fill`` (for training) the order is
     padded from its own beginning to a multiple of W, so that all ranks take the same number of steps; without
@@ -111,11 +116,13 @@ class EpochSampler(Sampler):
 
     def __len__(self) -> int:
         extra = self.world_size - 1 if self.fill else self.world_size - 1 - self.rank
-        return (len(self.dataset) + extra) // self.world_size
+        frames = self.dataset.epoch_length if self.shuffle else len(self.dataset)
+        return (frames + extra) // self.world_size
 
     def __iter__(self) -> Iterator[int]:
         order = np.arange(len(self.dataset))
         if self.shuffle:
+            order = self.dataset.epoch_frames(self.seed, self.epoch)
             order = np.random.RandomState([self.seed & 0xFFFFFFFF, self.epoch]).permutation(order)
         if self.fill:
             order = np.resize(order, len(self) * self.world_size)

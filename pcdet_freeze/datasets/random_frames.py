@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.loader import label_forms_of
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 
@@ -18,7 +19,7 @@ class RandomFrames(DatasetTemplate):
 
     Reads no file, and makes no augmentation. A frame has points (N, C) with values of [0, 1) beyond x, y, z;
     two gt_boxes a class, with a velocity of zero where DATA_CONFIG.PRED_VELOCITY asks for one; point_labels;
-    and lane_map, empty, where DATA_CONFIG.LANE says how fine it is.
+    and lane_map, empty, where DATA_CONFIG.LANE, or the sets of a joined one, say how fine it is.
     """
 
     points = 20_000
@@ -50,6 +51,9 @@ class RandomFrames(DatasetTemplate):
         }
 
     def _lane_map(self) -> dict[str, Any]:
+        if "DATASETS" in self.dataset_cfg:
+            shape = label_forms_of(self.dataset_cfg).lane_map_shape
+            return {} if shape is None else {"lane_map": np.zeros(shape, np.uint8)}
         cell = (self.dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
         if not cell:
             return {}

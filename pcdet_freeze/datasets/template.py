@@ -44,6 +44,7 @@ from torch.utils.data import Dataset
 from pcdet_freeze.datasets.augmentor import DataAugmentor
 from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.collate import collate
+from pcdet_freeze.datasets.epoch import EpochMixin
 from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
 from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, labelled_classes, mark_labelled
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
@@ -63,7 +64,7 @@ class LabelForms(NamedTuple):
     lane_map_shape: tuple[int, int] | None
 
 
-class DatasetTemplate(VariantsMixin, Dataset):
+class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
     """Base of all data sets; a subclass loads raw frames and their ground truth.
 
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
@@ -133,6 +134,11 @@ class DatasetTemplate(VariantsMixin, Dataset):
         return settings
 
     @classmethod
+    def config_faults(cls, dataset_cfg: Config) -> list[str]:
+        """Faults of DATA_CONFIG beyond those of its keys, which ``read_settings`` finds; reads no file."""
+        return []
+
+    @classmethod
     def label_forms(cls, dataset_cfg: Config) -> LabelForms:
         """Point classes and size of the lane maps that frames of ``dataset_cfg`` have; reads no file."""
         return LabelForms(cls.semantic_class_names, cls.lane_map_shape)
@@ -160,10 +166,6 @@ class DatasetTemplate(VariantsMixin, Dataset):
 
     def check_root(self) -> None:
         """Raise DataError if this data set is not in ``root_path``; called before any file is read."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next samples; their augmentation depends on it."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must say how many frames it has (__len__)")
@@ -201,12 +203,13 @@ class DatasetTemplate(VariantsMixin, Dataset):
         skipped: list[str] = []
         bad: list[BadItem] = []
         first = ""
-        for step in range(len(self)):
-            current = (index + step) % len(self)
+        frames = len(self)
+        repetition = index // max(frames, 1) * frames
+        for step in range(frames):
+            current = (index + step) % frames + repetition
             self.reading(current)
             try:
-                raw = without_none_labels(self.load_sample(current), self.labels)
-                check_labels(raw, len(self.semantic_class_names), self.lane_map_shape)
+                raw = self.read_frame(current)
             except DataError as error:
                 if not self.training:
                     raise
@@ -231,6 +234,11 @@ class DatasetTemplate(VariantsMixin, Dataset):
             f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} were skipped, "
             f"each with its reason in the log; {first}"
         )
+
+    def read_frame(self, index: int) -> Sample:
+        """Raw frame ``index`` with the labels that it has; raises DataError where they do not fit it."""
+        raw = without_none_labels(self.load_sample(index), self.labels)
+        return check_labels(raw, len(self.semantic_class_names), self.lane_map_shape)
 
     def totals(self) -> dict[str, int]:
         """How many frames and database objects there are, of which some may be bad."""

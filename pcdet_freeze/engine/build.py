@@ -22,6 +22,7 @@ from pcdet_freeze.engine.checkpoint.head_classes import classes_of
 from pcdet_freeze.engine.checkpoint.io import cfg_digest
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
+from pcdet_freeze.engine.data_check.at_start import DataColumnsHook
 from pcdet_freeze.engine.finite_guard import FiniteGuard
 from pcdet_freeze.engine.hooks.bad_data import BadDataHook
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
@@ -222,6 +223,7 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         *first,
         LogHook(options.logger_iter_interval),
         BadDataHook(),
+        DataColumnsHook(context.columns),
         TensorboardHook(context.folders.tensorboard),
         ProgressHook(),
         OptimizerGroupsHook(),

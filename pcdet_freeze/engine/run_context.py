@@ -118,6 +118,8 @@ class TrainOptions(RunOptions):
     """do not measure what freezing saves"""
     use_amp: bool = False
     """mixed precision: float16 on CUDA, bfloat16 on CPU"""
+    no_check: bool = False
+    """do not check some frames of the training data before the training"""
     requeue: bool = False
     """after SIGUSR1, when the checkpoint is written, run ``scontrol requeue $SLURM_JOB_ID``"""
     notes: tuple[str, ...] = ()
@@ -155,6 +157,8 @@ class RunContext:
     """names of the tensors that were loaded from ``pretrained_model``"""
     agreement: StopAgreement | None = None
     """with several ranks: how they stop after the same step"""
+    columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """range of each column of the training points, on rank 0 (see ``data_check``)"""
 
     @property
     def batch_size(self) -> int:

@@ -19,6 +19,7 @@ from pcdet_freeze.engine import build, launch
 from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.data_check.at_start import check_at_start
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.validation import validation_settings
@@ -110,6 +111,7 @@ def build_training(context: TrainContext) -> BuiltTraining:
     checkpoint = launch.find_checkpoint(context)
     launch.choose_seed(context, checkpoint)
     train_data = build.build_data(context, training=True)
+    context.columns = check_at_start(context, train_data.dataset)
     evaluation = None
     if context.options.num_epochs_to_eval > 0 or validation_settings(context.cfg.OPTIMIZATION) is not None:
         evaluation = build.Evaluation(context, build.build_data(context, False), "eval_with_train")

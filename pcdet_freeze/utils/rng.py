@@ -26,10 +26,11 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state(accelerators: bool = True) -> dict[str, Any]:
     """State of all generators as ints, lists and tensors, which ``torch.load(weights_only=True)`` accepts.
 
-    For each device type that is available, as ``cuda``, it is a list with one state a device.
+    With ``accelerators``, for each device type that is available, as ``cuda``, it is a list with one state a
+    device.
     """
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
@@ -44,7 +45,7 @@ def rng_state() -> dict[str, Any]:
         ],
         "torch": torch.get_rng_state(),
     }
-    for device, module in _device_modules():
+    for device, module in _device_modules() if accelerators else ():
         state[device] = [module.get_rng_state(*which) for which in _arguments(device, module)]
     return state
 
@@ -94,9 +95,12 @@ def _arguments(device: str, module: Any) -> list[tuple[int, ...]]:
 
 
 @contextmanager
-def untouched_rng() -> Iterator[None]:
-    """Restore the state of all generators on exit."""
-    state = rng_state()
+def untouched_rng(accelerators: bool = True) -> Iterator[None]:
+    """Restore the state of all generators on exit; without ``accelerators``, of those on the CPU alone.
+
+    To read the generator of a device opens a context on it.
+    """
+    state = rng_state(accelerators)
     try:
         yield
     finally:

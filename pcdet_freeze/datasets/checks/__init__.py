@@ -1,4 +1,4 @@
-"""Whether the files of a data set can be what its config says; judged once, on a few frames."""
+"""Whether the files of a data set can be what its config says, judged on a few frames; what a frame holds."""
 
 from pcdet_freeze.datasets.checks.findings import Finding, check_frames, raise_or_warn
 

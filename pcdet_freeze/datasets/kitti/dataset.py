@@ -160,6 +160,14 @@ class KittiDataset(DatasetTemplate):
                 )
         return (*boxes, *(key for key, number in found.items() if number))
 
+    def labelled(self, key: str) -> np.ndarray:
+        """(len,) bool: the frames with the label ``key``: annotations of the infos, label files."""
+        if key == "gt_boxes":
+            return np.array([has_boxes(info) for info in self.infos])
+        names = map(frame_id, self.infos)
+        counts = [self.own_labels.count([] if name is None else [name]) for name in names]
+        return np.array([count.get(key, 0) > 0 for count in counts])
+
     def _note_missing_planes(self) -> None:
         """Say once, before the workers start, that pasted objects will stay at their own height."""
         steps = self.data_augmentor.steps if self.data_augmentor is not None else []

@@ -25,6 +25,12 @@ from pcdet_freeze.utils.untrusted_files.inside import inside
 
 KEPT = 8
 """sweeps that stay in memory where there are no more"""
+FOLDERS = {
+    "gt_boxes": "annotations/cuboids",
+    "point_labels": "annotations/semseg",
+    "lane_map": "annotations/semseg",
+}
+"""label -> the folder of a scene that it is read from"""
 
 
 @DATASETS.register
@@ -71,20 +77,23 @@ class PandaSetDataset(DatasetTemplate):
 
     def _find_labels(self) -> tuple[str, ...]:
         """Labels that the frames have; DataError where a wanted label is nowhere in the training."""
-        wanted = {"gt_boxes": "annotations/cuboids"}
-        if self.semantic is not None:
-            wanted["point_labels"] = "annotations/semseg"
-        if self.lane is not None:
-            wanted["lane_map"] = "annotations/semseg"
-        found = {key: sum(s.has(folder) for s in self.sweeps) for key, folder in wanted.items()}
+        unwanted = {"point_labels"} if self.semantic is None else set()
+        unwanted |= {"lane_map"} if self.lane is None else set()
+        wanted = [key for key in FOLDERS if key not in unwanted]
+        found = {key: sum(s.has(FOLDERS[key]) for s in self.sweeps) for key in wanted}
         for key, number in found.items():
             self.logger.info("PandaSet %s: %d of %d sweeps have %s", self.mode, number, len(self.sweeps), key)
             if not number and self.training:
                 raise DataError(
                     f"DATA_CONFIG asks for {key}, but none of the {len(self.sweeps)} training sweeps has "
-                    f"{wanted[key]} in {self.root_path}. Set SEMANTIC and LANE to null, or list other sweeps"
+                    f"{FOLDERS[key]} in {self.root_path}. Set SEMANTIC and LANE to null, or list other sweeps"
                 )
         return tuple(key for key, number in found.items() if number)
+
+    def labelled(self, key: str) -> np.ndarray:
+        """(len,) bool: the frames of sweeps with the files of the label ``key``."""
+        has = [key in self.labels and sweep.has(FOLDERS[key]) for sweep in self.sweeps]
+        return np.tile(np.array(has, bool), self.repeat)
 
     def __len__(self) -> int:
         return len(self.sweeps) * self.repeat

@@ -23,7 +23,8 @@ from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.event_file import EventFile
-from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter, score
+from pcdet_freeze.engine.testing.joined_scores import score_with_parts
+from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.output_files import write_text, writing
@@ -73,7 +74,9 @@ def eval_one_epoch(
     if infer_time:
         logger.info("Average inference time: %.2f ms a batch", 1000 * share.seconds / max(len(loader), 1))
     result = distributed.from_main(
-        score(cfg, loader.dataset, frames, recall, counter, logger) if distributed.rank() == 0 else {}
+        score_with_parts(cfg, loader.dataset, frames, recall, counter, logger)
+        if distributed.rank() == 0
+        else {}
     )
     if folder is not None:
         distributed.main_only(lambda: _write(folder, frames, result))

@@ -1,0 +1,65 @@
+"""Read every frame of a data set and report what does not fit config, model or pretrained checkpoint.
+
+Exit code 1 where a training would be pointless: no box of a class in range, no labels, unreadable frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.datasets import build_dataset
+from pcdet_freeze.engine.check_config import check_config
+from pcdet_freeze.engine.data_check.at_start import columns_in
+from pcdet_freeze.engine.data_check.expected import expected_of
+from pcdet_freeze.engine.data_check.read import survey_all
+from pcdet_freeze.engine.data_check.report import DataReport, as_text, judge, to_plain, worst_frames
+from pcdet_freeze.engine.run_context import default_workers
+from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.visualization.bev import require_matplotlib
+from pcdet_freeze.visualization.data_check import draw_checked
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which data, what to compare them with, what to write."""
+    add = parser.add_argument
+    add_cfg(parser)
+    add("--split", choices=["train", "test"], default="train", help="which frames; default: train")
+    add("--pretrained_model", help="checkpoint whose training data are compared: range of the intensity")
+    add_trust(parser)
+    add("--workers", type=whole(0), default=default_workers(), help="processes that read frames")
+    add("--json", action="store_true", help="print JSON in place of the report")
+    add("--pictures", type=whole(0), default=4, help="pictures of the worst frames at most; default 4")
+    add("--out", type=Path, default=Path("output/check_data"),
+        help="folder of the pictures; default: output/check_data")  # fmt: skip
+    add_set(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; returns 1 where a training would be pointless."""
+    cfg = cfg_of(args, check=False)
+    check_config(cfg)
+    dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=args.split == "train")
+    seen = columns_in(args.pretrained_model, args.trust_checkpoint)
+    report = judge(survey_all(dataset, args.workers), expected_of(cfg, dataset, seen))
+    pictures, note = _draw(report, dataset, args)
+    if args.json:
+        plain = {"cfg_file": args.cfg_file, "split": args.split, **to_plain(report)}
+        print(json.dumps({**plain, "pictures": list(map(str, pictures))}, indent=1))
+    else:
+        print("\n".join([as_text(report), *(f"picture: {path}" for path in pictures), *note]))
+    return int(report.pointless)
+
+
+def _draw(report: DataReport, dataset: object, args: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    """The pictures of the worst frames where something was found, and a line that says why there are none."""
+    worst = worst_frames(report, args.pictures) if report.findings else []
+    if not worst:
+        return [], []
+    try:
+        require_matplotlib()
+    except PCDetFreezeError as error:
+        return [], [str(error)]
+    return draw_checked(dataset, worst, report.expected.class_names, args.out), []
