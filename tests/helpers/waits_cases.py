@@ -49,6 +49,18 @@ THREE_TASKS = {
     },
 }
 
+NEW_CLASS = {
+    "cfg": "cfgs/synthetic_models/new_class.yaml",
+    "batch": 2,
+    "copies": 2,  # the CenterHead selects its boxes before they are merged with those of the other head
+    "sets": {
+        **SMALL,
+        "MODEL.VFE.NUM_FILTERS": [8],
+        "MODEL.MAP_TO_BEV.NUM_BEV_FEATURES": 8,
+        "MODEL.DENSE_HEADS.cyclist_head.SHARED_CONV_CHANNEL": 8,
+    },
+}
+
 
 def frozen(case: dict[str, Any], *names: str) -> dict[str, Any]:
     return {**case, "sets": {**case["sets"], "MODEL.NOT_TRAIN_IN_MULTI_TASK": list(names)}}
@@ -59,6 +71,7 @@ CASES = {
     "PointPillar, frozen": frozen(POINTPILLAR, "vfe", "backbone_2d.blocks"),
     "CenterPoint": CENTERPOINT,
     "CenterPoint, frozen": frozen(CENTERPOINT, "vfe", "backbone_2d.blocks"),
+    "new class, frozen": NEW_CLASS,
     "three tasks": {**THREE_TASKS, "batch": 4},
     "three tasks, frozen": frozen(THREE_TASKS, "vfe", "backbone_2d", "dense_head"),
 }

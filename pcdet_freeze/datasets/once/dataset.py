@@ -13,7 +13,7 @@ import numpy as np
 from pcdet_freeze.datasets.boxes import box_fault
 from pcdet_freeze.datasets.files import read_bin
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
-from pcdet_freeze.datasets.packed import read_infos
+from pcdet_freeze.datasets.packed import frame_of, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
@@ -124,12 +124,6 @@ class OnceDataset(DatasetTemplate):
         """
         annos = predicted_annos(batch_dict, pred_dicts, class_names, output_path)
         return [{**anno, "boxes_3d": anno["boxes_lidar"]} for anno in annos]
-
-
-def frame_of(info: Any, index: int) -> str:
-    """Name of the frame of an info; its place in the list where the info does not say."""
-    found = info.get("frame_id") if isinstance(info, dict) else None
-    return found if isinstance(found, str) else f"entry {index} of the infos"
 
 
 def points_path(root: Path, info: Any) -> Path:

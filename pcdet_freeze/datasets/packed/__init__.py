@@ -12,8 +12,8 @@ system. OpenPCDet's ``.pkl`` stays the format of exchange; the packed file lies 
     opening    find the packed file, or have it made once, while other processes wait
 """
 
-from pcdet_freeze.datasets.packed.kinds import INFOS, Kind
+from pcdet_freeze.datasets.packed.kinds import INFOS, Kind, frame_of
 from pcdet_freeze.datasets.packed.opening import open_list, read_infos
 from pcdet_freeze.datasets.packed.rows import Rows
 
-__all__ = ["INFOS", "Kind", "Rows", "open_list", "read_infos"]
+__all__ = ["INFOS", "Kind", "Rows", "frame_of", "open_list", "read_infos"]

@@ -42,6 +42,12 @@ def list_of_frames(value: Any, path: Path) -> Groups:
     return {"": value}
 
 
+def frame_of(info: Any, index: int) -> str:
+    """Name of the frame of an info; its place in the list where the info does not say."""
+    found = info.get("frame_id") if isinstance(info, dict) else None
+    return found if isinstance(found, str) else f"entry {index} of the infos"
+
+
 def is_labelled(info: Any) -> Mapping[str, Value]:
     """Column ``labelled``: the frame has boxes."""
     return {"labelled": isinstance(info, Mapping) and info.get("annos") is not None}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
-from pcdet_freeze.datasets.packed import Rows, read_infos
+from pcdet_freeze.datasets.packed import Rows, frame_of, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.datasets.waymo.segments import (
@@ -115,12 +115,6 @@ class WaymoDataset(DatasetTemplate):
     ) -> list[dict[str, Any]]:
         """Predictions with the keys of ``ground_truth_annos``, plus score, pred_labels."""
         return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
-
-
-def frame_of(info: Any, index: int) -> str:
-    """Name of the frame of an info; its place in the list where the info does not say."""
-    found = info.get("frame_id") if isinstance(info, dict) else None
-    return found if isinstance(found, str) else f"entry {index} of the infos"
 
 
 def find_infos(root: Path, folder: Path, split: str, log: logging.Logger) -> list[Path]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_pickle, write_pickle
-from pcdet_freeze.datasets.packed import INFOS, open_list
+from pcdet_freeze.datasets.packed import INFOS, frame_of, open_list
 from pcdet_freeze.datasets.packed.kinds import list_of_frames
 from pcdet_freeze.datasets.prepare_segments import (
     HOW_TO_WRITE,
@@ -30,7 +30,7 @@ from pcdet_freeze.datasets.prepare_segments import (
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
-from pcdet_freeze.datasets.waymo.dataset import WaymoDataset, find_infos, frame_of
+from pcdet_freeze.datasets.waymo.dataset import WaymoDataset, find_infos
 from pcdet_freeze.datasets.waymo.segments import Info, boxes_of, points_path, read_points
 from pcdet_freeze.datasets.waymo.settings import WaymoSettings
 from pcdet_freeze.errors import DataError

@@ -93,7 +93,7 @@ def boxes_of(info: Any, frame: str) -> dict[str, np.ndarray] | None:
     Keys: name (K,), boxes (K, 7 or 9) float64 in the vehicle's frame, num_points (K,), difficulty (K,).
     Raises DataError naming the frame.
     """
-    annos = info.get("annos")
+    annos = info.get("annos") if isinstance(info, dict) else None
     if annos is None:
         return None
     try:
