@@ -53,27 +53,36 @@ class Clock:
     """Seconds of each part; a part that runs within another one counts for itself only."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    steps: list[float] = field(default_factory=list)
-    """seconds of each step"""
+    """wall time"""
+    cpu: dict[str, float] = field(default_factory=dict)
+    """time of this process: other processes of the machine do not change it"""
+    steps: list[tuple[float, float]] = field(default_factory=list)
+    """wall and process time of each step"""
     first_step: float = 0.0
     """time of day at which the first step began"""
-    _inner: list[float] = field(default_factory=lambda: [0.0])
+    _inner: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0]])
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add the time of the block to the part ``name``."""
-        begin = time.perf_counter()
-        self._inner.append(0.0)
+        begin = time.perf_counter(), time.process_time()
+        self._inner.append([0.0, 0.0])
         try:
             yield
         finally:
-            spent = time.perf_counter() - begin
-            self.add(name, spent - self._inner.pop())
-            self._inner[-1] += spent
+            spent = time.perf_counter() - begin[0], time.process_time() - begin[1]
+            inner = self._inner.pop()
+            self.add(name, spent[0] - inner[0], spent[1] - inner[1])
+            self._inner[-1] = [before + own for before, own in zip(self._inner[-1], spent, strict=True)]
 
-    def add(self, name: str, seconds: float) -> None:
-        """Add ``seconds`` to the part ``name``."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+    def add(self, name: str, seconds: float, cpu: float) -> None:
+        """Add ``seconds`` of wall time and ``cpu`` of process time to the part ``name``."""
+        for kind, value in ((self.seconds, seconds), (self.cpu, cpu)):
+            kind[name] = kind.get(name, 0.0) + value
+
+    def of(self, name: str) -> tuple[float, float]:
+        """Wall and process time of the part ``name`` so far."""
+        return self.seconds.get(name, 0.0), self.cpu.get(name, 0.0)
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function``, whose time counts as the part ``name``."""
@@ -91,10 +100,11 @@ def watch(trainer: Trainer, clock: Clock) -> None:
 
     def timed_step(*batches: Any) -> None:
         clock.first_step = clock.first_step or time.time()
-        before = clock.seconds.get(MODEL, 0.0)
+        before = clock.of(MODEL)
         with clock.part(MODEL):
             step(*batches)
-        clock.steps.append(clock.seconds[MODEL] - before)
+        wall, cpu = clock.of(MODEL)
+        clock.steps.append((wall - before[0], cpu - before[1]))
 
     def timed_load(batches: Any) -> Any:
         with clock.part(WAIT if clock.steps else FIRST_BATCH):
@@ -113,7 +123,7 @@ def watch(trainer: Trainer, clock: Clock) -> None:
 def run(request: Mapping[str, Any]) -> dict[str, Any]:
     """Train as ``request`` says: cfg, overrides, options, started (time of day); returns plain data."""
     clock = Clock()
-    clock.add(IMPORTS, time.time() - request["started"])
+    clock.add(IMPORTS, time.time() - request["started"], time.process_time())
     with clock.part(OTHER), run_session() as session:
         with clock.part(BUILD):
             session.cfg = train_api.read_cfg(request["cfg"], request["overrides"])
@@ -122,14 +132,15 @@ def run(request: Mapping[str, Any]) -> dict[str, Any]:
             trainer = train_api.build_training(context).trainer
         watch(trainer, clock)
         trainer.run()
-    usual = median(clock.steps)
-    excess = max(clock.steps[0] - usual, 0.0)
-    clock.add(FIRST_STEP, excess)
-    clock.add(MODEL, -excess)
+    usual = [median(kind) for kind in zip(*clock.steps, strict=True)]
+    excess = [max(first - own, 0.0) for first, own in zip(clock.steps[0], usual, strict=True)]
+    clock.add(FIRST_STEP, *excess)
+    clock.add(MODEL, *(-value for value in excess))
     return {
         "parts": clock.seconds,
+        "cpu": clock.cpu,
         "to_first_step": clock.first_step - request["started"],
-        "step_seconds": usual,
+        "step_seconds": usual[0],
         "iterations": len(clock.steps),
         "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "worker_rss": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,

@@ -11,14 +11,18 @@ SMALL = 0.001
 
 
 def parts_table(rows: Sequence[Row]) -> str:
-    """Seconds of each part of a training, and its share of the wall time."""
-    first = rows[0]
+    """Seconds of each part of a training, its share of the wall time, and the same of the process time."""
+    first, keys = rows[0], ("seconds", "share", "cpu", "cpu_share")
     shown = [row for row in rows if row["share"] >= SMALL]
-    rest = sum(row["seconds"] for row in rows if row["share"] < SMALL)
-    lines = [f"{'part':<32}{'seconds':>10}{'share':>9}"]
-    lines += [f"{row['part']:<32}{row['seconds']:>10.2f}{row['share']:>9.2%}" for row in shown]
-    lines += [f"{'all others':<32}{rest:>10.2f}{rest / first['wall']:>9.2%}", ""]
+    small = [row for row in rows if row["share"] < SMALL]
+    rest = {"part": "all others", **{key: sum(row[key] for row in small) for key in keys}}
+    lines = [f"{'part':<32}{'seconds':>10}{'share':>9}{'process':>10}{'share':>9}"]
     lines += [
+        f"{row['part']:<32}{row['seconds']:>10.2f}{row['share']:>9.2%}{row['cpu']:>10.2f}{row['cpu_share']:>9.2%}"
+        for row in (*shown, rest)
+    ]
+    lines += [
+        "",
         f"{first['iterations']} iterations in {first['wall']:.1f} s; {first['step_seconds']:.3f} s a step;",
         f"user {first['user']:.1f} s, system {first['system']:.1f} s;",
         f"{first['faults'] / 1e6:.2f} M page faults;",

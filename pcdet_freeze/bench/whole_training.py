@@ -74,12 +74,23 @@ def train_once(training: WholeTraining, variables: Mapping[str, str] | None = No
 
 
 def measure_parts(training: WholeTraining) -> list[Row]:
-    """One row for each part of a training, with seconds and share of the wall time; the model comes first."""
+    """One row for each part of a training, with seconds and share of the wall time; the model comes first.
+
+    ``cpu`` and ``cpu_share`` are the same of the process time, without the end of the process.
+    """
     found = train_once(training)
     parts = sorted(found["parts"].items(), key=lambda part: (part[0] != MODEL, -part[1]))
-    shared = {key: value for key, value in found.items() if key != "parts"}
+    cpu, total = found["cpu"], sum(found["cpu"].values())
+    shared = {key: value for key, value in found.items() if key not in ("parts", "cpu")}
     return [
-        {"part": name, "seconds": seconds, "share": seconds / found["wall"], **shared}
+        {
+            "part": name,
+            "seconds": seconds,
+            "share": seconds / found["wall"],
+            "cpu": cpu.get(name, 0.0),
+            "cpu_share": cpu.get(name, 0.0) / total,
+            **shared,
+        }
         for name, seconds in parts
     ]
 

@@ -21,6 +21,7 @@ def test_the_parts_of_a_training_add_up_to_its_wall_time() -> None:
     assert rows[0]["part"] == MODEL and rows[0]["iterations"] == 3
     assert {"CheckpointHook", "MultiTaskFreezeHook", "first batch"} < {row["part"] for row in rows}
     assert sum(row["share"] for row in rows) == pytest.approx(1, abs=0.02)
+    assert sum(row["cpu_share"] for row in rows) == pytest.approx(1)
     assert 0 < rows[0]["to_first_step"] < rows[0]["wall"] and rows[0]["peak_rss"] > 1e8
     assert "interpreter, imports" in parts_table(rows)
 

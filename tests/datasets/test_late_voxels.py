@@ -71,6 +71,16 @@ def test_where_another_step_needs_the_voxels_the_workers_make_them(voxel_cfg: Ea
     assert all(torch.is_tensor(next(iter(loader))[key]) for key in VOXELS)
 
 
+def test_points_of_samples_in_any_order_are_told_apart(voxel_cfg: EasyDict) -> None:
+    loader = loader_of(voxel_cfg)
+    add, batch = send_points(loader), next(iter(loader))
+    assert add is not None
+    mixed = {**batch, "points": torch.cat([batch["points"][batch["points"][:, 0] == s] for s in (2, 0, 1)])}
+    add(batch)
+    add(mixed)
+    assert all(torch.equal(batch[key], mixed[key]) for key in VOXELS)
+
+
 def test_a_sample_without_points_gets_no_voxels(toy: Callable, voxel_cfg: EasyDict) -> None:
     add = send_points(loader_of(voxel_cfg))
     assert add is not None
