@@ -18,7 +18,7 @@ def test_three_stages_leave_the_detections_as_they_were(tmp_path: Path) -> None:
     data = make_split(tmp_path / "av2", "train", logs=2, advance=1.0)
     given = ["DATA_CONFIG.DATA_PATH", str(make_split(data, "val", advance=1.0)),
              "DATA_CONFIG.INTERVAL.test", "1",
-             "DATA_CONFIG.POINT_CLOUD_RANGE", "[0, -6.4, -2, 12.8, 6.4, 4]"]  # fmt: skip
+             "DATA_CONFIG.POINT_CLOUD_RANGE", "[-12.8, -12.8, -2, 12.8, 12.8, 4]"]  # fmt: skip
     runs = StageRuns("argoverse2_log_models", tmp_path, [*given, *small_model()]).all_stages(
         "--batch_size", "1"
     )
