@@ -211,7 +211,8 @@ def test_a_real_sweep_that_is_moved_lies_on_the_next_one(real_cfg: EasyDict) -> 
     old = points[:, 4] > 0
     assert np.unique(points[old, 4]).tolist() == pytest.approx([0.100196])
     above = np.flatnonzero((np.hypot(*still[:, :2].T) < 20) & (still[:, 2] > 0.5))
-    some, newest = np.random.RandomState(0).choice(above, 200), points[~old]
+    some, newest = np.random.RandomState(0).choice(above, 80), points[~old]
+    newest = newest[(np.hypot(*newest[:, :2].T) < 21) & (newest[:, 2] > 0.3)]
     assert nearest(points[old][some], newest) < 0.6 * nearest(still[some], newest)
 
 
