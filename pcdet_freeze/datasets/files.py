@@ -21,6 +21,8 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
+OTHER_SETS = ("argoverse2", "nuscenes", "pandaset")
+"""names with which info files of other data sets begin"""
 
 
 def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray:
@@ -54,14 +56,20 @@ def read_pickle(path: Path) -> Any:
     except OSError as error:
         raise DataError(
             f"{path}: the info file cannot be read ({error.strerror}). Write it with "
-            f"`{PREPARE_HINT}`, or set DATA_PATH or INFO_ROOT to where it is"
+            f"`{prepare_hint(path)}`, or set DATA_PATH or INFO_ROOT to where it is"
         ) from error
     try:
         return load_plain(raw)
     except Exception as error:  # a damaged stream can raise anything, SystemError and SyntaxError included
         raise DataError(
-            f"{path}: not an info file of plain values ({error}). Regenerate it with `{PREPARE_HINT}`"
+            f"{path}: not an info file of plain values ({error}). Regenerate it with `{prepare_hint(path)}`"
         ) from error
+
+
+def prepare_hint(path: Path) -> str:
+    """The command that writes the info file ``path``, whose name begins with that of its data set."""
+    name = path.name.partition("_")[0]
+    return PREPARE_HINT.replace("kitti", name) if name in OTHER_SETS else PREPARE_HINT
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.label_settings import lane_map_shape
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 
@@ -23,6 +24,12 @@ class RandomFrames(DatasetTemplate):
 
     points = 20_000
     """points in a frame"""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        cell = (self.dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
+        if cell:  # a lane head takes the size of its map from the data set
+            self.lane_map_shape = lane_map_shape(float(cell), self.point_cloud_range)
 
     def __len__(self) -> int:
         return 2
@@ -50,8 +57,4 @@ class RandomFrames(DatasetTemplate):
         }
 
     def _lane_map(self) -> dict[str, Any]:
-        cell = (self.dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
-        if not cell:
-            return {}
-        width, height = np.rint((self.point_cloud_range[3:5] - self.point_cloud_range[:2]) / cell).astype(int)
-        return {"lane_map": np.zeros((height, width), np.uint8)}
+        return {} if self.lane_map_shape is None else {"lane_map": np.zeros(self.lane_map_shape, np.uint8)}
