@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.loader import label_forms_of
+from pcdet_freeze.datasets.label_settings import lane_map_shape
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 
@@ -24,6 +25,14 @@ class RandomFrames(DatasetTemplate):
 
     points = 20_000
     """points in a frame"""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        cell = (self.dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
+        if "DATASETS" in self.dataset_cfg:
+            self.lane_map_shape = label_forms_of(self.dataset_cfg).lane_map_shape
+        elif cell:  # a lane head takes the size of its map from the data set
+            self.lane_map_shape = lane_map_shape(float(cell), self.point_cloud_range)
 
     def __len__(self) -> int:
         return 2
@@ -51,11 +60,4 @@ class RandomFrames(DatasetTemplate):
         }
 
     def _lane_map(self) -> dict[str, Any]:
-        if "DATASETS" in self.dataset_cfg:
-            shape = label_forms_of(self.dataset_cfg).lane_map_shape
-            return {} if shape is None else {"lane_map": np.zeros(shape, np.uint8)}
-        cell = (self.dataset_cfg.get("LANE") or {}).get("CELL_SIZE")
-        if not cell:
-            return {}
-        width, height = np.rint((self.point_cloud_range[3:5] - self.point_cloud_range[:2]) / cell).astype(int)
-        return {"lane_map": np.zeros((height, width), np.uint8)}
+        return {} if self.lane_map_shape is None else {"lane_map": np.zeros(self.lane_map_shape, np.uint8)}

@@ -128,3 +128,8 @@ def test_unusual_arrays_survive_a_round_trip(tmp_path: Path, value: Any) -> None
         found = read_pickle(path)[0]
         np.testing.assert_array_equal(found, value)
         assert (type(found), found.dtype, found.shape) == (type(value), value.dtype, value.shape)
+
+
+def test_a_missing_info_file_names_the_command_of_its_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"prepare nuscenes --cfg_file cfgs/dataset_configs/nuscenes_dataset"):
+        read_pickle(tmp_path / "nuscenes_dbinfos_10sweeps_withvelo.pkl")

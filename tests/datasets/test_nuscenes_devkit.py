@@ -222,3 +222,15 @@ def test_without_the_official_evaluation_kittis_metric_scores(cfg: EasyDict) -> 
 def test_a_folder_without_predictions_gives_no_submission(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no <token>\.json"):
         write_submission(tmp_path, tmp_path / "out.json")
+
+
+def test_samples_without_a_counted_box_are_an_error(frames: NuScenesDataset) -> None:
+    frames.infos, frames.order = frames.infos[:1], np.arange(1)
+    path = Path(frames.root_path) / VERSION / "sample_annotation.json"
+    before = path.read_text()
+    try:
+        path.write_text("[]")
+        with pytest.raises(DataError, match="None of the 1 samples has a box"):
+            frames.official_scores(truth(frames))
+    finally:
+        path.write_text(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_splits_of_ones_own_are_read_beside_the_tables(cfg: EasyDict, made: Path
         path.unlink()
 
 
+@pytest.fixture
+def with_table(cfg: EasyDict, made: Path, tmp_path: Path) -> Callable[[str, str | None], EasyDict]:
+    """with_table(name, content) -> a config of the same set with another table; None: without it."""
+    data = tmp_path / "data"
+    (data / VERSION).mkdir(parents=True)
+    for other in ("samples", "sweeps", "maps"):
+        (data / other).symlink_to(made / other)
+    for table in (made / VERSION).iterdir():
+        (data / VERSION / table.name).symlink_to(table)
+    cfg.DATA_PATH = str(data)
+
+    def change(name: str, content: str | None) -> EasyDict:
+        table = data / VERSION / f"{name}.json"
+        table.unlink()
+        if content is not None:
+            table.write_text(content)
+        return cfg
+
+    return change
+
+
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("sample_annotation", None, "sample_annotation.json: this table of nuScenes is missing"),
     ("sample_data", "[{", "sample_data.json: not a table of nuScenes"),
@@ -120,21 +142,18 @@ def test_splits_of_ones_own_are_read_beside_the_tables(cfg: EasyDict, made: Path
     ("ego_pose", "[]", "ego_pose.json: has no row"),
 ])  # fmt: skip
 def test_a_table_that_cannot_be_used_is_named(
-    cfg: EasyDict, made: Path, tmp_path: Path, name: str, content: str | None, message: str
+    with_table: Callable[[str, str | None], EasyDict], name: str, content: str | None, message: str
 ) -> None:
-    data = tmp_path / "data"
-    (data / VERSION).mkdir(parents=True)
-    for other in ("samples", "sweeps", "maps"):
-        (data / other).symlink_to(made / other)
-    for table in (made / VERSION).iterdir():
-        (data / VERSION / table.name).symlink_to(table)
-    table = data / VERSION / f"{name}.json"
-    table.unlink()
-    if content is not None:
-        table.write_text(content)
-    cfg.DATA_PATH = str(data)
     with pytest.raises(DataError, match=message):
-        prepare_nuscenes(cfg, CLASSES)
+        prepare_nuscenes(with_table(name, content), CLASSES)
+
+
+def test_a_version_without_annotations_has_no_boxes(
+    with_table: Callable[[str, str | None], EasyDict],
+) -> None:
+    cfg = with_table("sample_annotation", "[]")
+    assert prepare_nuscenes(cfg, CLASSES, workers=1).objects == {}
+    assert not any("gt_boxes" in info for info in read(cfg, VAL))
 
 
 def test_the_command_prepares_and_says_what_it_wrote(

@@ -252,3 +252,13 @@ def test_a_data_set_that_is_not_built_is_explained_with_random_frames(
     told = json.loads(capsys.readouterr().out)
     assert told["batch"] == "a random batch (2 frames), since LyftDataset is not implemented"
     assert told["heads"] == ["dense_head"]
+
+
+def test_a_random_batch_has_lane_maps_of_the_size_of_the_configs(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = str(root / "cfgs/nuscenes_models/stage3_lane.yaml")
+    small = ["DATA_CONFIG.POINT_CLOUD_RANGE", "[-6.4,-6.4,-5,6.4,6.4,3]"]  # cells of 0.2 m, lanes of 0.4 m
+    assert main(["explain", "--cfg_file", cfg, "--json", "--set", *small]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "there is no data" in told["batch"] and "lane_head" in told["heads"]

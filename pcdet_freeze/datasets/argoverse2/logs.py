@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Argoverse2Dataset(SweepFrames):
         older: list[list[Sweep]] = []
         logs = timed(split, lambda: sorted(path for path in split.glob("*") if path.is_dir()))
         for log in logs:
-            sweeps = [Sweep(log, stamp) for stamp in timed(log, lambda log=log: stamps_of(log))]
+            sweeps = [Sweep(log, stamp) for stamp in timed(log, partial(stamps_of, log))]
             for number in range(0, len(sweeps), interval):
                 first = max(0, number - self.settings.max_sweeps + 1)
                 frames.append(sweeps[number])

@@ -55,6 +55,11 @@ class Sweep:
         """The table of the cuboids of all sweeps of the log."""
         return self.log / "annotations.feather"
 
+    @property
+    def poses_path(self) -> Path:
+        """The table of the vehicle's poses in the log."""
+        return self.log / "city_SE3_egovehicle.feather"
+
     def has_boxes(self) -> bool:
         """Whether the log is annotated."""
         return timed(self.boxes_path, self.boxes_path.is_file)
@@ -97,7 +102,7 @@ class Sweep:
 
     def city_from_ego(self) -> Pose:
         """The vehicle's pose at the time of the sweep."""
-        path = self.log / "city_SE3_egovehicle.feather"
+        path = self.poses_path
         table = read_table(path, ("timestamp_ns", *QUATERNION, *TRANSLATION))
         rows = np.flatnonzero(table["timestamp_ns"] == self.timestamp)
         if not len(rows):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pcdet_freeze.datasets.nuscenes.classes import DETECTION_CLASSES
@@ -62,30 +63,25 @@ def _summary(root: Path, version: str, path: Path, tokens: list[str]) -> dict[st
     from nuscenes.eval.detection.evaluate import DetectionEval
     from nuscenes.nuscenes import NuScenes
 
-    class Evaluation(DetectionEval):
-        """The devkit's evaluation of the samples ``tokens``: its own constructor takes whole splits only."""
+    nusc, config = NuScenes(version, dataroot=str(root), verbose=False), config_factory(CONFIG)
 
-        def __init__(self, nusc: Any) -> None:
-            self.nusc, self.cfg, self.verbose = nusc, config_factory(CONFIG), False
-            most = self.cfg.max_boxes_per_sample
-            found, _ = loaders.load_prediction_of_sample_tokens(str(path), most, DetectionBox, tokens)
-            truth = loaders.load_gt_of_sample_tokens(nusc, tokens, DetectionBox)
-            self.pred_boxes, self.gt_boxes = self._counted(found), self._counted(truth)
-            self.sample_tokens = self.gt_boxes.sample_tokens
+    def counted(boxes: Any) -> Any:
+        boxes = loaders.add_center_dist(nusc, boxes)
+        if not boxes.all:  # the devkit asks the first box for its type
+            return boxes
+        return loaders.filter_eval_boxes(nusc, boxes, config.class_range)
 
-        def _counted(self, boxes: Any) -> Any:
-            boxes = loaders.add_center_dist(self.nusc, boxes)
-            if not boxes.all:  # the devkit asks the first box for its type
-                return boxes
-            return loaders.filter_eval_boxes(self.nusc, boxes, self.cfg.class_range)
-
-    evaluation = Evaluation(NuScenes(version, dataroot=str(root), verbose=False))
-    if not evaluation.gt_boxes.all:
+    most = config.max_boxes_per_sample
+    found, _ = loaders.load_prediction_of_sample_tokens(str(path), most, DetectionBox, tokens)
+    truth = counted(loaders.load_gt_of_sample_tokens(nusc, tokens, DetectionBox))
+    if not truth.all:
         raise DataError(
             f"None of the {len(tokens)} samples has a box that the nuscenes-devkit counts: of a detection "
             "class, in range, with a point. Evaluate on another split"
         )
-    metrics, _ = evaluation.evaluate()
+    # its constructor reads a whole split; its evaluation reads these attributes
+    evaluation = SimpleNamespace(cfg=config, verbose=False, gt_boxes=truth, pred_boxes=counted(found))
+    metrics, _ = DetectionEval.evaluate(evaluation)
     summary: dict[str, Any] = metrics.serialize()
     return summary
 

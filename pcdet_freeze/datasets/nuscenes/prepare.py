@@ -14,7 +14,7 @@ import numpy as np
 from pcdet_freeze.datasets.files import write_pickle
 from pcdet_freeze.datasets.nuscenes.classes import IGNORED
 from pcdet_freeze.datasets.nuscenes.dataset import find_root
-from pcdet_freeze.datasets.nuscenes.frame import read_boxes, read_points, turn_boxes, turn_points
+from pcdet_freeze.datasets.nuscenes.frame import has_boxes, read_boxes, read_points, turn_boxes, turn_points
 from pcdet_freeze.datasets.nuscenes.infos import Info, sample_info
 from pcdet_freeze.datasets.nuscenes.official import EXTRA
 from pcdet_freeze.datasets.nuscenes.settings import NuScenesSettings
@@ -80,6 +80,7 @@ class _Job:
         self.root = find_root(Path(settings.data_path or "."), settings.version)
         self.tables = Tables(self.root / settings.version)
         splits = {"train": settings.data_split.train, "test": settings.data_split.test}
+        self.tables.load()
         self.samples = {mode: self._samples(split) for mode, split in splits.items()}
         self.state = key_of([self.tables.folder / f"{name}.json" for name in TABLES], self.dataset_cfg)
         frame = "_x_forward" if settings.x_forward else ""
@@ -109,7 +110,8 @@ class _Job:
         def make(index: int) -> Info:
             info = sample_info(self.tables, samples[index], self.settings.max_sweeps)
             points, _ = read_points(self.root, info, self.settings.max_sweeps)
-            return {"info": info, "objects": self._objects(info, points, out) if mode == "train" else []}
+            pasted = mode == "train" and has_boxes(info)
+            return {"info": info, "objects": self._objects(info, points, out) if pasted else []}
 
         def key(index: int) -> str:
             newest = self.tables.key_frames.get((samples[index]["token"], "LIDAR_TOP"), {})

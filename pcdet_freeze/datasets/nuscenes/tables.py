@@ -18,6 +18,8 @@ from pcdet_freeze.errors import DataError
 
 Row = dict[str, Any]
 LIDAR, CAMERA = "LIDAR_TOP", "CAM_FRONT"
+SMALL = ("sample", "scene", "log", "instance", "category", "calibrated_sensor", "sample_annotation")
+"""tables that are kept as they are"""
 
 
 def read_rows(path: Path, keep: Callable[[Row], bool] = lambda row: True) -> list[Row]:
@@ -113,6 +115,16 @@ class Tables:
         if not timed(path, path.is_file):
             return {}
         return {row["sample_data_token"]: str(row["filename"]) for row in read_rows(path)}
+
+    def load(self) -> Tables:
+        """Read all tables now; returns itself. Without it each is read when it is first used.
+
+        Several threads that use them afterwards would each read a table that was not read before.
+        """
+        for name in SMALL:
+            self.table(name)
+        _ = (self.key_frames, self.ego_poses, self.annotations, self.lidarseg)
+        return self
 
     def pose_of(self, sample_data: Row) -> Row:
         """The vehicle's pose when ``sample_data`` was measured."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_toy import TASKS_CFG, ThreeTasks, three_task_loader
+from evaluation_toy import TASKS_CFG, ThreeTaskFrames, ThreeTasks, three_task_loader
 from two_processes import torchrun, worker
 
 from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
@@ -42,6 +42,16 @@ def test_all_tasks_are_in_one_result_and_one_table(tmp_path: Path, caplog: pytes
     ]
     assert any(line.split()[:2] == ["segmentation", "mIoU"] for line in table)
     assert {"recall/rcnn_0.5", "lane/chamfer_m", "segmentation/IoU/pole"} <= result.keys()
+
+
+@pytest.mark.parametrize("scored", [("a table", {"own/mAP": 0.25}), None])
+def test_scores_of_the_data_sets_own_tool_replace_those_of_the_config(
+    scored: tuple[str, dict[str, float]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ThreeTaskFrames, "official_scores", lambda self, annos: scored, raising=False)
+    found = evaluate("boxes", "points")
+    assert ("own/mAP" in found) == (scored is not None) != ("Car_3d/moderate_R40" in found)
+    assert "segmentation/mIoU" in found
 
 
 def test_frames_labelled_in_part_count_for_the_tasks_that_they_are_labelled_for() -> None:
