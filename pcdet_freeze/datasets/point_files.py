@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.files import read_bin, read_npy
+from pcdet_freeze.datasets.las_files import read_las
 from pcdet_freeze.datasets.loader import label_forms_of
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
@@ -90,6 +91,11 @@ def read_rows(path: Path, columns: Columns) -> np.ndarray:
     Raises:
         DataError: the file is of another kind, is damaged, or lacks a column.
     """
+    with np.errstate(over="ignore"):  # a float64 beyond float32 is inf
+        return _rows(path, columns)
+
+
+def _rows(path: Path, columns: Columns) -> np.ndarray:
     head = _head_of(path)
     if head.startswith(b"\x93NUMPY"):
         return _of_array(read_npy(path), columns, path)
@@ -162,25 +168,8 @@ def _of_pcd(path: Path, columns: Columns) -> np.ndarray:
 
 
 def _of_las(path: Path, columns: Columns) -> np.ndarray:
-    try:
-        import laspy
-    except ImportError as error:
-        raise DataError(
-            f"{path}: LAS and LAZ files need laspy, which is not installed: pip install 'pcdet-freeze[las]'"
-        ) from error
-    reader: Any = laspy
-    try:
-        cloud = timed(path, lambda: reader.read(path))
-        names = ["x", "y", "z", *cloud.point_format.dimension_names]
-        values = {name: np.asarray(cloud[name]) for name in dict.fromkeys(names)}
-    except PCDetFreezeError:
-        raise
-    except Exception as error:  # a damaged header raises anything; so does LAZ without its decoder
-        raise DataError(
-            f"{path}: not a LAS or LAZ file that can be read ({error}). LAZ files need lazrs: pip install "
-            "'pcdet-freeze[las]'"
-        ) from error
-    return _by_name(list(values), values.__getitem__, len(cloud.points), columns, path)
+    values = timed(path, lambda: read_las(path))
+    return _by_name(list(values), values.__getitem__, len(values["x"]), columns, path)
 
 
 def _by_name(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pypcd4
 import pytest
+from fuzz_damage import damaged_bytes
 
 from pcdet_freeze.datasets.point_files import Columns, find_point_files, read_points
 from pcdet_freeze.errors import DataError
@@ -140,6 +141,31 @@ def test_las_files_have_their_columns_by_name(tmp_path: Path, suffix: str) -> No
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=rf"cloud\.{suffix}"):
         read_points(path, XYZI)
+
+
+@pytest.mark.parametrize("suffix", ["las", "laz"])
+def test_a_header_that_counts_more_points_than_the_file_holds_is_an_error(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = las(tmp_path / f"cloud.{suffix}")
+    raw = bytearray(path.read_bytes())
+    raw[107:111] = (2**31).to_bytes(4, "little")  # the number of points in a header of version 1.2
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=rf"cloud\.{suffix}: .*counts 2147483648 points"):
+        read_points(path, XYZI)
+
+
+@pytest.mark.parametrize("suffix", ["las", "laz"])
+def test_a_damaged_las_file_is_refused_or_read(tmp_path: Path, suffix: str) -> None:
+    raw, path = las(tmp_path / f"cloud.{suffix}").read_bytes(), tmp_path / "damaged"
+    refused = 0
+    for seed in range(60):  # 33 of them counts records that laspy would go through one by one
+        path.write_bytes(damaged_bytes(raw, np.random.RandomState(seed)))
+        try:
+            assert read_points(path, XYZI).shape[1] == 4
+        except DataError as error:
+            refused += "damaged: " in str(error)
+    assert refused > 20
 
 
 def test_the_columns_of_a_file_may_be_named(tmp_path: Path) -> None:
