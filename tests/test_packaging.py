@@ -17,7 +17,7 @@ import pytest
 
 import pcdet_freeze
 
-OPTIONAL = {"blosc2", "matplotlib", "pyarrow", "pypcd4"}
+OPTIONAL = {"blosc2", "laspy", "matplotlib", "pyarrow", "pypcd4"}
 """distributions that an extra brings"""
 NOT_REQUIRED = {"pcdet", "train_utils"}
 """modules of OpenPCDet, which the plugin works inside of"""

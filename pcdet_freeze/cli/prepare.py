@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.datasets.custom import prepare_custom
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
 from pcdet_freeze.datasets.pandaset import prepare_pandaset
+from pcdet_freeze.datasets.semantic_kitti import prepare_semantic_kitti
 from pcdet_freeze.errors import ConfigError
 
+CLASSES: dict[str, list[str]] = {"custom": [], "semantic_kitti": []}
+"""classes of a set whose config has no CLASS_NAMES; those of other sets are KITTI_CLASSES"""
 KITTI_CLASSES = ["Car", "Pedestrian", "Cyclist"]
 PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
     "kitti": ("KittiDataset", prepare_kitti),
     "pandaset": ("PandaSetDataset", prepare_pandaset),
+    "custom": ("CustomDataset", prepare_custom),
+    "semantic_kitti": ("SemanticKittiDataset", prepare_semantic_kitti),
 }
 """name on the command line -> DATASET in the config, and what prepares it"""
 
@@ -46,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             f"--out must be the folder of one set; {args.cfg_file} has {', '.join(found)}. Set INFO_ROOT of "
             "each instead"
         )
-    classes = cfg.get("CLASS_NAMES", KITTI_CLASSES)
+    classes = cfg.get("CLASS_NAMES", CLASSES.get(args.dataset, KITTI_CLASSES))
     with _console() as logger:
         reports = [
             prepare(part, classes, out_dir=args.out, workers=args.workers, logger=logger)

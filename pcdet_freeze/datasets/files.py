@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import re
 import tempfile
 import tokenize
 from collections.abc import Callable, Iterator
@@ -21,6 +22,13 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
+_INFOS = re.compile(r"([a-z_]+?)_(?:db)?infos")
+
+
+def prepare_hint(path: Path) -> str:
+    """The command that writes the info file ``path``, by the data set that its name begins with."""
+    found = _INFOS.match(path.name)
+    return PREPARE_HINT.replace("kitti", found[1]) if found else PREPARE_HINT
 
 
 def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray:
@@ -54,13 +62,13 @@ def read_pickle(path: Path) -> Any:
     except OSError as error:
         raise DataError(
             f"{path}: the info file cannot be read ({error.strerror}). Write it with "
-            f"`{PREPARE_HINT}`, or set DATA_PATH or INFO_ROOT to where it is"
+            f"`{prepare_hint(path)}`, or set DATA_PATH or INFO_ROOT to where it is"
         ) from error
     try:
         return load_plain(raw)
     except Exception as error:  # a damaged stream can raise anything, SystemError and SyntaxError included
         raise DataError(
-            f"{path}: not an info file of plain values ({error}). Regenerate it with `{PREPARE_HINT}`"
+            f"{path}: not an info file of plain values ({error}). Regenerate it with `{prepare_hint(path)}`"
         ) from error
 
 

@@ -27,21 +27,27 @@ def boxes_to_anno(boxes: NDArray[np.floating], names: NDArray[np.str_], frame_id
     boxes = np.asarray(boxes).reshape(-1, 7)
     x, y, z, length, width, height, heading = boxes.T
     rotation_y = _wrap(-heading - np.pi / 2)
-    azimuth = np.rad2deg(np.arctan2(-y, x))
-    spread = np.rad2deg(np.arctan2(length / 2, np.maximum(np.hypot(x, y), 0.1)))
-    left, right = (PIXELS_A_DEGREE * (azimuth + side * spread + 180) for side in (-1, 1))
     return {
         "name": np.asarray(names, dtype=str),
         "truncated": np.zeros(len(boxes)),
         "occluded": np.zeros(len(boxes), np.int64),
         "alpha": _wrap(rotation_y - np.arctan2(-y, x)),
-        "bbox": np.stack([left, np.zeros_like(left), right, np.full_like(left, BOX_HEIGHT_PIXELS)], axis=1),
+        "bbox": azimuth_boxes(boxes),
         "dimensions": np.stack([length, height, width], axis=1),
         "location": np.stack([-y, height / 2 - z, x], axis=1),
         "rotation_y": rotation_y,
         "boxes_lidar": boxes,
         "frame_id": frame_id,
     }
+
+
+def azimuth_boxes(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
+    """2D boxes (K, 4) of (K, 7) LiDAR boxes: their extent in azimuth, BOX_HEIGHT_PIXELS high."""
+    x, y, length = boxes[:, 0], boxes[:, 1], boxes[:, 3]
+    azimuth = np.rad2deg(np.arctan2(-y, x))
+    spread = np.rad2deg(np.arctan2(length / 2, np.maximum(np.hypot(x, y), 0.1)))
+    left, right = (PIXELS_A_DEGREE * (azimuth + side * spread + 180) for side in (-1, 1))
+    return np.stack([left, np.zeros_like(left), right, np.full_like(left, BOX_HEIGHT_PIXELS)], axis=1)
 
 
 def add_levels(anno: Anno, occluded: Sequence[int] | NDArray[np.int64], num_points: Any) -> Anno:

@@ -27,7 +27,6 @@ NOT_BUILT: dict[str, frozenset[str]] = {
             "PandasetDataset",
             "LyftDataset",
             "ONCEDataset",
-            "CustomDataset",
             "Argo2Dataset",
         }
     ),

@@ -33,7 +33,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -80,6 +80,8 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
     """what DATA_CONFIG is read into; a data set that knows all its keys has one of its own"""
     labels: tuple[str, ...] = ("gt_boxes",)
     semantic_class_names: tuple[str, ...] = ()
+    absent_classes_count: bool = False
+    """the mean IoU is over all semantic classes, with 0 for those without a labelled point"""
     lane_map_shape: tuple[int, int] | None = None
     reading: Callable[[int], None] = staticmethod(lambda index: None)
     """is called with the index of each frame before it is read, and with -1 afterwards"""
@@ -228,10 +230,6 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
         steps = self.data_augmentor.steps if self.data_augmentor is not None else []
         return {FRAME: len(self), OBJECT: sum(getattr(step, "size", 0) for step in steps)}
 
-    def random_state(self, index: int) -> np.random.RandomState:
-        """Return the only random generator of sample ``index``: a function of (seed, epoch, index)."""
-        return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.draw, index)])
-
     def _is_empty(self, sample: Sample) -> bool:
         if not self.training:
             return False
@@ -269,6 +267,14 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
     def collate_batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """batch_dict of numpy arrays; see :func:`pcdet_freeze.datasets.collate.collate`."""
         return collate(samples, self.labels)
+
+    def write_predictions(
+        self, batch_dict: Mapping[str, Any], pred_dicts: Sequence[Mapping[str, Any]], folder: Path
+    ) -> None:
+        """Write predictions other than boxes below ``folder``, in the data set's own format if it has one.
+
+        Called with ``--save_to_file``; see ``generate_prediction_dicts`` for boxes.
+        """
 
     def generate_prediction_dicts(
         self,

@@ -21,7 +21,9 @@ from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of
 class SegmentationMetric(TaskMetric):
     """``segmentation/mIoU``, ``segmentation/IoU/<class>``, ``segmentation/accuracy``, in percent.
 
-    The mean is over the classes that occur in the ground truth; other classes have no IoU.
+    The mean is over the classes that occur in the ground truth; other classes have no IoU. Where the data set
+    says so (``absent_classes_count``), the mean is over all classes, with 0 for those that do not occur, as
+    SemanticKITTI's benchmark has it (Behley et al., ICCV 2019).
     """
 
     prediction, label, per_point = "pred_point_labels", "point_labels", True
@@ -58,8 +60,9 @@ class SegmentationMetric(TaskMetric):
         occurs = matrix.sum(axis=1) > 0
         ious = 100 * found[occurs] / union[occurs]
         names = np.array(self.names)[occurs]
+        classes = len(self.names) if self.context.absent_classes_count else len(ious)
         return {
-            f"{self.task}/mIoU": float(ious.mean()),
+            f"{self.task}/mIoU": float(ious.sum() / classes),
             f"{self.task}/accuracy": 100 * ratio(found.sum(), matrix.sum()),
             **{f"{self.task}/IoU/{name}": float(iou) for name, iou in zip(names, ious, strict=True)},
         }

@@ -27,6 +27,8 @@ class MetricContext:
     """names of the semantic classes 0, 1, ..."""
     point_cloud_range: tuple[float, ...] = ()
     """[x_min, y_min, z_min, x_max, y_max, z_max] in metres, the extent of a lane map"""
+    absent_classes_count: bool = False
+    """a mean over semantic classes includes those without a labelled point, as 0"""
 
 
 class TaskMetric:

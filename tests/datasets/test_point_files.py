@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pypcd4
 import pytest
 
-from pcdet_freeze.datasets.point_files import find_point_files, read_points
+from pcdet_freeze.datasets.point_files import Columns, find_point_files, read_points
 from pcdet_freeze.errors import DataError
 
 XYZI = ["x", "y", "z", "intensity"]
@@ -115,3 +116,38 @@ def test_the_files_of_a_folder_are_found_by_their_suffix(tmp_path: Path) -> None
         find_point_files(tmp_path, "las")
     with pytest.raises(DataError, match=r"--data_path .*does not exist"):
         find_point_files(tmp_path / "nowhere")
+
+
+def las(path: Path, **more: np.ndarray) -> Path:
+    laspy: Any = pytest.importorskip("laspy", reason="laspy is the extra las")
+    cloud = laspy.LasData(laspy.LasHeader(point_format=3, version="1.2"))
+    cloud.header.scales = [0.001] * 3
+    cloud.x, cloud.y, cloud.z = POINTS[:, :3].T
+    cloud.intensity = POINTS[:, 3].astype(np.uint16)
+    for name, values in more.items():
+        cloud.add_extra_dim(laspy.ExtraBytesParams(name, values.dtype))
+        cloud[name] = values
+    cloud.write(str(path))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["las", "laz"])
+def test_las_files_have_their_columns_by_name(tmp_path: Path, suffix: str) -> None:
+    path = las(tmp_path / f"cloud.{suffix}", ring=np.arange(5, dtype=np.uint8))
+    found = read_points(path, [*XYZI, "ring"])
+    np.testing.assert_allclose(found[:, :4], POINTS, atol=1e-3)
+    assert found[:, 4].tolist() == [0, 1, 2, 3, 4]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=rf"cloud\.{suffix}"):
+        read_points(path, XYZI)
+
+
+def test_the_columns_of_a_file_may_be_named(tmp_path: Path) -> None:
+    POINTS.tofile(tmp_path / "rows.bin")
+    columns = Columns(("x", "y", "z", "intensity"), stored=("intensity", "z", "y", "x"))
+    np.testing.assert_array_equal(read_points(tmp_path / "rows.bin", columns), POINTS[:, ::-1])
+    path = pcd(tmp_path / "cloud.pcd", ("x", "y", "z", "ring"))
+    named = Columns(("x", "y", "z", "intensity"), names={"intensity": "ring"})
+    np.testing.assert_array_equal(read_points(path, named), POINTS)
+    with pytest.raises(DataError, match=r"cloud\.pcd: .* column intensity; it has x, y, z, ring"):
+        read_points(path, Columns(("x", "y", "z", "intensity"), strict=True))

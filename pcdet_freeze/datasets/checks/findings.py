@@ -17,6 +17,8 @@ FRAMES = 5
 _MOST_BYTES = 2**22
 _SEEN = 0.01
 _COLUMN = 3
+_LARGE = 128.0
+"""no intensity of 0 to 1, and no height, is so large"""
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ def _of_points(points: np.ndarray, limits: np.ndarray) -> list[Finding]:
 
 
 def _of_intensity(column: np.ndarray) -> list[Finding]:
-    """A column of whole numbers is an intensity of eight bits, or the number of a ring."""
+    """A column of whole numbers is an intensity of eight bits or more, or the number of a ring."""
     most, whole = float(column.max()), bool((column == np.round(column)).all())
     if not whole or most <= 1:
-        return []
-    what = "the number of a laser ring" if most < 128 else "an intensity from 0 to 255"
+        large = f"column {_COLUMN} holds values up to {most:g}; an intensity is expected from 0 to 1"
+        return [Finding(large)] if most > _LARGE else []
+    known = next((limit for limit in (255, 65535) if most <= limit), most)
+    what = "the number of a laser ring" if most < 128 else f"an intensity from 0 to {known:g}"
     return [Finding(f"column {_COLUMN} holds whole numbers up to {most:g}: it looks like {what}")]
 
 

@@ -35,7 +35,7 @@ def has_scores(annos: Mapping[str, Any]) -> bool:
 
 
 def calibration_of(info: Any, frame: str) -> tuple[Calibration, np.ndarray]:
-    """Calibration and image_shape (2,) of an entry; DataError names the frame."""
+    """Calibration and image_shape (2,) of an entry, zeros without an image; DataError names the frame."""
     if frame_id(info) is None:
         raise DataError(
             f"{frame}: an entry of an info file is a dict with point_cloud.lidar_idx; got "
@@ -43,9 +43,10 @@ def calibration_of(info: Any, frame: str) -> tuple[Calibration, np.ndarray]:
         )
     try:
         calib = Calibration.from_info(info["calib"])
+        given = info["image"]["image_shape"]
         with np.errstate(all="ignore"):
-            shape = np.asarray(info["image"]["image_shape"], np.int32)
-        if shape.shape != (2,) or shape.min() <= 0:
+            shape = np.zeros(2, np.int32) if given is None else np.asarray(given, np.int32)
+        if shape.shape != (2,) or (shape.min() <= 0 and given is not None):
             raise ValueError(f"image_shape must be [height, width]; got {shape}")
     except _BROKEN as error:
         raise DataError(f"frame {frame}: its info lacks calib or image_shape ({error}); {AGAIN}") from error

@@ -35,6 +35,7 @@ from pcdet_freeze.datasets.label_settings import (
     cell_size_faults,
     lane_map_shape,
 )
+from pcdet_freeze.datasets.lidar_annos import azimuth_boxes
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
@@ -202,7 +203,7 @@ class KittiDataset(DatasetTemplate):
         return frame_id(self.infos[index]) or f"entry {index} of {' and '.join(self._info_names)}"
 
     def load_sample(self, index: int) -> Sample:
-        """points (N, 4), frame_id, calib, image_shape (2,) h, w; gt_boxes, gt_names, own labels if given."""
+        """points (N, 4), frame_id, calib, image_shape (2,) h, w (zeros without an image); labels if given."""
         info = self.infos[index]
         frame = self.frame_name(index)
         calib, shape = calibration_of(info, frame)
@@ -214,6 +215,11 @@ class KittiDataset(DatasetTemplate):
         }
         self.own_labels.add(sample, frame)
         if self.fov_points_only:
+            if not shape.any():
+                raise DataError(
+                    f"frame {frame}: FOV_POINTS_ONLY keeps the points that the camera sees, but the frame "
+                    "was prepared without an image. Set FOV_POINTS_ONLY: False, or prepare again with image_2"
+                )
             keep_points(sample, calib.in_image(sample["points"], shape))
         if "annos" in info:
             sample["gt_boxes"], sample["gt_names"] = _boxes(info["annos"], calib, frame)
@@ -222,18 +228,24 @@ class KittiDataset(DatasetTemplate):
         return sample
 
     def ground_truth_annos(self) -> list[dict[str, Any] | None]:
-        """Copies of the infos' annotations, with frame_id and boxes_lidar (K, 7; zero rows for DontCare)."""
+        """Copies of the infos' annotations, with frame_id and boxes_lidar (K, 7; zero rows for DontCare).
+
+        The 2D boxes of frames without an image are those of ``lidar_annos``, so that no label is too small.
+        """
         annos: list[dict[str, Any] | None] = []
         for index, info in enumerate(self.infos):
             if not has_boxes(info):
                 annos.append(None)
                 continue
             frame = self.frame_name(index)
-            found, _ = _boxes(info["annos"], calibration_of(info, frame)[0], frame)
+            calib, shape = calibration_of(info, frame)
+            found, _ = _boxes(info["annos"], calib, frame)
             anno = copy.deepcopy(info["annos"])
             boxes = np.zeros((len(anno["name"]), 7), np.float32)
             boxes[np.asarray(anno["name"]) != DONT_CARE] = found
             anno.update(boxes_lidar=boxes, frame_id=frame)
+            if not shape.any():
+                anno["bbox"] = azimuth_boxes(boxes)
             annos.append(anno)
         return annos
 
@@ -264,7 +276,9 @@ def _add_camera_boxes(anno: dict[str, Any], calib: Calibration, image_shape: np.
         truncated=np.zeros(len(location)),
         occluded=np.zeros(len(location)),
         alpha=alpha,
-        bbox=image_boxes(location, dimensions, rotation_y, calib, image_shape),
+        bbox=image_boxes(location, dimensions, rotation_y, calib, image_shape)
+        if image_shape.any()
+        else azimuth_boxes(anno["boxes_lidar"]),
         dimensions=dimensions,
         location=location,
         rotation_y=rotation_y,

@@ -48,9 +48,13 @@ class FrameFiles:
         """Where the frame's road plane is, if there is one."""
         return self._path("planes", frame, "txt")
 
+    def image_path(self, frame: str) -> Path:
+        """Where the frame's image is, if there is one."""
+        return self._path("image_2", frame, "png")
+
     def image_shape(self, frame: str) -> np.ndarray:
         """(2,) int32 height, width of the frame's image, from the file's header."""
-        path = self._path("image_2", frame, "png")
+        path = self.image_path(frame)
         try:
             width, height = timed(path, lambda: _image_size(path))
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:

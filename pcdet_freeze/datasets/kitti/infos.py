@@ -14,7 +14,9 @@ from pcdet_freeze.datasets.files import replacing
 from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
-from pcdet_freeze.datasets.kitti.labels import DONT_CARE, read_labels
+from pcdet_freeze.datasets.kitti.labels import DONT_CARE, difficulty_of, read_labels
+from pcdet_freeze.datasets.lidar_annos import BOX_HEIGHT_PIXELS
+from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
@@ -22,11 +24,17 @@ DATABASE = "gt_database"
 Info = dict[str, Any]
 
 
-def frame_info(files: FrameFiles, frame: str, labelled: bool) -> tuple[Info, np.ndarray]:
-    """The frame's info and its points (N, 4); DataError names the file that is at fault."""
+def frame_info(
+    files: FrameFiles, frame: str, labelled: bool, needs_image: bool = True
+) -> tuple[Info, np.ndarray]:
+    """The frame's info and its points (N, 4); DataError names the file that is at fault.
+
+    A frame without an image, where ``needs_image`` allows one, has the image_shape None; all of its points
+    count as seen, and its difficulties depend on occlusion and truncation alone.
+    """
     points = files.points(frame)
     calib = files.calibration(frame)
-    shape = files.image_shape(frame)
+    shape = files.image_shape(frame) if needs_image or has_image(files, frame) else None
     info: Info = {
         "point_cloud": {"num_features": NUM_FEATURES, "lidar_idx": frame},
         "image": {"image_idx": frame, "image_shape": shape},
@@ -34,9 +42,18 @@ def frame_info(files: FrameFiles, frame: str, labelled: bool) -> tuple[Info, np.
     }
     if labelled:
         annos = read_labels(files.label_path(frame))
-        _add_boxes(annos, calib, points[calib.in_image(points, shape)])
+        if shape is None:
+            tall = np.tile(np.array([0, 0, 0, BOX_HEIGHT_PIXELS], np.float32), (len(annos["name"]), 1))
+            annos["difficulty"] = difficulty_of(tall, annos["occluded"], annos["truncated"])
+        _add_boxes(annos, calib, points if shape is None else points[calib.in_image(points, shape)])
         info["annos"] = annos
     return info, points
+
+
+def has_image(files: FrameFiles, frame: str) -> bool:
+    """Whether the frame's image is there."""
+    path = files.image_path(frame)
+    return timed(path, path.is_file)
 
 
 def _add_boxes(annos: dict[str, Any], calib: Calibration, visible: np.ndarray) -> None:

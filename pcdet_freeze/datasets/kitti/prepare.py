@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pcdet_freeze.datasets.files import PREPARE_HINT, write_pickle
+from pcdet_freeze.datasets.info_files import folders_beside, read_frame_ids
 from pcdet_freeze.datasets.kitti.check_info import has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
@@ -28,6 +29,7 @@ class PrepareReport:
     skipped: dict[str, str] = field(default_factory=dict)
     scored: list[str] = field(default_factory=list)
     """frames whose labels have scores"""
+    without_image: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         frames = ", ".join(f"{number} {split}" for split, number in self.frames.items())
@@ -69,9 +71,11 @@ def prepare_kitti(
         root = data_root(data_path or dataset_cfg.get("DATA_PATH") or "data/kitti")
         out = Path(out_dir or dataset_cfg.get("INFO_ROOT") or root)
         splits = read_splits(root)
+        needs_image = bool(dataset_cfg.get("FOV_POINTS_ONLY"))
+        check_folders(root / "training", needs_image)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            frames = _read_all(root, out, splits, workers, report)
+            frames = _read_all(root, out, splits, workers, report, needs_image)
             _write_all(out, splits, frames, report)
         except OSError as error:
             raise DataError(
@@ -101,7 +105,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     for split in SPLITS:
         path = root / "ImageSets" / f"{split}.txt"
         if timed(path, path.is_file):
-            splits[split] = _frame_ids(path)
+            splits[split] = read_frame_ids(path)
     missing = [f"{split}.txt" for split in ("train", "val") if split not in splits]
     if missing:
         raise DataError(
@@ -112,17 +116,25 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     return splits
 
 
-def _frame_ids(path: Path) -> list[str]:
-    try:
-        return list(dict.fromkeys(timed(path, path.read_text).split()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: a split file holds one frame id a line, but cannot be read ({error})"
-        ) from error
+def check_folders(folder: Path, needs_image: bool) -> None:
+    """Raise DataError where a folder of frames is missing, and name the one that is there instead of it."""
+    for kind in ("velodyne", "calib", "label_2", *(["image_2"] if needs_image else [])):
+        path = folder / kind
+        if not timed(path, path.is_dir):
+            cure = ". Without images, set FOV_POINTS_ONLY: False" if kind == "image_2" else ""
+            raise DataError(
+                f"KITTI's layout has {folder.name}/{kind}, but {path} is not there{folders_beside(path)}"
+                f"{cure}"
+            )
 
 
 def _read_all(
-    root: Path, out: Path, splits: dict[str, list[str]], workers: int, report: PrepareReport
+    root: Path,
+    out: Path,
+    splits: dict[str, list[str]],
+    workers: int,
+    report: PrepareReport,
+    needs_image: bool,
 ) -> dict[str, dict[str, _Frame]]:
     """Frames of 'training' and of 'testing' by id; the bad ones go into the report."""
     labelled = list(dict.fromkeys(splits["train"] + splits["val"] + splits["trainval"]))
@@ -131,9 +143,11 @@ def _read_all(
         training = FrameFiles(root / "training")
         found = {
             "training": _read(
-                training, labelled, pool, report, lambda frame: out if frame in pasted else None
+                training, labelled, pool, report, needs_image, lambda frame: out if frame in pasted else None
             ),
-            "testing": _read(FrameFiles(root / "testing"), splits.get("test", []), pool, report, None),
+            "testing": _read(
+                FrameFiles(root / "testing"), splits.get("test", []), pool, report, needs_image, None
+            ),
         }
     if not found["training"]:
         first = next(iter(report.skipped.values()), "ImageSets lists none")
@@ -146,6 +160,7 @@ def _read(
     ids: list[str],
     pool: ThreadPoolExecutor,
     report: PrepareReport,
+    needs_image: bool,
     database_of: Callable[[str], Path | None] | None,
 ) -> dict[str, _Frame]:
     """Read the frames ``ids``; ``database_of(id)``: where its objects go (None: the split has no labels)."""
@@ -154,7 +169,7 @@ def _read(
     def one(frame: str) -> _Frame | DataError:
         try:
             with reads_within(limit):  # of a thread of its own
-                info, points = frame_info(files, frame, labelled=database_of is not None)
+                info, points = frame_info(files, frame, database_of is not None, needs_image)
         except DataError as error:
             return error
         out = database_of(frame) if database_of is not None else None
@@ -166,6 +181,8 @@ def _read(
             report.skipped[f"{files.folder.name}/{frame}"] = str(result)
         else:
             found[frame] = result
+            if result.info["image"]["image_shape"] is None:
+                report.without_image.append(frame)
             if has_scores(result.info.get("annos", {})):
                 report.scored.append(frame)
     return found
@@ -195,6 +212,11 @@ def _log(log: logging.Logger, report: PrepareReport, out: Path, class_names: Seq
             "label lines of %d frames have a score (16 fields), as results of a detector have: %s",
             len(report.scored),
             ", ".join(report.scored[:8]),
+        )
+    if report.without_image:
+        log.info(
+            "%d frames have no image: FOV_POINTS_ONLY must stay False, and 2D boxes are those of the azimuth",
+            len(report.without_image),
         )
     for name in class_names:
         if name not in report.objects:

@@ -115,6 +115,10 @@ def _predict(
         for key, value in recall.items():
             share.recall[key] = share.recall.get(key, 0) + float(value)
         annos = _annos(loader.dataset, batch, predictions, class_names, text_folder)
+        write = getattr(loader.dataset, "write_predictions", None)
+        if text_folder is not None and write is not None:
+            with writing(text_folder):
+                write(batch, predictions, text_folder)
         counts = counter.count(batch, predictions)
         share.frames += [FrameResult(anno, own) for anno, own in zip(annos, counts, strict=True)]
     return share

@@ -37,7 +37,8 @@ class TaskCounter:
     def __init__(self, dataset: Any) -> None:
         names = tuple(getattr(dataset, "semantic_class_names", ()))
         limits = tuple(float(bound) for bound in getattr(dataset, "point_cloud_range", ()))
-        self.context = MetricContext(names, limits)
+        absent = bool(getattr(dataset, "absent_classes_count", False))
+        self.context = MetricContext(names, limits, absent)
         self._metrics: dict[str, TaskMetric] = {}
 
     def metric(self, task: str) -> TaskMetric:
