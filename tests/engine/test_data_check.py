@@ -11,8 +11,8 @@ import pytest
 from checked_frames import CheckedFrames, checked_cfg, report_of
 from concat_sets import joined
 
-from pcdet_freeze.datasets.checks.frame_survey import survey_frame
-from pcdet_freeze.engine.data_check.expected import columns_of, expected_of, learned_labels
+from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey, survey_frame
+from pcdet_freeze.engine.data_check.expected import Expected, columns_of, expected_of, learned_labels
 from pcdet_freeze.engine.data_check.read import survey_all, survey_some
 from pcdet_freeze.engine.data_check.report import as_text, judge, to_plain, worst_frames
 from pcdet_freeze.errors import DataError
@@ -143,6 +143,19 @@ def test_a_part_of_a_class_outside_is_counted_as_in_the_labels() -> None:
     (finding,) = report_of(change).findings
     assert finding.level == "error"
     assert finding.text.startswith("38 of 40 boxes of class Car lie outside POINT_CLOUD_RANGE in z")
+
+
+def test_boats_above_the_range_are_counted_with_their_height() -> None:
+    boxes = np.tile([50.0, 0.0, 3.1, 38.0, 9.0, 15.0, 0.0], (640, 1))
+    boxes[1:, 2] = np.linspace(3.1, 3.9, 639)
+    boxes[0, 2] = 0.5
+    limits = np.array([0.0, -40.0, -3.0, 70.4, 40.0, 1.0])
+    frame = FrameSurvey(0, "0", boxes=boxes, names=np.array(["boat"] * 640), box_points=np.full(640, 99))
+    (finding,) = judge([frame], Expected(("boat",), limits, frozenset({"gt_boxes"}))).findings
+    assert finding.level == "error" and finding.text == (
+        "639 of 640 boxes of class boat lie outside POINT_CLOUD_RANGE in z (they are at 3.1 to 3.9 m, the "
+        "range ends at 1.0)"
+    )
 
 
 def test_the_intensity_is_compared_with_what_the_pretrained_checkpoint_saw() -> None:
