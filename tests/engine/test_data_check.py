@@ -12,7 +12,13 @@ from checked_frames import CheckedFrames, checked_cfg, report_of
 from concat_sets import joined
 
 from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey, survey_frame
-from pcdet_freeze.engine.data_check.expected import Expected, columns_of, expected_of, learned_labels
+from pcdet_freeze.engine.data_check.expected import (
+    Expected,
+    columns_of,
+    expected_of,
+    learned_labels,
+    trained_classes,
+)
 from pcdet_freeze.engine.data_check.read import survey_all, survey_some
 from pcdet_freeze.engine.data_check.report import as_text, judge, to_plain, worst_frames
 from pcdet_freeze.errors import DataError
@@ -176,6 +182,20 @@ def test_labels_that_only_frozen_heads_read_are_not_judged() -> None:
     cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["vfe", "dense_head", "segment_head"]
     assert learned_labels(cfg.MODEL) == {"lane_map"}
     assert report_of(move(2, 4.0), cfg).findings == []
+
+
+def test_of_several_heads_the_classes_of_trainable_ones_are_judged() -> None:
+    cfg = checked_cfg()
+    head = cfg.MODEL.pop("DENSE_HEAD")
+    cfg.MODEL.DENSE_HEADS = {
+        "dense_head": {**head, "CLASS_NAMES": ["Car"]},
+        "walker_head": {**head, "CLASS_NAMES": ["Pedestrian"]},
+    }
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["dense_head"]
+    assert trained_classes(cfg.MODEL, cfg.CLASS_NAMES) == ("Pedestrian",)
+    assert report_of(move(2, 4.0), cfg).findings == []  # the cars are those of the frozen head
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["walker_head"]
+    assert kinds(report_of(move(2, 4.0), cfg)) == {"boxes_outside": "error"}
 
 
 def test_a_sample_of_frames_does_not_miss_classes() -> None:
