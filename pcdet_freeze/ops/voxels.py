@@ -91,11 +91,6 @@ class Voxelizer:
         dense = np.ascontiguousarray(points, dtype=np.float32)
         return _voxelize(dense, self._lower, self._size, self.grid_size, self.max_points, self.max_voxels)
 
-    def count_occupied(self, points: np.ndarray) -> int:
-        """Number of voxels that points (N, 3 or more) occupy; ``max_voxels`` does not limit it."""
-        dense = np.ascontiguousarray(points, dtype=np.float32)
-        return len(_number_voxels(dense, self._lower, self._size, self.grid_size, len(dense))[1])
-
     def _voxelize_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Equal result by sorting, on any device, without a loop over points."""
         cells, inside = self.cells_torch(points)

@@ -232,6 +232,12 @@ def test_frames_are_read_in_parallel_with_the_same_result(workers: int) -> None:
     assert all(a.columns == b.columns and a.voxels == b.voxels for a, b in zip(found, wanted, strict=True))
 
 
+def test_voxels_are_counted_as_the_data_processor_makes_them() -> None:
+    cfg = checked_cfg()
+    dataset = CheckedFrames(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    assert survey_frame(dataset, 3).voxels == len(dataset[3]["voxels"]) > 100
+
+
 def test_the_short_form_reads_spread_frames_and_stops_at_its_budget() -> None:
     cfg = checked_cfg()
     dataset = CheckedFrames(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True)
