@@ -245,10 +245,6 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
         steps = self.data_augmentor.steps if self.data_augmentor is not None else []
         return {FRAME: len(self), OBJECT: sum(getattr(step, "size", 0) for step in steps)}
 
-    def random_state(self, index: int) -> np.random.RandomState:
-        """Return the only random generator of sample ``index``: a function of (seed, epoch, index)."""
-        return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.draw, index)])
-
     def _is_empty(self, sample: Sample) -> bool:
         if not self.training:
             return False

@@ -34,6 +34,10 @@ class VariantsMixin:
         """Number of the current draw: the epoch, or the variant of this epoch."""
         return self.epoch if self.variants is None else self.epoch % self.variants
 
+    def random_state(self, index: int) -> np.random.RandomState:
+        """Return the only random generator of sample ``index``: a function of (seed, epoch, index)."""
+        return np.random.RandomState([part & 0xFFFFFFFF for part in (self.seed, self.draw, index)])
+
     @property
     def random_steps(self) -> list[str]:
         """Names of the augmentors and processors that use random numbers."""

@@ -114,11 +114,6 @@ class Voxelizer:
             _fill(points, owner, voxels[own], counts[own])
         return voxels, all_coords, counts
 
-    def count_occupied(self, points: np.ndarray) -> int:
-        """Number of voxels that points (N, 3 or more) occupy; ``max_voxels`` does not limit it."""
-        dense = np.ascontiguousarray(points, dtype=np.float32)
-        return len(_number(dense, self._lower, self._size, self.grid_size, len(dense))[1])
-
     def _voxelize_torch(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Equal result by sorting, on any device, without a loop over points."""
         cells, inside = self.cells_torch(points)

@@ -208,6 +208,13 @@ def test_prepare_finds_the_sets_of_a_joined_config(root: Path) -> None:
     assert found[next(iter(found))].DATA_SPLIT.train == "train" and configs_of(cfg, "WaymoDataset") == {}
 
 
+def test_an_error_of_a_set_names_it(root: Path, tmp_path: Path) -> None:
+    cfg = load_cfg(root / "cfgs/mixed_models/stage1_detect.yaml").DATA_CONFIG
+    cfg.DATASETS.kitti.DATA_CONFIG.DATA_PATH = str(tmp_path)
+    with pytest.raises(DataError, match=r"DATASETS\.kitti: KITTI is expected at"):
+        build_dataset(cfg, ["Car"], True)
+
+
 def test_each_sets_data_path_is_looked_for_in_the_config_root(tmp_path: Path) -> None:
     (tmp_path / "data/own").mkdir(parents=True)
     path = tmp_path / "cfgs/joined.yaml"

@@ -11,8 +11,14 @@ import pytest
 from checked_frames import CheckedFrames, checked_cfg, report_of
 from concat_sets import joined
 
-from pcdet_freeze.datasets.checks.frame_survey import survey_frame
-from pcdet_freeze.engine.data_check.expected import columns_of, expected_of, learned_labels
+from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey, survey_frame
+from pcdet_freeze.engine.data_check.expected import (
+    Expected,
+    columns_of,
+    expected_of,
+    learned_labels,
+    trained_classes,
+)
 from pcdet_freeze.engine.data_check.read import survey_all, survey_some
 from pcdet_freeze.engine.data_check.report import as_text, judge, to_plain, worst_frames
 from pcdet_freeze.errors import DataError
@@ -145,6 +151,19 @@ def test_a_part_of_a_class_outside_is_counted_as_in_the_labels() -> None:
     assert finding.text.startswith("38 of 40 boxes of class Car lie outside POINT_CLOUD_RANGE in z")
 
 
+def test_boats_above_the_range_are_counted_with_their_height() -> None:
+    boxes = np.tile([50.0, 0.0, 3.1, 38.0, 9.0, 15.0, 0.0], (640, 1))
+    boxes[1:, 2] = np.linspace(3.1, 3.9, 639)
+    boxes[0, 2] = 0.5
+    limits = np.array([0.0, -40.0, -3.0, 70.4, 40.0, 1.0])
+    frame = FrameSurvey(0, "0", boxes=boxes, names=np.array(["boat"] * 640), box_points=np.full(640, 99))
+    (finding,) = judge([frame], Expected(("boat",), limits, frozenset({"gt_boxes"}))).findings
+    assert finding.level == "error" and finding.text == (
+        "639 of 640 boxes of class boat lie outside POINT_CLOUD_RANGE in z (they are at 3.1 to 3.9 m, the "
+        "range ends at 1.0)"
+    )
+
+
 def test_the_intensity_is_compared_with_what_the_pretrained_checkpoint_saw() -> None:
     columns = report_of().columns
     assert report_of(**columns).findings == []
@@ -163,6 +182,20 @@ def test_labels_that_only_frozen_heads_read_are_not_judged() -> None:
     cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["vfe", "dense_head", "segment_head"]
     assert learned_labels(cfg.MODEL) == {"lane_map"}
     assert report_of(move(2, 4.0), cfg).findings == []
+
+
+def test_of_several_heads_the_classes_of_trainable_ones_are_judged() -> None:
+    cfg = checked_cfg()
+    head = cfg.MODEL.pop("DENSE_HEAD")
+    cfg.MODEL.DENSE_HEADS = {
+        "dense_head": {**head, "CLASS_NAMES": ["Car"]},
+        "walker_head": {**head, "CLASS_NAMES": ["Pedestrian"]},
+    }
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["dense_head"]
+    assert trained_classes(cfg.MODEL, cfg.CLASS_NAMES) == ("Pedestrian",)
+    assert report_of(move(2, 4.0), cfg).findings == []  # the cars are those of the frozen head
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["walker_head"]
+    assert kinds(report_of(move(2, 4.0), cfg)) == {"boxes_outside": "error"}
 
 
 def test_a_sample_of_frames_does_not_miss_classes() -> None:
@@ -197,6 +230,12 @@ def test_frames_are_read_in_parallel_with_the_same_result(workers: int) -> None:
     found, wanted = survey_all(dataset, workers), report_of().frames
     assert [frame.name for frame in found] == [str(index) for index in range(20)]
     assert all(a.columns == b.columns and a.voxels == b.voxels for a, b in zip(found, wanted, strict=True))
+
+
+def test_voxels_are_counted_as_the_data_processor_makes_them() -> None:
+    cfg = checked_cfg()
+    dataset = CheckedFrames(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    assert survey_frame(dataset, 3).voxels == len(dataset[3]["voxels"]) > 100
 
 
 def test_the_short_form_reads_spread_frames_and_stops_at_its_budget() -> None:

@@ -72,10 +72,11 @@ class ToyClouds(SmallFrames):
 
 @DATASETS.register
 class ToyLanes(SmallFrames):
-    """Two frames with lane maps, and boxes that nobody wants."""
+    """Two frames with lane maps, and boxes and a point class that nobody wants."""
 
     number, count = 3, 2
     labels = ("gt_boxes", "lane_map")
+    semantic_class_names = ("asphalt",)
     lane_map_shape = (32, 32)
 
     def label(self, rng: np.random.RandomState) -> dict[str, Any]:

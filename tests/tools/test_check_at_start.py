@@ -85,3 +85,10 @@ def test_other_ranks_and_no_check_read_no_frame() -> None:
 
     assert check_at_start(context(main=False), checked(never)) == {}
     assert check_at_start(context(no_check=True), checked(never)) == {}
+
+
+def test_a_fault_of_the_check_does_not_end_a_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert check_at_start(context(tmp_path / "nowhere.pth"), checked()) == {}
+    assert "not completed (CheckpointError: Checkpoint not found" in caplog.text

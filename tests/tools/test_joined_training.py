@@ -7,37 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from joined_training import joined_cfg
+from two_processes import torchrun, worker
 
 from pcdet_freeze import train
-from pcdet_freeze.config import load_cfg
-from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine.train_api import TrainResult
 
 pytestmark = pytest.mark.slow
-
-
-def joined_cfg() -> EasyDict:
-    """The three tasks of simulated scenes: boxes of eight scenes, other labels of three others."""
-    cfg = load_cfg("synthetic_models/multi_task.yaml", [
-        "DATA_CONFIG.SENSOR.BEAMS", "VLP-16", "DATA_CONFIG.MIN_CARS", "1", "DATA_CONFIG.NUM_SCENES.test", "2",
-        "MODEL.BACKBONE_2D.LAYER_NUMS", "[1, 1, 1]", "MODEL.BACKBONE_2D.NUM_FILTERS", "[8, 8, 8]",
-        "MODEL.BACKBONE_2D.NUM_UPSAMPLE_FILTERS", "[8, 8, 8]", "MODEL.BACKBONE_2D.MIXSEGNET.WIDTH", "16",
-        "OPTIMIZATION.BATCH_SIZE_PER_GPU", "2",
-    ])  # fmt: skip
-    own = {key: value for key, value in cfg.DATA_CONFIG.items() if key != "DATA_PROCESSOR"}
-    sets = {
-        "scenes": {"LABELS": ["gt_boxes"], "DATA_CONFIG": {**own, "NUM_SCENES": {"train": 8, "test": 2}}},
-        "roads": {
-            "LABELS": ["point_labels", "lane_map"],
-            "DATA_CONFIG": {**own, "SEED": {"train": 5, "test": 6}, "NUM_SCENES": {"train": 3, "test": 2}},
-        },
-    }
-    shared = ("POINT_CLOUD_RANGE", "POINT_FEATURE_ENCODING", "DATA_PROCESSOR")
-    cfg.DATA_CONFIG = EasyDict({
-        "DATASET": "ConcatDataset", "DATASETS": sets, "BALANCE": "task", "FRAMES_PER_EPOCH": 6,
-        **{key: cfg.DATA_CONFIG[key] for key in shared},
-    })  # fmt: skip
-    return cfg
 
 
 def run(out: Path, workers: int = 0, stop_at: int | None = None, **more: Any) -> TrainResult:
@@ -68,3 +44,12 @@ def test_each_set_is_evaluated_by_its_own_labels(unbroken: TrainResult) -> None:
         "roads/lane/F1",
     } <= unbroken.metrics.keys()
     assert not any(key.startswith(("scenes/lane", "roads/Car")) for key in unbroken.metrics)
+
+
+def test_two_ranks_share_the_frames_and_have_the_same_weights(tmp_path: Path) -> None:
+    done = torchrun(worker("joined_training.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
+    frames = [frame.partition("/")[0] for frame in first["frames"] + second["frames"]]
+    assert sorted(frames) == ["roads"] * 4 + ["scenes"] * 2  # two of each task in an epoch of six

@@ -1,10 +1,11 @@
-"""Boxes from KITTI, point labels and lanes from PandaSet: one model, three stages, on real frames."""
+"""Boxes of KITTI, point labels in SemanticKITTI's format, lanes of PandaSet: one model, three stages."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,10 +23,34 @@ STAGES = {"stage1_detect": 60, "stage2_segment": 20, "stage3_lane": 30}
 # KITTI's frames have one car and one pedestrian in range: the truth itself scores 9.1 of 11 recall points
 METRICS = {
     "stage1_detect": ("kitti/Pedestrian_3d_0.25/moderate_R11", 9.0),
-    "stage2_segment": ("pandaset/segmentation/mIoU", 30.0),
+    "stage2_segment": ("semantic_kitti/segmentation/mIoU", 20.0),
     "stage3_lane": ("pandaset/lane/F1", 0.8),
 }
 """stage -> its metric and what it reaches at least"""
+
+
+NUMBERS = {
+    "vegetation": 70, "ground": 72, "road": 40, "lane_line": 60, "stop_line": 60, "other_marking": 60,
+    "sidewalk": 48, "car": 10, "truck": 18, "bus": 13, "two_wheeler": 11, "pedestrian": 30,
+    "other_vehicle": 20, "barrier": 51, "sign": 81, "building": 50, "other": 99,
+}  # fmt: skip
+"""PandaSet's classes in the numbers of SemanticKITTI's files"""
+ROAD = 1.43
+"""metres between the origins of KITTI and PandaSet"""
+
+
+def write_semantic_kitti(pandaset: Path, out: Path) -> None:
+    """Write sweeps 00 and 01 of PandaSet, as KITTI's sensor would see them, in SemanticKITTI's format."""
+    cfg = read_cfg("dataset_configs/pandaset_dataset.yaml", {"DATA_PATH": str(pandaset)})
+    dataset = build_dataset(cfg, ["Car"], training=True)
+    table = np.array([NUMBERS[name] for name in dataset.semantic_class_names] + [0] * 256, np.uint32)
+    for folder in ("velodyne", "labels"):
+        (out / "sequences/00" / folder).mkdir(parents=True)
+    for number in range(2):
+        sample = dataset.load_sample(number)
+        sample["points"][:, 2] -= ROAD
+        sample["points"].tofile(out / f"sequences/00/velodyne/{number:06d}.bin")
+        table[sample["point_labels"]].tofile(out / f"sequences/00/labels/{number:06d}.label")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +61,10 @@ def words(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str
         f"{sets}.kitti.DATA_CONFIG.DATA_PATH", str(real_data / "kitti"),
         f"{sets}.kitti.DATA_CONFIG.INFO_ROOT", str(infos),
         f"{sets}.pandaset.DATA_CONFIG.DATA_PATH", str(real_data / "pandaset"),
+        f"{sets}.semantic_kitti.DATA_CONFIG.DATA_PATH", str(tmp_path_factory.mktemp("semantic_kitti")),
+        f"{sets}.semantic_kitti.DATA_CONFIG.SEQUENCES", "{train: [0], test: [0]}",
     ]  # fmt: skip
+    write_semantic_kitti(real_data / "pandaset", Path(paths[7]))
     assert main(["prepare", "kitti", "--cfg_file", "mixed_models/stage1_detect.yaml", "--set", *paths]) == 0
     return [
         *paths,
@@ -84,7 +112,7 @@ def test_each_task_beats_its_untrained_metric(
 ) -> None:
     metric, bar = METRICS[stage]
     before, after = untrained(stage, words, tmp_path)[metric], results[stage].metrics[metric]
-    assert after >= bar and after > 2 * before
+    assert after >= bar and after > 2 * before, (before, after)
 
 
 def test_what_is_frozen_keeps_every_bit(results: dict[str, TrainResult]) -> None:

@@ -84,7 +84,7 @@ def _count(found: FrameSurvey, dataset: Any, sample: dict[str, Any]) -> None:
         names = dataset.point_feature_encoder.src_feature_list[XYZ:]
         for number, name in enumerate(names, XYZ):
             found.columns[name] = tuple(np.quantile(points[:, number], QUANTILES).tolist())
-    found.voxels = _occupied(dataset.data_processor.steps, xyz)
+    found.voxels = _occupied(dataset.data_processor.steps, xyz, limits)
     if sample.get("gt_boxes") is not None:
         found.boxes = np.asarray(sample["gt_boxes"], np.float64)[:, :7]
         found.names = np.asarray(sample["gt_names"], dtype=str)
@@ -109,7 +109,13 @@ def _classes(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return np.append(counts, int((labels == IGNORE).sum()))
 
 
-def _occupied(steps: Sequence[Any], xyz: np.ndarray) -> int:
+def _occupied(steps: Sequence[Any], xyz: np.ndarray, limits: np.ndarray) -> int:
     """Number of voxels with a point; 0 without a step that makes voxels."""
     step = next((step for step in steps if isinstance(step, PointsToVoxels)), None)
-    return 0 if step is None else step.voxelizer.count_occupied(xyz)
+    if step is None:
+        return 0
+    # in float32, as the voxelizer computes them
+    size, lower = np.array(step.voxel_size, np.float32), limits[:3].astype(np.float32)
+    cells = np.floor((xyz.astype(np.float32) - lower) / size).astype(np.int64)
+    cells = cells[((cells >= 0) & (cells < step.grid_size)).all(axis=1)]
+    return len(np.unique((cells[:, 2] * step.grid_size[1] + cells[:, 1]) * step.grid_size[0] + cells[:, 0]))

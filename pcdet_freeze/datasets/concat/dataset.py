@@ -85,7 +85,10 @@ class ConcatDataset(DatasetTemplate):
     def _member(self, name: str, settings: MemberSettings) -> Member:
         cfg = member_config(settings, self.dataset_cfg)
         names = own_names(self.class_names, settings.class_map)
-        dataset = build_dataset(cfg, names, self.training, logger=self.logger)
+        try:
+            dataset = build_dataset(cfg, names, self.training, logger=self.logger)
+        except DataError as error:
+            raise DataError(f"DATA_CONFIG.DATASETS.{name}: {error}") from error
         missing = sorted({*(settings.labels or ())} - {*dataset.labels})
         if missing and self.training:
             raise DataError(

@@ -138,7 +138,7 @@ class Member:
         """(256,) int64: class in the joined set of each of the set's point classes; None: the same."""
         names = [point_class_of(name, self.settings.point_class_map)
                  for name in self.dataset.semantic_class_names]  # fmt: skip
-        if names == list(joined[: len(names)]):
+        if "point_labels" not in self.labels or names == list(joined[: len(names)]):
             return None
         table = np.full(IGNORE + 1, IGNORE, np.int64)
         for number, name in enumerate(names):

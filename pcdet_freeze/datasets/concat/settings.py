@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pcdet_freeze.datasets.settings import DataSettings
-from pcdet_freeze.utils.rules import Count, Name, Place, Rule, at_least
+from pcdet_freeze.utils.rules import Count, Name, Place, Rule, at_least, between
 from pcdet_freeze.utils.sections import Section
 
 EXAMPLE = "DATASETS: {kitti: {DATA_CONFIG: {_BASE_CONFIG_: cfgs/dataset_configs/kitti_dataset.yaml}}}"
@@ -25,7 +25,7 @@ class MemberSettings(Section):
     """label of a box -> name in the joined set; others keep their own"""
     point_class_map: dict[str, Name] = field(default_factory=dict)
     """class of a point -> name in the joined set, or ``ignore``; others keep their own"""
-    fill: dict[str, float] = field(default_factory=dict)
+    fill: dict[str, Annotated[float, between(-1e6, 1e6)]] = field(default_factory=dict)
     """column of the points -> its value in all points of this set"""
     z_offset: Place = 0.0
     """metres added to z of points and boxes, so that the roads of all sets have one height"""

@@ -10,7 +10,7 @@ from typing import Any
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.data_check.expected import Columns, columns_of, expected_of
 from pcdet_freeze.engine.data_check.read import survey_some
-from pcdet_freeze.engine.data_check.report import judge
+from pcdet_freeze.engine.data_check.report import DataReport, judge
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import TrainContext, file_of
 from pcdet_freeze.engine.trainer import Trainer
@@ -29,21 +29,28 @@ def check_at_start(context: TrainContext, dataset: Any) -> Columns:
     if context.options.no_check or not context.world.is_main or not isinstance(dataset, DatasetTemplate):
         return {}
     begin = time.monotonic()
-    frames = survey_some(dataset)
-    options = context.options
-    seen = columns_in(options.pretrained_model, options.trust_checkpoint)
-    expected = expected_of(context.cfg, dataset, seen)
-    report = judge(frames, replace(expected, complete=len(frames) == len(dataset)))
-    found = [finding for finding in report.findings if finding.level != "note"]
+    try:
+        report = _report(context, dataset)
+    except Exception as error:  # the training must not end on a fault of its check
+        context.logger.warning("Data check: not completed (%s: %s)", type(error).__name__, error)
+        return {}
+    found, frames = [f for f in report.findings if f.level != "note"], len(report.frames)
     for finding in found:
-        context.logger.warning("Data check, %d of %d frames: %s", len(frames), len(dataset), finding.text)
+        context.logger.warning("Data check, %d of %d frames: %s", frames, len(dataset), finding.text)
     if found:
         cfg_file = file_of(context.cfg) or "FILE"
         context.logger.warning("Check all frames: pcdet-freeze check-data --cfg_file %s", cfg_file)
     else:
         spent = time.monotonic() - begin
-        context.logger.info("Data check: nothing found in %d frames (%.1f s)", len(frames), spent)
+        context.logger.info("Data check: nothing found in %d frames (%.1f s)", frames, spent)
     return report.columns
+
+
+def _report(context: TrainContext, dataset: DatasetTemplate) -> DataReport:
+    options, frames = context.options, survey_some(dataset)
+    seen = columns_in(options.pretrained_model, options.trust_checkpoint)
+    expected = expected_of(context.cfg, dataset, seen)
+    return judge(frames, replace(expected, complete=len(frames) == len(dataset)))
 
 
 def columns_in(path: str | Path | None, trust: bool = False) -> Columns:

@@ -61,25 +61,29 @@ def boxes_by_class(frames: Frames, expected: Expected) -> dict[str, ClassBoxes]:
 
 
 def _trained(frames: Frames, expected: Expected) -> list[ClassBoxes]:
-    """The classes of CLASS_NAMES that have boxes; none where no head learns boxes."""
+    """The classes that a head learns and that have boxes; none where no head learns boxes."""
     if "gt_boxes" not in expected.learned:
         return []
     found = boxes_by_class(frames, expected)
-    return [found[name] for name in expected.class_names if len(found[name])]
+    return [found[name] for name in _learned(expected) if len(found[name])]
+
+
+def _learned(expected: Expected) -> tuple[str, ...]:
+    return expected.class_names if expected.trained is None else expected.trained
 
 
 def classes_without_labels(frames: Frames, expected: Expected) -> Iterator[DataFinding]:
-    """Classes of CLASS_NAMES that no box has."""
+    """Classes that a head learns and no box has."""
     labelled = [frame for frame in frames if frame.boxes is not None]
     if "gt_boxes" not in expected.learned or not expected.complete or not labelled:
         return
     counts = Counter(name for frame in labelled for name in frame.names.tolist())
-    missing = [name for name in expected.class_names if not counts[name]]
+    missing = [name for name in _learned(expected) if not counts[name]]
     if not missing:
         return
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(8)) or "none"
     hint = did_you_mean(missing[0], [name for name in counts if name not in expected.class_names])
-    none_left = len(missing) == len(expected.class_names)
+    none_left = len(missing) == len(_learned(expected))
     yield DataFinding(
         "class_without_labels",
         "error" if none_left else "warning",

@@ -12,15 +12,14 @@ import numpy as np
 
 from pcdet_freeze.datasets.bad_data import BadFramePolicy
 
+BOXES = "gt_boxes"
 HEADS = {
-    "DENSE_HEAD": "gt_boxes",
-    "DENSE_HEADS": "gt_boxes",
     "POINT_HEAD": "gt_boxes",
     "ROI_HEAD": "gt_boxes",
     "SEGMENT_HEAD": "point_labels",
     "LANE_HEAD": "lane_map",
 }
-"""section of MODEL -> the label that it learns from"""
+"""section of MODEL other than the dense heads -> the label that it learns from"""
 VOXELS = "transform_points_to_voxels"
 Level = Literal["error", "warning", "note"]
 Columns = dict[str, tuple[float, ...]]
@@ -57,6 +56,8 @@ class Expected:
     """POINT_CLOUD_RANGE (6,)"""
     learned: frozenset[str]
     """labels that a trainable head of the model learns from"""
+    trained: tuple[str, ...] | None = None
+    """classes of CLASS_NAMES that a trainable head learns; None: all"""
     labels: tuple[str, ...] = ()
     """labels that the data set says to have"""
     semantic_class_names: tuple[str, ...] = ()
@@ -78,6 +79,7 @@ def expected_of(cfg: Mapping[str, Any], dataset: Any, seen: Columns | None = Non
         class_names=tuple(cfg["CLASS_NAMES"]),
         limits=np.asarray(dataset.point_cloud_range, np.float64),
         learned=frozenset(learned_labels(model)) if model else frozenset(dataset.labels),
+        trained=trained_classes(model, cfg["CLASS_NAMES"]) if model else None,
         labels=tuple(dataset.labels),
         semantic_class_names=tuple(dataset.semantic_class_names),
         anchors=anchors_of(model),
@@ -90,19 +92,42 @@ def expected_of(cfg: Mapping[str, Any], dataset: Any, seen: Columns | None = Non
 
 def learned_labels(model: Mapping[str, Any]) -> set[str]:
     """Labels of the heads that the list does not freeze as a whole."""
-    entries = model.get("NOT_TRAIN_IN_MULTI_TASK") or ()
-    names = [entries] if isinstance(entries, str) else list(entries)
-    return {
+    found = {
         label
         for section, label in HEADS.items()
-        if model.get(section) and not any(fnmatch(section.lower(), str(name)) for name in names)
+        if model.get(section) and not _is_frozen(model, section.lower())
     }
+    trainable = any(not _is_frozen(model, name) for name in dense_heads(model))
+    return found | ({BOXES} if trainable else set())
+
+
+def trained_classes(model: Mapping[str, Any], class_names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that trainable heads learn; one of several dense heads has CLASS_NAMES of its own."""
+    heads = [head for name, head in dense_heads(model).items() if not _is_frozen(model, name)]
+    heads += [model[name] for name in HEADS if HEADS[name] == BOXES and model.get(name)]
+    named = {name for head in heads for name in head.get("CLASS_NAMES") or class_names}
+    return tuple(name for name in class_names if name in named)
+
+
+def dense_heads(model: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name of the module -> section, of DENSE_HEAD or of DENSE_HEADS."""
+    several = model.get("DENSE_HEADS") or {}
+    if not isinstance(several, Mapping):
+        names = ["dense_head", *(f"dense_head_{number}" for number in range(2, len(several) + 1))]
+        several = dict(zip(names, several, strict=False))
+    single = {"dense_head": model["DENSE_HEAD"]} if model.get("DENSE_HEAD") else {}
+    return {**single, **several}
+
+
+def _is_frozen(model: Mapping[str, Any], module: str) -> bool:
+    entries = model.get("NOT_TRAIN_IN_MULTI_TASK") or ()
+    names = [entries] if isinstance(entries, str) else list(entries)
+    return any(fnmatch(module, str(name)) for name in names)
 
 
 def anchors_of(model: Mapping[str, Any]) -> dict[str, Anchors]:
     """Anchors of each class, of all heads that have some."""
-    more = model.get("DENSE_HEADS") or ()
-    heads = [model.get("DENSE_HEAD") or {}, *(more.values() if isinstance(more, Mapping) else more)]
+    heads = dense_heads(model).values()
     entries = [entry for head in heads for entry in head.get("ANCHOR_GENERATOR_CONFIG") or ()]
     return {
         str(entry["class_name"]): Anchors(

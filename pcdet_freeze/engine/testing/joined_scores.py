@@ -57,15 +57,17 @@ def score_with_parts(
     for part in parts:
         if officials[part.name] is not None:
             together[part.frames] = [None] * len(together[part.frames])
-    found = score(cfg, EvaluatedFrames(together), frames, recall, counter, logger)
+    found: dict[str, float] = {}
+    if _is_scored(_scorable(frames, together)) or not any(officials.values()):
+        found = score(cfg, EvaluatedFrames(together), frames, recall, counter, logger)
     for part in parts:
         own = _scorable(frames[part.frames], truth[part.frames])
-        if not any(frame.counts or "name" in frame.anno for frame in own):
+        if not _is_scored(own):
             logger.info("%s has no label of a task that the model predicts", part.name)
             continue
         logger.info("%s alone:", part.name)
         given = EvaluatedFrames(truth[part.frames], officials[part.name])
-        values = score(cfg, given, own, {}, counter, logger)
+        values = score(cfg, given, own, {}, _counter_of(part, dataset, counter), logger)
         found |= {f"{part.name}/{key}": value for key, value in values.items()}
     return found
 
@@ -79,6 +81,17 @@ def _official(part: Any, frames: Sequence[FrameResult], truth: Annos) -> Officia
     annos = [frame.anno | {"frame_id": str(frame.anno["frame_id"]).removeprefix(begin)} for frame in frames]
     found: Official = tool(annos)
     return found
+
+
+def _counter_of(part: Any, dataset: Any, counter: TaskCounter) -> TaskCounter:
+    """The counter of a set that has the point classes of the joined one: with its benchmark's mean."""
+    own = tuple(part.dataset.semantic_class_names)
+    return TaskCounter(part.dataset) if own and own == tuple(dataset.semantic_class_names) else counter
+
+
+def _is_scored(frames: Sequence[FrameResult]) -> bool:
+    """Whether a task of ``frames`` can be scored."""
+    return any(frame.counts or "name" in frame.anno for frame in frames)
 
 
 def _scorable(frames: Sequence[FrameResult], truth: Annos) -> list[FrameResult]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from concat_sets import BOXES, SHIFT, joined
+from concat_sets import BOXES, SHIFT, joined, joined_cfg
 from model_cases import CLASS_NAMES
 
+from pcdet_freeze.datasets.concat import ConcatDataset
 from pcdet_freeze.engine.testing.joined_scores import score_with_parts
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
 
@@ -30,9 +31,7 @@ def prediction(sample: dict[str, Any]) -> dict[str, Any]:
             "pred_lane_map": lane_map, "pred_point_labels": labels}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def scores() -> dict[str, float]:
-    dataset = joined(training=False)
+def scores_of(dataset: ConcatDataset) -> dict[str, float]:
     counter, frames = TaskCounter(dataset), []
     for index in range(len(dataset)):
         sample = dataset[index]
@@ -40,6 +39,36 @@ def scores() -> dict[str, float]:
         anno = dataset.generate_prediction_dicts(batch, found, CLASS_NAMES)[0]
         frames.append(FrameResult(anno, counter.count(batch, found)[0]))
     return score_with_parts(CFG, dataset, frames, {}, counter, LOGGER)
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict[str, float]:
+    return scores_of(joined(training=False))
+
+
+def test_a_set_with_the_classes_of_the_joined_one_has_the_mean_of_its_benchmark() -> None:
+    cfg = joined_cfg(SEMANTIC_CLASSES=[])
+    cfg.DATASETS.clouds.POINT_CLASS_MAP = {}
+    dataset = ConcatDataset(cfg, CLASS_NAMES, training=False)
+    clouds: Any = dataset.members[1].dataset
+    clouds.label = lambda rng: {"point_labels": np.zeros(200, np.int64)}
+    clouds.absent_classes_count = True
+    found = scores_of(dataset)
+    assert found["segmentation/mIoU"] == 100 and found["clouds/segmentation/mIoU"] == 50
+
+
+def test_a_set_with_a_tool_of_its_own_is_scored_by_it() -> None:
+    dataset = joined(training=False)
+    asked: list[str] = []
+
+    def tool(annos: list[dict[str, Any]]) -> tuple[str, dict[str, float]]:
+        asked.extend(anno["frame_id"] for anno in annos)
+        return "NDS 7", {"NDS": 7.0}
+
+    boxes: Any = dataset.members[0].dataset
+    boxes.official_scores = tool
+    scores_of(dataset)
+    assert asked == [f"{index:02d}" for index in range(6)]
 
 
 def test_a_set_has_the_metrics_of_its_labels(scores: dict[str, float]) -> None:
