@@ -6,10 +6,13 @@ Needs no labels and no display. --before shows what a training changed: green bo
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pcdet_freeze.cli.flags import CFG_HELP, add_cfg, add_set, add_trust, cfg_of, positive, whole
 from pcdet_freeze.config import load_cfg
@@ -18,6 +21,7 @@ from pcdet_freeze.datasets.point_files import SUFFIXES, PointFiles, find_point_f
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     before = None
     if args.before is not None:
         former = load_cfg(args.before_cfg_file, []) if args.before_cfg_file else cfg
-        before = _predictor(former, dataset, args.before, args)
+        before = _former_predictor(former, cfg.CLASS_NAMES, dataset, args)
     style = Style(dataset.point_cloud_range, cfg.CLASS_NAMES, dataset.semantic_class_names, args.color)
     for frame in frames:
         scene = after(frame)
@@ -82,6 +86,29 @@ def _frames(cfg: Any, args: argparse.Namespace) -> tuple[DatasetTemplate, Iterat
     paths = find_point_files(args.data_path, args.ext)
     files = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, paths, args.intensity_scale)
     return files, frames_of_files(files)
+
+
+def _former_predictor(
+    former: Any, class_names: Sequence[str], dataset: DatasetTemplate, args: argparse.Namespace
+) -> Predict:
+    """Predictions of ``--before``, whose config may have fewer classes; labels are of ``class_names``."""
+    lacking = [name for name in former.CLASS_NAMES if name not in class_names]
+    if lacking:
+        raise ConfigError(
+            f"--before_cfg_file must have classes of --cfg_file ({', '.join(class_names)}); got "
+            f"{', '.join(lacking)}. Add them to CLASS_NAMES of --cfg_file, or draw the two checkpoints apart"
+        )
+    seen = copy.copy(dataset)
+    seen.class_names = list(former.CLASS_NAMES)
+    found = _predictor(former, seen, args.before, args)
+    labels = np.array([class_names.index(name) + 1 for name in former.CLASS_NAMES])
+
+    def renumbered(frame: Frame) -> Scene:
+        scene = found(frame)
+        scene.labels = labels[scene.labels - 1]
+        return scene
+
+    return renumbered
 
 
 def _predictor(cfg: Any, dataset: DatasetTemplate, ckpt: str, args: argparse.Namespace) -> Predict:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,14 @@ import pytest
 import torch
 from tool_runs import CFG, SMALL, tool
 
+from pcdet_freeze.cli.demo import _former_predictor
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.config.cfg import cfg_from_list
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import build_network
+from pcdet_freeze.visualization.demo import frames_of_dataset, predict
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +100,31 @@ def test_label_forms_are_those_of_the_data_set(root: Path, name: str) -> None:
     frames = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
     assert files.semantic_class_names == frames.semantic_class_names
     assert files.lane_map_shape == frames.lane_map_shape
+
+
+@pytest.mark.parametrize("names", [["Pedestrian", "Car"], ["Pedestrian", "Truck", "Car"]])
+def test_a_former_model_may_have_fewer_classes_but_no_other_ones(folder: Path, names: list[str]) -> None:
+    cfg = cfg_from_yaml_file(CFG)
+    cfg_from_list(SMALL, cfg)
+    frames = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
+    former = cfg_from_yaml_file(CFG)
+    cfg_from_list([*SMALL, "MODEL.POST_PROCESSING.SCORE_THRESH", "0.0"], former)
+    former.CLASS_NAMES = names
+    anchors = former.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG
+    former.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG = [one for one in anchors if one.class_name in names]
+    args = SimpleNamespace(before=folder / "few.pth", device="cpu", score=0.0, trust_checkpoint=False)
+    if "Truck" in names:
+        with pytest.raises(ConfigError, match=r"--before_cfg_file must have classes of .*got Truck"):
+            _former_predictor(former, cfg.CLASS_NAMES, frames, args)
+        return
+    seen = copy.copy(frames)
+    seen.class_names = names
+    model = build_network(former.MODEL, 2, seen).eval()
+    torch.save({"model_state": model.state_dict()}, args.before)
+    (frame,) = frames_of_dataset(frames, 1)
+    own = predict(model, seen, frame, torch.device("cpu"))
+    found = _former_predictor(former, cfg.CLASS_NAMES, frames, args)(frame)
+    assert set(own.labels.tolist()) == {1, 2}
+    assert [cfg.CLASS_NAMES[label - 1] for label in found.labels] == [
+        names[label - 1] for label in own.labels
+    ]
