@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,6 +20,11 @@ from pcdet_freeze.datasets.packed.format import Group, PackedFile, Source, Unusa
 from pcdet_freeze.datasets.packed.kinds import INFOS, Kind
 from pcdet_freeze.datasets.packed.rows import InMemory, Rows
 from pcdet_freeze.datasets.timed_reads import current_limit, timed
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: lists stay in memory
+    fcntl = None  # type: ignore[assignment]
 
 PACK_FROM = 2**24
 """bytes of .pkl files from which on a list is packed; shorter ones are read in a second"""
@@ -47,7 +51,8 @@ def open_list(kind: Kind, paths: Sequence[Path], log: logging.Logger, target: Pa
         DataError: a file that is missing or not of this kind.
     """
     sources = _sources(paths)
-    if sources is not None and sum(source.size for source in sources) >= PACK_FROM:
+    total = sum(source.size for source in sources or ())
+    if fcntl is not None and sources is not None and total >= PACK_FROM:
         packed = _packed(kind, paths, sources, target or paths[0].with_suffix(".packed"), log)
         if packed is not None:
             return Rows(packed)
