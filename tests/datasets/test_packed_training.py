@@ -31,8 +31,10 @@ def test_batches_of_a_packed_training_are_those_of_lists_to_the_bit(
     monkeypatch: pytest.MonkeyPatch,
     packs: list[Path],
 ) -> None:
+    made = len(packs)  # by prepare
     packed = kitti()
-    assert len(packs) == 2 and packed.data_augmentor is not None
+    assert made > 2 and len(packs) == made and isinstance(packed.infos.store, PackedFile)
+    assert packed.data_augmentor is not None
     assert packed.data_augmentor.steps[0].size == 4
     monkeypatch.setattr(opening, "PACK_FROM", 10**9)
     listed = kitti()

@@ -51,14 +51,25 @@ def open_list(kind: Kind, paths: Sequence[Path], log: logging.Logger, target: Pa
     Raises:
         DataError: a file that is missing or not of this kind.
     """
+    packed = packed_file(kind, paths, log, target)
+    return Rows(_in_memory(kind, paths) if packed is None else packed)
+
+
+def packed_file(
+    kind: Kind, paths: Sequence[Path], log: logging.Logger, target: Path | None = None
+) -> PackedFile | None:
+    """The packed file of a list, which is made if need be; None for a short list, or where none can be made.
+
+    ``prepare`` calls this so that no training has to pack.
+    """
     sources = _sources(paths)
     total = sum(source.size for source in sources or ())
-    if fcntl is not None and sources is not None and total >= PACK_FROM:
-        packed = _packed(kind, paths, sources, target or paths[0].with_suffix(".packed"), log)
-        if packed is not None:
-            return Rows(packed)
+    if fcntl is None or sources is None or total < PACK_FROM:
+        return None
+    found = _packed(kind, paths, sources, target or paths[0].with_suffix(".packed"), log)
+    if found is None:
         log.warning("the lists of %s are kept in the memory of each process", _names(paths))
-    return Rows(_in_memory(kind, paths))
+    return found
 
 
 def _sources(paths: Sequence[Path]) -> list[Source] | None:

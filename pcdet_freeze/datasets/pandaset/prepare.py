@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.augmentor.database import DATABASE as OBJECTS
 from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.packed import packed_file
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
 from pcdet_freeze.datasets.pandaset.sweep import Sweep
 from pcdet_freeze.datasets.prepare_parts import (
@@ -77,6 +79,7 @@ def prepare_pandaset(
             out.mkdir(parents=True, exist_ok=True)
             parts = {mode: _parts(modes[mode], mode, out, workers, report) for mode in modes}
             _write(out, parts, report, modes["train"].semantic_class_names)
+            packed_file(OBJECTS, [out / "pandaset_dbinfos_train.pkl"], log)
             shutil.rmtree(out / PARTS, ignore_errors=True)
         except OSError as error:
             raise DataError(f"the info files cannot be written to {out} ({error}). {HOW_TO_WRITE}") from error
