@@ -1,7 +1,9 @@
-"""Fixtures of the data set tests: a tiny, prepared KITTI."""
+"""Fixtures of the data set tests: a tiny, prepared KITTI; packing of short lists in this process."""
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from toy_dataset import ToyDataset
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
+from pcdet_freeze.datasets.packed import Kind, opening
+from pcdet_freeze.datasets.packed.packing import pack
+from pcdet_freeze.errors import DataError
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 
@@ -67,3 +72,22 @@ def toy(toy_cfg: EasyDict) -> Callable[..., ToyDataset]:
         return dataset
 
     return build
+
+
+@pytest.fixture
+def packs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Lists of any length are packed, in this process; what is packed."""
+    made: list[Path] = []
+
+    def here(kind: Kind, paths: list[Path], place: Path, log: logging.Logger) -> None:
+        made.append(place)
+        try:
+            pack(kind, paths, place)
+        except DataError as error:
+            raise OSError(str(error)) from error
+
+    monkeypatch.setattr(opening, "PACK_FROM", 0)
+    monkeypatch.setattr(opening, "_run_child", here)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return made

@@ -168,6 +168,7 @@ def run(root: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
             "OUTPUT": str(root / "output"),
             "FIGURES": str(files[-1]),
             "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
             "IN_MEMORY": "1" if args.in_memory else "",
             "MASTER_PORT": str(port),
             "MASTER_ADDR": "127.0.0.1",
@@ -208,7 +209,7 @@ def digests(root: Path, batches: int, in_memory: bool) -> list[str]:
     from pcdet_freeze.datasets import build_dataloader
     from pcdet_freeze.datasets.packed import opening
 
-    opening.PACK_FROM = 2**60 if in_memory else 2**24
+    opening.PACK_FROM = 2**60 if in_memory else 0
     cfg = cfg_from_yaml_file(CFG)
     words = [word for pair in MODEL.items() for word in pair if pair[0].startswith("DATA")]
     cfg_from_list([*words, "DATA_CONFIG.DATA_PATH", str(root)], cfg)

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import PREPARE_HINT, write_pickle
 from pcdet_freeze.datasets.info_files import folders_beside, read_frame_ids
-from pcdet_freeze.datasets.kitti.check_info import has_scores
+from pcdet_freeze.datasets.kitti.check_info import KITTI_INFOS, has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
+from pcdet_freeze.datasets.packed import packed_file
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reading_pool, reads_within, timed
 from pcdet_freeze.errors import ConfigError, DataError
@@ -77,6 +79,9 @@ def prepare_kitti(
             out.mkdir(parents=True, exist_ok=True)
             frames = _read_all(root, out, splits, workers, report, needs_image)
             _write_all(out, splits, frames, report)
+            for split in splits:
+                packed_file(KITTI_INFOS, [out / f"kitti_infos_{split}.pkl"], log)
+            packed_file(DATABASE, [out / "kitti_dbinfos_train.pkl"], log)
         except OSError as error:
             raise DataError(
                 f"the info files cannot be written to {out} ({error}). Name another folder with "

@@ -17,7 +17,7 @@ import numpy as np
 from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_bin, write_pickle
 from pcdet_freeze.datasets.once.dataset import FEATURES, SPLITS, Info, OnceDataset, boxes_of, points_path
-from pcdet_freeze.datasets.packed import INFOS, open_list
+from pcdet_freeze.datasets.packed import INFOS, packed_file
 from pcdet_freeze.datasets.prepare_segments import (
     HOW_TO_WRITE,
     PrepareReport,
@@ -98,10 +98,10 @@ def _run(
         write_pickle(path, infos)
         report.frames[split] = len(infos)
         entries += [entry for part in parts for entry in part["objects"]]
-        open_list(INFOS, [path], log)
+        packed_file(INFOS, [path], log)
     database = out / "once_dbinfos_train.pkl"
     report.objects = write_database(database, entries)
-    open_list(DATABASE, [database], log)
+    packed_file(DATABASE, [database], log)
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ system. OpenPCDet's ``.pkl`` stays the format of exchange; the packed file lies 
 """
 
 from pcdet_freeze.datasets.packed.kinds import INFOS, Kind, frame_of
-from pcdet_freeze.datasets.packed.opening import open_list, read_infos
+from pcdet_freeze.datasets.packed.opening import open_list, packed_file, read_infos
 from pcdet_freeze.datasets.packed.rows import Rows
 
-__all__ = ["INFOS", "Kind", "Rows", "frame_of", "open_list", "read_infos"]
+__all__ = ["INFOS", "Kind", "Rows", "frame_of", "open_list", "packed_file", "read_infos"]

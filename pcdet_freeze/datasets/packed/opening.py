@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import select
+import stat
 import subprocess
 import sys
 import tempfile
@@ -21,6 +21,11 @@ from pcdet_freeze.datasets.packed.format import Group, PackedFile, Source, Unusa
 from pcdet_freeze.datasets.packed.kinds import INFOS, Kind
 from pcdet_freeze.datasets.packed.rows import InMemory, Rows
 from pcdet_freeze.datasets.timed_reads import current_limit, timed
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: lists stay in memory
+    fcntl = None  # type: ignore[assignment]
 
 PACK_FROM = 2**24
 """bytes of .pkl files from which on a list is packed; shorter ones are read in a second"""
@@ -46,13 +51,25 @@ def open_list(kind: Kind, paths: Sequence[Path], log: logging.Logger, target: Pa
     Raises:
         DataError: a file that is missing or not of this kind.
     """
+    packed = packed_file(kind, paths, log, target)
+    return Rows(_in_memory(kind, paths) if packed is None else packed)
+
+
+def packed_file(
+    kind: Kind, paths: Sequence[Path], log: logging.Logger, target: Path | None = None
+) -> PackedFile | None:
+    """The packed file of a list, which is made if need be; None for a short list, or where none can be made.
+
+    ``prepare`` calls this so that no training has to pack.
+    """
     sources = _sources(paths)
-    if sources is not None and sum(source.size for source in sources) >= PACK_FROM:
-        packed = _packed(kind, paths, sources, target or paths[0].with_suffix(".packed"), log)
-        if packed is not None:
-            return Rows(packed)
+    total = sum(source.size for source in sources or ())
+    if fcntl is None or sources is None or total < PACK_FROM:
+        return None
+    found = _packed(kind, paths, sources, target or paths[0].with_suffix(".packed"), log)
+    if found is None:
         log.warning("the lists of %s are kept in the memory of each process", _names(paths))
-    return Rows(_in_memory(kind, paths))
+    return found
 
 
 def _sources(paths: Sequence[Path]) -> list[Source] | None:
@@ -76,12 +93,14 @@ def _in_memory(kind: Kind, paths: Sequence[Path]) -> InMemory:
 def _packed(
     kind: Kind, paths: Sequence[Path], sources: list[Source], target: Path, log: logging.Logger
 ) -> PackedFile | None:
-    places = [target, *_temporary(target, log)]
-    for place in places:
+    other = _temporary(target)
+    for place in (target, other) if _is_private(other.parent) else (target,):
         if (found := _usable(place, kind, sources, log)) is not None:
             return found
-    for place in places:
+    for place in (target, other):
         try:
+            if place == other:
+                _make_private(other.parent)
             with _alone(place, log) as alone:
                 if (found := _usable(place, kind, sources, None)) is not None:  # made while this one waited
                     return found
@@ -105,19 +124,26 @@ def _usable(place: Path, kind: Kind, sources: list[Source], log: logging.Logger 
         return None
 
 
-def _temporary(target: Path, log: logging.Logger) -> list[Path]:
-    """The place in a folder that belongs to this user alone; none where somebody else made the folder."""
-    folder = Path(tempfile.gettempdir()) / f"pcdet_freeze_{os.getuid()}"
+def _temporary(target: Path) -> Path:
+    """The place of ``target`` in a folder of this user in the temporary folder."""
+    digest = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"pcdet_freeze_{os.getuid()}" / f"{digest}_{target.name}"
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether the folder is there and nobody else can write to it."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
         state = folder.lstat()
     except OSError:
-        return []
-    if state.st_uid != os.getuid() or state.st_mode & 0o077 or folder.is_symlink():
-        log.warning("%s is not used: it must belong to this user alone", folder)
-        return []
-    digest = hashlib.sha256(str(target.absolute()).encode()).hexdigest()[:16]
-    return [folder / f"{digest}_{target.name}"]
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o077
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder; OSError where it cannot be made, or somebody else made it."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not _is_private(folder):
+        raise OSError(f"{folder} must be a folder of this user alone (mode 700)")
 
 
 @contextmanager
@@ -127,6 +153,7 @@ def _alone(place: Path, log: logging.Logger) -> Iterator[bool]:
     Raises OSError where the folder cannot be written.
     """
     lock = place.with_name(f".{place.name}{_SUFFIX}")
+    place.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as stream:
         held = _locked(stream.fileno(), place, log)
         try:

@@ -10,7 +10,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pcdet_freeze.datasets.augmentor.database import DATABASE as OBJECTS
 from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.packed import packed_file
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
@@ -57,6 +59,7 @@ def prepare_pandaset(
                 for mode, dataset in modes.items()
             }
             _write(out, parts, report, modes["train"].semantic_class_names)
+            packed_file(OBJECTS, [out / "pandaset_dbinfos_train.pkl"], log)
     report.log(log, class_names, out)
     return report
 

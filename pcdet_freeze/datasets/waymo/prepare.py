@@ -17,7 +17,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_pickle, write_pickle
-from pcdet_freeze.datasets.packed import INFOS, frame_of, open_list
+from pcdet_freeze.datasets.packed import INFOS, frame_of, packed_file
 from pcdet_freeze.datasets.packed.kinds import list_of_frames
 from pcdet_freeze.datasets.prepare_segments import (
     HOW_TO_WRITE,
@@ -114,8 +114,8 @@ class _Job:
         shutil.rmtree(self.out / PARTS, ignore_errors=True)
         for split, found in segments.items():
             target = self.out / f"{self.tag}_infos_{split}.packed"
-            open_list(INFOS, [path for path, _, _ in found], self.log, target)
-        open_list(DATABASE, [database], self.log)
+            packed_file(INFOS, [path for path, _, _ in found], self.log, target)
+        packed_file(DATABASE, [database], self.log)
 
     def _segments(self, split: str) -> list[tuple[Path, int, list[Info]]]:
         """Info file, number of the first frame in the split, and infos of each segment."""

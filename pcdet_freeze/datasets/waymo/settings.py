@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.utils.rules import Count, Name, Rule
+from pcdet_freeze.utils.rules import Count, Name, whole
 
 POINT_COLUMNS = 5
 """x, y, z, intensity, elongation"""
 
 
-def _are_columns(numbers: Sequence[int]) -> bool:
-    return all(0 <= number < POINT_COLUMNS for number in numbers)
-
-
-Columns = Annotated[tuple[int, ...], Rule("numbers of columns, 0 to 4 (3: intensity)", _are_columns)]
+Columns = tuple[Annotated[int, whole(0, POINT_COLUMNS - 1)], ...]
+"""numbers of columns, 3: intensity"""
 
 
 @dataclass(frozen=True, kw_only=True)
