@@ -19,6 +19,7 @@ h1, h2, summary, th { overflow-wrap: anywhere; }
 .soft { color: var(--soft); } .good { color: var(--good); font-weight: 600; }
 .bad { color: var(--bad); font-weight: 600; }
 code, pre { font: 13px/1.45 ui-monospace, monospace; } code { overflow-wrap: anywhere; }
+td code { overflow-wrap: break-word; }
 pre { background: var(--shade); border: 1px solid var(--line); border-radius: 6px; padding: .7rem;
   overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
