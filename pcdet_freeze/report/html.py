@@ -39,7 +39,7 @@ details > summary { cursor: pointer; margin-left: -.8rem; padding-left: .3rem; }
 .none { color: var(--soft); background: var(--shade); }
 figure { margin: 1rem 0; } figure img, figure svg { max-width: 100%; height: auto; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; }
-.curves figure { margin: 0; flex: 1; min-width: 24rem; }
+.curves figure { margin: 0; flex: 1; min-width: min(24rem, 100%); }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } }
 """
