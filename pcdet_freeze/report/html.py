@@ -19,6 +19,7 @@ h1, h2, summary, th { overflow-wrap: anywhere; }
 .soft { color: var(--soft); } .good { color: var(--good); font-weight: 600; }
 .bad { color: var(--bad); font-weight: 600; }
 code, pre { font: 13px/1.45 ui-monospace, monospace; } code { overflow-wrap: anywhere; }
+td code { overflow-wrap: break-word; }
 pre { background: var(--shade); border: 1px solid var(--line); border-radius: 6px; padding: .7rem;
   overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -38,7 +39,7 @@ details > summary { cursor: pointer; margin-left: -.8rem; padding-left: .3rem; }
 .none { color: var(--soft); background: var(--shade); }
 figure { margin: 1rem 0; } figure img, figure svg { max-width: 100%; height: auto; }
 .curves { display: flex; flex-wrap: wrap; gap: 1rem; }
-.curves figure { margin: 0; flex: 1; min-width: 24rem; }
+.curves figure { margin: 0; flex: 1; min-width: min(24rem, 100%); }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } }
 """

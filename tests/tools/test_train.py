@@ -45,7 +45,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 def test_a_run_leaves_openpcdets_folders(first: Path) -> None:
     assert sorted(p.name for p in first.iterdir() if p.suffix != ".log") == [
-        "ckpt", "eval", "pointpillar.yaml", "run.json", "tensorboard",
+        "ckpt", "eval", "pointpillar.yaml", "report.html", "report.json", "run.json", "tensorboard",
     ]  # fmt: skip
     assert sorted(p.name for p in (first / "ckpt").iterdir()) == [
         "checkpoint_epoch_1.pth", "checkpoint_epoch_2.pth",
