@@ -1,8 +1,8 @@
 """Argoverse 2's detection metrics: AP by the distance of centres, errors of true positives, and their score.
 
 After the definition of the Argoverse 2 3D object detection challenge (Wilson et al., NeurIPS 2021 datasets
-track, arXiv:2301.00493, section 4.1, and the evaluation notes of the package ``av2``, version 0.3). Not
-included: the restriction to the map's region of interest, which the challenge's server makes.
+track, arXiv:2301.00493, and the notes of the package ``av2`` 0.3.6, whose figures they are). Not included:
+the restriction to the map's region of interest, which the challenge's server makes.
 
 * Counted are detections within 150 m, the 100 with the highest scores of each class and frame, and labels
   within 150 m with one point or more; distances are from the vehicle's origin, in 3D.

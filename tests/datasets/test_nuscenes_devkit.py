@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from easydict import EasyDict
 
 pytest.importorskip("nuscenes", reason="the nuscenes-devkit is the extra nuscenes")
@@ -234,3 +236,23 @@ def test_samples_without_a_counted_box_are_an_error(frames: NuScenesDataset) -> 
             frames.official_scores(truth(frames))
     finally:
         path.write_text(before)
+
+
+def test_predictions_are_written_in_the_global_frame(
+    frames: NuScenesDataset, devkit: NuScenes, tmp_path: Path
+) -> None:
+    true, token = truth(frames)[3], frames.frame_name(3)
+    labels = torch.tensor([CLASSES.index(name) + 1 for name in true["name"]])
+    said = {"pred_boxes": torch.tensor(true["boxes_lidar"]), "pred_labels": labels,
+            "pred_scores": torch.tensor(true["score"])}  # fmt: skip
+    batch = {"frame_id": [token], "metadata": [{"token": token}]}
+    (anno,) = frames.generate_prediction_dicts(batch, [said], CLASSES, tmp_path)
+    assert anno["boxes_lidar"].shape[1] == 9 and {"location", "bbox", "score"} <= anno.keys()
+    rows = json.loads((tmp_path / f"{token}.json").read_text())
+    boxes = [devkit.get("sample_annotation", name) for name in devkit.get("sample", token)["anns"]]
+    by_place = {tuple(np.round(box["translation"], 2)): box for box in boxes}
+    assert len(rows) == len(labels)
+    for row in rows:
+        box = by_place[tuple(np.round(row["translation"], 2))]
+        np.testing.assert_allclose(row["size"], box["size"], rtol=1e-5)
+        assert abs(np.dot(row["rotation"], box["rotation"])) == pytest.approx(1.0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Class-balanced resampling of frames (CBGS, Zhu et al., arXiv:1908.09492, section 3.1)."""
+"""Class-balanced resampling of frames (CBGS, Zhu et al., arXiv:1908.09492)."""
 
 from __future__ import annotations
 
