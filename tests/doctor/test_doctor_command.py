@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,15 @@ def test_list_prints_every_check_and_makes_none(machine: Any, capsys: Any) -> No
     machine.python = (3, 9)
     assert main(["doctor", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CHECKS)
+
+
+def test_the_command_starts_without_the_packages_that_may_be_broken() -> None:
+    code = (
+        "import sys, pcdet_freeze.cli.doctor as command; "
+        "sys.exit(', '.join({'torch', 'numpy', 'numba', 'spconv'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
 
 
 def test_every_check_has_a_cure_and_a_place_in_the_documentation(root: Path) -> None:

@@ -110,6 +110,13 @@ def test_a_resumed_run_reports_all_of_its_iterations(first: Any, tmp_path: Path)
     assert record.seconds > 0 and "no test data" in record.pictures_note
 
 
+def test_a_finished_run_that_starts_again_keeps_the_drift_that_it_found(tmp_path: Path) -> None:
+    drifts = {**TINY, LIST: ["backbone_2d"], "MODEL.FREEZE.ALLOW_RANDOM": True}
+    found = [load_record(train(tmp_path, drifts, num_epochs_to_eval=0).output_dir) for _ in range(2)]
+    assert found[0].drift == found[1].drift and found[0].drift["backbone_2d"]["verdict"] == "drift"
+    assert found[0].curves == found[1].curves and found[1].iterations == found[0].iterations
+
+
 class Stops(Hook):
     """Ends the run after its first step."""
 
