@@ -14,6 +14,7 @@ from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.point_files import PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.export.folder import NETWORK, read_digests, write_export
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = cfg_of(args)
     dataset = _dataset(cfg, args)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    load_model_state(model, load_checkpoint(args.ckpt, args.trust_checkpoint)["model_state"], args.ckpt)
+    load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
     batch = _batch(dataset, args.batch_size)
     source = (
         f"Exported by `pcdet-freeze export` from {Path(args.ckpt).name}, config {Path(args.cfg_file).name}."

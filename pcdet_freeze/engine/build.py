@@ -18,7 +18,6 @@ from torch import nn
 from pcdet_freeze.config import plain
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.late_voxels import send_points
-from pcdet_freeze.engine.checkpoint.head_classes import classes_of
 from pcdet_freeze.engine.checkpoint.io import cfg_digest
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state, load_pretrained
@@ -40,6 +39,7 @@ from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
 from pcdet_freeze.engine.hooks.validation import ValidationHook, validation_settings
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
+from pcdet_freeze.engine.required_labels import require_labels as require_labels
 from pcdet_freeze.engine.run_context import (
     Checkpoint,
     Data,
@@ -51,11 +51,10 @@ from pcdet_freeze.engine.slurm import requeue_after
 from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
 from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan, is_frozen
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, log_list_changes
 from pcdet_freeze.freezing.lr_scale import describe_lr_scale, lr_scaled_groups
-from pcdet_freeze.freezing.module_graph import stages, training_steps
 from pcdet_freeze.freezing.paths import is_within, match
 from pcdet_freeze.models import build_network
 from pcdet_freeze.ops.maps.map_layout import train_channels_last
@@ -214,7 +213,8 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         first.append(EmaHook(decay))
     last: list[Hook] = []
     if evaluation is not None:
-        first += validation_hooks(context, evaluation, extra)
+        settings = validation_settings(context.cfg.OPTIMIZATION)
+        first += [ValidationHook(evaluation, ckpt, *settings, extra)] if settings is not None else []
         last = [EvaluationHook(evaluation, ckpt, options.num_epochs_to_eval, options.start_epoch)]
     requeue = partial(requeue_after, logger=context.logger) if options.requeue else None
     stop = StopHook(ckpt, extra, context.agreement, requeue)
@@ -232,14 +232,6 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         StopBeforeEvaluationHook(stop),
         *last,
     ]
-
-
-def validation_hooks(context: TrainContext, evaluation: Evaluation, extra: Mapping[str, Any]) -> list[Hook]:
-    """The hook that evaluates between epochs, if OPTIMIZATION.BEST or GUARD asks for it."""
-    settings = validation_settings(context.cfg.OPTIMIZATION)
-    if settings is None:
-        return []
-    return [ValidationHook(evaluation, context.folders.ckpt, *settings, extra)]
 
 
 @dataclass
@@ -292,50 +284,4 @@ def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan, proc
             f"--sync_bn needs CUDA for every norm layer that is not frozen in all epochs, but the device is "
             f"{device} and {len(live)} are trainable: {', '.join(live[:4])}. Leave --sync_bn out, or freeze "
             "them."
-        )
-
-
-def require_labels(model: nn.Module, dataset: Any) -> None:
-    """Raise one DataError for all heads that give a loss but whose label no frame of ``dataset`` has.
-
-    A head's labels are its ``reads_train`` without the keys that modules write; the data set declares its
-    ``labels``. Frozen heads need none. Nothing is checked where one of the two is not declared.
-    """
-    given = getattr(dataset, "labels", None)
-    if given is None:
-        return
-    steps, parts = training_steps(model), stages(model)
-    there = {*given, *(key for part in parts for key in part.writes)}
-    lacking = {
-        part.name: missing
-        for part in parts
-        if part.has_loss and steps[part.name].loss and (missing := sorted(part.reads_train - there))
-    }
-    if lacking:
-        needs = "; ".join(f"{head} learns from {', '.join(keys)}" for head, keys in lacking.items())
-        raise DataError(
-            f"A task needs labels in some frame, but {type(dataset).__name__} has only "
-            f"{', '.join(given) or 'none'}: {needs}. Add the labels (docs/labels.md; those of a task of your "
-            "own to the data set's `labels`), or name the head in MODEL.NOT_TRAIN_IN_MULTI_TASK"
-        )
-    _require_classes({part.name: part.module for part in parts if steps[part.name].loss}, dataset)
-
-
-def _require_classes(heads: Mapping[str, nn.Module], dataset: Any) -> None:
-    """Raise one DataError for all ``heads`` with classes that no frame of ``dataset`` is labelled for."""
-    labelled = getattr(dataset, "labelled_classes", None)
-    if labelled is None:
-        return
-    lacking = {
-        name: missing
-        for name, head in heads.items()
-        if (missing := [c for c in classes_of(head) if c not in labelled])
-    }
-    if lacking:
-        needs = "; ".join(f"{head} has {', '.join(names)}" for head, names in lacking.items())
-        raise DataError(
-            "A head learns from frames that are labelled for all of its classes, but the training data is "
-            f"labelled for {', '.join(labelled) or 'none'} (DATA_CONFIG.LABELLED_CLASSES): {needs}. Name the "
-            "head in MODEL.NOT_TRAIN_IN_MULTI_TASK, give its new classes a head of their own "
-            "(MODEL.DENSE_HEADS), or add labels"
         )

@@ -16,7 +16,6 @@ from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, metadata_to_pl
 from pcdet_freeze.freezing.checks.first_steps import FirstSteps
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
 from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.lr_scale import lr_scaled_groups
 from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.schedule import phase_at, timeline
 from pcdet_freeze.integrations.openpcdet.checkpoint.continuation import continuation
@@ -71,7 +70,7 @@ class Session:
         self._lr_scales = LrScales()
         self._dropped = DroppedParameters(model, plan.train_dropped, logger)
         self._check_trainable()
-        self._scale_learning_rates()
+        self._lr_scales.add_modules(self.plan, self.model)
         frozen_heads.patch_frozen_heads(model)
         self.wrapped: nn.Module = model
         """the model as the training loop calls it, in its wrappers"""
@@ -86,12 +85,6 @@ class Session:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy of the model does not belong to this training: its session is None."""
         return type(None), ()
-
-    def _scale_learning_rates(self) -> None:
-        """FREEZE.LR_SCALE, for what trains now and has no scale of a phase."""
-        named = dict(self.model.named_parameters())
-        for names, scale in lr_scaled_groups(self.plan, self.model):
-            self._lr_scales.add([named[name] for name in names], scale)
 
     def _watch_first_steps(self) -> None:
         self._first_steps.watch(self.handle, self.wrapped, self.optimizer, self._dropped.names)
@@ -180,7 +173,7 @@ class Session:
             for added in phase.entered[len(phase.entered) - len(phase.phases) :]:
                 names = self._dropped.to_train(added.names)
                 self._lr_scales.add(add_to_groups(self.model, self.optimizer, names), added.lr_scale)
-            self._scale_learning_rates()
+            self._lr_scales.add_modules(self.plan, self.model)
             self.logger.info("pcdet_freeze: %s", "; ".join(phase.lines()))
         frozen_heads.patch_frozen_heads(self.model)
         self.log_summary()

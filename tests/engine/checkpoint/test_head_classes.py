@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from several_heads_cases import built, several_config, single_config
+from several_heads_cases import anchor_section, built, several_config, single_config
 
 from pcdet_freeze.engine.checkpoint.head_classes import classes_of_heads
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
@@ -17,6 +17,7 @@ from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
+HEADS = {"dense_head": "Car", "cyclist_head": "Cyclist", "pedestrian_head": "Pedestrian"}
 
 
 def saved(path: Path, model: Any, classes: Any = None) -> Path:
@@ -78,3 +79,22 @@ def test_stitched_heads_keep_the_classes_that_they_were_trained_for(detector: An
     found = {"dense_head": ["Car", "Pedestrian"], "cyclist_head": ["Cyclist"]}
     assert joined[CHECKPOINT_KEY]["head_classes"] == found
     built(several_config()).load_state_dict(joined["model_state"])
+
+
+def test_new_heads_of_different_runs_are_stitched_into_one_detector() -> None:
+    """One run adds cyclists, another one pedestrians; each class has a head of its own name."""
+    one = several_config()
+    one["DENSE_HEADS"] = {name: anchor_section(kind) for name, kind in HEADS.items()}
+    whole = built(one, seed=2)
+    sources = []
+    for head, seed in (("dense_head", 0), ("cyclist_head", 1), ("pedestrian_head", 2)):
+        names = list(dict.fromkeys(["dense_head", head]))
+        config = several_config() | {"DENSE_HEADS": {name: one["DENSE_HEADS"][name] for name in names}}
+        model = built(config, *(HEADS[name] for name in names), seed=seed)
+        state = {k: v for k, v in model.state_dict().items() if seed == 0 or k.startswith(head)}
+        shared = sources[0].state if sources else {}
+        ours = {CHECKPOINT_KEY: {"head_classes": classes_of_heads(model)}}
+        sources.append(Source.of(head, {"model_state": {**shared, **state}, **ours}))
+    joined, _ = stitch(sources[0], [Take(source, (source.name,)) for source in sources[1:]])
+    whole.load_state_dict(joined["model_state"])
+    assert joined[CHECKPOINT_KEY]["head_classes"] == {name: [kind] for name, kind in HEADS.items()}

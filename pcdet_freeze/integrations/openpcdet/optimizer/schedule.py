@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from pcdet_freeze.freezing import FreezePlan
+from pcdet_freeze.freezing.lr_scale import lr_scaled_groups
 from pcdet_freeze.integrations.openpcdet.optimizer.param_groups import group_for
 
 
@@ -27,6 +29,12 @@ class LrScales:
         known = {id(parameter) for parameter, _, _ in self._scaled}
         new = [parameter for parameter in parameters if scale != 1 and id(parameter) not in known]
         self._scaled += [(parameter, scale, parameter.detach().clone()) for parameter in new]
+
+    def add_modules(self, plan: FreezePlan, model: nn.Module) -> None:
+        """FREEZE.LR_SCALE, for what trains now and has no scale of a phase."""
+        named = dict(model.named_parameters())
+        for names, scale in lr_scaled_groups(plan, model):
+            self.add([named[name] for name in names], scale)
 
     def refresh(self) -> None:
         """Weights were loaded: the next step starts from them."""
