@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import re
 import tempfile
 import tokenize
 from collections.abc import Callable, Iterator
@@ -22,13 +21,8 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
-_INFOS = re.compile(r"([a-z_]+?)_(?:db)?infos")
-
-
-def prepare_hint(path: Path) -> str:
-    """The command that writes the info file ``path``, by the data set that its name begins with."""
-    found = _INFOS.match(path.name)
-    return PREPARE_HINT.replace("kitti", found[1]) if found else PREPARE_HINT
+OTHER_SETS = ("argoverse2", "custom", "nuscenes", "pandaset")
+"""names with which info files of other data sets begin"""
 
 
 def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray:
@@ -70,6 +64,12 @@ def read_pickle(path: Path) -> Any:
         raise DataError(
             f"{path}: not an info file of plain values ({error}). Regenerate it with `{prepare_hint(path)}`"
         ) from error
+
+
+def prepare_hint(path: Path) -> str:
+    """The command that writes the info file ``path``, whose name begins with that of its data set."""
+    name = path.name.partition("_")[0]
+    return PREPARE_HINT.replace("kitti", name) if name in OTHER_SETS else PREPARE_HINT
 
 
 def read_npy(path: Path) -> np.ndarray:
