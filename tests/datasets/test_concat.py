@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from concat_sets import BOXES, FIRST, SHIFT, XYZI, joined, joined_cfg, member
+from model_cases import CLASS_NAMES
 
 from pcdet_freeze.cli.prepare import configs_of
 from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataloader, build_dataset, data_faults
 from pcdet_freeze.datasets.bad_data import FRAME, BadItem
+from pcdet_freeze.datasets.concat import ConcatDataset
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.datasets.loader import label_forms_of
 from pcdet_freeze.errors import ConfigError, DataError
@@ -49,6 +51,19 @@ def test_a_set_without_a_column_is_refused_by_name() -> None:
     cfg.DATASETS.clouds.FILL = {}
     with pytest.raises(ConfigError, match=r"DATASETS\.clouds\.FILL\.intensity is required.*x, y, z"):
         build_dataset(cfg, ["Car"], True)
+
+
+def test_a_set_that_is_labelled_for_some_classes_says_so_in_the_names_of_the_joined_one() -> None:
+    cfg = joined_cfg()
+    cfg.DATASETS.boxes.DATA_CONFIG.LABELLED_CLASSES = ["car"]
+    dataset = ConcatDataset(cfg, CLASS_NAMES, training=True)
+    sample = dataset[FIRST["boxes"]]
+    assert sample["gt_boxes"][:, 7].tolist() == [1]
+    assert sample["labelled_classes"].tolist() == [name == "Car" for name in CLASS_NAMES]
+    assert "labelled_classes" not in dataset[FIRST["clouds"]]
+    assert dataset.labelled_classes == ("Car",)
+    anno = dataset.ground_truth_annos()[0]
+    assert anno is not None and anno["labelled_classes"] == ("Car",)
 
 
 @pytest.mark.parametrize(("member_name", "change", "message"), [

@@ -68,6 +68,7 @@ class ConcatDataset(DatasetTemplate):
         self.members = [self._member(name, member) for name, member in settings.datasets.items()]
         self.starts = np.cumsum([0, *map(len, self.members)])
         self.labels = tuple(dict.fromkeys(key for member in self.members for key in member.labels))
+        self.labelled_classes = self.labelled_classes or self._labelled_by_members()
         self._frames_per_epoch = settings.frames_per_epoch or len(self)
         self._pools, self._weights = self._balanced(settings)
         self._log_members()
@@ -97,6 +98,13 @@ class ConcatDataset(DatasetTemplate):
             )
         columns = self.point_feature_encoder.src_feature_list
         return Member(name, settings, dataset, columns, self.semantic_class_names, self.box_columns)
+
+    def _labelled_by_members(self) -> tuple[str, ...] | None:
+        """The classes that boxes of any set are labelled for; None: all."""
+        known = [member.labelled_classes for member in self.members if "gt_boxes" in member.labels]
+        if not known or any(names is None for names in known):
+            return None
+        return tuple(dict.fromkeys(name for names in known for name in names or ()))
 
     def _balanced(self, settings: ConcatSettings) -> tuple[list[np.ndarray], list[float]]:
         """What an epoch of training draws from, and the share of each; empty where every frame comes once."""

@@ -13,11 +13,13 @@ from pcdet_freeze.datasets.bad_data import BadItem
 from pcdet_freeze.datasets.concat.settings import MemberSettings
 from pcdet_freeze.datasets.frames import BOX_KEYS, IGNORE, LABEL_KEYS, POINT_KEYS
 from pcdet_freeze.datasets.label_settings import IGNORED
+from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, mark_labelled
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 
 STATED = ("ON_BAD_FRAME", "BAD_FRAME_LIMIT", "ON_IMPLAUSIBLE", "TIMEOUT")
 """keys of the joined set that replace those of its sets, besides range, columns and processing"""
+OTHER_KEYS = ("frame_id", "bad_data", "road_plane")
 NAME = "dataset"
 """key of a sample's ``metadata``: name of its set"""
 PLAIN, WITH_VELOCITY = 7, 9
@@ -96,7 +98,8 @@ class Member:
 
         What other sets do not have (calib, image_shape, ...) is in ``metadata``, beside the set's name.
         """
-        known = {*POINT_KEYS, *BOX_KEYS, *self.dataset.labels, "frame_id", "bad_data", "road_plane"}
+        mark_labelled(sample, self.dataset.labelled_classes)
+        known = {*POINT_KEYS, *BOX_KEYS, *self.dataset.labels, LABELLED_CLASSES, *OTHER_KEYS}
         out = {key: sample[key] for key in self.labels if sample.get(key) is not None}
         out["points"] = self._points(sample["points"])
         out["frame_id"] = f"{self.name}/{sample['frame_id']}"
@@ -105,12 +108,23 @@ class Member:
         if "gt_boxes" in out:
             out["gt_boxes"] = self._boxes(out["gt_boxes"])
             out["gt_names"] = self.joined_names(sample["gt_names"])
+            if LABELLED_CLASSES in sample:
+                out[LABELLED_CLASSES] = self._joined_classes(sample[LABELLED_CLASSES])
         if "point_labels" in out and self._classes is not None:
             out["point_labels"] = self._classes[out["point_labels"]]
         if "bad_data" in sample:
             items: list[BadItem] = sample["bad_data"]
             out["bad_data"] = [item._replace(name=f"{self.name}/{item.name}") for item in items]
         return out
+
+    @property
+    def labelled_classes(self) -> tuple[str, ...] | None:
+        """The classes of the joined set that the set's boxes are labelled for; None: all."""
+        own = self.dataset.labelled_classes
+        return None if own is None else self._joined_classes(own)
+
+    def _joined_classes(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.joined_names(names).tolist()))
 
     def joined_names(self, names: Any) -> np.ndarray:
         """(K,) names of boxes in the joined set."""
@@ -149,8 +163,14 @@ class Member:
         """Annotations of the set in its own frame, with the names of the joined set; None: no box labels."""
         if "gt_boxes" not in self.labels:
             return [None] * len(self)
-        annos = self.dataset.ground_truth_annos()
-        return [anno if anno is None else {**anno, "name": self.joined_names(anno["name"])} for anno in annos]
+        return [
+            anno if anno is None else self._joined_anno(anno) for anno in self.dataset.ground_truth_annos()
+        ]
+
+    def _joined_anno(self, anno: Anno) -> Anno:
+        labelled = anno.get(LABELLED_CLASSES, self.dataset.labelled_classes)
+        classes = {} if labelled is None else {LABELLED_CLASSES: self._joined_classes(labelled)}
+        return {**anno, "name": self.joined_names(anno["name"]), **classes}
 
     def prediction_annos(
         self,
