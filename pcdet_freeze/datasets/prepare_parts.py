@@ -1,82 +1,127 @@
-"""What `prepare` of several data sets shares: parts in parallel, which an interrupted run keeps; objects."""
+"""What the ``prepare`` of data sets shares: a part a frame, written as soon as it is done, and the report.
+
+An interrupted run continues with the frames that are left: a part is used again if its key, which its files
+and the config decide, is the same.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pcdet_freeze.datasets.files import read_pickle, replacing, write_pickle
-from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.timed_reads import current_limit, reading_pool, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
-T = TypeVar("T")
-R = TypeVar("R")
 Info = dict[str, Any]
-HOW_TO_WRITE = "Name another folder with --out DIR, and set DATA_CONFIG.INFO_ROOT to it"
 
 
 @dataclass
 class PrepareReport:
-    """What was written: frames a split, database objects a class, bad frames with their reasons."""
+    """What was written: frames a mode, database objects a class, points a class, bad frames with a reason."""
 
+    unit: str = "frame"
+    """what the data set calls a frame"""
     frames: dict[str, int] = field(default_factory=dict)
     objects: dict[str, int] = field(default_factory=dict)
+    points: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        def listed(counts: Mapping[str, int]) -> str:
+            return ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
+
+        many = f"{self.unit}s"
         return (
-            f"frames: {listed(self.frames)}; objects in the database: {listed(self.objects)}; skipped: "
-            f"{len(self.skipped)}"
+            f"{many}: {listed(self.frames)}; objects in the database: {listed(self.objects)}; points of the "
+            f"training {many}: {listed(self.points)}; skipped {many}: {len(self.skipped)}"
         )
 
+    def log(self, logger: logging.Logger, class_names: Sequence[str], out: Path) -> None:
+        """Name the frames that were left out, and the classes that gt_sampling has nothing of."""
+        for name, reason in self.skipped.items():
+            logger.warning("skipped %s %s: %s", self.unit, name, reason)
+        for name in class_names:
+            if name not in self.objects:
+                text = "the training %ss have no %s: gt_sampling will have none to paste"
+                logger.warning(text, self.unit, name)
+        logger.info("written to %s: %s", out, self)
 
-def listed(counts: Mapping[str, int]) -> str:
-    """``3 Car, 2 Truck``; ``none`` for an empty mapping."""
-    return ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of one mode."""
+
+    mode: str
+    names: Sequence[str]
+    """in order; two frames do not share a name"""
+    key: Callable[[int], str]
+    """changes with all that the part of a frame depends on"""
+    make: Callable[[int], Info]
+    """the part of a frame; DataError for a bad frame"""
 
 
-def each_part(
-    items: Sequence[T],
-    make: Callable[[T], R],
-    workers: int,
-    title: str,
-    name: Callable[[T], str],
-    skipped: dict[str, str],
-) -> list[R]:
-    """``make`` of each item, in order, in threads with a progress bar; a DataError goes to ``skipped``."""
+@contextmanager
+def parts_folder(out: Path, name: str) -> Iterator[Path]:
+    """The folder of the parts, which is removed when the block ends without an error.
+
+    Raises DataError where ``out`` cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield out / name
+        shutil.rmtree(out / name, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"the info files cannot be written to {out} ({error}). Name another folder with --out DIR, "
+            "and set DATA_CONFIG.INFO_ROOT to it"
+        ) from error
+
+
+def make_parts(frames: Frames, folder: Path, workers: int, report: PrepareReport) -> list[Info]:
+    """The part of each good frame, in order; bad ones go into the report. DataError where all are bad."""
     limit = current_limit()
 
-    def one(item: T) -> R | DataError:
+    def one(index: int) -> Info | DataError:
         try:
             with reads_within(limit):  # of a thread of its own
-                return make(item)
+                return _part(frames, index, folder)
         except DataError as error:
             return error
 
-    found: list[R] = []
+    found = []
     with reading_pool(workers) as pool:
-        shown = tqdm(pool.map(one, items), total=len(items), desc=title, disable=not sys.stderr.isatty())
-        for item, result in zip(items, shown, strict=True):
+        results = pool.map(one, range(len(frames.names)))
+        shown = tqdm(results, total=len(frames.names), desc=frames.mode, disable=not sys.stderr.isatty())
+        for index, result in enumerate(shown):
             if isinstance(result, DataError):
-                skipped[name(item)] = str(result)
+                report.skipped[frames.names[index]] = str(result)
             else:
                 found.append(result)
+    if not found:
+        first = next(iter(report.skipped.values()), "there is none")
+        raise DataError(f"no usable {report.unit} for {frames.mode}; the first fault: {first}")
+    report.frames[frames.mode] = len(found)
     return found
 
 
-def kept_part(path: Path, key: str, make: Callable[[], Info]) -> Info:
-    """The part that an earlier run wrote to ``path`` with this ``key``, else ``make()``, written there."""
+def _part(frames: Frames, index: int, folder: Path) -> Info:
+    """The part that an earlier run finished, or a new one."""
+    path = inside(folder, f"{frames.names[index]}_{frames.mode}.pkl", "a frame's part")
+    key = frames.key(index)
     if path.is_file():
         try:
             known = read_pickle(path)
@@ -84,15 +129,15 @@ def kept_part(path: Path, key: str, make: Callable[[], Info]) -> Info:
                 return known
         except DataError:  # damaged: written anew
             pass
-    part = {"key": key, **make()}
+    part = {"key": key, **frames.make(index)}
     write_pickle(path, part)
     return part
 
 
-def part_key(dataset_cfg: Config, files: Sequence[Path], *more: object) -> str:
-    """Changes with the config and with size and time of ``files``."""
+def key_of(files: Sequence[Path], *values: object) -> str:
+    """A key that changes with ``values``, and with size and time of ``files``."""
     states = [timed(file, partial(_state, file)) for file in files]
-    return hashlib.sha256(repr((dict(dataset_cfg), states, *more)).encode()).hexdigest()
+    return hashlib.sha256(repr((values, states)).encode()).hexdigest()
 
 
 def _state(file: Path) -> tuple[int, int] | None:
@@ -104,23 +149,19 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 
 def write_objects(
-    out: Path, folder: str, stem: str, names: np.ndarray, boxes: np.ndarray, points: np.ndarray
+    out: Path, folder: str, frame: str, points: np.ndarray, boxes: np.ndarray, names: Sequence[str]
 ) -> list[Info]:
-    """Write the points of each box, relative to its middle, as ``folder/stem_name_number.bin``.
+    """Write the points in each box, relative to its middle, below ``out / folder``; the database's entries.
 
     Args:
-        out: folder that the paths of the entries are relative to.
-        names: (K,) names of the boxes.
-        boxes: (K, 7 or more).
-        points: (N, C) in the frame of the boxes.
-    Returns:
-        For each box its entry in the database: name, path, gt_idx, box3d_lidar, num_points_in_gt.
+        points: (N, C) float32.
+        boxes: (K, 7+), names: of K boxes.
     """
     entries = []
-    covered = points_in_boxes_mask(points, boxes[:, :7].astype(np.float32))
+    inside_each = points_in_boxes_mask(points, boxes[:, :7])
     for number, (name, box) in enumerate(zip(names, boxes, strict=True)):
-        path = f"{folder}/{stem}_{_file_name(str(name))}_{number}.bin"
-        cloud = points[covered[number]]
+        path = f"{folder}/{frame}_{file_name(str(name))}_{number}.bin"
+        cloud = points[inside_each[number]]
         cloud[:, :3] -= box[:3]
         with replacing(inside(out, path, "an object's file"), sync=False) as write:
             write(cloud.astype("<f4").tobytes())
@@ -131,20 +172,33 @@ def write_objects(
                 "gt_idx": number,
                 "box3d_lidar": box,
                 "num_points_in_gt": len(cloud),
+                "difficulty": 0,
             }
         )
     return entries
 
 
-def _file_name(label: str) -> str:
+def file_name(label: str) -> str:
     """``label`` as a part of a file name: its first characters, since a name has at most 255 bytes."""
     return label[:40].replace(" ", "_").replace("/", "_")
 
 
-def write_database(path: Path, entries: Sequence[Info]) -> dict[str, int]:
-    """Write the info file of a database; returns the number of objects of each class."""
+def points_of_classes(parts: Sequence[Info], classes: Sequence[str]) -> dict[str, int]:
+    """Points of each class in all ``parts`` whose info has ``point_counts``; empty where none has."""
+    counts = [part["info"]["point_counts"] for part in parts if "point_counts" in part["info"]]
+    return dict(zip(classes, np.sum(counts, axis=0).tolist(), strict=True)) if counts else {}
+
+
+def count_points(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """(C,) points (N,) of each of the classes 0, 1, ..., without those of 255."""
+    return np.bincount(labels, minlength=256)[: len(classes)]
+
+
+def write_database(path: Path, parts: Sequence[Info], report: PrepareReport) -> None:
+    """Join the objects of ``parts`` by class into a database info file."""
     database: dict[str, list[Info]] = {}
-    for entry in entries:
-        database.setdefault(entry["name"], []).append(entry)
+    for part in parts:
+        for entry in part["objects"]:
+            database.setdefault(entry["name"], []).append(entry)
     write_pickle(path, database)
-    return {name: len(found) for name, found in database.items()}
+    report.objects = {name: len(entries) for name, entries in database.items()}
