@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_bin, write_pickle
 from pcdet_freeze.datasets.once.dataset import FEATURES, SPLITS, Info, OnceDataset, boxes_of, points_path
 from pcdet_freeze.datasets.packed import INFOS, packed_file
-from pcdet_freeze.datasets.prepare_segments import (
-    HOW_TO_WRITE,
+from pcdet_freeze.datasets.prepare_parts import (
+    Frames,
     PrepareReport,
-    each_part,
-    kept_part,
-    part_key,
+    key_of,
+    make_parts,
+    parts_folder,
     write_database,
     write_objects,
 )
@@ -58,51 +57,40 @@ def prepare_once(
         ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
     log = logger or logging.getLogger("pcdet_freeze")
-    report = PrepareReport()
+    report = PrepareReport("sequence")
     with reads_within(limit_of(dataset_cfg)):
         settings = OnceDataset.read_settings(dataset_cfg)
         root = Path(settings.data_path or ".")
         out = Path(out_dir or settings.info_root or root)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            _run(dataset_cfg, root, out, workers, log, report)
-        except OSError as error:
-            raise DataError(f"the info files cannot be written to {out} ({error}). {HOW_TO_WRITE}") from error
-    for name, reason in report.skipped.items():
-        log.warning("skipped sequence %s: %s", name, reason)
-    for name in class_names:
-        if name not in report.objects:
-            log.warning("the training split has no %s: gt_sampling will have none to paste", name)
-    log.info("written to %s: %s", out, report)
+        with parts_folder(out, PARTS) as folder:
+            training: list[Info] = []
+            for split, names in read_splits(root).items():
+                frames = _frames(dataset_cfg, root, split, names, out if split == "train" else None)
+                parts = make_parts(frames, folder, workers, report) if names else []
+                _write(out / f"once_infos_{split}.pkl", parts, report, split, log)
+                training += parts if split == "train" else []
+            database = out / "once_dbinfos_train.pkl"
+            write_database(database, training, report)
+            packed_file(DATABASE, [database], log)
+    report.log(log, class_names, out)
     return report
 
 
-def _run(
-    cfg: Config, root: Path, out: Path, workers: int, log: logging.Logger, report: PrepareReport
-) -> None:
-    entries: list[Info] = []
-    for split, names in read_splits(root).items():
-        pasted = split == "train"
+def _frames(cfg: Config, root: Path, split: str, names: list[str], out: Path | None) -> Frames:
+    """The parts of a split, one a sequence; its objects go below ``out``."""
+    return Frames(
+        split,
+        names,
+        lambda index: key_of([_json_path(root, names[index])], dict(cfg)),
+        lambda index: _part(root, names[index], out),
+    )
 
-        def one(name: str, split: str = split, pasted: bool = pasted) -> Info:
-            key = part_key(cfg, [_json_path(root, name)])
-            path = inside(out / PARTS, f"{split}_{name}.pkl", "a sequence of ImageSets")
-            return kept_part(path, key, lambda: _part(root, name, out if pasted else None))
 
-        parts = each_part(names, one, workers, split, str, report.skipped)
-        infos = [info for part in parts for info in part["infos"]]
-        if not infos and split in ("train", "val"):
-            first = next(iter(report.skipped.values()), f"ImageSets/{split}.txt lists none")
-            raise DataError(f"{root} has no usable sequence for {split}; the first fault: {first}")
-        path = out / f"once_infos_{split}.pkl"
-        write_pickle(path, infos)
-        report.frames[split] = len(infos)
-        entries += [entry for part in parts for entry in part["objects"]]
-        packed_file(INFOS, [path], log)
-    database = out / "once_dbinfos_train.pkl"
-    report.objects = write_database(database, entries)
-    packed_file(DATABASE, [database], log)
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+def _write(path: Path, parts: list[Info], report: PrepareReport, split: str, log: logging.Logger) -> None:
+    infos = [info for part in parts for info in part["infos"]]
+    write_pickle(path, infos)
+    report.frames[split] = len(infos)
+    packed_file(INFOS, [path], log)
 
 
 def read_splits(root: Path) -> dict[str, list[str]]:
@@ -193,4 +181,6 @@ def _add_points(root: Path, info: Info, number: int, out: Path | None) -> list[I
     info["annos"]["num_points_in_gt"] = inside_each.sum(axis=1).astype(np.int32)
     if out is None:
         return []
-    return write_objects(out, OBJECTS, f"{info['sequence_id']}_{info['frame_id']}", names, boxes, points)
+    return write_objects(
+        out, OBJECTS, f"{info['sequence_id']}_{info['frame_id']}", points, boxes, names.tolist()
+    )

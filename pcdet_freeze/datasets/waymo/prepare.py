@@ -8,7 +8,6 @@ as it is done: an interrupted run continues from there.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_pickle, write_pickle
 from pcdet_freeze.datasets.packed import INFOS, frame_of, packed_file
 from pcdet_freeze.datasets.packed.kinds import list_of_frames
-from pcdet_freeze.datasets.prepare_segments import (
-    HOW_TO_WRITE,
+from pcdet_freeze.datasets.prepare_parts import (
+    Frames,
     PrepareReport,
-    each_part,
-    kept_part,
-    part_key,
+    key_of,
+    make_parts,
+    parts_folder,
     write_database,
     write_objects,
 )
@@ -59,22 +58,12 @@ def prepare_waymo(
         ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
     """
     log = logger or logging.getLogger("pcdet_freeze")
-    report = PrepareReport()
+    report = PrepareReport("frame")
     with reads_within(limit_of(dataset_cfg)):
         job = _Job(dataset_cfg, list(class_names), out_dir, workers, log, report)
-        try:
-            job.out.mkdir(parents=True, exist_ok=True)
-            job.run()
-        except OSError as error:
-            raise DataError(
-                f"the info files cannot be written to {job.out} ({error}). {HOW_TO_WRITE}"
-            ) from error
-    for name, reason in report.skipped.items():
-        log.warning("skipped %s: %s", name, reason)
-    for name in class_names:
-        if name not in report.objects:
-            log.warning("the training split has no %s: gt_sampling will have none to paste", name)
-    log.info("written to %s: %s", job.out, report)
+        with parts_folder(job.out, PARTS) as folder:
+            job.run(folder)
+    report.log(log, class_names, job.out)
     return report
 
 
@@ -97,21 +86,19 @@ class _Job:
         self.folder = self.root / self.tag
         self.out = Path(out or self.settings.info_root or self.root)
 
-    def run(self) -> None:
+    def run(self, folder: Path) -> None:
         """Infos of both splits, then the database of the training."""
         segments = {split: self._segments(split) for split in ("train", "val")}
         for split, found in segments.items():
             infos = [info for _, _, infos in found for info in infos]
             write_pickle(self.out / f"{self.tag}_infos_{split}.pkl", infos)
-            self.report.frames[split] = len(infos)
-        parts = each_part(
-            segments["train"], self._part, self.workers, "database", lambda s: s[0].stem, self.report.skipped
-        )
-        database = self.out / f"{self.tag}_waymo_dbinfos_train_sampled_1.pkl"
+        parts = make_parts(self._frames(segments["train"]), folder, self.workers, self.report)
         for part in parts:
             self.report.skipped.update(part["skipped"])
-        self.report.objects = write_database(database, [entry for part in parts for entry in part["objects"]])
-        shutil.rmtree(self.out / PARTS, ignore_errors=True)
+        for split, found in segments.items():
+            self.report.frames[split] = sum(len(infos) for _, _, infos in found)
+        database = self.out / f"{self.tag}_waymo_dbinfos_train_sampled_1.pkl"
+        write_database(database, parts, self.report)
         for split, found in segments.items():
             target = self.out / f"{self.tag}_infos_{split}.packed"
             packed_file(INFOS, [path for path, _, _ in found], self.log, target)
@@ -119,27 +106,29 @@ class _Job:
 
     def _segments(self, split: str) -> list[tuple[Path, int, list[Info]]]:
         """Info file, number of the first frame in the split, and infos of each segment."""
-        paths = find_infos(self.root, self.folder, split, self.log)
-        found = each_part(
-            paths,
-            lambda path: (path, _infos(path)),
-            self.workers,
-            split,
-            lambda p: p.stem,
-            self.report.skipped,
-        )
+        found, begin = [], 0
+        for path in find_infos(self.root, self.folder, split, self.log):
+            try:
+                infos = list_of_frames(read_pickle(path), path)[""]
+            except DataError as error:
+                self.report.skipped[path.stem] = str(error)
+                continue
+            found.append((path, begin, infos))
+            begin += len(infos)
         if not found:
             first = next(iter(self.report.skipped.values()))
             raise DataError(f"{self.folder} has no usable segment for {split}; the first fault: {first}")
-        begins = np.cumsum([0, *(len(infos) for _, infos in found)])
-        return [(path, int(begin), infos) for (path, infos), begin in zip(found, begins, strict=False)]
+        return found
 
-    def _part(self, segment: tuple[Path, int, list[Info]]) -> Info:
-        """The database entries of a segment: those that an earlier run finished, or new ones."""
-        path, begin, infos = segment
-        key = part_key(self.cfg, [path], begin, self.names)
+    def _frames(self, segments: Sequence[tuple[Path, int, list[Info]]]) -> Frames:
+        """The parts of the database, one a segment."""
 
-        def make() -> Info:
+        def key(index: int) -> str:
+            path, begin, _ = segments[index]
+            return key_of([path], dict(self.cfg), begin, self.names)
+
+        def make(index: int) -> Info:
+            _, begin, infos = segments[index]
             entries: list[Info] = []
             skipped: dict[str, str] = {}
             for number, info in enumerate(infos):
@@ -149,7 +138,7 @@ class _Job:
                     skipped[frame_of(info, number)] = str(error)
             return {"objects": entries, "skipped": skipped}
 
-        return kept_part(self.out / PARTS / f"{path.stem}.pkl", key, make)
+        return Frames("train", [path.stem for path, _, _ in segments], key, make)
 
     def _objects(self, info: Info, number: int) -> list[Info]:
         """Write the objects of frame ``number`` of the split; returns their entries."""
@@ -170,14 +159,10 @@ class _Job:
             self.out,
             f"{self.tag}_gt_database_train_sampled_1",
             f"{name}_{sample:04d}",
-            labels["name"][chosen],
-            labels["boxes"][chosen],
             points,
+            labels["boxes"][chosen],
+            labels["name"][chosen].tolist(),
         )
         more = {"sequence_name": name, "sample_idx": sample}
         levels = labels["difficulty"][chosen]
         return [{**entry, **more, "difficulty": level} for entry, level in zip(entries, levels, strict=True)]
-
-
-def _infos(path: Path) -> list[Info]:
-    return list_of_frames(read_pickle(path), path)[""]
