@@ -17,7 +17,7 @@ from torch.nn.modules import module as torch_module
 from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last
 from pcdet_freeze.ops.maps.map_norm import batch_norm
 from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
-from pcdet_freeze.ops.maps.scattered import convolve
+from pcdet_freeze.ops.maps.scattered import convolve, has_pillars
 from pcdet_freeze.utils.foreign_code import has_hooks
 
 
@@ -112,7 +112,7 @@ class MapSequential(nn.Sequential):
 
 def _called(layer: nn.Module, value: Any) -> Any:
     plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and is_bare(layer)
-    if plain and isinstance(value, Tensor) and isinstance(layer.padding, tuple):
+    if plain and isinstance(value, Tensor) and has_pillars(value) and isinstance(layer.padding, tuple):
         return convolve(value, layer, layer.padding)  # type: ignore[arg-type]
     return layer(value)
 

@@ -46,6 +46,11 @@ def keep_pillars(maps: Tensor, features: Tensor, cells: Tensor) -> Tensor:
     return maps
 
 
+def has_pillars(maps: Tensor) -> bool:
+    """Whether :func:`keep_pillars` has noted what ``maps`` consists of."""
+    return getattr(maps, "pillars", None) is not None
+
+
 def convolve(maps: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
     """Output of ``conv`` with ``padding``; values and gradients are those of torch, to the bit."""
     pillars: _Pillars | None = getattr(maps, "pillars", None)
