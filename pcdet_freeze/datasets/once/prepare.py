@@ -101,9 +101,10 @@ def read_splits(root: Path) -> dict[str, list[str]]:
         if timed(path, path.is_file):
             splits[split] = list(dict.fromkeys(timed(path, path.read_text).split()))
     if missing := [f"{split}.txt" for split in ("train", "val") if split not in splits]:
+        verb = "is" if len(missing) == 1 else "are"
         raise DataError(
             f"{(root / 'ImageSets').absolute()} must hold train.txt and val.txt (one sequence a line); "
-            f"{' and '.join(missing)} is not there. Set DATA_PATH to the folder of ONCE"
+            f"{' and '.join(missing)} {verb} not there. Set DATA_PATH to the folder of ONCE"
         )
     return splits
 
