@@ -61,7 +61,7 @@ def test_anything_but_plain_values_is_refused(
 def test_a_broken_info_file_names_file_and_command(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "infos.pkl"
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=r"infos\.pkl.*python -m pcdet_freeze prepare kitti"):
+    with pytest.raises(DataError, match=r"infos\.pkl.*pcdet-freeze prepare kitti"):
         read_pickle(path)
 
 
@@ -130,6 +130,16 @@ def test_unusual_arrays_survive_a_round_trip(tmp_path: Path, value: Any) -> None
         assert (type(found), found.dtype, found.shape) == (type(value), value.dtype, value.shape)
 
 
-def test_a_missing_info_file_names_the_command_of_its_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"prepare nuscenes --cfg_file cfgs/dataset_configs/nuscenes_dataset"):
-        read_pickle(tmp_path / "nuscenes_dbinfos_10sweeps_withvelo.pkl")
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("nuscenes_dbinfos_10sweeps_withvelo.pkl", "nuscenes"),
+        ("once_dbinfos_train.pkl", "once"),
+        ("semantic_kitti_infos_train.pkl", "semantic_kitti"),
+        ("waymo_processed_data_v0_5_0_waymo_dbinfos_train_sampled_1.pkl", "waymo"),
+        ("kitti_infos_train.pkl", "kitti"),
+    ],
+)
+def test_a_missing_info_file_names_the_command_of_its_data_set(tmp_path: Path, file: str, name: str) -> None:
+    with pytest.raises(DataError, match=f"prepare {name} --cfg_file dataset_configs/{name}_dataset"):
+        read_pickle(tmp_path / file)
