@@ -18,6 +18,7 @@ from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.custom import prepare_custom
 from pcdet_freeze.datasets.custom.boxes import read_boxes
 from pcdet_freeze.datasets.custom.frames import CustomFrames
+from pcdet_freeze.datasets.prepare_parts import PrepareReport
 from pcdet_freeze.errors import DataError
 
 CLASSES = ["Vehicle", "Pedestrian"]
@@ -188,3 +189,8 @@ def test_classes_without_boxes_and_labels_that_are_not_found_are_named(
     (data / "labels").rename(data / "kitti_label")
     assert prepare_custom(cfg, CLASSES).labels == {}
     assert "no training frame has boxes" in caplog.text and "rename kitti_label to labels" in caplog.text
+
+
+def test_the_report_counts_the_points_of_classes_only_where_a_data_set_does() -> None:
+    assert "points" not in str(PrepareReport(frames={"train": 2}))
+    assert "points of each class in the training frames: 7 road;" in str(PrepareReport(points={"road": 7}))
