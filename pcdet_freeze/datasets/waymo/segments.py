@@ -33,7 +33,7 @@ def segment_names(root: Path, split: str) -> list[str]:
         lines = timed(path, path.read_text).split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: a list of segments, one a line, is expected, but cannot be read ({error}). Set "
+            f"{path}: a list of segments, one per line, is expected, but cannot be read ({error}). Set "
             "DATA_PATH to the folder that holds ImageSets and the processed segments"
         ) from error
     return [line.removesuffix(".tfrecord") for line in dict.fromkeys(lines)]
