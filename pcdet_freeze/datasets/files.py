@@ -21,7 +21,7 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PREPARE_HINT = "pcdet-freeze prepare kitti --cfg_file dataset_configs/kitti_dataset.yaml"
-OTHER_SETS = ("argoverse2", "custom", "nuscenes", "once", "pandaset", "semantic_kitti", "waymo")
+OTHER_SETS = ("argoverse2", "custom", "nuscenes", "pandaset")
 """names with which info files of other data sets begin"""
 
 
@@ -68,8 +68,8 @@ def read_pickle(path: Path) -> Any:
 
 def prepare_hint(path: Path) -> str:
     """The command that writes the info file ``path``, whose name begins with that of its data set."""
-    names = (name for name in OTHER_SETS if path.name.startswith(f"{name}_"))
-    return PREPARE_HINT.replace("kitti", next(names, "kitti"))
+    name = path.name.partition("_")[0]
+    return PREPARE_HINT.replace("kitti", name) if name in OTHER_SETS else PREPARE_HINT
 
 
 def read_npy(path: Path) -> np.ndarray:

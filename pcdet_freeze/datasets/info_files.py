@@ -27,7 +27,7 @@ def read_infos(paths: Sequence[Path], split: str) -> list[dict[str, Any]]:
 
 
 def read_frame_ids(path: Path) -> list[str]:
-    """The different frame ids of a file of ImageSets, one per line; DataError that names the file."""
+    """The different frame ids of a file of ImageSets, one a line; DataError that names the file."""
     try:
         return list(dict.fromkeys(timed(path, path.read_text).split()))
     except (OSError, UnicodeDecodeError) as error:

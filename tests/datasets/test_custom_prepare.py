@@ -181,6 +181,11 @@ def test_the_anchor_of_a_class_of_any_name_is_valid_yaml(cfg: EasyDict, data: Pa
     assert yaml.safe_load(next(line for line in lines if line.startswith("- {")))[0]["class_name"] == name
 
 
+def test_the_report_counts_the_points_of_classes_only_where_a_data_set_does() -> None:
+    assert "points" not in str(PrepareReport(frames={"train": 2}))
+    assert "points of each class in the training frames: 7 road;" in str(PrepareReport(points={"road": 7}))
+
+
 def test_classes_without_boxes_and_labels_that_are_not_found_are_named(
     cfg: EasyDict, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,8 +194,3 @@ def test_classes_without_boxes_and_labels_that_are_not_found_are_named(
     (data / "labels").rename(data / "kitti_label")
     assert prepare_custom(cfg, CLASSES).labels == {}
     assert "no training frame has boxes" in caplog.text and "rename kitti_label to labels" in caplog.text
-
-
-def test_the_report_counts_the_points_of_classes_only_where_a_data_set_does() -> None:
-    assert "points" not in str(PrepareReport(frames={"train": 2}))
-    assert "points of each class in the training frames: 7 road;" in str(PrepareReport(points={"road": 7}))

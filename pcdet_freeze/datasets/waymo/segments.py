@@ -33,8 +33,8 @@ def segment_names(root: Path, split: str) -> list[str]:
         lines = timed(path, path.read_text).split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: a list of segments, one per line, is expected, but cannot be read ({error}). Set "
-            "DATA_PATH to the folder that holds ImageSets and the processed segments"
+            f"{path}: a list of segments, one a line, is expected, but cannot be read ({error}). Set "
+            "DATA_CONFIG.DATA_PATH to the folder that holds ImageSets and PROCESSED_DATA_TAG"
         ) from error
     return [line.removesuffix(".tfrecord") for line in dict.fromkeys(lines)]
 
