@@ -1,4 +1,7 @@
-"""Write the info files and the ground-truth database of a data set, in OpenPCDet's format."""
+"""Write the info files and the ground-truth database of a data set, in OpenPCDet's format.
+
+The data folder is DATA_PATH in the config of a data set, and DATA_CONFIG.DATA_PATH in the config of a model.
+"""
 
 from __future__ import annotations
 
