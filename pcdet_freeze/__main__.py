@@ -73,7 +73,7 @@ COMMANDS = {
         "output/synthetic_models/pointpillar/a output/synthetic_models/pointpillar/b --html compare.html",
     ),
     "doctor": Command(
-        "look for what hinders a training: packages, machine, config, data",
+        "look for problems before a training: packages, machine, config, data",
         "--cfg_file kitti_models/pointpillar.yaml",
     ),
     "stitch": Command(

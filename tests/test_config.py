@@ -223,6 +223,26 @@ def test_set_refuses_what_has_no_effect(model_yaml: Path, items: list[str], mess
         cfg_from_list(items, cfg_from_yaml_file(model_yaml))
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("DATA_PATH", "DATA_CONFIG.DATA_PATH"),
+        ("LR", "OPTIMIZATION.LR"),
+        ("NOT_TRAIN_IN_MULTI_TASK", "MODEL.NOT_TRAIN_IN_MULTI_TASK"),
+    ],
+)
+def test_set_names_the_section_of_a_key_that_lacks_it(key: str, meant: str) -> None:
+    cfg = cfg_from_yaml_file("kitti_models/pointpillar.yaml")
+    with pytest.raises(ConfigError, match=rf"no such key '{key}'; did you mean {meant}\?"):
+        cfg_from_list([key, "1"], cfg)
+
+
+def test_set_names_the_key_of_a_data_config_without_its_section() -> None:
+    cfg = cfg_from_yaml_file("dataset_configs/kitti_dataset.yaml")
+    with pytest.raises(ConfigError, match=r"did you mean DATA_PATH\?"):
+        cfg_from_list(["DATA_CONFIG.DATA_PATH", "/data"], cfg)
+
+
 def test_every_optional_key_of_optimization_and_of_a_cache_can_be_added(model_yaml: Path) -> None:
     cfg = cfg_from_yaml_file(model_yaml)
     cfg_from_list(["OPTIMIZATION.USE_AMP", "True", "MODEL.FREEZE.CACHE.FOLDER", "a"], cfg)

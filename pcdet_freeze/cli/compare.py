@@ -37,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
 def read_run(folder: Path) -> RunRecord:
     """The record of the run in ``folder``, or of the only one below it."""
+    if folder.suffix == ".pth":
+        raise DataError(
+            f"A run must be the folder of a training; got the checkpoint {folder}. Name its folder, "
+            "or compare checkpoints with `pcdet-freeze verify A.pth B.pth`."
+        )
     if folder.is_file():
         folder = folder.parent
     if not (folder / FILE).is_file():

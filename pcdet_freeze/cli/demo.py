@@ -1,4 +1,4 @@
-"""Run a model over point files (.bin, .npy, .pcd), or over frames of its test set, and write pictures.
+"""Run a model over point files (.bin, .npy, .pcd, .las), or over frames of its test set, and write pictures.
 
 Needs no labels and no display. --before shows what a training changed: green boxes are equal in every bit.
 """

@@ -1,6 +1,6 @@
-"""Look for what hinders a training: packages, machine, a config with its data, an OpenPCDet beside it.
+"""Look for problems before a training: packages, machine, a config with its data, an OpenPCDet beside it.
 
-Exit code 0: nothing found; 1: a trouble; 2: no trouble, but a check could not be made, or wrong usage.
+Exit code 0: no problem; 1: a problem; 2: no problem, but a check could not be made, or wrong usage.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--only", nargs="+", metavar="ID", default=[], help="make these checks alone")
     chosen.add_argument("--skip", nargs="+", metavar="ID", default=[], help="leave these checks out")
-    add("--list", action="store_true", help="print ids, severities and cures, and check nothing")
+    add("--list", action="store_true", help="print ids, severities and what each check looks at")
     add("--json", action="store_true", help="print JSON in place of the text")
     add(
         "--set",
@@ -89,7 +89,7 @@ def _names(only: Sequence[str], skip: Sequence[str]) -> list[str]:
 
 
 def text_of(found: Sequence[Outcome]) -> str:
-    """Troubles first, each with its cure; then what could not be checked; then the rest in a line each."""
+    """Problems first, each with its fix; then what could not be checked; then the rest in a line each."""
     lines = []
     for state, mark in (("trouble", ""), ("failed", "failed")):
         for one in (one for one in found if one.state == state):
@@ -103,7 +103,7 @@ def text_of(found: Sequence[Outcome]) -> str:
             f"-       {names}: {reason}", WIDTH, subsequent_indent=" " * 8, break_on_hyphens=False
         )
     count = {state: sum(one.state == state for one in found) for state in ("sound", "trouble", "failed")}
-    lines.append(f"\n{count['sound']} sound, {count['trouble']} in trouble, {count['failed']} failed")
+    lines.append(f"\n{count['sound']} ok, {count['trouble']} with a problem, {count['failed']} failed")
     return "\n".join(lines)
 
 

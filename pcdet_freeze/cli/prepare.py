@@ -1,4 +1,7 @@
-"""Write the info files and the ground-truth database of a data set, in OpenPCDet's format."""
+"""Write the info files and the ground-truth database of a data set, in OpenPCDet's format.
+
+The data folder is DATA_PATH in the config of a data set, and DATA_CONFIG.DATA_PATH in the config of a model.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("dataset", choices=list(PREPARE), help="which data set")
+    parser.add_argument("dataset", choices=list(PREPARE), help="name of the data set")
     add_cfg(parser)
     add_set(parser, last=False)
     parser.add_argument("--out", type=Path, help="folder to write to; default: INFO_ROOT, else DATA_PATH")

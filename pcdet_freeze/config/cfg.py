@@ -180,9 +180,20 @@ def _child(node: Any, part: str, key: str) -> Any:
     names = list(node) if isinstance(node, dict) else []
     known = [f"0..{len(node) - 1}"] if isinstance(node, list) else list(map(str, names))
     known = list(dict.fromkeys([*known, *_optional_beside(key, part)]))
-    raise ConfigError(
-        f"--set {key}: no such key {part!r}{did_you_mean(part, known)} (known: {', '.join(known) or 'none'})"
-    )
+    near = did_you_mean(part, known) or (_elsewhere(node, key) if key.split(".")[0] == part else "")
+    raise ConfigError(f"--set {key}: no such key {part!r}{near} (known: {', '.join(known) or 'none'})")
+
+
+def _elsewhere(cfg: Any, key: str) -> str:
+    """The hint for a key of a model's config in one of a data set (DATA_CONFIG.DATA_PATH), or the reverse."""
+    first, _, rest = key.partition(".")
+    if not isinstance(cfg, dict):
+        return ""
+    if rest.partition(".")[0] in cfg:
+        return f"; did you mean {rest}?"
+    sections = [name for name, section in cfg.items() if isinstance(section, dict)]
+    places = [f"{name}.{key}" for name in sections if first in cfg[name] or _is_optional(f"{name}.{key}")]
+    return f"; did you mean {' or '.join(places)}?" if places else ""
 
 
 def _optional_keys() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
-PREPARE_HINT = "python -m pcdet_freeze prepare kitti --cfg_file cfgs/dataset_configs/kitti_dataset.yaml"
+PREPARE_HINT = "pcdet-freeze prepare kitti --cfg_file dataset_configs/kitti_dataset.yaml"
 OTHER_SETS = ("argoverse2", "custom", "nuscenes", "pandaset")
 """names with which info files of other data sets begin"""
 

@@ -42,7 +42,7 @@ def find_point_files(path: Path, ext: str | None = None) -> list[Path]:
     suffixes = SUFFIXES if ext is None else (ext if ext.startswith(".") else f".{ext}",)
     found = sorted(file for file in path.glob("*") if file.suffix in suffixes and file.is_file())
     if not found:
-        there = "the folder does not exist" if not path.is_dir() else f"it has no {', '.join(suffixes)} file"
+        there = "it does not exist" if not path.is_dir() else f"it has no {', '.join(suffixes)} file"
         raise DataError(f"--data_path must be a point file or a folder of such files; {path}: {there}")
     return found
 

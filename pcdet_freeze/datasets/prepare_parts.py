@@ -45,9 +45,12 @@ class PrepareReport:
             return ", ".join(f"{number} {name}" for name, number in counts.items()) or "none"
 
         many = f"{self.unit}s"
+        points = (
+            f"points of each class in the training {many}: {listed(self.points)}; " if self.points else ""
+        )
         return (
-            f"{many}: {listed(self.frames)}; objects in the database: {listed(self.objects)}; points of the "
-            f"training {many}: {listed(self.points)}; skipped {many}: {len(self.skipped)}"
+            f"{many}: {listed(self.frames)}; objects in the database: {listed(self.objects)}; {points}"
+            f"skipped {many}: {len(self.skipped)}"
         )
 
     def log(self, logger: logging.Logger, class_names: Sequence[str], out: Path) -> None:

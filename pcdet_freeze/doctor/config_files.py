@@ -45,7 +45,7 @@ def data_path(case: Case) -> Iterator[str]:
     "info-files",
     "info files and the object database exist",
     "error",
-    "pcdet-freeze prepare <data set> --cfg_file cfgs/dataset_configs/<data set>.yaml",
+    "pcdet-freeze prepare <data set> --cfg_file dataset_configs/<data set>.yaml",
 )
 def info_files(case: Case) -> Iterator[str]:
     folder, data = _data_folder(case), _cfg(case).DATA_CONFIG

@@ -76,6 +76,11 @@ def test_one_run_and_a_folder_above_it_will_do(runs: list[Path], capsys: Any) ->
     assert rows(capsys.readouterr().out)["mAP"] == ["0.500"]
 
 
+def test_a_checkpoint_is_an_error_that_names_verify(tmp_path: Path, capsys: Any) -> None:
+    assert compare(tmp_path / "ckpt/checkpoint_epoch_1.pth") == 2
+    assert "pcdet-freeze verify" in capsys.readouterr().err
+
+
 def test_a_folder_with_several_runs_or_none_is_an_error_that_says_so(
     runs: list[Path], tmp_path: Path, capsys: Any
 ) -> None:

@@ -226,7 +226,8 @@ def test_prepare_finds_the_sets_of_a_joined_config(root: Path) -> None:
 def test_an_error_of_a_set_names_it(root: Path, tmp_path: Path) -> None:
     cfg = load_cfg(root / "cfgs/mixed_models/stage1_detect.yaml").DATA_CONFIG
     cfg.DATASETS.kitti.DATA_CONFIG.DATA_PATH = str(tmp_path)
-    with pytest.raises(DataError, match=r"DATASETS\.kitti: KITTI is expected at"):
+    key = r"DATA_CONFIG\.DATASETS\.kitti"
+    with pytest.raises(DataError, match=rf"{key}: KITTI is expected at.* Set {key}\.DATA_CONFIG\.DATA_PATH"):
         build_dataset(cfg, ["Car"], True)
 
 

@@ -18,6 +18,7 @@ from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.custom import prepare_custom
 from pcdet_freeze.datasets.custom.boxes import read_boxes
 from pcdet_freeze.datasets.custom.frames import CustomFrames
+from pcdet_freeze.datasets.prepare_parts import PrepareReport
 from pcdet_freeze.errors import DataError
 
 CLASSES = ["Vehicle", "Pedestrian"]
@@ -178,6 +179,11 @@ def test_the_anchor_of_a_class_of_any_name_is_valid_yaml(cfg: EasyDict, data: Pa
     (data / "labels/000000.txt").write_text(f"1 2 0 4 2 1.6 0 {name}")
     lines = "\n".join(prepare_custom(cfg, [name]).anchors).splitlines()
     assert yaml.safe_load(next(line for line in lines if line.startswith("- {")))[0]["class_name"] == name
+
+
+def test_the_report_counts_the_points_of_classes_only_where_a_data_set_does() -> None:
+    assert "points" not in str(PrepareReport(frames={"train": 2}))
+    assert "points of each class in the training frames: 7 road;" in str(PrepareReport(points={"road": 7}))
 
 
 def test_classes_without_boxes_and_labels_that_are_not_found_are_named(

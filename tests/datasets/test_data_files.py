@@ -61,7 +61,7 @@ def test_anything_but_plain_values_is_refused(
 def test_a_broken_info_file_names_file_and_command(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "infos.pkl"
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=r"infos\.pkl.*python -m pcdet_freeze prepare kitti"):
+    with pytest.raises(DataError, match=r"infos\.pkl.*pcdet-freeze prepare kitti"):
         read_pickle(path)
 
 
@@ -131,5 +131,5 @@ def test_unusual_arrays_survive_a_round_trip(tmp_path: Path, value: Any) -> None
 
 
 def test_a_missing_info_file_names_the_command_of_its_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"prepare nuscenes --cfg_file cfgs/dataset_configs/nuscenes_dataset"):
+    with pytest.raises(DataError, match=r"prepare nuscenes --cfg_file dataset_configs/nuscenes_dataset"):
         read_pickle(tmp_path / "nuscenes_dbinfos_10sweeps_withvelo.pkl")

@@ -158,7 +158,7 @@ def test_keys_that_are_turned_off_are_accepted(database: Path) -> None:
 
 
 def test_a_missing_database_names_the_file_and_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"db\.pkl.*python -m pcdet_freeze prepare kitti"):
+    with pytest.raises(DataError, match=r"db\.pkl.*pcdet-freeze prepare kitti"):
         sampler(tmp_path)
 
 

@@ -113,12 +113,12 @@ def test_skipped_frames_reach_the_batch(kitti_cfg: EasyDict) -> None:
 
 
 def test_a_missing_info_file_names_path_and_command(raw_kitti: EasyDict) -> None:
-    with pytest.raises(DataError, match=r"kitti_.*\.pkl.*python -m pcdet_freeze prepare kitti"):
+    with pytest.raises(DataError, match=r"kitti_.*\.pkl.*pcdet-freeze prepare kitti"):
         KittiDataset(raw_kitti, CLASSES)
 
 
 def test_a_missing_data_folder_names_path_and_command(raw_kitti: EasyDict, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere.*python -m pcdet_freeze prepare kitti"):
+    with pytest.raises(DataError, match=r"nowhere.*pcdet-freeze prepare kitti"):
         KittiDataset(raw_kitti, CLASSES, root_path=tmp_path / "nowhere")
 
 

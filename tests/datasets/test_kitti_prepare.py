@@ -148,7 +148,7 @@ def test_a_frame_without_boxes_is_prepared(raw_kitti: EasyDict) -> None:
 
 
 def test_a_missing_folder_names_path_and_command(raw_kitti: EasyDict, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere.*python -m pcdet_freeze prepare kitti.*DATA_PATH"):
+    with pytest.raises(DataError, match=r"nowhere.*pcdet-freeze prepare kitti.*DATA_PATH"):
         prepare_kitti(raw_kitti, CLASSES, data_path=tmp_path / "nowhere")
 
 

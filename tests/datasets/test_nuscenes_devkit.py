@@ -205,7 +205,7 @@ def test_a_missing_devkit_or_another_class_is_an_error_before_a_training(
     with pytest.raises(ConfigError, match=r"CLASS_NAMES has\s+Van.*OFFICIAL_EVALUATION: false"):
         build_dataset(cfg, ["car", "Van"], training=False).check_evaluation()
     monkeypatch.setitem(sys.modules, "nuscenes", None)
-    with pytest.raises(ConfigError, match=r"nuscenes-devkit, which is an extra.*\[nuscenes\]"):
+    with pytest.raises(ConfigError, match=r"nuscenes-devkit, which is not installed.*\[nuscenes\]"):
         frames.check_evaluation()
 
 

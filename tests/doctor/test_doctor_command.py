@@ -35,7 +35,7 @@ def test_a_sound_machine_is_exit_code_0_and_a_line_for_each_check(capsys: Any) -
     assert examine() == 0
     out = capsys.readouterr().out
     assert (
-        ", 0 in trouble, 0 failed" in out
+        ", 0 with a problem, 0 failed" in out
         and "ok      torch: " in out
         and "-       config, data-path, " in out
     )

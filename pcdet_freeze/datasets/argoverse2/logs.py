@@ -75,8 +75,8 @@ class Argoverse2Dataset(SweepFrames):
                 older.append(sweeps[first:number][::-1])
         if not frames:
             raise DataError(
-                f"{split} has no log with sensors/lidar/<timestamp>.feather. DATA_PATH holds a folder for "
-                "each of DATA_SPLIT, which holds a folder a log"
+                f"{split} has no log with sensors/lidar/<timestamp>.feather. DATA_PATH must hold the "
+                "folders of DATA_SPLIT, and these one folder per log"
             )
         self.logger.info("Argoverse 2 %s: %d frames of %d logs", split.name, len(frames), len(logs))
         return frames, older

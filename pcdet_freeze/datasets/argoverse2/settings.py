@@ -57,7 +57,7 @@ class BoundarySettings(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings(DataSettings):
-    """DATA_CONFIG of Argoverse2Sweeps; DATA_PATH holds a folder a log."""
+    """DATA_CONFIG of Argoverse2Sweeps; DATA_PATH holds one folder per log."""
 
     sweeps: Modes[Sweeps]
     class_map: ClassMap
@@ -75,7 +75,7 @@ class SweepSettings(DataSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings(DataSettings):
-    """DATA_CONFIG of Argoverse2Dataset; DATA_PATH holds a folder a split, which holds a folder a log."""
+    """DATA_CONFIG of Argoverse2Dataset; DATA_PATH holds a folder per split, with one per log."""
 
     data_split: Modes[Name]
     """names of the folders: train, val, test"""

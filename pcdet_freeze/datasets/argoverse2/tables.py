@@ -40,7 +40,6 @@ def _feather() -> Any:
         from pyarrow import feather
     except ImportError as error:
         raise ConfigError(
-            "Argoverse 2 needs pyarrow, which is an extra: pip install -c constraints.txt -e '.[av2]' "
-            f"({error})"
+            f"Argoverse 2 needs pyarrow, which is not installed ({error}): pip install 'pcdet-freeze[av2]'"
         ) from error
     return feather

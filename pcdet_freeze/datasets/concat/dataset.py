@@ -89,7 +89,9 @@ class ConcatDataset(DatasetTemplate):
         try:
             dataset = build_dataset(cfg, names, self.training, logger=self.logger)
         except DataError as error:
-            raise DataError(f"DATA_CONFIG.DATASETS.{name}: {error}") from error
+            key = f"DATA_CONFIG.DATASETS.{name}"
+            text = str(error).replace("DATA_CONFIG.DATA_PATH", f"{key}.DATA_CONFIG.DATA_PATH")
+            raise DataError(f"{key}: {text}") from error
         missing = sorted({*(settings.labels or ())} - {*dataset.labels})
         if missing and self.training:
             raise DataError(

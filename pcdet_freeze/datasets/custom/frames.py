@@ -96,8 +96,8 @@ class CustomFrames:
         missing = [name for name in wanted if not timed(self.root / name, (self.root / name).is_dir)]
         if "points" in missing:
             raise DataError(
-                f"{self.root.absolute()} must hold points/ (a file a frame: {', '.join(SUFFIXES)}), labels/ "
-                f"and ImageSets/, but points/ is not there{self._beside('points')}"
+                f"{self.root.absolute()} must hold points/ (one file per frame: {', '.join(SUFFIXES)}), "
+                f"labels/ and ImageSets/, but points/ is not there{self._beside('points')}"
             )
         for name in missing:
             raise DataError(

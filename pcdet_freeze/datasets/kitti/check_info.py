@@ -13,7 +13,7 @@ from pcdet_freeze.datasets.kitti.labels import DONT_CARE
 from pcdet_freeze.datasets.packed.kinds import Kind, Value, list_of_frames
 from pcdet_freeze.errors import DataError
 
-AGAIN = "write the info files anew with `python -m pcdet_freeze prepare kitti`"
+AGAIN = "write the info files anew with `pcdet-freeze prepare kitti`"
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError)
 _LONGEST = 100
 """characters of a frame id in a column, which has as many for each frame"""

@@ -15,7 +15,7 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 Info = Mapping[str, Any]
-AGAIN = "write the info files anew with `python -m pcdet_freeze prepare nuscenes`"
+AGAIN = "write the info files anew with `pcdet-freeze prepare nuscenes`"
 FILE_COLUMNS = 5
 """x, y, z, intensity, ring"""
 VEHICLE = 1.0

@@ -22,7 +22,7 @@ ERRORS = {
     "attr_err": "mAAE",
 }
 """the devkit's names, and those of its tables"""
-EXTRA = "pip install -c constraints.txt -e '.[nuscenes]'"
+EXTRA = "pip install 'pcdet-freeze[nuscenes]'"
 Rows = Mapping[str, list[dict[str, Any]]]
 
 
@@ -31,7 +31,7 @@ def check(class_names: Sequence[str]) -> None:
     cure = "or set DATA_CONFIG.OFFICIAL_EVALUATION: false and use MODEL.POST_PROCESSING.EVAL_METRIC"
     if find_spec("nuscenes") is None or find_spec("nuscenes.eval") is None:
         raise ConfigError(
-            f"Boxes of nuScenes are scored by the nuscenes-devkit, which is an extra: {EXTRA}; {cure}"
+            f"Boxes of nuScenes are scored by the nuscenes-devkit, which is not installed: {EXTRA}; {cure}"
         )
     if unknown := [name for name in class_names if name not in DETECTION_CLASSES]:
         raise ConfigError(

@@ -168,7 +168,7 @@ def _devkit_splits() -> dict[str, list[str]]:
         splits: Any = import_module("nuscenes.utils.splits")
     except ImportError as error:
         raise ConfigError(
-            f"The scenes of nuScenes' splits come with the nuscenes-devkit, which is an extra: {EXTRA} "
+            f"The scenes of nuScenes' splits come with the nuscenes-devkit, which is not installed: {EXTRA} "
             f"({error})"
         ) from error
     found: dict[str, list[str]] = splits.create_splits_scenes()

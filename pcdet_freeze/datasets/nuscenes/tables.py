@@ -30,7 +30,10 @@ def read_rows(path: Path, keep: Callable[[Row], bool] = lambda row: True) -> lis
         if not isinstance(rows, list):
             raise ValueError(f"it holds a {type(rows).__name__}, not a list of rows")
     except FileNotFoundError as error:
-        raise DataError(f"{path}: this table of nuScenes is missing; check DATA_PATH and VERSION") from error
+        raise DataError(
+            f"{path.absolute()}: this table of nuScenes is missing. Set DATA_PATH to the folder that holds "
+            "samples, sweeps and VERSION"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not a table of nuScenes ({error!r}). Fetch it again") from error
     return [row for row in rows if isinstance(row, dict)]

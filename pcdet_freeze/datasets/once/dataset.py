@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "test", "raw_small", "raw_medium", "raw_large")
 Info = dict[str, Any]
 Split = Annotated[str, Rule(f"one of {', '.join(SPLITS)}", SPLITS.__contains__)]
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError)
-AGAIN = "write the info files anew with `python -m pcdet_freeze prepare once`"
+AGAIN = "write the info files anew with `pcdet-freeze prepare once`"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,7 @@ def prepare_once(
 
 
 def _frames(cfg: Config, root: Path, split: str, names: list[str], out: Path | None) -> Frames:
-    """The parts of a split, one a sequence; its objects go below ``out``."""
+    """The parts of a split, one per sequence; its objects go below ``out``."""
     return Frames(
         split,
         names,
@@ -101,9 +101,10 @@ def read_splits(root: Path) -> dict[str, list[str]]:
         if timed(path, path.is_file):
             splits[split] = list(dict.fromkeys(timed(path, path.read_text).split()))
     if missing := [f"{split}.txt" for split in ("train", "val") if split not in splits]:
+        verb = "is" if len(missing) == 1 else "are"
         raise DataError(
-            f"{(root / 'ImageSets').absolute()} must hold train.txt and val.txt (one sequence a line); "
-            f"{' and '.join(missing)} is not there. Set DATA_PATH to the folder of ONCE"
+            f"{(root / 'ImageSets').absolute()} must hold train.txt and val.txt (one sequence per line); "
+            f"{' and '.join(missing)} {verb} not there. Set DATA_PATH to the folder of ONCE"
         )
     return splits
 

@@ -196,7 +196,7 @@ def find_sweeps(root: Path, entries: Sequence[str]) -> list[Sweep]:
     if missing:
         raise DataError(
             f"DATA_CONFIG.SWEEPS names sweeps that are not there: {', '.join(missing[:5])}. DATA_PATH is "
-            f"{root.absolute()}; it holds a folder a scene"
+            f"{root.absolute()}; it must hold one folder per scene"
         )
     return list(dict.fromkeys(found))
 

@@ -61,7 +61,7 @@ class LaneLineSettings(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PandaSetSettings(DataSettings):
-    """DATA_CONFIG of PandaSetDataset; DATA_PATH holds a folder a scene."""
+    """DATA_CONFIG of PandaSetDataset; DATA_PATH holds one folder per scene."""
 
     sweeps: Modes[Sweeps]
     sensors: Annotated[

@@ -50,7 +50,7 @@ def _sequence(root: Path, number: int) -> list[Sweep]:
         beside = "" if timed(points, points.is_dir) else folders_beside(points) or folders_beside(folder)
         raise DataError(
             f"{points} must hold the sweeps of sequence {number} (000000.bin, ...), but has none. DATA_PATH "
-            f"is {root.absolute()}; it holds sequences/{beside}"
+            f"is {root.absolute()}; it must hold sequences/{beside}"
         )
     labelled = set(timed(labels, partial(_stems, labels, "*.label")))
     return [Sweep(folder, stem, stem in labelled) for stem in stems]

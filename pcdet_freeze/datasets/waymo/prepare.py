@@ -121,7 +121,7 @@ class _Job:
         return found
 
     def _frames(self, segments: Sequence[tuple[Path, int, list[Info]]]) -> Frames:
-        """The parts of the database, one a segment."""
+        """The parts of the database, one per segment."""
 
         def key(index: int) -> str:
             path, begin, _ = segments[index]

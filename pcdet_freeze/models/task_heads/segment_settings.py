@@ -20,7 +20,7 @@ class SegmentLossSettings(Section):
     cell_weight: Weight = 1.0
     """of the loss of the cells, where there is one"""
     class_weights: tuple[Weight, ...] = ()
-    """of the cross-entropy, one a class; empty: all 1"""
+    """of the cross-entropy, one per class; empty: all 1"""
 
 
 @dataclass(frozen=True)
