@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
+from pcdet_freeze.freezing.averages import trained_weights
 from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
 from pcdet_freeze.freezing.paths import segments_match

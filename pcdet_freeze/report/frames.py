@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pcdet_freeze.datasets.lone_reader import lone_reader
 from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.report.record import Picture
@@ -72,8 +73,9 @@ class FrameArtist:
     def _predict(self, model: nn.Module, device: torch.device) -> list[tuple[Frame, Scene]]:
         """The model and all generators are unchanged afterwards."""
         with untouched_rng(), eval_mode(model), same_buffers(model):
-            frames = frames_of_dataset(self.dataset, self.count)
-            return [(frame, predict(model, self.dataset, frame, device, score=0.3)) for frame in frames]
+            reader = lone_reader(self.dataset)
+            frames = frames_of_dataset(reader, self.count)
+            return [(frame, predict(model, reader, frame, device, score=0.3)) for frame in frames]
 
 
 def _shrink(path: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pcdet_freeze.engine.checkpoint.averages import KEY, stored_averages
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.trainer import Trainer
+from pcdet_freeze.freezing.averages import KEY, stored_averages
 from pcdet_freeze.freezing.ema import copying_frozen
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.host_copies import to_host

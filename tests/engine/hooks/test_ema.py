@@ -10,12 +10,12 @@ import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import SaveEach, cfg_of, frozen_trainer, phase, resumed
 
-from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.ema import EmaHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.freezing.averages import trained_weights
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
