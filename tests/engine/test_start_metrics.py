@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pcdet_freeze.engine.environment import warnings_in
+from pcdet_freeze.engine.environment import _messages, warnings_in
 from pcdet_freeze.engine.start_metrics import stored_metrics
 
 CFG: dict[str, Any] = {
@@ -73,6 +73,14 @@ A: 1
   second line
 2026-01-02 10:00:04,005  ERROR  bad
 """
+
+
+def test_a_long_warning_and_a_long_log_take_little_room(tmp_path: Path) -> None:
+    (tmp_path / "train_1.log").write_text(LOG.replace("second line", "x" * 100_000))
+    found = warnings_in(tmp_path)
+    assert [one["count"] for one in found] == [2, 1]
+    assert len(found[0]["text"]) < 10_000 and found[0]["text"].endswith("...")
+    assert not isinstance(_messages(tmp_path / "train_1.log"), list)
 
 
 def test_warnings_of_all_logs_are_counted_with_their_further_lines(tmp_path: Path) -> None:
