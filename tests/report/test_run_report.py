@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from html_checks import Page
 from tool_runs import CFG, LIST
@@ -14,6 +16,8 @@ import pcdet_freeze
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.report.record import RunRecord, load_record
+from pcdet_freeze.visualization.demo import Frame
+from pcdet_freeze.visualization.scene import Scene
 
 TINY: dict[str, Any] = {
     "DATA_CONFIG.NUM_SCENES": {"train": 4, "test": 2},
@@ -190,6 +194,23 @@ def test_without_matplotlib_the_report_says_how_to_have_pictures(
     artist = frames.FrameArtist(object(), ["Car"], 2)
     assert "pcdet-freeze[vis]" in artist.obstacle
     assert artist.draw(None, None, tmp_path) == []  # type: ignore[arg-type]
+
+
+def test_a_frame_whose_name_has_a_folder_has_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pcdet_freeze.report import frames
+
+    cloud = np.zeros((4, 4), np.float32)
+    names = ["kitti/00", str(tmp_path / "data" / "00")]
+    found = [(Frame(name, cloud, list("xyzi"), {"points": cloud}), Scene(cloud)) for name in names]
+    data = SimpleNamespace(point_cloud_range=np.array([0, -8, -3, 16, 8, 1.0]), semantic_class_names=())
+    artist = frames.FrameArtist(data, ["Car"], 2)
+    monkeypatch.setattr(artist, "_predict", lambda model, device: found)
+    pictures = artist.draw(None, None, tmp_path)  # type: ignore[arg-type]
+    assert [picture.name for picture in pictures] == names
+    assert [(tmp_path / picture.file).parent for picture in pictures] == [tmp_path / "pictures"] * 2
+    assert all((tmp_path / picture.file).is_file() for picture in pictures)
 
 
 def test_a_picture_outside_of_the_runs_folder_is_not_embedded(tmp_path: Path) -> None:
