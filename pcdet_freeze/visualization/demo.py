@@ -104,7 +104,7 @@ def has_labels(frame: Frame) -> bool:
 def draw_frame(
     frame: Frame, style: Style, folder: Path, after: Scene, before: Scene | None = None
 ) -> tuple[Path, str]:
-    """Write :func:`picture_name`: the labels if there are any, the former prediction if given, the prediction.
+    """Write a PNG: the labels if there are any, the former prediction if given, the prediction.
 
     Beside a former prediction boxes are green where both have them with equal bits, and red otherwise.
 
