@@ -39,6 +39,14 @@ def test_metrics_of_the_same_epoch_and_the_same_test_data_are_taken(ckpt: Path) 
     assert found.values == {"mAP": 0.5} and str(ckpt) in found.source
 
 
+def test_metrics_of_the_best_checkpoint_are_those_of_its_epoch(ckpt: Path) -> None:
+    best = ckpt.with_name("checkpoint_best.pth")
+    assert stored_metrics(best, CFG).values == {}
+    (ckpt.parents[1] / "run.json").write_text(json.dumps({"best": {"epoch": 2}}))
+    assert stored_metrics(best, CFG).values == {"mAP": 0.1}
+    assert stored_metrics(ckpt.with_name("latest_model.pth"), CFG).values == {}
+
+
 @pytest.mark.parametrize(("data", "key"), [
     ({"NUM_SCENES": {"train": 4, "test": 3}}, "DATA_CONFIG.NUM_SCENES.test"),
     ({"DATA_PROCESSOR": [{"NAME": "voxels", "SIZE": [2, 2]}]}, "DATA_CONFIG.DATA_PROCESSOR.0.SIZE.0"),
