@@ -155,8 +155,9 @@ def test_a_run_that_ends_with_an_error_has_a_report_that_names_it(
 ) -> None:
     with_hook(monkeypatch, Fails())
     with pytest.raises(ValueError, match="on fire"):
-        train(tmp_path, num_epochs_to_eval=0)
+        train(tmp_path, {**TINY, "OPTIMIZATION.GUARD": {"recall/rcnn_0.3": 1.0}}, num_epochs_to_eval=0)
     (file,) = tmp_path.rglob("report.html")
+    assert load_record(file.parent).after == {}  # what was evaluated are the weights of the start
     found = Page(file.read_text())
     assert found.faults == [] and "ended with ValueError: the <disk> is on fire" in found.text
 
