@@ -66,6 +66,18 @@ def test_a_set_that_is_labelled_for_some_classes_says_so_in_the_names_of_the_joi
     assert anno is not None and anno["labelled_classes"] == ("Car",)
 
 
+def test_a_class_is_labelled_where_all_labels_that_become_it_are() -> None:
+    cfg = joined_cfg()
+    boxes = cfg.DATASETS.boxes
+    boxes.CLASS_MAP, boxes.DATA_CONFIG.LABELLED_CLASSES = {"car": "Car", "van": "Car"}, ["car", "Pedestrian"]
+    dataset = ConcatDataset(cfg, CLASS_NAMES, training=True)
+    sample = dataset[FIRST["boxes"]]
+    assert dataset.labelled_classes == ("Pedestrian",)
+    assert sample["gt_boxes"][:, 7].tolist() == [CLASS_NAMES.index("Pedestrian") + 1]
+    boxes.DATA_CONFIG.LABELLED_CLASSES = ["van", "car"]
+    assert ConcatDataset(cfg, CLASS_NAMES, training=True).labelled_classes == ("Car",)
+
+
 def test_a_set_augments_the_boxes_that_it_is_labelled_for_as_it_does_alone() -> None:
     cfg, seen = joined_cfg(), []
     cfg.DATASETS.boxes.DATA_CONFIG.LABELLED_CLASSES = ["car"]
