@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from html_checks import Page
 from tool_runs import CFG, LIST
+from torch import nn
 
 import pcdet_freeze
+from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, timed
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.report.record import RunRecord, load_record
@@ -212,6 +216,23 @@ def test_a_frame_whose_name_has_a_folder_has_a_picture(
     assert [picture.name for picture in pictures] == names
     assert [(tmp_path / picture.file).parent for picture in pictures] == [tmp_path / "pictures"] * 2
     assert all((tmp_path / picture.file).is_file() for picture in pictures)
+
+
+def test_a_frame_that_is_not_read_in_time_ends_the_wait_for_pictures(tmp_path: Path) -> None:
+    from pcdet_freeze.report import frames
+
+    class Hanging(SimpleNamespace):
+        def __len__(self) -> int:
+            return 1
+
+        def load_sample(self, index: int) -> Any:
+            return timed("frame.bin", lambda: time.sleep(5))
+
+    encoder = SimpleNamespace(src_feature_list=list("xyzi"))
+    data = Hanging(timeout=0.1, point_feature_encoder=encoder)
+    artist = frames.FrameArtist(data, ["Car"], 1)
+    with pytest.raises(ReadTimeoutError, match=r"frame\.bin"):
+        artist.draw(nn.Linear(1, 1), torch.device("cpu"), tmp_path)
 
 
 def test_a_picture_outside_of_the_runs_folder_is_not_embedded(tmp_path: Path) -> None:

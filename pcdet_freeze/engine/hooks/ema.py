@@ -28,7 +28,7 @@ class Averages:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.module, self.updates = copy.deepcopy(model), 0
-        self._average = copying_frozen(model, get_ema_multi_avg_fn(decay))  # type: ignore[arg-type]
+        self._average = copying_frozen(model, get_ema_multi_avg_fn(decay))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
