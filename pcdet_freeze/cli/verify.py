@@ -10,6 +10,7 @@ from typing import Any
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
+from pcdet_freeze.freezing.averages import trained_weights
 from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
 from pcdet_freeze.freezing.paths import segments_match
@@ -18,6 +19,7 @@ from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 EQUAL, CHANGED, CANNOT_TELL = 0, 1, 2
 ERROR_CODE = CANNOT_TELL
+AVERAGES = "compared with the averages (OPTIMIZATION.EMA) of {file}, from which a later stage begins"
 STATISTICS = (*RUNNING_BUFFERS, "num_batches_tracked")
 
 
@@ -59,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
     before, after = (plain_state(file["model_state"]) for file in files)
     keys = scope.choose(dict.fromkeys([*before, *after]))
     changed = compare_keys(before, after, keys)
+    averages = plain_state(trained_weights(files[0]))
+    if changed and compare_keys(before, averages, keys):
+        changed = compare_keys(averages, after, keys)
+        scope.notes += (AVERAGES.format(file=args.before),)
     named = ", ".join(scope.names)
     if changed:
         print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:")

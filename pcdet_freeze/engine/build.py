@@ -245,10 +245,13 @@ class Evaluation:
     infer_time: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
     """metrics of the last evaluation"""
+    epoch: int | str = ""
+    """what it evaluated"""
 
     def __call__(self, model: nn.Module, epoch: int | str) -> dict[str, float]:
         context = self.context
         split = str((context.cfg.DATA_CONFIG.get("DATA_SPLIT") or {}).get("test", "test"))
+        self.epoch = epoch
         self.metrics = eval_one_epoch(
             context.cfg,
             model,

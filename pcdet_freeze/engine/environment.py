@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ +([A-Z]+)  (.*)")
 """first line of a message in a log: time, level, text"""
 MOST = 100
 """different warnings of a report"""
+LONGEST, CUT = 4000, " ..."
+"""characters of a warning, and the end of one that is longer"""
 
 
 def environment_of(device: torch.device, processes: int, seed: int) -> dict[str, str]:
@@ -59,13 +62,19 @@ def warnings_in(folder: Path) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _messages(file: Path) -> list[tuple[str, str, str]]:
-    messages: list[list[str]] = []
+def _messages(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Time, level and text of each message; further lines of an INFO are left out."""
+    time = level = words = ""
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             start = LINE.match(line)
             if start:
-                messages.append(list(start.groups()))
-            elif messages and messages[-1][1] != "INFO":
-                messages[-1][2] += "\n" + line.rstrip("\n")
-    return [(time, level, words) for time, level, words in messages]
+                if level:
+                    yield time, level, words
+                time, level, words = start.groups()
+            elif level not in ("", "INFO") and not words.endswith(CUT):
+                words += "\n" + line.rstrip("\n")
+            if len(words) > LONGEST:
+                words = words[:LONGEST] + CUT
+    if level:
+        yield time, level, words

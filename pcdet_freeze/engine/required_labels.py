@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -48,11 +48,27 @@ def _require_classes(heads: Mapping[str, nn.Module], dataset: Any) -> None:
         for name, head in heads.items()
         if (missing := [c for c in classes_of(head) if c not in labelled])
     }
-    if lacking:
+    together = getattr(dataset, "labelled_together", None) or [labelled]
+    if not lacking:
+        _require_together({name: classes_of(head) for name, head in heads.items()}, together)
+    else:
         needs = "; ".join(f"{head} has {', '.join(names)}" for head, names in lacking.items())
         raise DataError(
             "A head learns from frames that are labelled for all of its classes, but the training data is "
             f"labelled for {', '.join(labelled) or 'none'} (DATA_CONFIG.LABELLED_CLASSES): {needs}. Name the "
             "head in MODEL.NOT_TRAIN_IN_MULTI_TASK, give its new classes a head of their own "
             "(MODEL.DENSE_HEADS), or add labels"
+        )
+
+
+def _require_together(heads: Mapping[str, Sequence[str]], together: Sequence[Sequence[str]]) -> None:
+    """Raise one DataError for all ``heads`` (name -> classes) without a frame that is labelled for them."""
+    apart = {name: own for name, own in heads.items() if not any({*own} <= {*names} for names in together)}
+    if apart:
+        needs = "; ".join(f"{head} has {', '.join(own)}" for head, own in apart.items())
+        sets = "; ".join(", ".join(names) for names in together)
+        raise DataError(
+            f"A head learns from frames that are labelled for all of its classes, but {needs}, and no frame "
+            f"is labelled for them together. Classes of the sets: {sets}. Give the classes of each set a "
+            "head of their own (MODEL.DENSE_HEADS), or add labels"
         )

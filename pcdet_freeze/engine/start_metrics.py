@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pcdet_freeze.engine.checkpoint.io import epoch_of
+from pcdet_freeze.engine.hooks.validation import BEST_FILE
 from pcdet_freeze.report.record import FILE, read_plain
 
 ADVICE = "OPTIMIZATION.EVALUATE_START: True evaluates it when the next run starts"
@@ -33,7 +34,7 @@ def stored_metrics(pretrained: str | Path | None, cfg: Mapping[str, Any]) -> Sta
         return StartMetrics({}, "Before: none, since the run began without a pretrained checkpoint.")
     path = Path(pretrained)
     run = path.resolve().parent.parent
-    values = _result(run, epoch_of(path))
+    values = _result(run, _best_epoch(run) if path.name == BEST_FILE else epoch_of(path))
     if not values:
         return StartMetrics({}, f"Before: no metrics are stored beside {path}; {ADVICE}.")
     config = (read_plain(run / FILE) or {}).get("config")
@@ -50,6 +51,13 @@ def stored_metrics(pretrained: str | Path | None, cfg: Mapping[str, Any]) -> Sta
             {}, f"Before: the metrics stored beside {path} are of another data config ({shown}); {ADVICE}."
         )
     return StartMetrics(values, f"Before: the pretrained checkpoint {path}, evaluated by its own training.")
+
+
+def _best_epoch(run: Path) -> int:
+    """The epoch of ``checkpoint_best.pth``, as the finished run in ``run`` says; -1 where it does not."""
+    best = (read_plain(run / "run.json") or {}).get("best")
+    epoch = best.get("epoch") if isinstance(best, dict) else None
+    return epoch if isinstance(epoch, int) else -1
 
 
 def _result(run: Path, epoch: int) -> dict[str, float]:

@@ -16,7 +16,6 @@ from torch import nn
 from pcdet_freeze.config import apply_overrides, load_cfg, plain
 from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine import build, launch
-from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.data_check.at_start import check_at_start
@@ -29,6 +28,7 @@ from pcdet_freeze.engine.testing.evaluator import evaluate_all
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezeHandle
+from pcdet_freeze.freezing.averages import trained_weights
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.deferred_numbers import DeferredNumbers
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pcdet_freeze.datasets.lone_reader import lone_reader
+from pcdet_freeze.datasets.timed_reads import reads_within
 from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.report.record import Picture
@@ -70,10 +72,11 @@ class FrameArtist:
         return made
 
     def _predict(self, model: nn.Module, device: torch.device) -> list[tuple[Frame, Scene]]:
-        """The model and all generators are unchanged afterwards."""
-        with untouched_rng(), eval_mode(model), same_buffers(model):
-            frames = frames_of_dataset(self.dataset, self.count)
-            return [(frame, predict(model, self.dataset, frame, device, score=0.3)) for frame in frames]
+        """The model and all generators are unchanged afterwards. Raises ReadTimeoutError (TIMEOUT)."""
+        reader, limit = lone_reader(self.dataset), float(getattr(self.dataset, "timeout", 0.0))
+        with untouched_rng(), eval_mode(model), same_buffers(model), reads_within(limit):
+            frames = frames_of_dataset(reader, self.count)
+            return [(frame, predict(model, reader, frame, device, score=0.3)) for frame in frames]
 
 
 def _shrink(path: Path) -> None:

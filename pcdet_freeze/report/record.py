@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.errors import DataError
+from pcdet_freeze.report.plain_types import require_types
 
 FILE, PAGE = "report.json", "report.html"
 LARGEST = 64_000_000
@@ -128,14 +129,19 @@ class RunRecord:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> RunRecord:
-        """Read what :meth:`to_json` wrote, of this version or another; unknown keys are left out."""
+        """Read what :meth:`to_json` wrote, of this version or another; unknown keys are left out.
+
+        Raises TypeError, AttributeError or ValueError for a value of another type.
+        """
         values = {key: value for key, value in plain.items() if key in {f.name for f in fields(cls)}}
         nested: dict[str, type] = {"tree": Part, "tasks": Task, "pictures": Picture}
         for key, kind in nested.items():
             values[key] = [_read(kind, item) for item in values.get(key, [])]
         if values.get("certificate") is not None:
             values["certificate"] = _read(Certificate, values["certificate"])
-        return cls(**values)
+        record = cls(**values)
+        require_types(record)
+        return record
 
 
 def _read(kind: type, plain: Mapping[str, Any]) -> Any:
@@ -172,7 +178,7 @@ def read_plain(file: Path) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > LARGEST:
             return None
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -122,7 +122,7 @@ def _nodes(below: Mapping[str, Sequence[Part]], path: str) -> Iterator[str]:
 
 def _title(part: Part) -> str:
     name = part.path.rpartition(".")[2]
-    words = [WORDS[part.state]]
+    words = [WORDS.get(part.state, part.state)]
     if part.released:
         words[0] += f" {part.released}"
     notes = [f"{part.parameters:,} parameters"] if part.parameters else []

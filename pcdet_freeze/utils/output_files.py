@@ -23,12 +23,15 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``path`` as a whole: a reader finds the former file or the new one. Raises OutputError."""
+    """Write ``path`` as a whole, in UTF-8: a reader finds the former file or the new one.
+
+    Raises OutputError.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
             part.replace(path)
         finally:
             with suppress(OSError):

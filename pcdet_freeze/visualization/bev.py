@@ -178,6 +178,11 @@ def name_of(names: Sequence[str], number: int) -> str:
     return names[number] if 0 <= number < len(names) else f"class {number}"
 
 
+def picture_name(frame: str) -> str:
+    """File name of the picture of a frame, whose name may have folders: ``kitti_000008.png``."""
+    return f"{frame.replace('/', '_')}.png"
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG; OutputError names the folder where it cannot be written."""
     with writing(path):

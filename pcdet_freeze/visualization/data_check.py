@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey
-from pcdet_freeze.visualization.bev import Style, draw, new_figure, save
+from pcdet_freeze.visualization.bev import Style, draw, new_figure, picture_name, save
 from pcdet_freeze.visualization.scene import Scene
 
 EDGE_COLOR = "#444444"
@@ -38,7 +38,7 @@ def _draw(dataset: Any, frame: FrameSurvey, class_names: Sequence[str], folder: 
     x_low, y_low, _, x_high, y_high, _ = np.asarray(dataset.point_cloud_range, np.float64)
     corners = np.array([[x_low, y_low], [x_high, y_low], [x_high, y_high], [x_low, y_high], [x_low, y_low]])
     ax.plot(*corners.T, color=EDGE_COLOR, lw=1.0, ls="--")
-    return save(figure, folder / f"{frame.name.replace('/', '_')}.png")
+    return save(figure, folder / picture_name(frame.name))
 
 
 def _widened(limits: np.ndarray, boxes: np.ndarray) -> np.ndarray:

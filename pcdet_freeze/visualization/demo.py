@@ -15,7 +15,7 @@ from torch import nn
 from pcdet_freeze.datasets.point_files import PointFiles
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
-from pcdet_freeze.visualization.bev import Style, draw, new_figure, save
+from pcdet_freeze.visualization.bev import Style, draw, new_figure, picture_name, save
 from pcdet_freeze.visualization.scene import Scene, kept_boxes, prediction_of, truth_of
 
 EMPTY = "no points in range: an empty result"
@@ -104,7 +104,7 @@ def has_labels(frame: Frame) -> bool:
 def draw_frame(
     frame: Frame, style: Style, folder: Path, after: Scene, before: Scene | None = None
 ) -> tuple[Path, str]:
-    """Write ``<name>.png``: the labels if there are any, the former prediction if given, the prediction.
+    """Write a PNG: the labels if there are any, the former prediction if given, the prediction.
 
     Beside a former prediction boxes are green where both have them with equal bits, and red otherwise.
 
@@ -121,7 +121,7 @@ def draw_frame(
     figure, axes = new_figure(style, len(parts))
     for ax, (title, scene, same) in zip(axes, parts, strict=True):
         draw(ax, scene, style, f"{frame.name}: {title}", same)
-    path = save(figure, folder / f"{frame.name}.png")
+    path = save(figure, folder / picture_name(frame.name))
     if before is None or kept is None:
         return path, ""
     return path, f"{int(kept.sum())} of {len(before.boxes)} boxes kept, {len(after.boxes)} now"

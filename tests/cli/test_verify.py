@@ -30,8 +30,12 @@ def toy() -> nn.Module:
     return model
 
 
-def save(path: Path, state: dict[str, Any], certificate: Certificate | None = None) -> Path:
-    ours = {} if certificate is None else {"freeze": {"certificate": certificate.to_plain()}}
+def save(
+    path: Path, state: dict[str, Any], certificate: Certificate | None = None, averages: Any = None
+) -> Path:
+    ours: dict[str, Any] = {} if certificate is None else {"freeze": {"certificate": certificate.to_plain()}}
+    if averages is not None:
+        ours["ema"] = {"decay": 0.9, "updates": 3, "state": averages}
     save_checkpoint({"epoch": 1, "it": 1, "model_state": state, CHECKPOINT_KEY: ours}, path)
     return path
 
@@ -77,6 +81,20 @@ def test_a_checkpoint_of_an_averaged_model_is_compared_with_a_plain_one(tmp_path
     assert verify(a, save(tmp_path / "b.pth", averaged, certificate)) == 0
     next(value for key, value in averaged.items() if key.endswith("trunk.1.n_averaged")).add_(1)
     assert verify(a, save(tmp_path / "b.pth", averaged, certificate)) == 1
+
+
+@pytest.mark.parametrize(("begins_from", "found"), [("averages", 0), ("weights", 0), ("neither", 1)])
+def test_p7_a_stage_begins_from_the_averages_of_a_checkpoint_and_a_resume_from_its_weights(
+    tmp_path: Path, capsys: Any, begins_from: str, found: int
+) -> None:
+    model = toy()
+    certificate = freeze(model, ["trunk"]).certificate()
+    states = {name: {k: v + number for k, v in model.state_dict().items()}
+              for number, name in enumerate(["averages", "weights", "neither"])}  # fmt: skip
+    a = save(tmp_path / "a.pth", states["weights"], averages=states["averages"])
+    b = save(tmp_path / "b.pth", states[begins_from], certificate)
+    assert verify(a, b) == found
+    assert ("averages (OPTIMIZATION.EMA)" in capsys.readouterr().out) == (begins_from != "weights")
 
 
 def test_a_certified_tensor_that_neither_file_has_is_an_error(tmp_path: Path, capsys: Any) -> None:

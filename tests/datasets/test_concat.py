@@ -66,6 +66,36 @@ def test_a_set_that_is_labelled_for_some_classes_says_so_in_the_names_of_the_joi
     assert anno is not None and anno["labelled_classes"] == ("Car",)
 
 
+def test_a_class_is_labelled_where_all_labels_that_become_it_are() -> None:
+    cfg = joined_cfg()
+    boxes = cfg.DATASETS.boxes
+    boxes.CLASS_MAP, boxes.DATA_CONFIG.LABELLED_CLASSES = {"car": "Car", "van": "Car"}, ["car", "Pedestrian"]
+    dataset = ConcatDataset(cfg, CLASS_NAMES, training=True)
+    sample = dataset[FIRST["boxes"]]
+    assert dataset.labelled_classes == ("Pedestrian",)
+    assert sample["gt_boxes"][:, 7].tolist() == [CLASS_NAMES.index("Pedestrian") + 1]
+    boxes.DATA_CONFIG.LABELLED_CLASSES = ["van", "car"]
+    assert ConcatDataset(cfg, CLASS_NAMES, training=True).labelled_classes == ("Car",)
+
+
+def test_a_set_augments_the_boxes_that_it_is_labelled_for_as_it_does_alone() -> None:
+    cfg, seen = joined_cfg(), []
+    cfg.DATASETS.boxes.DATA_CONFIG.LABELLED_CLASSES = ["car"]
+    dataset = ConcatDataset(cfg, CLASS_NAMES, training=True)
+    own: Any = dataset.members[0].dataset
+    own.data_augmentor = lambda sample, rng: seen.append(sample["gt_names"].tolist()) or sample
+    dataset[FIRST["boxes"]]
+    assert seen == [["car"]]
+
+
+def test_the_classes_that_each_set_is_labelled_for_are_known() -> None:
+    cfg = joined_cfg()
+    cfg.DATASETS.boxes.DATA_CONFIG.LABELLED_CLASSES = ["car"]
+    cfg.DATASETS.lanes.LABELS = ["gt_boxes", "lane_map"]
+    dataset = ConcatDataset(cfg, CLASS_NAMES, training=True)
+    assert dataset.labelled_together == [("Car",), tuple(CLASS_NAMES)]
+
+
 @pytest.mark.parametrize(("member_name", "change", "message"), [
     ("clouds", {"POINT_CLASS_MAP": {"auto": "car"}}, r"DATASETS\.clouds\.POINT_CLASS_MAP\.street.*ignore"),
     ("clouds", {"FILL": {"intensity": 0, "ring": 1}}, r"DATASETS\.clouds\.FILL\.ring"),

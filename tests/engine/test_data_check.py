@@ -198,6 +198,53 @@ def test_of_several_heads_the_classes_of_trainable_ones_are_judged() -> None:
     assert kinds(report_of(move(2, 4.0), cfg)) == {"boxes_outside": "error"}
 
 
+def test_a_head_that_a_config_takes_from_its_base_does_not_count() -> None:
+    cfg = checked_cfg()
+    head = cfg.MODEL.pop("DENSE_HEAD")
+    cfg.MODEL.DENSE_HEADS = {"dense_head": {**head, "CLASS_NAMES": ["Car"]}, "walker_head": None}
+    assert trained_classes(cfg.MODEL, cfg.CLASS_NAMES) == ("Car",)
+    assert kinds(report_of(move(2, 4.0), cfg)) == {"boxes_outside": "error"}
+
+
+def test_a_frozen_second_stage_learns_no_class() -> None:
+    cfg = checked_cfg()
+    cfg.MODEL.ROI_HEAD = {"NAME": "any"}
+    cfg.MODEL.NOT_TRAIN_IN_MULTI_TASK = ["vfe", "dense_head", "roi_head"]
+    assert trained_classes(cfg.MODEL, cfg.CLASS_NAMES) == ()
+
+
+class LazilyOpened(CheckedFrames):
+    """Opens its file with the first frame, and keeps where frames lie: loader processes do so anew."""
+
+    file: Any = None
+
+    def load_sample(self, index: int) -> dict[str, Any]:
+        self.file = self.file or object()
+        self.places[index] = 0
+        return super().load_sample(index)
+
+
+def test_the_short_form_opens_no_file_that_loader_processes_would_share() -> None:
+    cfg = checked_cfg()
+    dataset = LazilyOpened(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=True)
+    dataset.places = {}
+    assert len(survey_some(dataset, budget_s=60)) == 20
+    assert dataset.file is None and dataset.places == {}
+
+
+def test_the_short_form_opens_none_of_a_joined_set() -> None:
+    dataset = joined()
+    own = dataset.members[0].dataset
+    load = type(own).load_sample
+
+    def opening(self: Any, index: int) -> dict[str, Any]:
+        self.file = object()
+        return load(self, index)
+
+    own.__class__ = type("Opening", (type(own),), {"load_sample": opening, "file": None})
+    assert len(survey_some(dataset, budget_s=60)) == len(dataset) and own.file is None
+
+
 def test_a_sample_of_frames_does_not_miss_classes() -> None:
     report = report_of(rename)
     assert judge(report.frames, replace(report.expected, complete=False)).findings == []

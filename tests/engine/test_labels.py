@@ -60,6 +60,18 @@ def test_a_frozen_head_needs_none() -> None:
         require_labels(model, data())
 
 
+def test_a_head_needs_frames_that_are_labelled_for_all_of_its_classes_together() -> None:
+    model, labels = Detector(), ("gt_boxes", "point_labels", "lane_map")
+    model.dense_head.class_names = ("Car", "Truck")
+    apart = SimpleNamespace(
+        labels=labels, labelled_classes=("Car", "Truck"), labelled_together=[("Car",), ("Truck",)]
+    )
+    with pytest.raises(DataError, match=r"dense_head has Car, Truck.*no frame .*together\. .*Car; Truck"):
+        require_labels(model, apart)
+    apart.labelled_together.append(("Truck", "Car"))
+    require_labels(model, apart)
+
+
 def test_a_data_set_that_does_not_tell_is_asked_nothing() -> None:
     require_labels(Detector(), SimpleNamespace())
 

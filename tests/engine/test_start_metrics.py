@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pcdet_freeze.engine.environment import warnings_in
+from pcdet_freeze.engine.environment import _messages, warnings_in
 from pcdet_freeze.engine.start_metrics import stored_metrics
 
 CFG: dict[str, Any] = {
@@ -37,6 +37,14 @@ def changed(**data: Any) -> dict[str, Any]:
 def test_metrics_of_the_same_epoch_and_the_same_test_data_are_taken(ckpt: Path) -> None:
     found = stored_metrics(ckpt, changed(DATA_AUGMENTOR={}, NUM_SCENES={"train": 9, "test": 2}, CACHE="x"))
     assert found.values == {"mAP": 0.5} and str(ckpt) in found.source
+
+
+def test_metrics_of_the_best_checkpoint_are_those_of_its_epoch(ckpt: Path) -> None:
+    best = ckpt.with_name("checkpoint_best.pth")
+    assert stored_metrics(best, CFG).values == {}
+    (ckpt.parents[1] / "run.json").write_text(json.dumps({"best": {"epoch": 2}}))
+    assert stored_metrics(best, CFG).values == {"mAP": 0.1}
+    assert stored_metrics(ckpt.with_name("latest_model.pth"), CFG).values == {}
 
 
 @pytest.mark.parametrize(("data", "key"), [
@@ -73,6 +81,14 @@ A: 1
   second line
 2026-01-02 10:00:04,005  ERROR  bad
 """
+
+
+def test_a_long_warning_and_a_long_log_take_little_room(tmp_path: Path) -> None:
+    (tmp_path / "train_1.log").write_text(LOG.replace("second line", "x" * 100_000))
+    found = warnings_in(tmp_path)
+    assert [one["count"] for one in found] == [2, 1]
+    assert len(found[0]["text"]) < 10_000 and found[0]["text"].endswith("...")
+    assert not isinstance(_messages(tmp_path / "train_1.log"), list)
 
 
 def test_warnings_of_all_logs_are_counted_with_their_further_lines(tmp_path: Path) -> None:

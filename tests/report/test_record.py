@@ -36,7 +36,12 @@ def test_keys_of_another_version_are_left_out_and_missing_ones_have_defaults() -
     assert record.name == "a" and record.tasks == [Task("x")] and record.iterations == 0
 
 
-@pytest.mark.parametrize("text", [None, "", "[1]", "{", '{"tree": 3}', '{"tasks": [4]}'])
+@pytest.mark.parametrize("text", [
+    None, "", "[1]", "{", '{"tree": 3}', '{"tasks": [4]}', '{"after": {"mAP": "x"}}',
+    '{"entries": null}', '{"seconds": null}', '{"parameters": "many"}', '{"schedule": [3]}',
+    '{"warnings": 1}',
+    '{"tasks": [{"name": null}]}', '{"peak_bytes": {"device": []}}', '{"certificate": {"tensors": [1]}}',
+])  # fmt: skip
 def test_a_missing_or_damaged_record_is_an_error_that_names_the_folder(
     tmp_path: Path, text: str | None
 ) -> None:

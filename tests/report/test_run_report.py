@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from html_checks import Page
 from tool_runs import CFG, LIST
+from torch import nn
 
 import pcdet_freeze
+from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, timed
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.report.record import RunRecord, load_record
+from pcdet_freeze.visualization.demo import Frame
+from pcdet_freeze.visualization.scene import Scene
 
 TINY: dict[str, Any] = {
     "DATA_CONFIG.NUM_SCENES": {"train": 4, "test": 2},
@@ -151,8 +159,9 @@ def test_a_run_that_ends_with_an_error_has_a_report_that_names_it(
 ) -> None:
     with_hook(monkeypatch, Fails())
     with pytest.raises(ValueError, match="on fire"):
-        train(tmp_path, num_epochs_to_eval=0)
+        train(tmp_path, {**TINY, "OPTIMIZATION.GUARD": {"recall/rcnn_0.3": 1.0}}, num_epochs_to_eval=0)
     (file,) = tmp_path.rglob("report.html")
+    assert load_record(file.parent).after == {}  # what was evaluated are the weights of the start
     found = Page(file.read_text())
     assert found.faults == [] and "ended with ValueError: the <disk> is on fire" in found.text
 
@@ -190,6 +199,40 @@ def test_without_matplotlib_the_report_says_how_to_have_pictures(
     artist = frames.FrameArtist(object(), ["Car"], 2)
     assert "pcdet-freeze[vis]" in artist.obstacle
     assert artist.draw(None, None, tmp_path) == []  # type: ignore[arg-type]
+
+
+def test_a_frame_whose_name_has_a_folder_has_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pcdet_freeze.report import frames
+
+    cloud = np.zeros((4, 4), np.float32)
+    names = ["kitti/00", str(tmp_path / "data" / "00")]
+    found = [(Frame(name, cloud, list("xyzi"), {"points": cloud}), Scene(cloud)) for name in names]
+    data = SimpleNamespace(point_cloud_range=np.array([0, -8, -3, 16, 8, 1.0]), semantic_class_names=())
+    artist = frames.FrameArtist(data, ["Car"], 2)
+    monkeypatch.setattr(artist, "_predict", lambda model, device: found)
+    pictures = artist.draw(None, None, tmp_path)  # type: ignore[arg-type]
+    assert [picture.name for picture in pictures] == names
+    assert [(tmp_path / picture.file).parent for picture in pictures] == [tmp_path / "pictures"] * 2
+    assert all((tmp_path / picture.file).is_file() for picture in pictures)
+
+
+def test_a_frame_that_is_not_read_in_time_ends_the_wait_for_pictures(tmp_path: Path) -> None:
+    from pcdet_freeze.report import frames
+
+    class Hanging(SimpleNamespace):
+        def __len__(self) -> int:
+            return 1
+
+        def load_sample(self, index: int) -> Any:
+            return timed("frame.bin", lambda: time.sleep(5))
+
+    encoder = SimpleNamespace(src_feature_list=list("xyzi"))
+    data = Hanging(timeout=0.1, point_feature_encoder=encoder)
+    artist = frames.FrameArtist(data, ["Car"], 1)
+    with pytest.raises(ReadTimeoutError, match=r"frame\.bin"):
+        artist.draw(nn.Linear(1, 1), torch.device("cpu"), tmp_path)
 
 
 def test_a_picture_outside_of_the_runs_folder_is_not_embedded(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pcdet_freeze.datasets.concat.member import (
     own_names,
 )
 from pcdet_freeze.datasets.concat.settings import ConcatSettings, MemberSettings
+from pcdet_freeze.datasets.labelled_classes import mark_labelled
 from pcdet_freeze.datasets.loader import build_dataset
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
@@ -108,6 +109,13 @@ class ConcatDataset(DatasetTemplate):
             return None
         return tuple(dict.fromkeys(name for names in known for name in names or ()))
 
+    @property
+    def labelled_together(self) -> list[tuple[str, ...]]:
+        """The classes that the boxes of each set are labelled for."""
+        given = self.labelled_classes or tuple(self.class_names)
+        known = [member.labelled_classes for member in self.members if "gt_boxes" in member.labels]
+        return [given if names is None else names for names in known]
+
     def _balanced(self, settings: ConcatSettings) -> tuple[list[np.ndarray], list[float]]:
         """What an epoch of training draws from, and the share of each; empty where every frame comes once."""
         if settings.balance == "none" or not self.training:
@@ -176,6 +184,7 @@ class ConcatDataset(DatasetTemplate):
     def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """Augment as the set does, convert, then what the joined set does."""
         member = self._by_name(sample.pop(NAME))
+        mark_labelled(sample, member.dataset.labelled_classes)  # as the set does before it augments
         if member.dataset.data_augmentor is not None:
             sample = member.dataset.data_augmentor(sample, rng)
         return super().prepare_data(member.converted(sample), rng)

@@ -124,7 +124,11 @@ class Member:
         return None if own is None else self._joined_classes(own)
 
     def _joined_classes(self, names: Sequence[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.joined_names(names).tolist()))
+        """The classes of which all labels are among ``names``: of Car and Van as one, Car alone is a part."""
+        own = {str(name) for name in names}
+        partly = {joined for label, joined in self.settings.class_map.items() if label not in own}
+        joined: list[str] = self.joined_names(names).tolist()
+        return tuple(dict.fromkeys(name for name in joined if name not in partly))
 
     def joined_names(self, names: Any) -> np.ndarray:
         """(K,) names of boxes in the joined set."""

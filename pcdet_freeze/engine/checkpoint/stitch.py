@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from pcdet_freeze import __version__
-from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.checkpoint.head_classes import KEY as HEAD_CLASSES
 from pcdet_freeze.engine.checkpoint.head_classes import stored_classes
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import Certificate
+from pcdet_freeze.freezing.averages import trained_weights
 from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.freezing.digest import tensor_digest

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pcdet_freeze.datasets.bad_data import BadFramePolicy
+from pcdet_freeze.models.detectors.several_heads import sections_of_heads
 
 BOXES = "gt_boxes"
 HEADS = {
@@ -104,17 +105,15 @@ def learned_labels(model: Mapping[str, Any]) -> set[str]:
 def trained_classes(model: Mapping[str, Any], class_names: Sequence[str]) -> tuple[str, ...]:
     """The classes that trainable heads learn; one of several dense heads has CLASS_NAMES of its own."""
     heads = [head for name, head in dense_heads(model).items() if not _is_frozen(model, name)]
-    heads += [model[name] for name in HEADS if HEADS[name] == BOXES and model.get(name)]
+    boxes = [name for name, label in HEADS.items() if label == BOXES]
+    heads += [model[name] for name in boxes if model.get(name) and not _is_frozen(model, name.lower())]
     named = {name for head in heads for name in head.get("CLASS_NAMES") or class_names}
     return tuple(name for name in class_names if name in named)
 
 
 def dense_heads(model: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Name of the module -> section, of DENSE_HEAD or of DENSE_HEADS."""
-    several = model.get("DENSE_HEADS") or {}
-    if not isinstance(several, Mapping):
-        names = ["dense_head", *(f"dense_head_{number}" for number in range(2, len(several) + 1))]
-        several = dict(zip(names, several, strict=False))
+    several = {name: section for name, (_, section) in sections_of_heads(model).items()}
     single = {"dense_head": model["DENSE_HEAD"]} if model.get("DENSE_HEAD") else {}
     return {**single, **several}
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey, survey_frame
 from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.loader import EpochSampler, each_batch
+from pcdet_freeze.datasets.lone_reader import lone_reader
 from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, reads_within
 from pcdet_freeze.utils.rng import untouched_rng
 
@@ -67,11 +68,12 @@ def _only(surveys: Sequence[FrameSurvey]) -> FrameSurvey:
 def survey_some(dataset: Any, budget_s: float = BUDGET_S) -> list[FrameSurvey]:
     """Survey SAMPLE frames, evenly spaced, or those of them that are read within ``budget_s`` seconds.
 
-    Reads raw frames: no frame counts as a bad one of the training, and no random number is drawn. It ends
-    where a read does not return: the training's own error will name the frame.
+    Reads raw frames of a copy (:func:`lone_reader`): no frame counts as a bad one of the training, no random
+    number is drawn, and no file stays open. It ends where a read does not return: the training's own error
+    will name the frame.
     """
     found: list[FrameSurvey] = []
-    begin = 0.0
+    dataset, begin = lone_reader(dataset), 0.0
     with untouched_rng(accelerators=False), reads_within(dataset.timeout):
         for index in _spread(len(dataset)):
             if found and time.monotonic() - begin > budget_s:

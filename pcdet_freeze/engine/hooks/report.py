@@ -42,6 +42,8 @@ class Evaluation(Protocol):
 
     data: Data
     metrics: dict[str, float]
+    epoch: int | str
+    """that ``metrics`` are of"""
 
     def __call__(self, model: nn.Module, epoch: int | str) -> dict[str, float]: ...
 
@@ -133,7 +135,7 @@ class ReportHook(Hook):
         """Evaluate the model as it begins; all ranks take part, and no generator is changed."""
         with untouched_rng():
             values = dict(evaluation(unwrap(trainer.model), "start"))
-        evaluation.metrics = {}
+        evaluation.metrics, evaluation.epoch = {}, ""
         return StartMetrics(values, "Before: the model as this run began, evaluated on the same test data.")
 
     def _restore(self, stored: Any) -> None:
@@ -227,7 +229,8 @@ class ReportHook(Hook):
         labels = {name: TASK_METRICS.get(name).label for name in TASK_METRICS.names()}
         record.tasks = tasks_of(unwrap(trainer.model), labels, record.drift)
         record.before, record.before_source = dict(self._start.values), self._start.source
-        if self.evaluation is not None and self.evaluation.metrics:
+        # where an error ended the run, the last evaluation may be of an earlier epoch
+        if self.evaluation is not None and self.evaluation.epoch == trainer.epoch_number:
             record.after = dict(self.evaluation.metrics)
             frames = len(self.evaluation.data.dataset)
             record.after_source = f"After: epoch {trainer.epoch_number}, {frames} test frames."
@@ -247,7 +250,8 @@ class ReportHook(Hook):
     def _fill_pictures(self, trainer: Trainer, record: RunRecord) -> None:
         record.pictures_note = self._artist.obstacle
         root = self.context.folders.root
-        record.pictures = self._artist.draw(unwrap(trainer.model), trainer.device, root)
+        model = unwrap(trainer.model) if trainer.averaged is None else trainer.averaged
+        record.pictures = self._artist.draw(model, trainer.device, root)
 
     def _try(self, what: str, do: Callable[[], T], default: T) -> T:
         """``do()``, or ``default`` with a warning where it fails."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +45,8 @@ class Progress:
 
     baseline: dict[str, float] = field(default_factory=dict)
     """guarded metrics before the training"""
+    metric: str = ""
+    """of the values below"""
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
@@ -91,15 +94,32 @@ class ValidationHook(Hook):
 
     def before_train(self, trainer: Trainer) -> None:
         if KEY in trainer.resumed:
-            self.progress = Progress.of(trainer.resumed[KEY])
-        if self.guard and not self.progress.baseline:
-            found = self._evaluate(trainer, trainer.epoch)
-            self.progress.baseline = {name: _value(found, name, "GUARD") for name in self.guard}
-            values = ", ".join(f"{name} {value:.4g}" for name, value in self.progress.baseline.items())
-            trainer.logger.info("OPTIMIZATION.GUARD: before the training %s", values)
+            self.progress = self._continued(Progress.of(trainer.resumed[KEY]))
+        if new := [name for name in self.guard if name not in self.progress.baseline]:
+            self._measure_baseline(trainer, new)
         if self.progress.stopped:
             trainer.logger.info("The run ended early after epoch %d (OPTIMIZATION.BEST)", trainer.epoch)
             trainer.stopped = True
+
+    def _continued(self, then: Progress) -> Progress:
+        """The progress of a checkpoint under the present settings, which may be others than its own."""
+        best = self.best
+        if best is None or then.metric not in ("", best.metric):
+            return Progress(then.baseline)
+        stopped = then.stopped and best.patience is not None and then.waited >= best.patience
+        return replace(then, stopped=stopped)
+
+    def _measure_baseline(self, trainer: Trainer, names: Sequence[str]) -> None:
+        found = self._evaluate(trainer, trainer.epoch)
+        now = {name: _value(found, name, "GUARD") for name in names}
+        if wrong := [name for name, value in now.items() if not math.isfinite(value)]:
+            raise TrainingError(
+                f"OPTIMIZATION.GUARD needs metrics that are numbers before the training; got "
+                f"{', '.join(f'{name} {now[name]:g}' for name in wrong)}. Leave them out of GUARD."
+            )
+        self.progress.baseline |= now
+        values = ", ".join(f"{name} {value:.4g}" for name, value in now.items())
+        trainer.logger.info("OPTIMIZATION.GUARD: before the training %s", values)
 
     def after_epoch(self, trainer: Trainer) -> None:
         every = self.best.every if self.best is not None else 1
@@ -123,7 +143,7 @@ class ValidationHook(Hook):
         for name, allowed in self.guard.items():
             before, now = self.progress.baseline[name], _value(found, name, "GUARD")
             fall = before - now if mode_of(name) == "max" else now - before
-            if fall > allowed:
+            if not fall <= allowed:  # NaN is no value that the task keeps
                 raise TrainingError(
                     f"The task {task_of(name)} must keep its metric within OPTIMIZATION.GUARD, but {name} "
                     f"went from {before:.4g} to {now:.4g} after epoch {trainer.epoch}: by {fall:.4g}, where "
@@ -135,7 +155,9 @@ class ValidationHook(Hook):
     def _compare(self, trainer: Trainer, best: BestSettings, found: Mapping[str, float]) -> None:
         now, state = _value(found, best.metric, "BEST.METRIC"), self.progress
         sign = 1 if (best.mode or mode_of(best.metric)) == "max" else -1
-        if state.best is None or sign * (now - state.best) > best.min_delta:
+        state.metric = best.metric
+        better = state.best is None or sign * (now - state.best) > best.min_delta
+        if math.isfinite(now) and better:
             state.best, state.best_epoch, state.waited = now, trainer.epoch, 0
             write_checkpoint(trainer, self.path, self.extra)
             trainer.logger.info("Best %s so far: %.4g, saved to %s", best.metric, now, self.path)
@@ -143,8 +165,9 @@ class ValidationHook(Hook):
             state.waited += 1
             if best.patience is not None and state.waited >= best.patience:
                 state.stopped = trainer.stopped = True
-                text = "Ended early: %s is not better than %.4g of epoch %d for %d evaluations"
-                trainer.logger.info(text, best.metric, state.best, state.best_epoch, state.waited)
+                known = f"{state.best:.4g} of epoch {state.best_epoch}" if state.best_epoch else "any number"
+                text = "Ended early: %s is not better than %s for %d evaluations"
+                trainer.logger.info(text, best.metric, known, state.waited)
         trainer.results["best"] = {
             "metric": best.metric,
             "value": state.best,

@@ -21,6 +21,8 @@ class EvaluatedFrames:
     annos: Annos
     """of each frame; None: no box labels"""
     official: Official = None
+    labelled_classes: tuple[str, ...] | None = None
+    """of frames whose annotations do not say it; None: all"""
 
     def __len__(self) -> int:
         return len(self.annos)
@@ -48,7 +50,7 @@ def score_with_parts(
     labels for. The boxes of a set with a tool of its own are scored by it, and not among those of all sets.
     Raises DataError as :func:`scoring.score`.
     """
-    parts = getattr(dataset, "parts", ())
+    parts, labelled = getattr(dataset, "parts", ()), getattr(dataset, "labelled_classes", None)
     if not parts or len(frames) != len(dataset):
         return score(cfg, dataset, frames, recall, counter, logger)
     truth = list(dataset.ground_truth_annos())
@@ -59,14 +61,14 @@ def score_with_parts(
             together[part.frames] = [None] * len(together[part.frames])
     found: dict[str, float] = {}
     if _is_scored(_scorable(frames, together)) or not any(officials.values()):
-        found = score(cfg, EvaluatedFrames(together), frames, recall, counter, logger)
+        found = score(cfg, EvaluatedFrames(together, None, labelled), frames, recall, counter, logger)
     for part in parts:
         own = _scorable(frames[part.frames], truth[part.frames])
         if not _is_scored(own):
             logger.info("%s has no label of a task that the model predicts", part.name)
             continue
         logger.info("%s alone:", part.name)
-        given = EvaluatedFrames(truth[part.frames], officials[part.name])
+        given = EvaluatedFrames(truth[part.frames], officials[part.name], labelled)
         values = score(cfg, given, own, {}, _counter_of(part, dataset, counter), logger)
         found |= {f"{part.name}/{key}": value for key, value in values.items()}
     return found

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from engine_toy import ToyModel, assert_same_state, tensors_of
 from freeze_runs import SaveEach, cfg_of, frozen_trainer, phase, resumed
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pcdet_freeze.engine.checkpoint.averages import trained_weights
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.ema import EmaHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
+from pcdet_freeze.freezing.averages import trained_weights
 from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
@@ -55,6 +57,32 @@ def test_h5_frozen_tensors_are_their_own_average_and_the_training_is_as_without_
     assert_same_state(tensors_of(trainer.model), tensors_of(plain.model))
     frozen = {name: value for name, value in trainer.averaged.state_dict().items() if name.startswith("vfe.")}
     assert_same_state(frozen, {name: start[name] for name in frozen})
+
+
+class HostCopies(TorchDispatchMode):
+    """Operations that read a tensor of the host and write one of a device: the host waits for both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {value.device.type for value in args if isinstance(value, torch.Tensor)}
+        if isinstance(out, torch.Tensor) and out.device.type == "meta" and "cpu" in given:
+            self.found.append(str(func))
+        return out
+
+
+def test_the_averages_of_a_model_on_a_device_need_no_copy_from_the_host() -> None:
+    model = ToyModel().to("meta")
+    trainer: Any = SimpleNamespace(model=model, averaged=None, resumed={})
+    hook = EmaHook(DECAY)
+    hook.before_train(trainer)
+    with HostCopies() as copies:
+        for _ in range(3):
+            hook.after_step(trainer)
+    assert copies.found == []
 
 
 @pytest.mark.parametrize("stop", ["it2", "epoch1", "it7"])

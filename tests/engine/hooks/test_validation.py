@@ -105,6 +105,61 @@ def test_a_task_that_falls_too_far_ends_the_run_before_its_checkpoint(tmp_path: 
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["checkpoint_epoch_1.pth"]
 
 
+NAN = float("nan")
+
+
+def test_a_value_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, Scores(0, NAN, 10, NAN, NAN), {"patience": 2})
+    assert best_epoch(tmp_path) == trainer.results["best"]["epoch"] == 2 and trainer.epoch == 4
+
+
+def test_without_any_number_there_is_no_best_checkpoint(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, Scores(0, NAN, NAN, NAN), {"patience": 2})
+    assert trainer.epoch == 2 and not (tmp_path / "checkpoint_best.pth").exists()
+    assert trainer.results["best"]["value"] is None
+
+
+def test_a_guarded_metric_that_is_no_number_any_more_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"mIoU went from 60 to nan after epoch 2"):
+        trained(tmp_path, Scores(60, 60, NAN), guard={MIOU: 100.0})
+
+
+def test_a_guard_needs_a_number_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"OPTIMIZATION\.GUARD.*segmentation/mIoU.*nan"):
+        trained(tmp_path, Scores(NAN, 60), guard={MIOU: 1.0})
+
+
+def resumed(folder: Path, epoch: int, scores: Any, best: Any = None, guard: Any = None) -> Trainer:
+    """The run in ``folder`` from a checkpoint on, with other settings."""
+    hook = ValidationHook(scores, folder, best, guard)
+    again = toy_trainer([hook, CheckpointHook(folder)], epochs=len(scores.values) - 1)
+    state = load_checkpoint(folder / f"checkpoint_epoch_{epoch}.pth")
+    load_model_state(again.model, state["model_state"], "")
+    resume(again, state)
+    again.run()
+    return again
+
+
+def test_a_resume_with_another_guarded_metric_measures_it_first(tmp_path: Path) -> None:
+    trained(tmp_path, Scores(20, 20, 20), guard={MIOU: 1.0})
+    scores = Scores(0, 0, 0, 20, metric=MIOU)
+    with pytest.raises(TrainingError, match="went from 20 to 0 after epoch 2"):
+        resumed(tmp_path, 1, scores, guard={MIOU: 1.0, "lane/F1": 0.1})
+    assert scores.epochs == [1, 2]
+
+
+def test_a_resume_with_another_metric_looks_for_its_best_anew(tmp_path: Path) -> None:
+    trained(tmp_path, Scores(0, 40, 50), {"patience": 1})
+    again = resumed(tmp_path, 1, Scores(0, 0, 0, 0), BestSettings("lane/F1"))
+    assert again.results["best"] == {"metric": "lane/F1", "value": 0.5, "epoch": 2, "ended_early": False}
+
+
+def test_a_run_that_ended_early_goes_on_with_more_patience(tmp_path: Path) -> None:
+    trained(tmp_path, Scores(0, 40, 30, 50, 60), {"patience": 1})
+    again = resumed(tmp_path, 2, Scores(0, 40, 30, 50, 60), BestSettings(MIOU, patience=2))
+    assert again.epoch == 4 and again.results["best"]["value"] == 60
+
+
 def test_of_a_distance_the_rise_counts(tmp_path: Path) -> None:
     scores = Scores(1.0, 0.5, 1.25, metric="lane/chamfer_m")
     with pytest.raises(TrainingError, match="task lane"):

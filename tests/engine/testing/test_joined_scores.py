@@ -71,6 +71,16 @@ def test_a_set_with_a_tool_of_its_own_is_scored_by_it() -> None:
     assert asked == [f"{index:02d}" for index in range(6)]
 
 
+@pytest.mark.parametrize("where", ["joined", "set"])
+def test_a_class_that_is_not_labelled_is_not_scored(where: str) -> None:
+    cfg = joined_cfg()
+    place = cfg if where == "joined" else cfg.DATASETS.boxes.DATA_CONFIG
+    place["LABELLED_CLASSES"] = ["Pedestrian"]
+    found = scores_of(ConcatDataset(cfg, CLASS_NAMES, training=False))
+    walker = AP.replace("Car", "Pedestrian")
+    assert {walker, f"boxes/{walker}"} <= found.keys() and not {AP, f"boxes/{AP}"} & found.keys()
+
+
 def test_a_set_has_the_metrics_of_its_labels(scores: dict[str, float]) -> None:
     parts = {key.partition("/")[0] for key in scores if key.count("/") > 1 and not key.startswith("segm")}
     assert parts == {"boxes", "clouds", "lanes"}
