@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
-from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last
+from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last, lies_in_rows
 from pcdet_freeze.ops.maps.map_norm import batch_norm
 from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
 from pcdet_freeze.ops.maps.scattered import convolve, has_pillars
@@ -119,10 +119,12 @@ def _called(layer: nn.Module, value: Any) -> Any:
 
 def _joint(first: nn.Module, second: nn.Module, maps: Any, into: Tensor | None) -> Tensor | None:
     """Output of two layers run as one; None where they are to be called one by one."""
-    if not isinstance(maps, Tensor) or not is_channels_last(maps):
+    if not isinstance(maps, Tensor) or not lies_in_rows(maps):
         return None
     if isinstance(first, BatchNorm2d) and _is_norm_relu(first, second):
         return first.forward_relu(maps, into)
+    if not is_channels_last(maps):
+        return None
     if type(first) is nn.ZeroPad2d and type(second) is nn.Conv2d and is_bare(first) and is_bare(second):
         return _padded(first, second, maps)
     return None
@@ -141,7 +143,7 @@ def _padded(pad: nn.ZeroPad2d, conv: nn.Conv2d, maps: Tensor) -> Tensor | None:
 
 def norm_relu(norm: nn.Module, maps: Tensor) -> Tensor:
     """``relu(norm(maps))``."""
-    if isinstance(norm, BatchNorm2d) and is_channels_last(maps) and norm.is_own:
+    if isinstance(norm, BatchNorm2d) and lies_in_rows(maps) and norm.is_own:
         return norm.forward_relu(maps)
     result: Tensor = norm(maps)
     return F.relu(result)

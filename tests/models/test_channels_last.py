@@ -35,6 +35,7 @@ class Maps(TorchDispatchMode):
         super().__init__()
         self.apart: list[str] = []
         self.copies: list[str] = []
+        self.names: set[str] = set()
         self.seen = 0
 
     def __torch_dispatch__(
@@ -43,6 +44,7 @@ class Maps(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         maps = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor) and is_map(t)]
         self.seen += len(maps)
+        self.names |= {func._opname} if maps else set()
         self.apart += [f"{func._opname} {tuple(t.shape)}" for t in maps if t.stride(1) != 1]
         if func._opname in COPIES and len({t.stride() for t in maps}) > 1:
             self.copies.append(f"{func._opname} {tuple(maps[0].shape)}")
@@ -87,6 +89,18 @@ def test_f8_no_map_of_a_frozen_step_leaves_the_channels_last_format(names: list[
     with Maps() as maps, replanner.fast:
         step(model, batch)
     assert maps.seen > 50 and not maps.apart and not maps.copies
+
+
+def test_f8_norms_of_convolutions_that_run_as_one_are_exact() -> None:
+    model, batch = center_model(), center_batch()
+    train_channels_last(model.modules())
+    freeze(model, ["vfe", "backbone_2d.blocks"])
+    replanner = Replanner(model.train())
+    replanner.prepare(dict(batch))
+    with Maps() as maps, replanner.fast:
+        step(model, batch)
+    assert replanner.fast.plan.siblings and "convolution" in maps.names
+    assert not any("batch_norm" in name for name in maps.names)
 
 
 def test_f8_false_gives_contiguous_maps() -> None:

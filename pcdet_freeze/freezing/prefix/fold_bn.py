@@ -190,8 +190,15 @@ def _is_single(layer: nn.ConvTranspose2d, maps: Tensor, *others: Any) -> bool:
     return plain and last and maps.device.type == "cpu"
 
 
+class AllCompared(BaseException):
+    """Ends a forward that runs only to compare folds: no later layer would be compared."""
+
+
 class ValidationFold(Fold):
     """Runs both forms and returns the plain output, so that each pair is compared separately."""
+
+    waiting: set[Fold] | None = None
+    """folds that are to be compared yet, this one included; the last one raises AllCompared. None: never"""
 
     error: Tensor = torch.tensor(INFINITE, dtype=torch.float64)
     """sums of the relative error (L2) of the norm's output, see :func:`error_sums`"""
@@ -221,7 +228,14 @@ class ValidationFold(Fold):
             offset = value.storage_offset() - self._plain.storage_offset() + folded.storage_offset()
             self.error = error_sums(result, folded.as_strided(value.shape, value.stride(), offset))
         del self._given, self._plain
+        self._end_if_last()
         return result
+
+    def _end_if_last(self) -> None:
+        if self.waiting is not None and self in self.waiting:
+            self.waiting.remove(self)
+            if not self.waiting:
+                raise AllCompared
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pcdet_freeze.freezing.layer_types import has_state
 from pcdet_freeze.freezing.paths import unwrap, walk
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward, can_fold_now
-from pcdet_freeze.freezing.prefix.fold_bn import Fold, ValidationFold
+from pcdet_freeze.freezing.prefix.fold_bn import AllCompared, Fold, ValidationFold
 from pcdet_freeze.freezing.prefix.no_grad_call import TF32, float32_rounding
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan, make_plan
@@ -45,7 +45,8 @@ def plan_for(
     """Make the plan for training forwards of ``model`` with such arguments, in its present mode.
 
     A copy of the model runs two or three times on copies of the arguments, each time from the present state
-    of the random generators, which is restored. Its SyncBatchNorms run in eval mode, without a collective.
+    of the random generators, which is restored. The second of three runs ends with the last norm layer that
+    it compares. Its SyncBatchNorms run in eval mode, without a collective.
 
     Args:
         shared: objects that the copy shares with the model, such as a data set.
@@ -176,9 +177,19 @@ class Validation:
 
     def _outputs(self, plan: Plan, options: Options, kind: type[Fold]) -> tuple[FastForward, Outputs]:
         fast = FastForward(self.twin, plan, options, kind)
-        with torch.no_grad(), fast, recorded(self.tops) as after:
+        if not plan.quick:  # else the outputs of quick forms are compared, wherever they run
+            _end_with_the_last(fast.folds)
+        with torch.no_grad(), fast, recorded(self.tops) as after, suppress(AllCompared):
             _run(self.twin, self.given)
         return fast, after
+
+
+def _end_with_the_last(folds: Sequence[Fold]) -> None:
+    """Spare a run that only compares ``folds`` the rest of the model: each of them runs once."""
+    waiting = set(folds)
+    for fold in folds:
+        if isinstance(fold, ValidationFold):
+            fold.waiting = waiting
 
 
 @contextmanager

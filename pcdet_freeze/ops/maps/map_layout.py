@@ -68,6 +68,16 @@ def is_channels_last(maps: Tensor) -> bool:
     return maps.is_contiguous(memory_format=torch.channels_last)
 
 
+def lies_in_rows(maps: Tensor) -> bool:
+    """Whether ``maps`` is channels-last, or some neighbouring channels of such a map, which are no copy."""
+    if maps.dim() != 4 or maps.is_contiguous():
+        return False
+    _, channels, height, width = maps.shape
+    sample, channel, line, cell = maps.stride()
+    part = channel == 1 and cell >= channels and line == width * cell and sample == height * line
+    return part or is_channels_last(maps)
+
+
 def computes_here(maps: Tensor) -> bool:
     """Whether the operators of ``map_norm`` and ``map_products`` replace those of torch for ``maps``.
 
@@ -75,11 +85,11 @@ def computes_here(maps: Tensor) -> bool:
     torch's own operators run.
     """
     plain = has_cpu_forms(maps) and maps.dtype == torch.float32
-    return plain and is_channels_last(maps) and not is_traced() and not autocast_is_on("cpu")
+    return plain and lies_in_rows(maps) and not is_traced() and not autocast_is_on("cpu")
 
 
 def rows_of(maps: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B * H * W, C): a view of a channels-last map, a copy of any other."""
+    """(B, C, H, W) -> (B * H * W, C): a view where :func:`lies_in_rows` holds, a copy of any other map."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 

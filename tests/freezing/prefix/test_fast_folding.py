@@ -255,6 +255,20 @@ def test_f5_convolutions_that_read_one_map_are_fused_with_their_own_gradients() 
     assert model.head["cls"].weight.grad.shape == (3, 8, 1, 1)
 
 
+def test_f5_a_plan_runs_what_follows_the_last_fold_twice_and_no_more() -> None:
+    class Counting(Detector):
+        ends = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            loss = super().forward(x)
+            Counting.ends += 1
+            return loss
+
+    fast = fast_of(frozen_model(BLOCKS, Counting()))
+    assert fast.plan.folds == PAIRS and fast.plan.difference < 1e-6
+    assert Counting.ends == 2
+
+
 def test_f5_a_sibling_with_another_input_in_a_later_step_runs_separately() -> None:
     class Changing(Detector):
         apart = False

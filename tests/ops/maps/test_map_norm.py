@@ -39,6 +39,13 @@ def ran(norm: nn.Module, maps: Tensor) -> list[Tensor]:
     return [t for t in (result.detach(), given.grad, *own, *norm.buffers()) if t is not None]
 
 
+class Part(nn.Module):
+    """Some channels of a map, as one of several layers that are computed together gives them."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps[:, 2:10]
+
+
 @pytest.fixture(params=[1 << 17, 1 << 9])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One block for the whole map, and many, the last of them smaller."""
@@ -52,6 +59,23 @@ def test_values_gradients_and_running_statistics_are_exact(relu: bool) -> None:
     exact = ran(nn.Sequential(norm_of(nn.BatchNorm2d).double(), *behind), some_map().double())
     own = ran(MapSequential(norm_of(BatchNorm2d), *behind), some_map())
     assert max(relative_error(a, b.to(a.dtype)) for a, b in zip(exact, own, strict=True)) < 1e-6
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("behind", [[], [nn.ReLU()]])
+def test_values_gradients_and_running_statistics_of_some_channels_are_exact(behind: list[nn.Module]) -> None:
+    norm, wide = norm_of(BatchNorm2d), some_map(channels=12)
+    exact = ran(nn.Sequential(Part(), norm_of(nn.BatchNorm2d).double(), *behind), wide.double())
+    own = ran(nn.Sequential(Part(), MapSequential(norm, *behind)), wide)
+    assert max(relative_error(a, b.to(a.dtype)) for a, b in zip(exact, own, strict=True)) < 1e-6
+    assert MapSequential(norm, *behind)(wide[:, 2:10]).is_contiguous(memory_format=LAST)
+
+
+def test_the_variance_of_some_channels_of_a_large_map_is_exact() -> None:
+    maps, norm = some_map(channels=6, height=400, width=400)[:, 1:5], norm_of(BatchNorm2d, 4, momentum=1.0)
+    norm(maps)
+    assert norm.running_var is not None
+    assert relative_error(maps.double().var(dim=(0, 2, 3)), norm.running_var.double()) < 2e-7
 
 
 def test_the_variance_of_a_large_map_is_closer_than_that_of_torch() -> None:

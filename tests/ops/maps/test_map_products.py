@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pcdet_freeze.ops.maps import map_products
-from pcdet_freeze.ops.maps.map_layout import JoinedMap, is_channels_last, map_of, rows_of
+from pcdet_freeze.ops.maps.map_layout import JoinedMap, is_channels_last, lies_in_rows, map_of, rows_of
 from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
 from pcdet_freeze.utils.tensors import relative_error
 
@@ -49,6 +49,28 @@ def test_a_1x1_convolution() -> None:
     result = convolve_cells(*given)
     assert is_channels_last(result)
     assert worst(gradients(result, *given), gradients(F.conv2d(*exact), *exact)) < 1e-6
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_convolutions_of_some_channels_of_a_map(size: int) -> None:
+    maps = torch.randn(2, 9, 7, 6).contiguous(memory_format=LAST).requires_grad_()
+    given = (maps, torch.randn(5, 3, size, size, requires_grad=True), torch.randn(3, requires_grad=True))
+    whole, weight, bias = exact = tuple(tensor.detach().double().requires_grad_() for tensor in given)
+    expected = F.conv_transpose2d(whole[:, 2:7], weight, bias, stride=size)
+    result = spread_cells(maps[:, 2:7], *given[1:])
+    assert is_channels_last(result)
+    assert worst(gradients(result, *given), gradients(expected, *exact)) < 1e-6
+
+
+def test_neighbouring_channels_lie_in_rows_and_other_parts_of_a_map_do_not() -> None:
+    last = torch.randn(2, 6, 5, 4).contiguous(memory_format=LAST)
+    for part in (last, last[:, 1:3], last[:, 5:], last[1:, 1:3]):
+        assert lies_in_rows(part) and rows_of(part).data_ptr() == part.data_ptr()
+    lines, cells = last[:, :, 1:], last[:, :, :, 1:]
+    single = torch.randn(2, 1, 5, 1).expand(2, 6, 5, 4)
+    assert not any(
+        map(lies_in_rows, (last.contiguous()[:, 1:3], last[:, ::2], lines, cells, single, last[0]))
+    )
 
 
 def test_parts_that_lie_side_by_side_are_joined_without_a_copy() -> None:
