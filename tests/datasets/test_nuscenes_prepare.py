@@ -148,6 +148,28 @@ def test_a_table_that_cannot_be_used_is_named(
         prepare_nuscenes(with_table(name, content), CLASSES)
 
 
+@pytest.mark.parametrize(("name", "key", "value"), [
+    ("sample_annotation", "num_lidar_pts", None),
+    ("sample_annotation", "sample_token", ["x"]),
+    ("sample_annotation", "size", [1.0, 2.0]),
+    ("sample_data", "timestamp", "x"),
+    ("sample_data", "prev", 1),
+    ("ego_pose", "rotation", [1.0]),
+    ("ego_pose", "translation", [0.0, float("nan"), 0.0]),
+    ("calibrated_sensor", "camera_intrinsic", "x"),
+    ("sample", "timestamp", 10**400),
+    ("lidarseg", "filename", None),
+])  # fmt: skip
+def test_a_broken_row_of_a_table_is_named(
+    with_table: Callable[[str, str | None], EasyDict], made: Path, name: str, key: str, value: Any
+) -> None:
+    rows = json.loads((made / VERSION / f"{name}.json").read_text())
+    for row in rows[-8:]:
+        row[key] = value
+    with pytest.raises(DataError, match=f"{name}.json: each row must have a sound {key}"):
+        prepare_nuscenes(with_table(name, json.dumps(rows)), CLASSES)
+
+
 def test_a_version_without_annotations_has_no_boxes(
     with_table: Callable[[str, str | None], EasyDict],
 ) -> None:

@@ -127,7 +127,8 @@ def _array(rows: list[Any], columns: int) -> np.ndarray:
 def _velocity(tables: Tables, row: Row) -> np.ndarray:
     """(3,) m/s in the global frame between the annotations before and after; NaN where there is none.
 
-    As the devkit defines it: a longer time than MOST_SECONDS a step gives no velocity.
+    As the devkit defines it: a longer time than MOST_SECONDS a step gives no velocity, nor do two
+    annotations of one time.
     """
     annotations = tables.table("sample_annotation")
     first = annotations.get(row["prev"], row)
@@ -136,6 +137,6 @@ def _velocity(tables: Tables, row: Row) -> np.ndarray:
         return np.full(3, np.nan)
     ends = [MICROSECOND * tables.get("sample", end["sample_token"])["timestamp"] for end in (first, last)]
     steps = 2 if first is not row and last is not row else 1
-    if ends[1] - ends[0] > steps * MOST_SECONDS:
+    if not 0 < ends[1] - ends[0] <= steps * MOST_SECONDS:
         return np.full(3, np.nan)
     return (np.array(last["translation"]) - np.array(first["translation"])) / (ends[1] - ends[0])
