@@ -234,6 +234,26 @@ def test_gt_sampling_pastes_objects_with_velocity_and_age(root: Path, cfg: EasyD
     assert len(pasted) and (pasted[:, 9] == CLASSES.index("car") + 1).all()
 
 
+def test_velocities_of_pasted_objects_become_zeros_if_configured(
+    root: Path, cfg: EasyDict, made: Path
+) -> None:
+    shipped = cfg_from_yaml_file(root / "cfgs/dataset_configs/nuscenes_multi_task.yaml").DATA_AUGMENTOR
+    sampler, (name,) = shipped.AUG_CONFIG_LIST[0], shipped.AUG_CONFIG_LIST[0].DB_INFO_PATH
+    entries = pickle.loads((made / name).read_bytes())
+    for entry in entries["car"]:
+        entry["box3d_lidar"][7:] = np.nan
+    (made / "unknown.pkl").write_bytes(pickle.dumps(entries))
+    sampler.update(
+        SAMPLE_GROUPS=["car:5"], PREPARE={"filter_by_min_points": ["car:5"]}, DB_INFO_PATH=["unknown.pkl"]
+    )
+    before = len(dataset(cfg, training=True)[13]["gt_boxes"])
+    cfg.DATA_AUGMENTOR = [sampler]
+    pasted = dataset(cfg, training=True)[13]["gt_boxes"][before:]
+    assert len(pasted) and (pasted[:, 7:9] == 0).all()
+    cfg.SET_NAN_VELOCITY_TO_ZEROS = False
+    assert np.isnan(dataset(cfg, training=True)[13]["gt_boxes"][before:, 7:9]).all()
+
+
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("VERSION", "trainval", "a version of the tables"),
     ("MAX_SWEEPS", 0, "MAX_SWEEPS must be a whole number, 1 or more"),
@@ -282,6 +302,9 @@ def test_labels_of_another_sweep_are_an_error(with_info: Callable[..., EasyDict]
 @pytest.mark.parametrize(("content", "message"), [
     (None, "the map expansion is missing"), ("{", "not a map of nuScenes' expansion"),
     ('{"node": [], "line": []}', "not a map of nuScenes' expansion"),
+    ('{"node": [{"token": "a", "x": 0, "y": 0}, {"token": "b", "x": 1e10, "y": 0}], "line": [{"token": "l", '
+     '"node_tokens": ["a", "b"]}], "lane_divider": [{"line_token": "l"}], "road_divider": []}',
+     "not a map of nuScenes' expansion.*a line must be finite and at most"),
 ])  # fmt: skip
 def test_a_broken_map_is_an_error(
     with_info: Callable[..., EasyDict], made: Path, content: str | None, message: str

@@ -158,6 +158,13 @@ class NuScenesDataset(DatasetTemplate):
             sample["lane_map"] = draw_lines(lines, limits, self.lane_map_shape, width)
         return sample
 
+    def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
+        """See the template; velocities of pasted objects, too, are zeros where they are not known."""
+        sample = super().prepare_data(sample, rng)
+        if self.settings.set_nan_velocity_to_zeros and "gt_boxes" in sample:
+            sample["gt_boxes"] = np.nan_to_num(sample["gt_boxes"], nan=0.0)
+        return sample
+
     def boxes(self, info: Info) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes (K, 9) or (K, 7) in the frame of the points, names (K,), LiDAR points in each (K,)."""
         boxes, names, counts = read_boxes(info)
