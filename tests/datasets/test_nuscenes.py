@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.nuscenes import NuScenesDataset, prepare_nuscenes
 from pcdet_freeze.datasets.nuscenes.classes import DETECTION_CLASSES
+from pcdet_freeze.datasets.packed import opening
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 
@@ -336,3 +338,26 @@ def test_the_folder_of_the_version_may_hold_the_data(cfg: EasyDict, made: Path, 
     (tmp_path / VERSION).symlink_to(made)
     cfg.DATA_PATH = str(tmp_path)
     assert len(dataset(cfg)) == 26
+
+
+def test_packed_infos_give_the_same_frames(
+    cfg: EasyDict, made: Path, tmp_path: Path, packs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (TRAIN, VAL):
+        shutil.copy(made / name, tmp_path)
+    cfg.update(INFO_ROOT=str(tmp_path), BALANCED_RESAMPLING=True)
+    packed = pickle.loads(pickle.dumps(dataset(cfg, training=True)))
+    assert packs == [tmp_path / TRAIN.replace(".pkl", ".packed")]
+    monkeypatch.setattr(opening, "PACK_FROM", 10**9)
+    listed = dataset(cfg, training=True)
+    assert packed.order.tolist() == listed.order.tolist() and packed.labels == listed.labels
+    for index in (0, 7):
+        frames = [found.load_sample(index) for found in (packed, listed)]
+        assert pickle.dumps(frames[0]) == pickle.dumps(frames[1])
+
+
+def test_classes_of_ones_own_can_be_balanced(with_info: Callable[..., EasyDict], made: Path) -> None:
+    cfg = with_info(gt_names=np.array(["tram"] * 15))
+    cfg.BALANCED_RESAMPLING = True
+    assert len(build_dataset(cfg, ["tram"], True)) == 1
+    assert len(build_dataset(cfg, ["car", "tram"], True)) == 1  # not half a frame

@@ -78,12 +78,19 @@ def _sweeps(tables: Tables, newest: Row, ref_from_global: np.ndarray, number: in
         "transform_matrix": None,
         "time_lag": 0.0,
     }
-    found: list[Info] = []
+    older = sweeps_before(tables, newest, number)
+    found = [_sweep(tables, current, newest, ref_from_global) for current in older]
+    return found + [found[-1] if found else first] * (number - len(found))
+
+
+def sweeps_before(tables: Tables, newest: Row, number: int) -> list[Row]:
+    """The rows of at most ``number`` sweeps before ``newest``, from new to old."""
+    found: list[Row] = []
     current = newest
     while len(found) < number and current["prev"]:
         current = tables.sweep_before(current)
-        found.append(_sweep(tables, current, newest, ref_from_global))
-    return found + [found[-1] if found else first] * (number - len(found))
+        found.append(current)
+    return found
 
 
 def _sweep(tables: Tables, current: Row, newest: Row, ref_from_global: np.ndarray) -> Info:
