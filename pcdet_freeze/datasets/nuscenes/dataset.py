@@ -231,11 +231,7 @@ class NuScenesDataset(DatasetTemplate):
         """
         annos = super().generate_prediction_dicts(batch_dict, pred_dicts, class_names)
         for anno, metadata in zip(annos, batch_dict["metadata"], strict=True):
-            boxes = np.asarray(anno["boxes_lidar"])
-            anno.update(
-                {**boxes_to_anno(boxes[:, :7], anno["name"], anno["frame_id"]), "boxes_lidar": boxes},
-                metadata=metadata,
-            )
+            anno.update(boxes_to_anno(anno["boxes_lidar"], anno["name"], anno["frame_id"]), metadata=metadata)
             if output_path is not None:
                 write_frame(Path(output_path), self.result_rows(anno))
         return annos
