@@ -31,3 +31,9 @@ def box_fault(centres: np.ndarray, sizes: np.ndarray, headings: np.ndarray) -> s
         if (np.abs(row) > FARTHEST).any():
             return f"box {number} must lie within {FARTHEST:g} m; got {text}"
     return ""
+
+
+def rows_of(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, 7+) with all their columns, velocities too; numbers of another shape as rows of seven."""
+    found = np.asarray(boxes)
+    return found if found.ndim == 2 and found.shape[1] >= 7 else found.reshape(-1, 7)

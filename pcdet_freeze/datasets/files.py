@@ -21,8 +21,10 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 
 PREPARE_HINT = "pcdet-freeze prepare kitti --cfg_file dataset_configs/kitti_dataset.yaml"
-OTHER_SETS = ("argoverse2", "custom", "nuscenes", "pandaset")
+OTHER_SETS = ("argoverse2", "custom", "nuscenes", "once", "pandaset", "semantic_kitti", "waymo")
 """names with which info files of other data sets begin"""
+SEGMENT, SEGMENT_HINT = "segment-", "python -m pcdet.datasets.waymo.waymo_dataset --func create_waymo_infos"
+"""part of the name of the infos of one segment of Waymo, and the command of OpenPCDet that writes them"""
 
 
 def read_bin(path: Path, features: int, allow_empty: bool = False) -> np.ndarray:
@@ -68,8 +70,10 @@ def read_pickle(path: Path) -> Any:
 
 def prepare_hint(path: Path) -> str:
     """The command that writes the info file ``path``, whose name begins with that of its data set."""
-    name = path.name.partition("_")[0]
-    return PREPARE_HINT.replace("kitti", name) if name in OTHER_SETS else PREPARE_HINT
+    if SEGMENT in path.name:
+        return SEGMENT_HINT
+    name = next((name for name in OTHER_SETS if path.name.startswith(f"{name}_")), "kitti")
+    return PREPARE_HINT.replace("kitti", name)
 
 
 def read_npy(path: Path) -> np.ndarray:

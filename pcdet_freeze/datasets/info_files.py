@@ -27,13 +27,11 @@ def read_infos(paths: Sequence[Path], split: str) -> list[dict[str, Any]]:
 
 
 def read_frame_ids(path: Path) -> list[str]:
-    """The different frame ids of a file of ImageSets, one a line; DataError that names the file."""
+    """The different ids of a file of ImageSets, one a line; DataError that names the file."""
     try:
         return list(dict.fromkeys(timed(path, path.read_text).split()))
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: a split file holds one frame id a line, but cannot be read ({error})"
-        ) from error
+        raise DataError(f"{path}: a split file holds one id a line, but cannot be read ({error})") from error
 
 
 def folders_beside(folder: Path) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 
 from pcdet_freeze.errors import DataError
 
-POINTS_A_BYTE = 64
-"""of a LAZ file at most; real clouds take some bytes a point"""
+POINTS_A_BYTE = 8
+"""of a LAZ file at most; real clouds take some bytes a point, and a decoded one takes fifty or more"""
 _POINTS_AT = 96
 """byte of the header that begins the offset of the points"""
 _MINOR_AT = 25

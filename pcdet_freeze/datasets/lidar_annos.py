@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcdet_freeze.datasets.boxes import rows_of
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 BOX_HEIGHT_PIXELS = 50.0
@@ -23,9 +24,9 @@ Anno = dict[str, Any]
 
 
 def boxes_to_anno(boxes: NDArray[np.floating], names: NDArray[np.str_], frame_id: str) -> Anno:
-    """Annotation columns of (K, 7) LiDAR boxes: location is the bottom's centre, dimensions l, h, w."""
-    boxes = np.asarray(boxes).reshape(-1, 7)
-    x, y, z, length, width, height, heading = boxes.T
+    """Annotation columns of (K, 7+) LiDAR boxes: location is the bottom's centre, dimensions l, h, w."""
+    boxes = rows_of(boxes)
+    x, y, z, length, width, height, heading = boxes[:, :7].T
     rotation_y = _wrap(-heading - np.pi / 2)
     return {
         "name": np.asarray(names, dtype=str),
@@ -86,6 +87,23 @@ def predicted_annos(
             write_kitti_label(anno, Path(output_path))
         annos.append(anno)
     return annos
+
+
+class LidarAnnos:
+    """Mixin of data sets whose predictions are annotations of the LiDAR frame; before the template."""
+
+    def generate_prediction_dicts(
+        self,
+        batch_dict: dict[str, Any],
+        pred_dicts: list[dict[str, Any]],
+        class_names: Sequence[str],
+        output_path: str | Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels.
+
+        If ``output_path`` is given, each frame is also written there as a KITTI label file.
+        """
+        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
 
 
 def write_kitti_label(anno: Anno, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from easydict import EasyDict
 
 pytest.importorskip("pyarrow", reason="pyarrow is the extra av2")
 
+import pyarrow
 from argoverse2_maker import cloud, make_split
+from pyarrow import feather
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
@@ -233,3 +236,44 @@ def test_labels_of_real_sweeps_score_themselves(real_cfg: EasyDict) -> None:
                      "score": np.linspace(1, 0.5, seen.sum())})  # fmt: skip
     values = EVALUATORS.get("av2")(annos, said, CLASSES)[1]
     assert values["av2/mAP"] == values["av2/CDS"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("file", "column", "values", "message"), [
+    ("city_SE3_egovehicle", "qw", ["x", "x"], "the column qw must hold numbers; got 'x'"),
+    ("city_SE3_egovehicle", "tx_m", [float("nan")] * 2, "the column tx_m must be finite"),
+    ("city_SE3_egovehicle", "qx", [3.0, 3.0], "the quaternion at 1000 must have the length 1"),
+    ("annotations", "tz_m", [[1.0]] * 6, "the column tz_m must hold numbers"),
+    ("annotations", "category", [None] * 6, "the column category must hold texts"),
+    ("annotations", "category", ["x" * 101] * 6, "the column category must hold texts of at most 100"),
+    ("sensors/lidar/1000", "x", ["x"] * POINTS, "the column x must hold numbers"),
+])  # fmt: skip
+def test_a_column_of_another_kind_is_named(
+    cfg: EasyDict, log: Path, file: str, column: str, values: list[Any], message: str
+) -> None:
+    path = log / f"{file}.feather"
+    found = feather.read_table(path)
+    place = found.column_names.index(column)
+    feather.write_feather(found.set_column(place, column, pyarrow.array(values)), path)
+    with pytest.raises(DataError, match=rf"{path.name}: {message}"):
+        dataset(cfg).load_sample(0)
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e10, 1e300])
+def test_a_line_without_bounds_is_a_broken_map(cfg: EasyDict, log: Path, place: float) -> None:
+    path = log / "map" / "log_map_archive_log.json"
+    found = json.loads(path.read_text())
+    found["lane_segments"]["1"]["left_lane_boundary"][0]["x"] = place
+    path.write_text(json.dumps(found))
+    with pytest.raises(
+        DataError, match=r"not a vector map of Argoverse 2.*a line must be finite and at most"
+    ):
+        dataset(cfg).load_sample(0)
+
+
+def test_a_boundary_without_points_is_no_line(cfg: EasyDict, log: Path) -> None:
+    path = log / "map" / "log_map_archive_log.json"
+    found = json.loads(path.read_text())
+    for segment in found["lane_segments"].values():
+        segment["right_lane_mark_type"], segment["right_lane_boundary"] = "SOLID_WHITE", []
+    path.write_text(json.dumps(found))
+    assert np.unique(dataset(cfg).load_sample(0)["lane_map"]).tolist() == [0, 1, 255]

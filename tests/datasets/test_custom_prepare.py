@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,16 @@ def test_classes_without_boxes_and_labels_that_are_not_found_are_named(
     (data / "labels").rename(data / "kitti_label")
     assert prepare_custom(cfg, CLASSES).labels == {}
     assert "no training frame has boxes" in caplog.text and "rename kitti_label to labels" in caplog.text
+
+
+def test_objects_of_frames_with_like_names_have_files_of_their_own(cfg: EasyDict, data: Path) -> None:
+    for frame, source in (("a/b", "000000"), ("a_b", "000001")):
+        for folder, suffix in (("points", ".npy"), ("labels", ".txt")):
+            (data / folder / f"{frame}{suffix}").parent.mkdir(exist_ok=True)
+            shutil.copy(data / folder / f"{source}{suffix}", data / folder / f"{frame}{suffix}")
+    for split in ("train", "val"):
+        (data / f"ImageSets/{split}.txt").write_text("a/b a_b")
+    prepare_custom(cfg, CLASSES)
+    paths = [entry["path"] for entry in read(data, "custom_dbinfos_train.pkl")["Vehicle"]]
+    clouds = [np.fromfile(data / path, "<f4") for path in paths]
+    assert len(set(paths)) == 2 and not np.array_equal(*clouds)

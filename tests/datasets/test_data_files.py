@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pcdet_freeze.cli.prepare import PREPARE
 from pcdet_freeze.datasets.files import read_bin, read_pickle, replacing, write_pickle
 from pcdet_freeze.errors import DataError
 
@@ -133,3 +135,19 @@ def test_unusual_arrays_survive_a_round_trip(tmp_path: Path, value: Any) -> None
 def test_a_missing_info_file_names_the_command_of_its_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"prepare nuscenes --cfg_file dataset_configs/nuscenes_dataset"):
         read_pickle(tmp_path / "nuscenes_dbinfos_10sweeps_withvelo.pkl")
+
+
+@pytest.mark.parametrize("name", sorted(PREPARE))
+def test_the_error_names_the_command_that_writes_the_file(root: Path, tmp_path: Path, name: str) -> None:
+    for file in (f"{name}_infos_train.pkl", f"{name}_dbinfos_train.pkl"):
+        with pytest.raises(DataError, match=rf"prepare {name} --cfg_file (\S+)`") as error:
+            read_pickle(tmp_path / file)
+        config = re.findall(r"--cfg_file ([^`]+)`", str(error.value))[0]
+        assert (root / config).is_file()
+
+
+def test_the_error_of_a_segment_names_openpcdets_command(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="create_waymo_infos"):
+        read_pickle(tmp_path / "segment-1_with_camera_labels.pkl")
+    with pytest.raises(DataError, match="prepare waymo"):
+        read_pickle(tmp_path / "waymo_processed_data_v0_5_0_waymo_dbinfos_train_sampled_1.pkl")

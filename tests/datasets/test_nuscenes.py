@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.nuscenes import NuScenesDataset, prepare_nuscenes
 from pcdet_freeze.datasets.nuscenes.classes import DETECTION_CLASSES
+from pcdet_freeze.datasets.packed import opening
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 
@@ -234,6 +236,26 @@ def test_gt_sampling_pastes_objects_with_velocity_and_age(root: Path, cfg: EasyD
     assert len(pasted) and (pasted[:, 9] == CLASSES.index("car") + 1).all()
 
 
+def test_velocities_of_pasted_objects_become_zeros_if_configured(
+    root: Path, cfg: EasyDict, made: Path
+) -> None:
+    shipped = cfg_from_yaml_file(root / "cfgs/dataset_configs/nuscenes_multi_task.yaml").DATA_AUGMENTOR
+    sampler, (name,) = shipped.AUG_CONFIG_LIST[0], shipped.AUG_CONFIG_LIST[0].DB_INFO_PATH
+    entries = pickle.loads((made / name).read_bytes())
+    for entry in entries["car"]:
+        entry["box3d_lidar"][7:] = np.nan
+    (made / "unknown.pkl").write_bytes(pickle.dumps(entries))
+    sampler.update(
+        SAMPLE_GROUPS=["car:5"], PREPARE={"filter_by_min_points": ["car:5"]}, DB_INFO_PATH=["unknown.pkl"]
+    )
+    before = len(dataset(cfg, training=True)[13]["gt_boxes"])
+    cfg.DATA_AUGMENTOR = [sampler]
+    pasted = dataset(cfg, training=True)[13]["gt_boxes"][before:]
+    assert len(pasted) and (pasted[:, 7:9] == 0).all()
+    cfg.SET_NAN_VELOCITY_TO_ZEROS = False
+    assert np.isnan(dataset(cfg, training=True)[13]["gt_boxes"][before:, 7:9]).all()
+
+
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("VERSION", "trainval", "a version of the tables"),
     ("MAX_SWEEPS", 0, "MAX_SWEEPS must be a whole number, 1 or more"),
@@ -282,6 +304,9 @@ def test_labels_of_another_sweep_are_an_error(with_info: Callable[..., EasyDict]
 @pytest.mark.parametrize(("content", "message"), [
     (None, "the map expansion is missing"), ("{", "not a map of nuScenes' expansion"),
     ('{"node": [], "line": []}', "not a map of nuScenes' expansion"),
+    ('{"node": [{"token": "a", "x": 0, "y": 0}, {"token": "b", "x": 1e10, "y": 0}], "line": [{"token": "l", '
+     '"node_tokens": ["a", "b"]}], "lane_divider": [{"line_token": "l"}], "road_divider": []}',
+     "not a map of nuScenes' expansion.*a line must be finite and at most"),
 ])  # fmt: skip
 def test_a_broken_map_is_an_error(
     with_info: Callable[..., EasyDict], made: Path, content: str | None, message: str
@@ -313,3 +338,26 @@ def test_the_folder_of_the_version_may_hold_the_data(cfg: EasyDict, made: Path, 
     (tmp_path / VERSION).symlink_to(made)
     cfg.DATA_PATH = str(tmp_path)
     assert len(dataset(cfg)) == 26
+
+
+def test_packed_infos_give_the_same_frames(
+    cfg: EasyDict, made: Path, tmp_path: Path, packs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (TRAIN, VAL):
+        shutil.copy(made / name, tmp_path)
+    cfg.update(INFO_ROOT=str(tmp_path), BALANCED_RESAMPLING=True)
+    packed = pickle.loads(pickle.dumps(dataset(cfg, training=True)))
+    assert packs == [tmp_path / TRAIN.replace(".pkl", ".packed")]
+    monkeypatch.setattr(opening, "PACK_FROM", 10**9)
+    listed = dataset(cfg, training=True)
+    assert packed.order.tolist() == listed.order.tolist() and packed.labels == listed.labels
+    for index in (0, 7):
+        frames = [found.load_sample(index) for found in (packed, listed)]
+        assert pickle.dumps(frames[0]) == pickle.dumps(frames[1])
+
+
+def test_classes_of_ones_own_can_be_balanced(with_info: Callable[..., EasyDict], made: Path) -> None:
+    cfg = with_info(gt_names=np.array(["tram"] * 15))
+    cfg.BALANCED_RESAMPLING = True
+    assert len(build_dataset(cfg, ["tram"], True)) == 1
+    assert len(build_dataset(cfg, ["car", "tram"], True)) == 1  # not half a frame

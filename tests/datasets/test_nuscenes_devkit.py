@@ -224,6 +224,9 @@ def test_without_the_official_evaluation_kittis_metric_scores(cfg: EasyDict) -> 
 def test_a_folder_without_predictions_gives_no_submission(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no <token>\.json"):
         write_submission(tmp_path, tmp_path / "out.json")
+    (tmp_path / "a.json").write_text('[{"sample_')
+    with pytest.raises(DataError, match=r"a\.json: not a file of --save_to_file"):
+        write_submission(tmp_path, tmp_path / "out.json")
 
 
 def test_samples_without_a_counted_box_are_an_error(frames: NuScenesDataset) -> None:

@@ -18,7 +18,7 @@ from nuscenes_maker import OBJECTS, VERSION, make_nuscenes
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.datasets.nuscenes import prepare, prepare_nuscenes
+from pcdet_freeze.datasets.nuscenes import NuScenesDataset, prepare, prepare_nuscenes
 from pcdet_freeze.datasets.nuscenes.classes import DETECTION_CLASSES
 from pcdet_freeze.errors import DataError
 
@@ -89,6 +89,24 @@ def test_an_interrupted_run_continues_with_the_frames_that_are_left(
     assert not (Path(cfg.INFO_ROOT) / ".nuscenes_parts").exists()
 
 
+def test_large_lists_are_packed(cfg: EasyDict, packs: list[Path]) -> None:
+    cfg.MAX_SWEEPS = 1
+    prepare_nuscenes(cfg, CLASSES, workers=1)
+    assert [path.stem for path in packs] == [TRAIN[:-4], VAL[:-4], "nuscenes_dbinfos_1sweeps_withvelo"]
+
+
+def test_a_part_depends_on_the_files_of_older_sweeps(cfg: EasyDict, tmp_path: Path) -> None:
+    data = make_nuscenes(tmp_path / "data")
+    cfg.DATA_PATH = str(data)
+    (job, other) = (prepare._Job(NuScenesDataset.read_settings(cfg), cfg) for _ in range(2))
+    (key, again) = (found._frames("train", found.samples["train"], tmp_path).key for found in (job, other))
+    before = [key(k) for k in range(14)]
+    assert [again(k) for k in range(14)] == before
+    for sweep in (data / "sweeps/LIDAR_TOP").iterdir():
+        sweep.write_bytes(sweep.read_bytes()[:-20])
+    assert sum(key(k) == before[k] for k in range(14)) <= 1  # the first frame of a scene has no older sweep
+
+
 def test_a_bad_frame_is_left_out_and_named(cfg: EasyDict, tmp_path: Path) -> None:
     data = make_nuscenes(tmp_path / "data")
     cfg.DATA_PATH = str(data)
@@ -146,6 +164,28 @@ def test_a_table_that_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         prepare_nuscenes(with_table(name, content), CLASSES)
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [
+    ("sample_annotation", "num_lidar_pts", None),
+    ("sample_annotation", "sample_token", ["x"]),
+    ("sample_annotation", "size", [1.0, 2.0]),
+    ("sample_data", "timestamp", "x"),
+    ("sample_data", "prev", 1),
+    ("ego_pose", "rotation", [1.0]),
+    ("ego_pose", "translation", [0.0, float("nan"), 0.0]),
+    ("calibrated_sensor", "camera_intrinsic", "x"),
+    ("sample", "timestamp", 10**400),
+    ("lidarseg", "filename", None),
+])  # fmt: skip
+def test_a_broken_row_of_a_table_is_named(
+    with_table: Callable[[str, str | None], EasyDict], made: Path, name: str, key: str, value: Any
+) -> None:
+    rows = json.loads((made / VERSION / f"{name}.json").read_text())
+    for row in rows[-8:]:
+        row[key] = value
+    with pytest.raises(DataError, match=f"{name}.json: each row must have a sound {key}"):
+        prepare_nuscenes(with_table(name, json.dumps(rows)), CLASSES)
 
 
 def test_a_version_without_annotations_has_no_boxes(

@@ -164,3 +164,9 @@ def test_the_command_prepares_once(raw: EasyDict, root: Path, capsys: pytest.Cap
              "--set", "DATA_PATH", raw.DATA_PATH]  # fmt: skip
     assert main(words) == 0
     assert "6 train, 3 val, 4 test, 4 raw_small" in capsys.readouterr().out
+
+
+def test_a_list_of_sequences_that_is_no_text_is_named(raw: EasyDict) -> None:
+    (Path(raw.DATA_PATH) / "ImageSets/train.txt").write_bytes(b"\xff\xfe0")
+    with pytest.raises(DataError, match=r"train\.txt: a split file holds one id a line"):
+        prepare_once(raw, CLASSES)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pickle
 import signal
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +290,22 @@ def test_a_process_of_its_own_packs_with_its_own_limit_of_time(
     with pytest.raises(DataError, match="not an info file"):
         read(source)
     assert "the packing process ended with code 1" in caplog.text and "not an info file" in caplog.text
+
+
+def test_who_waited_for_a_lock_holds_the_lock_that_the_next_one_finds(tmp_path: Path) -> None:
+    place, free, seen = tmp_path / "infos.packed", threading.Event(), []
+
+    def waits() -> None:
+        free.set()
+        with opening._alone(place, LOG) as alone, (tmp_path / ".infos.packed.lock").open("a") as next_one:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(next_one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen.append(alone)
+
+    other = threading.Thread(target=waits)
+    with opening._alone(place, LOG):
+        other.start()
+        free.wait()
+        time.sleep(0.1)  # until it waits for this lock
+    other.join()
+    assert seen == [True] and not list(tmp_path.glob(".infos*"))

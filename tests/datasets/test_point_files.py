@@ -177,3 +177,12 @@ def test_the_columns_of_a_file_may_be_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_points(path, named), POINTS)
     with pytest.raises(DataError, match=r"cloud\.pcd: .* column intensity; it has x, y, z, ring"):
         read_points(path, Columns(("x", "y", "z", "intensity"), strict=True))
+
+
+def test_a_small_laz_file_cannot_ask_for_much_memory(tmp_path: Path) -> None:
+    laspy = pytest.importorskip("laspy", reason="laspy is the extra las")
+    cloud = laspy.LasData(laspy.LasHeader(point_format=3, version="1.2"))
+    cloud.x = cloud.y = cloud.z = np.zeros(40_000)
+    cloud.write(str(tmp_path / "a.laz"))
+    with pytest.raises(DataError, match="its header counts 40000 points, but the file has"):
+        read_points(tmp_path / "a.laz", ["x", "y", "z"])

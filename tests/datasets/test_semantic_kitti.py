@@ -209,6 +209,15 @@ def test_a_submission_has_a_number_for_each_point(cfg: EasyDict, tmp_path: Path)
         )
 
 
+def test_a_submission_needs_the_order_of_the_files(cfg: EasyDict, tmp_path: Path) -> None:
+    shuffle = next(step for step in cfg.DATA_PROCESSOR if step.NAME == "shuffle_points")
+    shuffle.SHUFFLE_ENABLED.test = True
+    predicted = [{"pred_point_labels": torch.zeros(400)}]
+    with pytest.raises(ConfigError, match=r"SHUFFLE_ENABLED\.test: False"):
+        dataset(cfg).write_predictions({"frame_id": ["08_000000"]}, predicted, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_point_classes_are_learned_beside_a_frozen_detector_and_submitted(
     cfg: EasyDict, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -234,3 +234,11 @@ def test_the_command_prepares_waymo_into_another_folder(
     assert main(words) == 0
     assert "10 train, 5 val" in capsys.readouterr().out
     assert (tmp_path / "out" / DATABASE).is_file() and not (Path(cfg.DATA_PATH) / DATABASE).exists()
+
+
+def test_a_segment_that_is_listed_with_and_without_its_suffix_comes_once(cfg: EasyDict) -> None:
+    path = Path(cfg.DATA_PATH) / "ImageSets/train.txt"
+    frames, names = len(dataset(cfg, True)), path.read_text().split()
+    plain = [name.removesuffix(".tfrecord") for name in names]
+    path.write_text("\n".join([*names, *plain, *(f"{name}.tfrecord" for name in plain)]))
+    assert len(dataset(cfg, True)) == frames

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,13 @@ import numpy as np
 from pcdet_freeze.datasets.argoverse2.boundaries import longest_inside
 from pcdet_freeze.datasets.argoverse2.settings import GROUND, OTHER, BoundarySettings
 from pcdet_freeze.datasets.argoverse2.sweep import Boxes, Sweep
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines
 
 
-class SweepFrames(DatasetTemplate):
+class SweepFrames(LidarAnnos, DatasetTemplate):
     """Frames that are sweeps of Argoverse 2, in the vehicle's frame.
 
     x forward, y left, z up, origin at the rear axle, so the ground is near z = -0.3.
@@ -55,13 +54,3 @@ class SweepFrames(DatasetTemplate):
         counts = (found.num_points >= self.min_points) & in_range(found.boxes, self.point_cloud_range)
         anno = boxes_to_anno(found.boxes, self.names(found), sweep.name)
         return add_levels(anno, np.where(counts, 0, 3), found.num_points)
-
-    def generate_prediction_dicts(
-        self,
-        batch_dict: dict[str, Any],
-        pred_dicts: list[dict[str, Any]],
-        class_names: Sequence[str],
-        output_path: str | Path | None = None,
-    ) -> list[dict[str, Any]]:
-        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels."""
-        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)

@@ -17,6 +17,8 @@ from pcdet_freeze.ops.lanes import along
 UNPAINTED = "NONE"
 STEP = 0.1
 """Metres between the points of a line whose length inside the range is measured."""
+LONGEST, FARTHEST = 1e5, 1e8
+"""Metres of a piece of a line, and from the origin of the map."""
 TOUCH = 0.25
 """Metres between two ends that are one."""
 STRAIGHT = 0.5
@@ -45,7 +47,21 @@ def _of_segment(segment: Mapping[str, Any], painted_only: bool) -> list[np.ndarr
         if not painted_only or segment[f"{side}_lane_mark_type"] != UNPAINTED
     ]
     corners = [segment[f"{side}_lane_boundary"] for side in sides]
-    return [np.array([[p["x"], p["y"], p["z"]] for p in part], np.float64) for part in corners]
+    pieces = [np.array([[p["x"], p["y"], p["z"]] for p in part], np.float64) for part in corners]
+    return [checked_piece(piece.reshape(-1, 3)) for piece in pieces]
+
+
+def checked_piece(piece: np.ndarray) -> np.ndarray:
+    """Return a piece (n, 3) of a map's lines; ValueError where it is not finite, too long or too far.
+
+    A line is sampled at points STEP apart, so its length bounds their number.
+    """
+    near = (np.abs(piece) <= FARTHEST).all()  # NaN compares as False
+    if not near or np.linalg.norm(np.diff(piece, axis=0), axis=1).sum() > LONGEST:
+        raise ValueError(
+            f"a line must be finite and at most {LONGEST:g} m long, within {FARTHEST:g} m of the origin"
+        )
+    return piece
 
 
 def _identity(piece: np.ndarray) -> tuple[tuple[float, ...], ...]:

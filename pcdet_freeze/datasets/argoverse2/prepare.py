@@ -80,7 +80,10 @@ def _frames(dataset: Argoverse2Dataset, mode: str, out: Path) -> Frames:
     def key(index: int) -> str:
         sweep = dataset.sweeps[index]
         older = [other.path for other in dataset.older[index]]
-        return key_of([sweep.path, sweep.boxes_path, sweep.poses_path, *older], dict(dataset.dataset_cfg))
+        maps = sorted((sweep.log / "map").glob("*"))
+        return key_of(
+            [sweep.path, sweep.boxes_path, sweep.poses_path, *maps, *older], dict(dataset.dataset_cfg)
+        )
 
     names = [dataset.frame_name(index) for index in range(len(dataset))]
     return Frames(mode, names, key, make)

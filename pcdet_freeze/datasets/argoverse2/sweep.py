@@ -14,6 +14,8 @@ from pcdet_freeze.datasets.frames import check_points
 from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
+TURNED = 1e-2
+"""of a rotation's entries: what rounding leaves is far below"""
 SIZE = ("length_m", "width_m", "height_m")
 
 
@@ -68,7 +70,7 @@ class Sweep:
         """All cuboids of the sweep; the centre is the middle of the box."""
         path = self.boxes_path
         table = read_table(
-            path, ("timestamp_ns", "category", "num_interior_pts", *TRANSLATION, *SIZE, *QUATERNION)
+            path, ("timestamp_ns", "num_interior_pts", *TRANSLATION, *SIZE, *QUATERNION), ("category",)
         )
         here = table["timestamp_ns"] == self.timestamp
         columns = {name: values[here] for name, values in table.items()}
@@ -107,4 +109,9 @@ class Sweep:
         rows = np.flatnonzero(table["timestamp_ns"] == self.timestamp)
         if not len(rows):
             raise DataError(f"{path}: has no pose at the sweep's time {self.timestamp}")
-        return Pose.of_row(table, int(rows[0]))
+        pose = Pose.of_row(table, int(rows[0]))
+        if not np.allclose(pose.rotation @ pose.rotation.T, np.eye(3), atol=TURNED):
+            raise DataError(
+                f"{path}: the quaternion at {self.timestamp} must have the length 1. Fetch it again"
+            )
+        return pose

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.table_columns import check_numbers, check_texts
 from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import ConfigError, DataError
 
 
-def read_table(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """``columns`` of a feather file as arrays, strings as str.
+def read_table(path: Path, numbers: Sequence[str], texts: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Columns of a feather file: ``numbers``, which are finite, and ``texts``, which are str.
 
-    Raises ConfigError without pyarrow, DataError naming the file: missing, broken, without a column.
+    Raises ConfigError without pyarrow, DataError naming the file: missing, broken, without a column, with one
+    of another kind.
     """
     feather = _feather()
     if not timed(path, path.is_file):
@@ -24,14 +26,15 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
         table = timed(path, lambda: feather.read_table(path))
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         raise DataError(f"{path}: not a feather table ({error}). Fetch it again") from error
-    missing = [name for name in columns if name not in table.column_names]
+    missing = [name for name in (*numbers, *texts) if name not in table.column_names]
     if missing:
         raise DataError(
             f"{path}: lacks the columns {', '.join(missing)}; has {', '.join(table.column_names)}"
         )
-    found = {name: table[name].to_numpy(zero_copy_only=False) for name in columns}
+    arrays = {name: table[name].to_numpy(zero_copy_only=False) for name in (*numbers, *texts)}
     return {
-        name: values.astype(str) if values.dtype.kind == "O" else values for name, values in found.items()
+        **{name: check_numbers(arrays[name], name, path) for name in numbers},
+        **{name: check_texts(arrays[name], name, path) for name in texts},
     }
 
 

@@ -16,7 +16,7 @@ from pcdet_freeze.datasets.custom.settings import CustomSettings
 from pcdet_freeze.datasets.info_files import read_infos
 from pcdet_freeze.datasets.kitti.check_info import frame_id, has_boxes
 from pcdet_freeze.datasets.label_settings import lane_map_shape
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.datasets.timed_reads import timed
@@ -24,7 +24,7 @@ from pcdet_freeze.errors import DataError
 
 
 @DATASETS.register
-class CustomDataset(DatasetTemplate):
+class CustomDataset(LidarAnnos, DatasetTemplate):
     """Frames of the infos that INFO_PATH names for this mode (``prepare custom`` writes them).
 
     Frame: LiDAR, x forward, y left, z up. Frames without a label file are partially labelled.
@@ -136,13 +136,3 @@ class CustomDataset(DatasetTemplate):
             anno = boxes_to_anno(boxes, names, frame)
             annos.append(add_levels(anno, np.where(counts, 0, 3), points))
         return annos
-
-    def generate_prediction_dicts(
-        self,
-        batch_dict: dict[str, Any],
-        pred_dicts: list[dict[str, Any]],
-        class_names: Sequence[str],
-        output_path: str | Path | None = None,
-    ) -> list[dict[str, Any]]:
-        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels."""
-        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)

@@ -146,8 +146,7 @@ def _part(frames: CustomFrames, frame: str, out: Path | None) -> Info:
         }
         part["labels"].insert(0, "gt_boxes")
         if out is not None:
-            file = frame.replace("/", "_")
-            part["objects"] = write_objects(out, DATABASE, file, points, boxes, names.tolist())
+            part["objects"] = write_objects(out, DATABASE, frame, points, boxes, names.tolist())
     return part
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pcdet_freeze.datasets.boxes import rows_of
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.ops.boxes import limit_period
 
@@ -30,8 +31,8 @@ def camera_to_lidar(
 def lidar_to_camera(
     boxes: np.ndarray, calib: Calibration
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """boxes (N, 7) -> location (N, 3), dimensions (N, 3) [l, h, w], rotation_y (N,), alpha (N,), radians."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
+    """boxes (N, 7+) -> location (N, 3), dimensions (N, 3) [l, h, w], rotation_y (N,), alpha (N,), radians."""
+    boxes = rows_of(boxes).astype(np.float64)
     bottom = boxes[:, :3].copy()
     bottom[:, 2] -= boxes[:, 5] / 2
     location = calib.lidar_to_rect(bottom)

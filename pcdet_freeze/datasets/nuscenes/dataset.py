@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.boundaries import longest_inside
-from pcdet_freeze.datasets.files import read_pickle
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.label_files import to_classes
 from pcdet_freeze.datasets.label_settings import lane_map_shape
@@ -28,9 +27,11 @@ from pcdet_freeze.datasets.nuscenes.frame import (
     turn_boxes,
     turn_points,
 )
+from pcdet_freeze.datasets.nuscenes.lists import NUSCENES_INFOS, names_of
 from pcdet_freeze.datasets.nuscenes.resampling import balanced_frames
 from pcdet_freeze.datasets.nuscenes.results import box_rows, write_frame
 from pcdet_freeze.datasets.nuscenes.settings import NuScenesSettings
+from pcdet_freeze.datasets.packed import Rows, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.datasets.timed_reads import timed
@@ -72,7 +73,7 @@ class NuScenesDataset(DatasetTemplate):
         self.maps = self._read_maps()
         self.order = np.arange(len(self.infos))
         if training and settings.balanced_resampling:
-            names = [info["gt_names"] if has_boxes(info) else np.zeros(0, str) for info in self.infos]
+            names = names_of(self.infos, self.class_names)
             self.order = balanced_frames(names, self.class_names, self.logger)
             self.logger.info("nuScenes: %d frames an epoch after balanced resampling", len(self.order))
 
@@ -86,16 +87,13 @@ class NuScenesDataset(DatasetTemplate):
             lane_map_shape(lane.cell_size, settings.point_cloud_range) if lane is not None else None,
         )
 
-    def _read_infos(self, names: Sequence[str]) -> list[Info]:
-        infos: list[Info] = []
-        for path in [self.info_root / name for name in names]:
+    def _read_infos(self, names: Sequence[str]) -> Rows:
+        paths = [self.info_root / name for name in names]
+        for path in paths:
             if not timed(path, path.is_file):
                 raise DataError(f"{path}: the info file is missing; {AGAIN}, or set INFO_ROOT to its folder")
-            found = read_pickle(path)
-            if not isinstance(found, list) or any(token_of(info) is None for info in found):
-                raise DataError(f"{path}: an info file holds a list of frames with a token; {AGAIN}")
-            infos += found
-        if not infos:
+        infos = read_infos(paths, self.logger, NUSCENES_INFOS)
+        if not len(infos):
             raise DataError(f"{', '.join(names)} in {self.info_root} list no frame; {AGAIN}")
         self.logger.info("nuScenes %s: %d frames", self.split, len(infos))
         return infos
@@ -107,7 +105,7 @@ class NuScenesDataset(DatasetTemplate):
             wanted["point_labels"] = "lidarseg_path"
         if self.lane is not None:
             wanted["lane_map"] = "location"
-        found = {key: sum(entry in info for info in self.infos) for key, entry in wanted.items()}
+        found = {key: int(self.infos.column(entry).sum()) for key, entry in wanted.items()}
         for key, number in found.items():
             self.logger.info("nuScenes %s: %d of %d frames have %s", self.split, number, len(self.infos), key)
             if not number and self.training:
@@ -122,7 +120,7 @@ class NuScenesDataset(DatasetTemplate):
         """The dividers of each location, read here so that the workers share them."""
         if self.lane is None:
             return {}
-        found = sorted({str(info["location"]) for info in self.infos if "location" in info})
+        found = sorted(set(self.infos.column("map")[self.infos.column("location")].tolist()))
         layers = self.lane.layers
         return {name: read_dividers(map_path(self.root_path, name), layers) for name in found}
 
@@ -131,10 +129,11 @@ class NuScenesDataset(DatasetTemplate):
 
     def info(self, index: int) -> Info:
         """The info of frame ``index``, of which balanced resampling may give several the same."""
-        return self.infos[int(self.order[index])]
+        found: Info = self.infos[int(self.order[index])]
+        return found
 
     def frame_name(self, index: int) -> str:
-        return str(token_of(self.info(index)))
+        return token_of(self.infos.get(int(self.order[index]))) or f"entry {index} of the infos"
 
     def load_sample(self, index: int) -> Sample:
         """points (N, 5), metadata {token}; boxes (K, 9), or (K, 7) without PRED_VELOCITY; other labels."""
@@ -152,10 +151,17 @@ class NuScenesDataset(DatasetTemplate):
         if self.semantic is not None and "lidarseg_path" in info:
             labels = self._lidarseg(info, newest)
             sample["point_labels"] = np.pad(labels, (0, len(points) - newest), constant_values=IGNORE)
-        lines = self.lane_lines(index)
+        lines = self._lines(info)
         if lines is not None and self.lane is not None and self.lane_map_shape is not None:
             limits, width = self.point_cloud_range, self.lane.width
             sample["lane_map"] = draw_lines(lines, limits, self.lane_map_shape, width)
+        return sample
+
+    def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
+        """See the template; velocities of pasted objects, too, are zeros where they are not known."""
+        sample = super().prepare_data(sample, rng)
+        if self.settings.set_nan_velocity_to_zeros and "gt_boxes" in sample:
+            sample["gt_boxes"] = np.nan_to_num(sample["gt_boxes"], nan=0.0)
         return sample
 
     def boxes(self, info: Info) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,7 +195,9 @@ class NuScenesDataset(DatasetTemplate):
 
         None for a frame whose map is not known, and where LANE is null.
         """
-        info = self.info(index)
+        return self._lines(self.info(index))
+
+    def _lines(self, info: Info) -> list[np.ndarray] | None:
         if self.lane is None or "location" not in info:
             return None
         pose = global_pose(info, self.settings.x_forward)
@@ -223,11 +231,7 @@ class NuScenesDataset(DatasetTemplate):
         """
         annos = super().generate_prediction_dicts(batch_dict, pred_dicts, class_names)
         for anno, metadata in zip(annos, batch_dict["metadata"], strict=True):
-            boxes = np.asarray(anno["boxes_lidar"])
-            anno.update(
-                {**boxes_to_anno(boxes[:, :7], anno["name"], anno["frame_id"]), "boxes_lidar": boxes},
-                metadata=metadata,
-            )
+            anno.update(boxes_to_anno(anno["boxes_lidar"], anno["name"], anno["frame_id"]), metadata=metadata)
             if output_path is not None:
                 write_frame(Path(output_path), self.result_rows(anno))
         return annos
@@ -235,11 +239,13 @@ class NuScenesDataset(DatasetTemplate):
     def result_rows(self, anno: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
         """(token, boxes) of predictions, as nuScenes' result files have them."""
         token = anno["metadata"]["token"]
-        return token, box_rows(anno, token, global_pose(self._by_token[token], self.settings.x_forward))
+        info = self.infos[self._by_token[token]]
+        return token, box_rows(anno, token, global_pose(info, self.settings.x_forward))
 
     @cached_property
-    def _by_token(self) -> dict[str, Info]:
-        return {str(token_of(info)): info for info in self.infos}
+    def _by_token(self) -> dict[str, int]:
+        """Token of a frame -> its place in ``infos``."""
+        return {token: place for place, token in enumerate(self.infos.column("token").tolist())}
 
     def check_evaluation(self) -> None:
         """Raise ConfigError if the devkit is missing, or CLASS_NAMES has a class that it does not know."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdet_freeze.datasets.argoverse2.boundaries import lines_around
+from pcdet_freeze.datasets.argoverse2.boundaries import checked_piece, lines_around
 from pcdet_freeze.datasets.argoverse2.poses import Pose
 from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
@@ -50,9 +50,9 @@ def read_dividers(path: Path, layers: Sequence[str]) -> Dividers:
         nodes = {row["token"]: (float(row["x"]), float(row["y"]), 0.0) for row in found["node"]}
         lines = {row["token"]: row["node_tokens"] for row in found["line"]}
         tokens = [lines[row["line_token"]] for layer in layers for row in found[layer]]
-        pieces = [np.array([nodes[token] for token in line], np.float64) for line in tokens if len(line) > 1]
-        if not all(np.isfinite(piece).all() for piece in pieces):
-            raise ValueError("a node has no finite x and y")
+        pieces = [
+            checked_piece(np.array([nodes[token] for token in line])) for line in tokens if len(line) > 1
+        ]
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: the map expansion is missing. Unpack nuScenes-map-expansion into maps/, or "

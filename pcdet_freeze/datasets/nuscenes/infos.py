@@ -78,12 +78,19 @@ def _sweeps(tables: Tables, newest: Row, ref_from_global: np.ndarray, number: in
         "transform_matrix": None,
         "time_lag": 0.0,
     }
-    found: list[Info] = []
+    older = sweeps_before(tables, newest, number)
+    found = [_sweep(tables, current, newest, ref_from_global) for current in older]
+    return found + [found[-1] if found else first] * (number - len(found))
+
+
+def sweeps_before(tables: Tables, newest: Row, number: int) -> list[Row]:
+    """The rows of at most ``number`` sweeps before ``newest``, from new to old."""
+    found: list[Row] = []
     current = newest
     while len(found) < number and current["prev"]:
         current = tables.sweep_before(current)
-        found.append(_sweep(tables, current, newest, ref_from_global))
-    return found + [found[-1] if found else first] * (number - len(found))
+        found.append(current)
+    return found
 
 
 def _sweep(tables: Tables, current: Row, newest: Row, ref_from_global: np.ndarray) -> Info:
@@ -127,7 +134,8 @@ def _array(rows: list[Any], columns: int) -> np.ndarray:
 def _velocity(tables: Tables, row: Row) -> np.ndarray:
     """(3,) m/s in the global frame between the annotations before and after; NaN where there is none.
 
-    As the devkit defines it: a longer time than MOST_SECONDS a step gives no velocity.
+    As the devkit defines it: a longer time than MOST_SECONDS a step gives no velocity, nor do two
+    annotations of one time.
     """
     annotations = tables.table("sample_annotation")
     first = annotations.get(row["prev"], row)
@@ -136,6 +144,6 @@ def _velocity(tables: Tables, row: Row) -> np.ndarray:
         return np.full(3, np.nan)
     ends = [MICROSECOND * tables.get("sample", end["sample_token"])["timestamp"] for end in (first, last)]
     steps = 2 if first is not row and last is not row else 1
-    if ends[1] - ends[0] > steps * MOST_SECONDS:
+    if not 0 < ends[1] - ends[0] <= steps * MOST_SECONDS:
         return np.full(3, np.nan)
     return (np.array(last["translation"]) - np.array(first["translation"])) / (ends[1] - ends[0])

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import write_pickle
 from pcdet_freeze.datasets.nuscenes.classes import IGNORED
 from pcdet_freeze.datasets.nuscenes.dataset import find_root
 from pcdet_freeze.datasets.nuscenes.frame import has_boxes, read_boxes, read_points, turn_boxes, turn_points
-from pcdet_freeze.datasets.nuscenes.infos import Info, sample_info
+from pcdet_freeze.datasets.nuscenes.infos import Info, sample_info, sweeps_before
+from pcdet_freeze.datasets.nuscenes.lists import NUSCENES_INFOS
 from pcdet_freeze.datasets.nuscenes.official import EXTRA
 from pcdet_freeze.datasets.nuscenes.settings import NuScenesSettings
-from pcdet_freeze.datasets.nuscenes.tables import Row, Tables
+from pcdet_freeze.datasets.nuscenes.tables import LIDAR, SMALL, Row, Tables
+from pcdet_freeze.datasets.packed import packed_file
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     PrepareReport,
@@ -36,7 +39,7 @@ from pcdet_freeze.utils.sections import read_section
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 PARTS = ".nuscenes_parts"
-TABLES = ("sample_data", "ego_pose", "sample_annotation", "calibrated_sensor", "lidarseg")
+TABLES = (*SMALL, "sensor", "sample_data", "ego_pose", "lidarseg")
 """tables that a part depends on"""
 
 
@@ -68,6 +71,7 @@ def prepare_nuscenes(
         out = Path(out_dir or settings.info_root or job.root)
         with parts_folder(out, PARTS) as folder:
             report = job.write(out, folder, workers)
+            job.pack(out, log)
     report.log(log, class_names, out)
     return report
 
@@ -103,8 +107,19 @@ class _Job:
             (name, *_) = getattr(self.settings.info_path, mode)
             write_pickle(inside(out, name, "a name of INFO_PATH"), [part["info"] for part in parts])
             if mode == "train":
-                write_database(out / f"nuscenes_dbinfos_{self.suffix}.pkl", parts, report)
+                write_database(self.database(out), parts, report)
         return report
+
+    def pack(self, out: Path, log: logging.Logger) -> None:
+        """Pack large lists, so that no training has to."""
+        modes = self.settings.info_path
+        for names in (modes.train, modes.test):
+            packed_file(NUSCENES_INFOS, [out / name for name in names], log)
+        packed_file(DATABASE, [self.database(out)], log)
+
+    def database(self, out: Path) -> Path:
+        """The database's info file."""
+        return out / f"nuscenes_dbinfos_{self.suffix}.pkl"
 
     def _frames(self, mode: str, samples: list[Row], out: Path) -> Frames:
         def make(index: int) -> Info:
@@ -114,9 +129,10 @@ class _Job:
             return {"info": info, "objects": self._objects(info, points, out) if pasted else []}
 
         def key(index: int) -> str:
-            newest = self.tables.key_frames.get((samples[index]["token"], "LIDAR_TOP"), {})
-            file = inside(self.root, str(newest.get("filename", "")), "a sweep's file")
-            return key_of([file], self.state)
+            newest = self.tables.key_frames.get((samples[index]["token"], LIDAR))
+            older = sweeps_before(self.tables, newest, self.settings.max_sweeps - 1) if newest else []
+            names = [row["filename"] for row in ([newest] if newest else []) + older]
+            return key_of([inside(self.root, name, "a sweep's file") for name in names], self.state)
 
         return Frames(mode, [row["token"] for row in samples], key, make)
 

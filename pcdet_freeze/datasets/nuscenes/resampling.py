@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -12,22 +12,22 @@ SEED = 0
 
 
 def balanced_frames(
-    names: Sequence[np.ndarray], classes: Sequence[str], logger: logging.Logger
+    names: Sequence[Collection[str]], classes: Sequence[str], logger: logging.Logger
 ) -> np.ndarray:
     """Indices of the frames of an epoch, in which each class occurs in as many draws.
 
     Each class gets the same number of draws, with replacement, from the frames that it occurs in: the number
-    of all (frame, class) pairs divided by the number of classes. A class that no frame has gets none.
+    of all (frame, class) pairs divided by the number of classes, at least one. A class that no frame has gets
+    none.
 
     Args:
         names: names of the boxes of each frame.
         classes: the classes that are balanced.
     """
-    present = [set(np.asarray(found, str).tolist()) for found in names]
-    frames = {name: [k for k, found in enumerate(present) if name in found] for name in classes}
+    frames = {name: [k for k, found in enumerate(names) if name in found] for name in classes}
     if missing := [name for name, found in frames.items() if not found]:
         logger.warning("BALANCED_RESAMPLING: no frame has a box of %s", ", ".join(missing))
-    draws = sum(map(len, frames.values())) // max(len(classes), 1)
+    draws = max(1, sum(map(len, frames.values())) // max(len(classes), 1))
     rng = np.random.RandomState(SEED)
     chosen = [rng.choice(found, draws) for found in frames.values() if found]
     return np.concatenate([*chosen, np.zeros(0, np.int64)]).astype(np.int64)

@@ -66,12 +66,22 @@ def write_frame(folder: Path, frame: tuple[str, list[dict[str, Any]]]) -> None:
 def write_submission(folder: str | Path, out: str | Path) -> int:
     """Join the frames that ``--save_to_file`` wrote to ``folder`` into one result file; returns how many.
 
-    Raises DataError where the folder has none.
+    Raises DataError where the folder has none, or where one is broken.
     """
     files = sorted(Path(folder).glob("*.json"))
     if not files:
         raise DataError(f"{folder}: has no <token>.json; evaluate with --save_to_file first")
-    rows = {file.stem: json.loads(file.read_text()) for file in files}
+    rows = {file.stem: _rows_of(file) for file in files}
     with replacing(Path(out)) as write:
         write(result_file(rows))
     return len(rows)
+
+
+def _rows_of(file: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = json.loads(file.read_bytes())
+        if not isinstance(rows, list):
+            raise ValueError(f"a list of boxes is expected; got {type(rows).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not a file of --save_to_file ({error}). Evaluate again") from error
+    return rows

@@ -17,13 +17,56 @@ from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 Row = dict[str, Any]
+Rules = dict[str, Callable[[Any], bool]]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < MOST  # NaN compares as False
+
+
+def _is_vector(length: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) == length and all(map(_is_number, value))
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_vector(3), value))
+
+
+MOST = 1e18
+"""of a number in a table; times are in microseconds"""
+_POSE: Rules = {"translation": _is_vector(3), "rotation": _is_vector(4)}
+NEEDED: dict[str, Rules] = {
+    "sample": {"scene_token": _is_text, "timestamp": _is_number},
+    "scene": {"name": _is_text, "log_token": _is_text},
+    "log": {"location": _is_text},
+    "instance": {"category_token": _is_text},
+    "category": {"name": _is_text},
+    "sensor": {"channel": _is_text},
+    "calibrated_sensor": {"sensor_token": _is_text, "camera_intrinsic": _is_matrix, **_POSE},
+    "sample_annotation": {
+        **dict.fromkeys(("sample_token", "instance_token", "prev", "next"), _is_text),
+        **{"size": _is_vector(3), "num_lidar_pts": _is_number, "num_radar_pts": _is_number},
+        **_POSE,
+    },
+    "sample_data": {
+        **dict.fromkeys(("sample_token", "ego_pose_token", "filename", "prev"), _is_text),
+        **dict.fromkeys(("timestamp", "is_key_frame"), _is_number),
+    },
+    "ego_pose": _POSE,
+    "lidarseg": {"sample_data_token": _is_text, "filename": _is_text},
+}
+"""table -> columns that are read, beside the token, and what they hold"""
 LIDAR, CAMERA = "LIDAR_TOP", "CAM_FRONT"
 SMALL = ("sample", "scene", "log", "instance", "category", "calibrated_sensor", "sample_annotation")
 """tables that are kept as they are"""
 
 
 def read_rows(path: Path, keep: Callable[[Row], bool] = lambda row: True) -> list[Row]:
-    """Rows of a table for which ``keep`` is true; DataError that names the file."""
+    """Rows of a table for which ``keep`` is true; DataError that names the file, and a row that is broken."""
     try:
         raw = timed(path, path.read_bytes)
         rows = json.loads(raw, object_hook=lambda row: row if keep(row) else None)
@@ -36,7 +79,15 @@ def read_rows(path: Path, keep: Callable[[Row], bool] = lambda row: True) -> lis
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not a table of nuScenes ({error!r}). Fetch it again") from error
-    return [row for row in rows if isinstance(row, dict)]
+    found = [row for row in rows if isinstance(row, dict)]
+    for key, rule in {"token": _is_text, **NEEDED.get(path.stem, {})}.items():
+        for row in found:
+            if key not in row or not rule(row[key]):
+                raise DataError(
+                    f"{path}: each row must have a sound {key}; got {str(row.get(key))[:80]} in the row "
+                    f"{row.get('token')}. Fetch the tables again"
+                )
+    return found
 
 
 def by_token(rows: Iterable[Row]) -> dict[str, Row]:

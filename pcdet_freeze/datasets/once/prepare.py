@@ -15,6 +15,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.files import read_bin, write_pickle
+from pcdet_freeze.datasets.info_files import read_frame_ids
 from pcdet_freeze.datasets.once.dataset import FEATURES, SPLITS, Info, OnceDataset, boxes_of, points_path
 from pcdet_freeze.datasets.packed import INFOS, packed_file
 from pcdet_freeze.datasets.prepare_parts import (
@@ -99,7 +100,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     for split in SPLITS:
         path = root / "ImageSets" / f"{split}.txt"
         if timed(path, path.is_file):
-            splits[split] = list(dict.fromkeys(timed(path, path.read_text).split()))
+            splits[split] = read_frame_ids(path)
     if missing := [f"{split}.txt" for split in ("train", "val") if split not in splits]:
         verb = "is" if len(missing) == 1 else "are"
         raise DataError(

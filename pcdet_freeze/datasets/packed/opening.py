@@ -154,13 +154,25 @@ def _alone(place: Path, log: logging.Logger) -> Iterator[bool]:
     """
     lock = place.with_name(f".{place.name}{_SUFFIX}")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as stream:
-        held = _locked(stream.fileno(), place, log)
-        try:
-            yield held
-        finally:
-            with suppress(OSError):
-                lock.unlink(missing_ok=True)
+    while True:
+        with lock.open("a") as stream:
+            held = _locked(stream.fileno(), place, log)
+            if held and not _is_file(stream.fileno(), lock):
+                continue  # whom this one waited for removed the file, so another one may lock a new one
+            try:
+                yield held
+            finally:
+                with suppress(OSError):
+                    lock.unlink(missing_ok=True)
+            return
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def _locked(descriptor: int, place: Path, log: logging.Logger) -> bool:

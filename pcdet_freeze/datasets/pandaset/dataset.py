@@ -12,7 +12,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.label_files import to_classes
 from pcdet_freeze.datasets.label_settings import lane_map_shape
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.pandaset.lanes import drawn_first, lane_lines
 from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings, is_number
 from pcdet_freeze.datasets.pandaset.sweep import LANE_MARKING, Cloud, Cuboids, Sweep
@@ -34,7 +34,7 @@ FOLDERS = {
 
 
 @DATASETS.register
-class PandaSetDataset(DatasetTemplate):
+class PandaSetDataset(LidarAnnos, DatasetTemplate):
     """Sweeps as ``SWEEPS`` lists them for train and test.
 
     Frame: the vehicle's, x forward, y left, z up; the road is near z = -0.3. Points, boxes and point labels
@@ -166,16 +166,6 @@ class PandaSetDataset(DatasetTemplate):
         counts = (found.num_points >= self.min_points) & in_range(found.boxes, self.point_cloud_range)
         anno = boxes_to_anno(found.boxes, self.names(found), sweep.name)
         return add_levels(anno, np.where(counts, 0, 3), found.num_points)
-
-    def generate_prediction_dicts(
-        self,
-        batch_dict: dict[str, Any],
-        pred_dicts: list[dict[str, Any]],
-        class_names: Sequence[str],
-        output_path: str | Path | None = None,
-    ) -> list[dict[str, Any]]:
-        """Predictions in the frame and with the keys of ``ground_truth_annos``, plus score, pred_labels."""
-        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
 
 
 def find_sweeps(root: Path, entries: Sequence[str]) -> list[Sweep]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.datasets.table_columns import check_numbers, check_texts
 from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.bounded import check_bounded
@@ -20,8 +21,6 @@ MOST_BYTES = 2**28
 """of an uncompressed file; a sweep's points take 8 MB"""
 MOST_ROWS, MOST_CUBOIDS = 2_000_000, 2_000
 """rows of a table of points, and of cuboids; a sweep has some 170,000 and some 100"""
-LONGEST = 100
-"""characters of a label or id"""
 
 
 def read_table(
@@ -54,8 +53,8 @@ def read_table(
     if rows > most:
         raise DataError(f"{path}: a table holds at most {most} rows; it has {rows}. Fetch it again")
     return {
-        **{name: _numbers(found[name], name, path) for name in numbers},
-        **{name: _texts(found[name], name, path) for name in texts},
+        **{name: check_numbers(found[name], name, path).astype(np.float64) for name in numbers},
+        **{name: check_texts(found[name], name, path) for name in texts},
     }
 
 
@@ -70,24 +69,6 @@ def _unzipped(path: Path) -> bytes:
     if len(raw) > MOST_BYTES:
         raise DataError(f"{path}: a file holds at most {MOST_BYTES} bytes uncompressed; it has more")
     return raw
-
-
-def _numbers(values: np.ndarray, name: str, path: Path) -> np.ndarray:
-    if len(values) and values.dtype.kind not in "biuf":  # a column without rows has no kind of its own
-        raise DataError(
-            f"{path}: the column {name} must hold numbers; got {values[0]!r:.100}. Fetch it again"
-        )
-    numbers = values.astype(np.float64)
-    if not np.isfinite(numbers).all():
-        raise DataError(f"{path}: the column {name} must be finite, but holds NaN or inf. Fetch it again")
-    return numbers
-
-
-def _texts(values: np.ndarray, name: str, path: Path) -> np.ndarray:
-    texts = values.tolist()
-    if not all(isinstance(text, str) and len(text) <= LONGEST for text in texts):
-        raise DataError(f"{path}: the column {name} must hold texts of at most {LONGEST} characters")
-    return np.array(texts, dtype=str)
 
 
 def read_json(path: Path) -> Any:

@@ -19,7 +19,7 @@ from pcdet_freeze.datasets.semantic_kitti.sweeps import find_sweeps
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.datasets.timed_reads import timed
-from pcdet_freeze.errors import DataError
+from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.rules import Rule, whole
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
@@ -112,8 +112,15 @@ class SemanticKittiDataset(DatasetTemplate):
     ) -> None:
         """Write ``sequences/<s>/predictions/<sweep>.label``, the files of a submission, below ``folder``.
 
-        Raises DataError where points of the sweep were left out.
+        Raises ConfigError where DATA_PROCESSOR changes the order of the points, DataError where points of the
+        sweep were left out.
         """
+        if self.data_processor.random_steps:
+            raise ConfigError(
+                "a submission needs the points in the order of their files, but DATA_PROCESSOR has "
+                f"{', '.join(self.data_processor.random_steps)}. Set SHUFFLE_ENABLED.test: False, and remove "
+                "other steps that draw points"
+            )
         for frame_id, prediction in zip(batch_dict["frame_id"], pred_dicts, strict=True):
             if "pred_point_labels" not in prediction:
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcdet_freeze.datasets.frames import LABEL_KEYS
-from pcdet_freeze.datasets.lidar_annos import Anno, add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.lidar_annos import Anno, LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.synthetic.cache import FrameCache
 from pcdet_freeze.datasets.synthetic.labels import CLASSES, occlusion_level
@@ -25,7 +25,7 @@ MAX_ATTEMPTS = 16
 
 
 @DATASETS.register
-class SyntheticDataset(DatasetTemplate):
+class SyntheticDataset(LidarAnnos, DatasetTemplate):
     """Scenes that are a pure function of (seed, index) and the settings; no data files are needed.
 
     Its keys are those of :class:`SyntheticSettings`.
@@ -118,20 +118,6 @@ class SyntheticDataset(DatasetTemplate):
             ground_truth_anno(self.frame(index), self.frame_name(index), settings.range, settings.min_points)
             for index in range(len(self))
         ]
-
-    def generate_prediction_dicts(
-        self,
-        batch_dict: dict[str, Any],
-        pred_dicts: list[dict[str, Any]],
-        class_names: Sequence[str],
-        output_path: str | Path | None = None,
-    ) -> list[dict[str, Any]]:
-        """Predictions with the keys and the coordinate frame of ``ground_truth_annos``, and score,
-        pred_labels.
-
-        If ``output_path`` is given, each frame is also written there as a KITTI label file.
-        """
-        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
 
 
 def ground_truth_anno(frame: Frame, frame_id: str, limits: NDArray[np.float32], min_points: int) -> Anno:

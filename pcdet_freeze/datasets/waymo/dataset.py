@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.packed import Rows, frame_of, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
@@ -26,7 +26,7 @@ from pcdet_freeze.errors import DataError
 
 
 @DATASETS.register
-class WaymoDataset(DatasetTemplate):
+class WaymoDataset(LidarAnnos, DatasetTemplate):
     """Every SAMPLED_INTERVAL-th frame of the segments that ``ImageSets/<split>.txt`` lists.
 
     Frame: the vehicle's, x forward, y left, z up, the road is near z = 0. Points: x, y, z, intensity (its
@@ -105,16 +105,6 @@ class WaymoDataset(DatasetTemplate):
         )
         anno["difficulty"] = labels["difficulty"]
         return anno
-
-    def generate_prediction_dicts(
-        self,
-        batch_dict: dict[str, Any],
-        pred_dicts: list[dict[str, Any]],
-        class_names: Sequence[str],
-        output_path: str | Path | None = None,
-    ) -> list[dict[str, Any]]:
-        """Predictions with the keys of ``ground_truth_annos``, plus score, pred_labels."""
-        return predicted_annos(batch_dict, pred_dicts, class_names, output_path)
 
 
 def find_infos(root: Path, folder: Path, split: str, log: logging.Logger) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from pcdet_freeze.datasets.boxes import box_fault
 from pcdet_freeze.datasets.files import read_npy
 from pcdet_freeze.datasets.frames import check_points
+from pcdet_freeze.datasets.info_files import read_frame_ids
 from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.datasets.waymo.settings import POINT_COLUMNS
 from pcdet_freeze.errors import DataError
@@ -30,13 +31,12 @@ def segment_names(root: Path, split: str) -> list[str]:
     """Names of the segments in ``ImageSets/<split>.txt``, without the suffix of the raw file."""
     path = inside(root / "ImageSets", f"{split}.txt", "DATA_SPLIT")
     try:
-        lines = timed(path, path.read_text).split()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_frame_ids(path)
+    except DataError as error:
         raise DataError(
-            f"{path}: a list of segments, one a line, is expected, but cannot be read ({error}). Set "
-            "DATA_CONFIG.DATA_PATH to the folder that holds ImageSets and PROCESSED_DATA_TAG"
+            f"{error}. Set DATA_CONFIG.DATA_PATH to the folder that holds ImageSets and PROCESSED_DATA_TAG"
         ) from error
-    return [line.removesuffix(".tfrecord") for line in dict.fromkeys(lines)]
+    return list(dict.fromkeys(line.removesuffix(".tfrecord") for line in lines))
 
 
 def info_path(folder: Path, segment: str) -> Path | None:
