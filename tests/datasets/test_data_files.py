@@ -143,7 +143,7 @@ def test_the_error_names_the_command_that_writes_the_file(root: Path, tmp_path: 
         with pytest.raises(DataError, match=rf"prepare {name} --cfg_file (\S+)`") as error:
             read_pickle(tmp_path / file)
         config = re.findall(r"--cfg_file ([^`]+)`", str(error.value))[0]
-        assert (root / config).is_file()
+        assert (root / "cfgs" / config).is_file()
 
 
 def test_the_error_of_a_segment_names_openpcdets_command(tmp_path: Path) -> None:
