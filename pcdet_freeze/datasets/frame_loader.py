@@ -208,6 +208,7 @@ class WorkerBatches:
 
     def _shutdown_workers(self) -> None:
         self._batches._shutdown_workers()
+        self.deaths.join(JOIN_S)  # until it has stored the exit codes, the workers seem to be alive
 
 
 def _ending(code: int | None) -> str:
