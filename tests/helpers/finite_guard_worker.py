@@ -32,7 +32,6 @@ class OneBad(ToyModel):
 
     def forward(self, batch: dict[str, Any]) -> Any:
         is_bad, self.calls = self.calls == 2 and distributed.rank() == 1, self.calls + 1
-        batch["frame_id"] = [f"{distributed.rank()}-{self.calls - 1}"]
         loss = ((self.head(self.vfe(batch["x"])).squeeze(1) - batch["y"]) ** 2).mean()
         if is_bad and self.kind == "loss":
             loss = loss * float("nan")
@@ -41,9 +40,25 @@ class OneBad(ToyModel):
         return {"loss": loss}, {}, {}
 
 
+class NameFrames:
+    """Names the frame of each batch by rank and number."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def __call__(self, batch: dict[str, Any], device: torch.device) -> None:
+        batch["frame_id"] = [f"{distributed.rank()}-{self.batches}"]
+        self.batches += 1
+
+
 def train(kind: str, guard: FiniteGuard, world: distributed.World) -> dict[str, Any]:
     trainer = toy_trainer(
-        model=OneBad(kind), guard=guard, rank=world.rank, world=world.size, optimizer="adam"
+        model=OneBad(kind),
+        guard=guard,
+        rank=world.rank,
+        world=world.size,
+        optimizer="adam",
+        move=NameFrames(),
     )
     trainer.rebuild(trainer.optimizer)
     error = ""
