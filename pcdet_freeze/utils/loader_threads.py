@@ -42,7 +42,9 @@ def wait_for_loader_threads(timeout: float = TIMEOUT) -> bool:
     """
     deadline, idle_looks = time.monotonic() + timeout, 0
     while idle_looks < _LOOKS and threading.active_count() > 1:
-        left_out = {threading.get_ident(), *(thread.ident for thread in _with_own_generators)}
+        # a new thread may have the number of one that has ended
+        own = {thread.ident for thread in _with_own_generators if thread.is_alive()}
+        left_out = {threading.get_ident(), *own}
         is_loading = any(
             _is_loading(f) for ident, f in sys._current_frames().items() if ident not in left_out
         )

@@ -108,3 +108,17 @@ def test_a_thread_with_generators_of_its_own_is_not_waited_for() -> None:
     assert wait_for_loader_threads(timeout=0.0)
     dataset.released.set()
     thread.join()
+
+
+def test_a_marked_thread_that_has_ended_gives_its_mark_to_no_thread_with_the_same_number() -> None:
+    ended = draws_from_own_generators(threading.Thread(target=lambda: None))
+    ended.start()
+    ended.join()
+    stuck = Stuck()
+    thread = threading.Thread(target=lambda: list(DataLoader(stuck, 1)), daemon=True)
+    thread.start()
+    stuck.begun.wait()
+    ended._ident = thread.ident  # type: ignore[attr-defined]  # the system gives numbers again
+    assert not wait_for_loader_threads(timeout=0.05)
+    stuck.released.set()
+    thread.join()
