@@ -179,7 +179,9 @@ def test_n3_n6_a_value_that_is_not_a_name_is_kept_for_the_error_message(
 
 def test_every_key_of_the_freeze_block_can_be_set(model_yaml: Path) -> None:
     for key, default in DEFAULTS.items():
-        cfg_from_list([f"MODEL.FREEZE.{key}", str(plain(default))], cfg_from_yaml_file(model_yaml))
+        cfg = cfg_from_yaml_file(model_yaml)
+        cfg_from_list([f"MODEL.FREEZE.{key}", str(plain(default))], cfg)
+        assert plain(cfg.MODEL.FREEZE[key]) == plain(default), key
 
 
 @pytest.mark.parametrize("text", ["[]", "null", ""])

@@ -255,8 +255,8 @@ def _value(key: str, text: str, old: Any) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The value of YAML on the command line; None where it is empty."""
-    return read_yaml(text, "--set")[0] if text.strip() else None
+    """The value of YAML on the command line; None where it is empty, or ``None`` as OpenPCDet's --set has it."""
+    return read_yaml(text, "--set")[0] if text.strip() not in ("", "None") else None
 
 
 def _names(text: str) -> Any:

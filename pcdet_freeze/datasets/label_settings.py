@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -74,6 +74,17 @@ def lane_map_shape(cell_size: float, limits: np.ndarray | Sequence[float]) -> tu
     """(H, W) of a map of the range (6,) in cells of ``cell_size`` metres, which must divide it."""
     height, width = (round((float(limits[axis + 3]) - float(limits[axis])) / cell_size) for axis in (1, 0))
     return height, width
+
+
+def forms_of(settings: Any) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+    """Classes of SEMANTIC, and (H, W) of the lane maps of LANE, of a DATA_CONFIG that may set either to null.
+
+    Args:
+        settings: with ``semantic`` and ``lane`` (sections or None) and ``point_cloud_range``.
+    """
+    semantic, lane = settings.semantic, settings.lane
+    shape = lane_map_shape(lane.cell_size, settings.point_cloud_range) if lane is not None else None
+    return tuple(semantic.classes) if semantic is not None else (), shape
 
 
 def cell_size_faults(cell_size: float, limits: Sequence[float]) -> Iterator[str]:

@@ -48,8 +48,12 @@ def test_all_heads_without_labels_are_told_at_once() -> None:
         require_labels(Detector(), data("gt_boxes"))
 
 
-def test_labels_in_some_frames_are_enough() -> None:
-    require_labels(Detector(), data("gt_boxes", "point_labels", "lane_map"))
+@pytest.mark.parametrize("missing", ["gt_boxes", "point_labels", "lane_map"])
+def test_each_label_that_a_head_learns_from_must_be_in_some_frames(missing: str) -> None:
+    every = ["gt_boxes", "point_labels", "lane_map"]
+    require_labels(Detector(), data(*every))
+    with pytest.raises(DataError, match=f"learns from {missing}"):
+        require_labels(Detector(), data(*(label for label in every if label != missing)))
 
 
 def test_a_frozen_head_needs_none() -> None:
@@ -72,8 +76,10 @@ def test_a_head_needs_frames_that_are_labelled_for_all_of_its_classes_together()
     require_labels(model, apart)
 
 
-def test_a_data_set_that_does_not_tell_is_asked_nothing() -> None:
+def test_a_data_set_that_does_not_tell_its_labels_is_asked_nothing_and_one_without_labels_is() -> None:
     require_labels(Detector(), SimpleNamespace())
+    with pytest.raises(DataError, match="has only none"):
+        require_labels(Detector(), SimpleNamespace(labels=()))
 
 
 def test_a_label_of_a_task_of_ones_own_is_asked_for_too() -> None:

@@ -15,7 +15,7 @@ from pcdet_freeze.datasets.custom.frames import CustomFrames
 from pcdet_freeze.datasets.custom.settings import CustomSettings
 from pcdet_freeze.datasets.info_files import read_infos
 from pcdet_freeze.datasets.kitti.check_info import frame_id, has_boxes
-from pcdet_freeze.datasets.label_settings import lane_map_shape
+from pcdet_freeze.datasets.label_settings import forms_of
 from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
@@ -57,12 +57,7 @@ class CustomDataset(LidarAnnos, DatasetTemplate):
     @classmethod
     def label_forms(cls, dataset_cfg: Config) -> LabelForms:
         """SEMANTIC.CLASSES and the grid of LANE, if they are set."""
-        settings: CustomSettings = cls.read_settings(dataset_cfg)
-        semantic, lane = settings.semantic, settings.lane
-        return LabelForms(
-            tuple(semantic.classes) if semantic is not None else (),
-            lane_map_shape(lane.cell_size, settings.point_cloud_range) if lane is not None else None,
-        )
+        return LabelForms(*forms_of(cls.read_settings(dataset_cfg)))
 
     def _find_labels(self, split: str) -> tuple[str, ...]:
         """Labels that the frames have; DataError where a wanted label is nowhere in the training."""

@@ -13,7 +13,7 @@ import numpy as np
 from pcdet_freeze.datasets.argoverse2.boundaries import longest_inside
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.label_files import to_classes
-from pcdet_freeze.datasets.label_settings import lane_map_shape
+from pcdet_freeze.datasets.label_settings import forms_of
 from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.nuscenes import official
 from pcdet_freeze.datasets.nuscenes.dividers import Dividers, map_path, read_dividers
@@ -80,12 +80,7 @@ class NuScenesDataset(DatasetTemplate):
     @classmethod
     def label_forms(cls, dataset_cfg: Config) -> LabelForms:
         """SEMANTIC.CLASSES and the grid of LANE, if they are set."""
-        settings: NuScenesSettings = cls.read_settings(dataset_cfg)
-        semantic, lane = settings.semantic, settings.lane
-        return LabelForms(
-            tuple(semantic.classes) if semantic is not None else (),
-            lane_map_shape(lane.cell_size, settings.point_cloud_range) if lane is not None else None,
-        )
+        return LabelForms(*forms_of(cls.read_settings(dataset_cfg)))
 
     def _read_infos(self, names: Sequence[str]) -> Rows:
         paths = [self.info_root / name for name in names]

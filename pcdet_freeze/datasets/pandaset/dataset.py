@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.label_files import to_classes
-from pcdet_freeze.datasets.label_settings import lane_map_shape
+from pcdet_freeze.datasets.label_settings import forms_of
 from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.pandaset.lanes import drawn_first, lane_lines
 from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings, is_number
@@ -68,12 +68,7 @@ class PandaSetDataset(LidarAnnos, DatasetTemplate):
     @classmethod
     def label_forms(cls, dataset_cfg: Config) -> LabelForms:
         """SEMANTIC.CLASSES and the grid of LANE, if they are set."""
-        settings: PandaSetSettings = cls.read_settings(dataset_cfg)
-        semantic, lane = settings.semantic, settings.lane
-        return LabelForms(
-            tuple(semantic.classes) if semantic is not None else (),
-            lane_map_shape(lane.cell_size, settings.point_cloud_range) if lane is not None else None,
-        )
+        return LabelForms(*forms_of(cls.read_settings(dataset_cfg)))
 
     def _find_labels(self) -> tuple[str, ...]:
         """Labels that the frames have; DataError where a wanted label is nowhere in the training."""
