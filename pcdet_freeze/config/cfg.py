@@ -255,7 +255,7 @@ def _value(key: str, text: str, old: Any) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """The value of YAML on the command line; None where it is empty, or ``None`` as OpenPCDet's --set has it."""
+    """The value of YAML on the command line; None for no text, and for ``None``, as in OpenPCDet's --set."""
     return read_yaml(text, "--set")[0] if text.strip() not in ("", "None") else None
 
 
