@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from pcdet_freeze import __version__
-from pcdet_freeze.cli.program_signals import ProgramSignals
+from pcdet_freeze.cli.common.program_signals import ProgramSignals
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.utils.signals.interrupts import HeldInterrupt
 from pcdet_freeze.utils.signals.stop_signals import end_process

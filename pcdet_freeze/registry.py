@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.settings.names import did_you_mean
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from tool_runs import tool
 
 import pcdet_freeze
 from pcdet_freeze.__main__ import main
-from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.verification.checkpoint_meta import FreezeMetadata
 
 LEGACY = Path(__file__).with_name("legacy")
 EXPECTED = json.loads((LEGACY / "expected.json").read_text())

@@ -14,9 +14,9 @@ from pcdet_freeze.datasets.registry import DATASETS, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.models.detectors.several_heads import sections_of_heads
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.rules import Count, whole
-from pcdet_freeze.utils.sections import Section, read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.rules import Count, whole
+from pcdet_freeze.utils.settings.sections import Section, read_section
 
 POINTS, BOXES, FRAMES = 27500, 16, 64
 GROUP, REACH = 9, 0.1

@@ -15,14 +15,15 @@ import torch
 from torch import nn
 
 from pcdet_freeze import bench
-from pcdet_freeze.bench import tables, training_tables
+from pcdet_freeze.bench import tables
 from pcdet_freeze.bench.baselines import baselines
 from pcdet_freeze.bench.other_packages import AGAINST
 from pcdet_freeze.bench.random_scenes import sizes_of
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.bench.variants import check_variants
-from pcdet_freeze.cli.flags import CFG_HELP, add_set, whole
-from pcdet_freeze.cli.json_file import require_writable, write_json
+from pcdet_freeze.bench.whole_runs import training_tables
+from pcdet_freeze.cli.common.flags import CFG_HELP, add_set, whole
+from pcdet_freeze.cli.common.json_file import require_writable, write_json
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
 from pcdet_freeze.datasets.loader import register_all
 from pcdet_freeze.datasets.registry import DATASETS

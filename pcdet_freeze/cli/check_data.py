@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.data_check.at_start import columns_in

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.cli.flags import CFG_HELP, add_cfg, add_set, add_trust, cfg_of, positive, whole
+from pcdet_freeze.cli.common.flags import CFG_HELP, add_cfg, add_set, add_trust, cfg_of, positive, whole
 from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataset
-from pcdet_freeze.datasets.point_files import SUFFIXES, PointFiles, find_point_files
+from pcdet_freeze.datasets.file_formats.point_files import SUFFIXES, PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint

@@ -10,12 +10,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
-from pcdet_freeze.cli.json_file import write_json
+from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.json_file import write_json
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint

@@ -15,7 +15,7 @@ from pcdet_freeze import doctor
 from pcdet_freeze.doctor import CHECKS, Case, Outcome
 from pcdet_freeze.doctor.openpcdet import find_openpcdet
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.settings.names import did_you_mean
 
 SOUND, TROUBLE, UNKNOWN = 0, 1, 2
 ERROR_CODE = UNKNOWN

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames

@@ -10,16 +10,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
 from pcdet_freeze.datasets import build_dataset
-from pcdet_freeze.datasets.point_files import PointFiles, find_point_files
+from pcdet_freeze.datasets.file_formats.point_files import PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.export.folder import NETWORK, read_digests, write_export
 from pcdet_freeze.export.onnx_file import require_onnx
 from pcdet_freeze.export.raw_outputs import RawOutputs
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import build_network, load_data_to_gpu
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 

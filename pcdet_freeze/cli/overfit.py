@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from pcdet_freeze.cli.common.flags import add_set, whole
 from pcdet_freeze.cli.digest import digests_of
-from pcdet_freeze.cli.flags import add_set, whole
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.engine.run_context import RunOptions, folders_of

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.cli.common.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.argoverse2 import prepare_argoverse2
 from pcdet_freeze.datasets.custom import prepare_custom
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti

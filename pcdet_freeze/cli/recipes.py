@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.flags import whole
+from pcdet_freeze.cli.common.flags import whole
 from pcdet_freeze.cli.three_stages import QUICK, evaluate_stage, set_words, train_stage
 
 LIST, WEIGHTS = "MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.LOSS_WEIGHTS"

@@ -6,8 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pcdet_freeze.bench.soak import Row, Soak
-from pcdet_freeze.cli.flags import whole
+from pcdet_freeze.bench.whole_runs.soak import Row, Soak
+from pcdet_freeze.cli.common.flags import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

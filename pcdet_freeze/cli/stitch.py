@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pcdet_freeze.cli.flags import add_trust
+from pcdet_freeze.cli.common.flags import add_trust
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError

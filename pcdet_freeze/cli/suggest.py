@@ -16,11 +16,11 @@ from torch import nn
 from pcdet_freeze import bench
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.cli.bench import build_subject
-from pcdet_freeze.cli.flags import add_cfg, add_set, cfg_of, whole
-from pcdet_freeze.datasets.point_files import PointFiles
-from pcdet_freeze.freezing.paths import find
+from pcdet_freeze.cli.common.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.datasets.file_formats.point_files import PointFiles
+from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, without
+from pcdet_freeze.freezing.entries.paths import find
 from pcdet_freeze.freezing.plan import KEY
-from pcdet_freeze.freezing.suggestion import Suggestion, suggest, without
 from pcdet_freeze.models import build_network
 
 VARIANTS = ("none", "exact")

@@ -16,8 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.exit_code import INTERRUPTED
-from pcdet_freeze.cli.heartbeat import Heartbeat
+from pcdet_freeze.cli.common.exit_code import INTERRUPTED
+from pcdet_freeze.cli.common.heartbeat import Heartbeat
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.evaluation.stage_table import stage_table
 from pcdet_freeze.report.record import PAGE, load_record

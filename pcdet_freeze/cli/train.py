@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pcdet_freeze.cli.exit_code import exit_code
-from pcdet_freeze.cli.flags import add_number, add_run_options, add_set, options_of
+from pcdet_freeze.cli.common.exit_code import exit_code
+from pcdet_freeze.cli.common.flags import add_number, add_run_options, add_set, options_of
 from pcdet_freeze.engine.run_context import TrainOptions
 from pcdet_freeze.engine.train_api import train
 

@@ -10,11 +10,11 @@ from typing import Any
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import Certificate, FreezePlan
-from pcdet_freeze.freezing.averages import trained_weights
-from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.entries.paths import segments_match
 from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
-from pcdet_freeze.freezing.paths import segments_match
-from pcdet_freeze.freezing.state_diff import compare_keys, plain_state, refuse_idle, select_keys
+from pcdet_freeze.freezing.verification.averages import trained_weights
+from pcdet_freeze.freezing.verification.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.verification.state_diff import compare_keys, plain_state, refuse_idle, select_keys
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 EQUAL, CHANGED, CANNOT_TELL = 0, 1, 2

@@ -20,10 +20,10 @@ from pcdet_freeze.config.find import find_config
 from pcdet_freeze.config.schema import OptimizationSettings, TopLevel
 from pcdet_freeze.config.yaml_files import Marks, config_roots, load, read_yaml
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.faults import place_of, raise_faults
-from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.rules import is_union, takes_names, type_word
-from pcdet_freeze.utils.sections import SETTABLE, fields_of, read_section
+from pcdet_freeze.utils.settings.faults import place_of, raise_faults
+from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.settings.rules import is_union, takes_names, type_word
+from pcdet_freeze.utils.settings.sections import SETTABLE, fields_of, read_section
 
 
 def cfg_from_yaml_file(path: str | Path) -> EasyDict:

@@ -2,7 +2,7 @@
 
 The sections of data sets, processors, augmentors and modules are dataclasses beside their classes; that of
 MODEL.FREEZE is :class:`pcdet_freeze.freezing.plan.FreezeOptions`. All are read by
-:func:`pcdet_freeze.utils.sections.read_section`.
+:func:`pcdet_freeze.utils.settings.sections.read_section`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pcdet_freeze.utils.rules import Count, Name, Rule, Share, above, at_least, length, not_empty, whole
-from pcdet_freeze.utils.sections import Section, settable
+from pcdet_freeze.utils.settings.rules import (
+    Count,
+    Name,
+    Rule,
+    Share,
+    above,
+    at_least,
+    length,
+    not_empty,
+    whole,
+)
+from pcdet_freeze.utils.settings.sections import Section, settable
 
 ClassNames = Annotated[
     tuple[Name, ...], not_empty("a list of class names, all different", advice="CLASS_NAMES: [Car, Cyclist]")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pcdet_freeze.datasets.frames import IGNORE, LABEL_KEYS
-from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, fill_labelled
+from pcdet_freeze.datasets.labels.labelled_classes import LABELLED_CLASSES, fill_labelled
 from pcdet_freeze.datasets.registry import Sample
 
 _BATCH_COLUMN = ("points", "voxel_coords")

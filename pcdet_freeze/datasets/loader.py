@@ -12,16 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from pcdet_freeze.datasets import frame_loader
 from pcdet_freeze.datasets.augmentor import read_augmentors
-from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.processor import read_processors
+from pcdet_freeze.datasets.reading import frame_loader
+from pcdet_freeze.datasets.reading.frame_loader import FrameLoader
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import DATASETS, Config, find
 from pcdet_freeze.datasets.settings import OpenDataSettings
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.sections import read_section
 from pcdet_freeze.utils.stop_iteration import raised_in
 
 

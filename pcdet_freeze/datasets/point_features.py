@@ -10,9 +10,9 @@ import numpy as np
 
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.rules import Name, Rule
-from pcdet_freeze.utils.sections import Section, read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.rules import Name, Rule
+from pcdet_freeze.utils.settings.sections import Section, read_section
 
 WHERE = "DATA_CONFIG.POINT_FEATURE_ENCODING"
 

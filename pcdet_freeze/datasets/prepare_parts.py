@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pcdet_freeze.datasets.files import read_pickle, replacing, write_pickle
-from pcdet_freeze.datasets.timed_reads import current_limit, reading_pool, reads_within, timed
+from pcdet_freeze.datasets.file_formats.files import read_pickle, replacing, write_pickle
+from pcdet_freeze.datasets.reading.timed_reads import current_limit, reading_pool, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside

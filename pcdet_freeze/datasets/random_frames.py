@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.label_settings import lane_map_shape
+from pcdet_freeze.datasets.labels.label_settings import lane_map_shape
 from pcdet_freeze.datasets.loader import label_forms_of
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.datasets.template import DatasetTemplate

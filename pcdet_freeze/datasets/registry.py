@@ -7,7 +7,7 @@ from typing import Any
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.registry import Registry
-from pcdet_freeze.utils.sections import read_named
+from pcdet_freeze.utils.settings.sections import read_named
 
 Sample = dict[str, Any]
 """One frame on its way to a batch; the keys are listed in ``datasets/template.py``."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from pcdet_freeze.datasets.point_features import EncodingSettings
-from pcdet_freeze.utils.rules import Key, Name, Place, Rule, Share, at_least
-from pcdet_freeze.utils.sections import Section, settable
+from pcdet_freeze.utils.settings.rules import Key, Name, Place, Rule, Share, at_least
+from pcdet_freeze.utils.settings.sections import Section, settable
 
 T = TypeVar("T")
 

@@ -42,19 +42,19 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from pcdet_freeze.datasets.augmentor import DataAugmentor
-from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.epoch import EpochMixin
 from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
-from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, labelled_classes, mark_labelled
+from pcdet_freeze.datasets.labels.labelled_classes import LABELLED_CLASSES, labelled_classes, mark_labelled
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
+from pcdet_freeze.datasets.reading.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, OpenDataSettings
 from pcdet_freeze.datasets.variants import VariantsMixin
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.sections import read_section
 
 
 class LabelForms(NamedTuple):

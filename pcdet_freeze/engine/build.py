@@ -53,9 +53,13 @@ from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan, is_frozen
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, log_list_changes
+from pcdet_freeze.freezing.entries.paths import is_within, match
 from pcdet_freeze.freezing.lr_scale import describe_lr_scale, lr_scaled_groups
-from pcdet_freeze.freezing.paths import is_within, match
+from pcdet_freeze.freezing.verification.checkpoint_meta import (
+    CHECKPOINT_KEY,
+    FreezeMetadata,
+    log_list_changes,
+)
 from pcdet_freeze.models import build_network
 from pcdet_freeze.ops.maps.map_layout import train_channels_last
 from pcdet_freeze.utils.devices import is_accelerator

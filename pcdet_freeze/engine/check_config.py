@@ -12,7 +12,7 @@ from pcdet_freeze.engine.testing.scoring import evaluation_faults
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import model_faults
-from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.settings.faults import raise_faults
 
 
 def check_config(cfg: Any, *, training: bool = True, data: bool = True) -> FreezePlan:

@@ -14,11 +14,11 @@ from pcdet_freeze.engine.optim.optimizer import build_optimizer, parameter_names
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezeHandle, freeze, is_frozen, is_fully_frozen, layer_types, unfreeze
 from pcdet_freeze.freezing.checks.loss_reachability import Reachability, trace_losses
-from pcdet_freeze.freezing.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import explain_steps, require_loss, stages, training_steps
+from pcdet_freeze.freezing.entries.paths import children, is_within
 from pcdet_freeze.freezing.eval_lock import is_locked
 from pcdet_freeze.freezing.lr_scale import describe_lr_scale, lr_scaled_groups
-from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages, training_steps
-from pcdet_freeze.freezing.paths import children, is_within
 from pcdet_freeze.freezing.schedule import Phase, timeline
 from pcdet_freeze.freezing.state import get_module_state
 from pcdet_freeze.utils.distributed import unwrap

@@ -33,7 +33,7 @@ from pcdet_freeze.engine.run_context import (
 )
 from pcdet_freeze.engine.run_lock import run_lock
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.allocator import SWITCH, keep_freed_memory
 from pcdet_freeze.utils.distributed import World

@@ -9,7 +9,7 @@ from torch import nn
 
 from pcdet_freeze.engine.checkpoint.head_classes import classes_of
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.freezing.module_graph import stages, training_steps
+from pcdet_freeze.freezing.data_flow.module_graph import stages, training_steps
 
 
 def require_labels(model: nn.Module, dataset: Any) -> None:

@@ -28,7 +28,7 @@ from pcdet_freeze.engine.testing.evaluator import evaluate_all
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezeHandle
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.deferred_numbers import DeferredNumbers
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint

@@ -18,12 +18,12 @@ from pcdet_freeze.freezing.apply import (
     frozen_parameters,
     parameters_to_change,
 )
+from pcdet_freeze.freezing.entries.paths import compiled_wrappers, is_within, match, unwrap, walk
+from pcdet_freeze.freezing.entries.resolve import no_such_module, resolve
 from pcdet_freeze.freezing.handle import FreezeHandle, tidy
-from pcdet_freeze.freezing.paths import compiled_wrappers, is_within, match, unwrap, walk
 from pcdet_freeze.freezing.plan import FreezePlan
 from pcdet_freeze.freezing.reapply_hook import attach, detach_if_idle, record_replaced_modules
 from pcdet_freeze.freezing.release import parameters_to_unfreeze, release
-from pcdet_freeze.freezing.resolve import no_such_module, resolve
 from pcdet_freeze.freezing.state import (
     FreezeRequest,
     ModuleState,

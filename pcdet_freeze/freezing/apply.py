@@ -11,7 +11,7 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import eval_lock, layer_types
-from pcdet_freeze.freezing.paths import find, join
+from pcdet_freeze.freezing.entries.paths import find, join
 from pcdet_freeze.freezing.state import (
     ROOT,
     FreezeRequest,

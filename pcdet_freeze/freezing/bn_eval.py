@@ -12,7 +12,7 @@ import logging
 from torch import nn
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.paths import unwrap, walk
+from pcdet_freeze.freezing.entries.paths import unwrap, walk
 
 
 def set_bn_eval(module: nn.Module) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
-from pcdet_freeze.freezing.certificate import frozen_tensors
-from pcdet_freeze.freezing.paths import walk
+from pcdet_freeze.freezing.entries.paths import walk
 from pcdet_freeze.freezing.state import get_freeze_state
+from pcdet_freeze.freezing.verification.certificate import frozen_tensors
 
 Average = Callable[[list[torch.Tensor], list[torch.Tensor], "torch.Tensor | int"], None]
 

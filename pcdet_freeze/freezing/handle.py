@@ -12,7 +12,14 @@ from torch import nn
 from pcdet_freeze.errors import CertificateError, FreezeError
 from pcdet_freeze.freezing import summary as tables
 from pcdet_freeze.freezing.apply import frozen_parameters
-from pcdet_freeze.freezing.certificate import (
+from pcdet_freeze.freezing.entries.paths import path_of, unwrap
+from pcdet_freeze.freezing.entries.resolve import Resolution
+from pcdet_freeze.freezing.optimizer_and_ddp import refuse_live_ddp
+from pcdet_freeze.freezing.plan import FreezePlan
+from pcdet_freeze.freezing.reapply_hook import detach, detach_if_idle, reapply, record_replaced_modules
+from pcdet_freeze.freezing.release import parameters_to_unfreeze, release
+from pcdet_freeze.freezing.state import ROOT, FreezeRequest, get_freeze_state, get_module_state
+from pcdet_freeze.freezing.verification.certificate import (
     Certificate,
     certify,
     compare,
@@ -20,13 +27,6 @@ from pcdet_freeze.freezing.certificate import (
     frozen_tensors,
     match_names,
 )
-from pcdet_freeze.freezing.optimizer_and_ddp import refuse_live_ddp
-from pcdet_freeze.freezing.paths import path_of, unwrap
-from pcdet_freeze.freezing.plan import FreezePlan
-from pcdet_freeze.freezing.reapply_hook import detach, detach_if_idle, reapply, record_replaced_modules
-from pcdet_freeze.freezing.release import parameters_to_unfreeze, release
-from pcdet_freeze.freezing.resolve import Resolution
-from pcdet_freeze.freezing.state import ROOT, FreezeRequest, get_freeze_state, get_module_state
 from pcdet_freeze.utils.distributed import agree
 
 

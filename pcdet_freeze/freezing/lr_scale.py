@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.paths import is_within, match, unwrap, walk
+from pcdet_freeze.freezing.entries.paths import is_within, match, unwrap, walk
+from pcdet_freeze.freezing.entries.resolve import no_such_module
 from pcdet_freeze.freezing.plan import BLOCK, FreezePlan
-from pcdet_freeze.freezing.resolve import no_such_module
 from pcdet_freeze.freezing.schedule import AddedParameters
 
 KEY = f"MODEL.{BLOCK}.LR_SCALE"

@@ -2,7 +2,7 @@
 
 A new key of MODEL.FREEZE is one field of :class:`FreezeOptions`: its type and rules are what the config
 reader checks, its default is the default of the key, and ``--set`` takes it. What a plan means for a given
-model is worked out by :mod:`pcdet_freeze.freezing.resolve` and :mod:`pcdet_freeze.freezing.schedule`.
+model is worked out by :mod:`pcdet_freeze.freezing.entries.resolve` and :mod:`pcdet_freeze.freezing.schedule`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.list_notation import read_keys
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.names import nearest
-from pcdet_freeze.utils.rules import Count, Rule, above
-from pcdet_freeze.utils.sections import Section, fields_of, read_section, settable
+from pcdet_freeze.freezing.entries.list_notation import read_keys
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.names import nearest
+from pcdet_freeze.utils.settings.rules import Count, Rule, above
+from pcdet_freeze.utils.settings.sections import Section, fields_of, read_section, settable
 
 KEY = "NOT_TRAIN_IN_MULTI_TASK"
 BLOCK = "FREEZE"

@@ -15,7 +15,7 @@ from torch._compile import (
 from torch.jit._trace import is_tracing
 
 from pcdet_freeze.freezing.apply import apply_request, needs_reapply
-from pcdet_freeze.freezing.paths import compiled_wrappers, unwrap
+from pcdet_freeze.freezing.entries.paths import compiled_wrappers, unwrap
 from pcdet_freeze.freezing.release import record_replaced
 from pcdet_freeze.freezing.state import FreezeRequest, get_freeze_state, get_module_state, set_module_state
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from pcdet_freeze.freezing import eval_lock
 from pcdet_freeze.freezing.apply import next_state, requires_grad_before, target_modules
-from pcdet_freeze.freezing.paths import walk
+from pcdet_freeze.freezing.entries.paths import walk
 from pcdet_freeze.freezing.state import (
     FreezeRequest,
     FreezeState,

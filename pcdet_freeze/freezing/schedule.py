@@ -14,12 +14,12 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.apply import frozen_parameters
+from pcdet_freeze.freezing.entries.module_set import ModuleSet
+from pcdet_freeze.freezing.entries.paths import is_within, join, match, segments_match, unwrap, walk
+from pcdet_freeze.freezing.entries.resolve import Resolution, aliases, no_such_module, resolve
 from pcdet_freeze.freezing.handle import FreezeHandle
-from pcdet_freeze.freezing.module_set import ModuleSet
-from pcdet_freeze.freezing.paths import is_within, join, match, segments_match, unwrap, walk
 from pcdet_freeze.freezing.plan import SCHEDULE_KEY as KEY
 from pcdet_freeze.freezing.plan import FreezePlan, ScheduleEntry
-from pcdet_freeze.freezing.resolve import Resolution, aliases, no_such_module, resolve
 from pcdet_freeze.freezing.state import FreezeRequest
 
 

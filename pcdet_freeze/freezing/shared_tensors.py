@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.module_set import ModuleSet
-from pcdet_freeze.freezing.paths import is_within, join, walk
+from pcdet_freeze.freezing.entries.module_set import ModuleSet
+from pcdet_freeze.freezing.entries.paths import is_within, join, walk
 
 _CURE = "name both in the list, or set FREEZE.SHARED: freeze to freeze it for both"
 

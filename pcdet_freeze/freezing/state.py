@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pcdet_freeze.freezing.module_set import ModuleSet
-from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.entries.module_set import ModuleSet
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.plan import FreezePlan
 
 MODULE_STATE = "_pcdet_freeze_record"

@@ -9,9 +9,9 @@ from torch.nn.parameter import is_lazy
 
 from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.apply import frozen_parameters, target_modules
-from pcdet_freeze.freezing.paths import children, find, is_within, walk
+from pcdet_freeze.freezing.entries.paths import children, find, is_within, walk
+from pcdet_freeze.freezing.entries.resolve import Resolution
 from pcdet_freeze.freezing.plan import KEY, FreezePlan
-from pcdet_freeze.freezing.resolve import Resolution
 from pcdet_freeze.freezing.state import FreezeRequest
 
 

@@ -15,8 +15,8 @@ from pcdet_freeze.ops.iou import boxes_iou3d
 from pcdet_freeze.ops.nms import nms, nms_normal
 from pcdet_freeze.utils.devices import host_copy, is_accelerator
 from pcdet_freeze.utils.host_copies import to_host
-from pcdet_freeze.utils.rules import Count, Share, one_of, only
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Share, one_of, only
+from pcdet_freeze.utils.settings.sections import Section
 
 CANDIDATES = "box_candidates"
 """key of a batch whose candidates are on the host already"""

@@ -2,7 +2,7 @@
 
 A registered module class is built as ``cls(settings, context)``:
 
-* ``settings``: an instance of ``cls.Settings`` (a dataclass, read by ``utils/sections.py``) or,
+* ``settings``: an instance of ``cls.Settings`` (a dataclass, read by ``utils/settings/sections.py``) or,
   where the class has no ``Settings``, the section of the config as it stands;
 * ``context``: a :class:`~pcdet_freeze.models.context.BuildContext`, with what the data set offers and what
   the modules before it write.

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pcdet_freeze.datasets.lone_reader import lone_reader
-from pcdet_freeze.datasets.timed_reads import reads_within
+from pcdet_freeze.datasets.reading.lone_reader import lone_reader
+from pcdet_freeze.datasets.reading.timed_reads import reads_within
 from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.report.record import Picture

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze.freezing import FreezeHandle, is_frozen, is_fully_frozen, layer_types
-from pcdet_freeze.freezing.drift_lint import live_inputs
+from pcdet_freeze.freezing.data_flow.drift_lint import live_inputs
+from pcdet_freeze.freezing.data_flow.module_graph import Stage, stages
+from pcdet_freeze.freezing.entries.paths import walk
 from pcdet_freeze.freezing.eval_lock import is_locked
-from pcdet_freeze.freezing.module_graph import Stage, stages
-from pcdet_freeze.freezing.paths import walk
 from pcdet_freeze.report.html import fold, tag, text
 from pcdet_freeze.report.record import Part, Task
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.visualization.bev import Style, draw, new_figure, picture_name, save

@@ -10,8 +10,8 @@ import torch
 from bench_toys import small_cfg, subject, toy_contenders
 
 from pcdet_freeze.bench import BUILT, RandomScenes, build_contenders
-from pcdet_freeze.bench.certificate_cost import time_certificate
-from pcdet_freeze.bench.freeze_overhead import measure_freeze_overhead
+from pcdet_freeze.bench.costs.certificate_cost import time_certificate
+from pcdet_freeze.bench.costs.freeze_overhead import measure_freeze_overhead
 from pcdet_freeze.bench.steps import compare_steps
 from pcdet_freeze.bench.timing import Spread, interleave, ratios, threads
 from pcdet_freeze.errors import ConfigError, FreezeError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pcdet_freeze.bench import evaluation_cost
-from pcdet_freeze.bench.evaluation_cost import CLASSES, measure_evaluation, stored_frames
-from pcdet_freeze.bench.training_tables import seconds_table
+from pcdet_freeze.bench.costs import evaluation_cost
+from pcdet_freeze.bench.costs.evaluation_cost import CLASSES, measure_evaluation, stored_frames
+from pcdet_freeze.bench.whole_runs.training_tables import seconds_table
 from pcdet_freeze.evaluation.kitti import get_official_eval_result
 
 POST = {

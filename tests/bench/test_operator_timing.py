@@ -7,7 +7,7 @@ import torch
 from bench_toys import small_cfg, subject
 
 from pcdet_freeze.bench import measure_operators
-from pcdet_freeze.bench.operators import ASSIGN, FULL, WINDOW
+from pcdet_freeze.bench.costs.operators import ASSIGN, FULL, WINDOW
 from pcdet_freeze.errors import ConfigError
 
 

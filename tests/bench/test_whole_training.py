@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 from bench_toys import SMALL
 
-from pcdet_freeze.bench import whole_training
-from pcdet_freeze.bench.training_tables import allocator_table, parts_table
-from pcdet_freeze.bench.whole_training import MODEL, WholeTraining, measure_allocator, measure_parts
+from pcdet_freeze.bench.whole_runs import whole_training
+from pcdet_freeze.bench.whole_runs.training_tables import allocator_table, parts_table
+from pcdet_freeze.bench.whole_runs.whole_training import (
+    MODEL,
+    WholeTraining,
+    measure_allocator,
+    measure_parts,
+)
 from pcdet_freeze.utils.allocator import SWITCH
 
 

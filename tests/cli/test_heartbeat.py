@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pcdet_freeze.cli.heartbeat import Heartbeat
+from pcdet_freeze.cli.common.heartbeat import Heartbeat
 
 
 class Lines:

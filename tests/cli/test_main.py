@@ -156,7 +156,7 @@ def test_ctrl_c_in_prepare_leaves_whole_files_only(
             raise KeyboardInterrupt
         return dumps(value, protocol)
 
-    monkeypatch.setattr("pcdet_freeze.datasets.files.pickle.dumps", interrupted)
+    monkeypatch.setattr("pcdet_freeze.datasets.file_formats.files.pickle.dumps", interrupted)
     words = ["kitti", "--cfg_file", "dataset_configs/kitti_dataset.yaml", "--out", str(tmp_path / "out")]
     assert main(["prepare", *words, "--set", "DATA_PATH", str(tmp_path / "kitti")]) == 130
     files = [path for path in (tmp_path / "out").iterdir() if path.is_file()]

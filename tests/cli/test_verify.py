@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.freezing import Certificate, freeze
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 
 
 class Residual(nn.Module):

@@ -18,8 +18,8 @@ from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.models import registry as models
 from pcdet_freeze.registry import Registry
-from pcdet_freeze.utils.rules import Rule
-from pcdet_freeze.utils.sections import Section, fields_of
+from pcdet_freeze.utils.settings.rules import Rule
+from pcdet_freeze.utils.settings.sections import Section, fields_of
 
 register_all()
 

@@ -15,10 +15,10 @@ from model_cases import CLASS_NAMES
 from pcdet_freeze.cli.prepare import configs_of
 from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataloader, build_dataset, data_faults
-from pcdet_freeze.datasets.bad_data import FRAME, BadItem
 from pcdet_freeze.datasets.concat import ConcatDataset
 from pcdet_freeze.datasets.late_voxels import send_points
 from pcdet_freeze.datasets.loader import label_forms_of
+from pcdet_freeze.datasets.reading.bad_data import FRAME, BadItem
 from pcdet_freeze.errors import ConfigError, DataError
 
 FLIP = [{"NAME": "random_world_flip", "ALONG_AXIS_LIST": ["x"]}]

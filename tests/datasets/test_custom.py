@@ -15,7 +15,7 @@ from easydict import EasyDict
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.custom import CustomDataset, prepare_custom
-from pcdet_freeze.datasets.files import read_pickle, write_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle, write_pickle
 from pcdet_freeze.errors import ConfigError, DataError
 
 CLASSES = ["Vehicle", "Pedestrian", "Cyclist"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pcdet_freeze.cli.prepare import PREPARE
-from pcdet_freeze.datasets.files import read_bin, read_pickle, replacing, write_pickle
+from pcdet_freeze.datasets.file_formats.files import read_bin, read_pickle, replacing, write_pickle
 from pcdet_freeze.errors import DataError
 
 INFOS = [{"name": np.array(["Car", "Van"]), "boxes": np.eye(3, 7, dtype=np.float32), "n": np.int32(4),

@@ -17,7 +17,7 @@ from kitti_maker import make_kitti, scene_points
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataloader
-from pcdet_freeze.datasets.files import read_pickle, write_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle, write_pickle
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.errors import ConfigError, DataError
 

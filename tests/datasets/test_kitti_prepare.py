@@ -13,7 +13,7 @@ from easydict import EasyDict
 from kitti_maker import make_kitti
 
 from pcdet_freeze.cli import prepare as command
-from pcdet_freeze.datasets.files import read_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.errors import ConfigError, DataError
 

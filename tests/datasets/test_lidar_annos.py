@@ -10,7 +10,7 @@ import torch
 
 from pcdet_freeze.datasets.kitti.boxes import lidar_to_camera
 from pcdet_freeze.datasets.kitti.calibration import Calibration
-from pcdet_freeze.datasets.lidar_annos import boxes_to_anno, predicted_annos
+from pcdet_freeze.datasets.labels.lidar_annos import boxes_to_anno, predicted_annos
 
 BOX = (10.0, 2.0, -0.5, 4.0, 2.0, 1.6, 0.3)
 

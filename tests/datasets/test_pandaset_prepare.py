@@ -19,7 +19,7 @@ from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.pandaset import PandaSetDataset, prepare_pandaset
 from pcdet_freeze.datasets.pandaset.tables import read_table
-from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, reads_within
+from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, reads_within
 from pcdet_freeze.errors import ConfigError, DataError
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]

@@ -10,7 +10,7 @@ import pypcd4
 import pytest
 from fuzz_damage import damaged_bytes
 
-from pcdet_freeze.datasets.point_files import Columns, find_point_files, read_points
+from pcdet_freeze.datasets.file_formats.point_files import Columns, find_point_files, read_points
 from pcdet_freeze.errors import DataError
 
 XYZI = ["x", "y", "z", "intensity"]

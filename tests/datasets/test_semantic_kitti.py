@@ -15,7 +15,7 @@ from kitti_maker import make_kitti
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
-from pcdet_freeze.datasets.files import read_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.datasets.loader import label_forms_of
 from pcdet_freeze.datasets.semantic_kitti import SemanticKittiDataset, prepare_semantic_kitti

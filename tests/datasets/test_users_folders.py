@@ -14,7 +14,7 @@ from kitti_maker import CAR, WALKER
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.custom import prepare_custom
-from pcdet_freeze.datasets.files import read_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import evaluate_kitti

@@ -18,8 +18,8 @@ from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.plan import ScheduleEntry
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 

@@ -21,7 +21,7 @@ from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 SCHEDULED = cfg_of("vfe", SCHEDULE=[phase(1, "vfe.[13]", LR_SCALE=0.1), phase(2, "vfe.0", LR_SCALE=0.5)])

@@ -9,7 +9,7 @@ import pytest
 from kitti_toys import ENOUGH, car, drives
 
 from pcdet_freeze.config import cfg_faults, cfg_from_list, load_cfg
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno
+from pcdet_freeze.datasets.labels.lidar_annos import add_levels, boxes_to_anno
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.testing.scoring import evaluation_faults, overlaps_of
 from pcdet_freeze.errors import ConfigError

@@ -13,7 +13,7 @@ from torch import nn
 
 from pcdet_freeze import CertificateError, freeze
 from pcdet_freeze.freezing import compare_states
-from pcdet_freeze.freezing.digest import tensor_digest, tensor_digests
+from pcdet_freeze.freezing.verification.digest import tensor_digest, tensor_digests
 
 LIST = ["vfe", "backbone_2d.blocks"]
 NAN = torch.tensor([0x7FC00001], dtype=torch.int32).view(torch.float32)

@@ -12,7 +12,7 @@ from torch import nn
 
 from pcdet_freeze import Certificate, CertificateError, FreezeError, FreezePlan, freeze
 from pcdet_freeze.freezing import compare, compare_states
-from pcdet_freeze.freezing.digest import tensor_digest, value_digest
+from pcdet_freeze.freezing.verification.digest import tensor_digest, value_digest
 
 NAN = float("nan")
 

@@ -9,8 +9,8 @@ from freeze_toys import block
 from torch import nn
 
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.module_graph import How, decide, may_feed, stages
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import How, decide, may_feed, stages
 
 
 def part(reads: str, writes: str, module: nn.Module | None = None, **more: object) -> nn.Module:

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from pcdet_freeze import FreezeHandle, FreezePlan, freeze, is_frozen, unfreeze
-from pcdet_freeze.freezing.digest import tensor_digest
+from pcdet_freeze.freezing.entries.paths import walk
 from pcdet_freeze.freezing.layer_types import is_recurrent, needs_eval_lock
-from pcdet_freeze.freezing.paths import walk
+from pcdet_freeze.freezing.verification.digest import tensor_digest
 
 WIDTH = 4
 

@@ -14,13 +14,13 @@ from torch import nn
 
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
-from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.freezing.digest import tensor_digests
-from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.module_graph import stages
-from pcdet_freeze.freezing.suggestion import suggest, without
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import stages
+from pcdet_freeze.freezing.data_flow.suggestion import suggest, without
+from pcdet_freeze.freezing.verification.digest import tensor_digests
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.tensors import tensors_with_path
 

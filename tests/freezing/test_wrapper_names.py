@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pcdet_freeze import Certificate, CertificateError, freeze, is_frozen
 from pcdet_freeze.freezing import compare, compare_states
-from pcdet_freeze.freezing.state_diff import plain_state
+from pcdet_freeze.freezing.verification.state_diff import plain_state
 
 
 class Residual(nn.Module):

@@ -17,10 +17,10 @@ import torch
 from freeze_runs import cfg_of, frozen_trainer, phase
 from toy_dataset import ToyDataset
 
-from pcdet_freeze.cli.exit_code import exit_code
-from pcdet_freeze.cli.program_signals import ProgramSignals
+from pcdet_freeze.cli.common.exit_code import exit_code
+from pcdet_freeze.cli.common.program_signals import ProgramSignals
 from pcdet_freeze.datasets import EpochSampler
-from pcdet_freeze.datasets.frame_loader import FrameLoader
+from pcdet_freeze.datasets.reading.frame_loader import FrameLoader
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint, remove_unfinished
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook

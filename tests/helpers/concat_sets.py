@@ -10,7 +10,7 @@ from model_cases import CLASS_NAMES, RANGE
 
 from pcdet_freeze.datasets import DATASETS, DatasetTemplate
 from pcdet_freeze.datasets.concat import ConcatDataset
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, predicted_annos
+from pcdet_freeze.datasets.labels.lidar_annos import add_levels, boxes_to_anno, predicted_annos
 from pcdet_freeze.errors import DataError
 
 XYZI = ["x", "y", "z", "intensity"]

@@ -20,7 +20,7 @@ from kitti_maker import CALIB, CAR, DONT_CARE, WALKER, make_kitti, scene_points
 from pcdet_freeze.config import load_cfg, plain
 from pcdet_freeze.config.find import packaged_configs
 from pcdet_freeze.datasets.checks import check_frames
-from pcdet_freeze.datasets.files import read_bin, read_npy, read_pickle, write_pickle
+from pcdet_freeze.datasets.file_formats.files import read_bin, read_npy, read_pickle, write_pickle
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE as NO_CARE
@@ -30,7 +30,7 @@ from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.errors import DataError, PCDetFreezeError
-from pcdet_freeze.freezing.checkpoint_meta import FreezeMetadata
+from pcdet_freeze.freezing.verification.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 CONFIGS = ("kitti_models/pointpillar.yaml", "synthetic_models/multi_task.yaml", "kitti_models/second.yaml")
@@ -194,7 +194,7 @@ def infos(bench: Bench, rng: Random) -> None:
 def database(bench: Bench, rng: Random) -> None:
     """gt_sampling on a damaged database: bad objects are left out, the sample stays plausible."""
     from pcdet_freeze.datasets.augmentor import DataAugmentor
-    from pcdet_freeze.datasets.bad_data import BadFramePolicy
+    from pcdet_freeze.datasets.reading.bad_data import BadFramePolicy
 
     root = bench.folder / "kitti"
     entries = damaged_tree(read_pickle(root / "kitti_dbinfos_train.pkl"), rng)

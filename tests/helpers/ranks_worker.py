@@ -18,8 +18,8 @@ import torch
 from engine_toy import toy_trainer
 
 from pcdet_freeze.__main__ import leave
-from pcdet_freeze.cli.exit_code import exit_code
-from pcdet_freeze.cli.program_signals import ProgramSignals
+from pcdet_freeze.cli.common.exit_code import exit_code
+from pcdet_freeze.cli.common.program_signals import ProgramSignals
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint, remove_unfinished
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state

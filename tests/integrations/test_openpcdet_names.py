@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze import freeze
-from pcdet_freeze.freezing.paths import match
+from pcdet_freeze.freezing.entries.paths import match
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "global_step")
 

@@ -16,7 +16,7 @@ from pcdet_freeze.models.dense_heads import (
     AxisAlignedTargetAssigner,
     ResidualCoder,
 )
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.sections import read_section
 
 CPU = torch.device("cpu")
 

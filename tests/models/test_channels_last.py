@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.freezing.digest import tensor_digests
 from pcdet_freeze.freezing.prefix import Replanner
+from pcdet_freeze.freezing.verification.digest import tensor_digests
 from pcdet_freeze.ops.maps import map_layout
 from pcdet_freeze.ops.maps.map_layout import is_channels_last, is_faster_channels_last, train_channels_last
 from pcdet_freeze.utils.tensors import relative_error

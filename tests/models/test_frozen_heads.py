@@ -13,7 +13,7 @@ from toy_parts import TASK_HEADS, ToyLaneHead, toy, toy_batch
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze, frozen, unfreeze
-from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, training_steps
+from pcdet_freeze.freezing.data_flow.module_graph import explain_steps, require_loss, training_steps
 from pcdet_freeze.models.detectors import Detector3DTemplate
 
 HEADS = ("DENSE_HEAD", "LANE_HEAD")

@@ -10,8 +10,8 @@ from task_cases import STAGE_2, STAGE_3, task_batch, task_config, task_model
 
 from pcdet_freeze.errors import ConfigError, FreezeError
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.module_graph import explain_steps
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import explain_steps
 from pcdet_freeze.models.backbones_2d import EncoderDecoder, MixSegNet
 
 

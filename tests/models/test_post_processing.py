@@ -14,7 +14,7 @@ from pcdet_freeze.models.post_processing import (
     class_agnostic_nms,
     post_process,
 )
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.sections import read_section
 
 NMS = NMSSettings(nms_type="nms_gpu", nms_thresh=0.1, nms_pre_maxsize=100, nms_post_maxsize=10)
 

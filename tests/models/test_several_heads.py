@@ -25,9 +25,9 @@ from torch import Tensor
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import freeze
-from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.module_graph import training_steps
-from pcdet_freeze.freezing.suggestion import suggest
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import training_steps
+from pcdet_freeze.freezing.data_flow.suggestion import suggest
 from pcdet_freeze.models import model_faults
 from pcdet_freeze.models.post_processing import PostProcessingSettings, class_agnostic_nms, post_process
 

@@ -20,8 +20,8 @@ from pcdet_freeze.models.dense_heads import (
     ResidualCoder,
 )
 from pcdet_freeze.models.post_processing import post_process
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.sections import read_section
 
 CPU = torch.device("cpu")
 # PV-RCNN is not implemented, but its first stage has the anchors of SECOND

@@ -18,8 +18,8 @@ from pointpillar_golden import assert_summary, fake_dataset, load_json, load_rec
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.dense_heads import CenterHead
 from pcdet_freeze.models.dense_heads.center_targets import draw_gaussians, gaussian_radius
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.sections import read_section
 
 # config, z of the range, and the forward figures that hold the same boxes
 CASES = {

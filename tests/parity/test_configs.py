@@ -17,8 +17,8 @@ from pcdet_freeze.config import cfg_from_yaml_file, plain
 from pcdet_freeze.models import BACKBONES_2D, build_network
 from pcdet_freeze.models.backbones_2d import BaseBEVResBackbone
 from pcdet_freeze.models.context import BuildContext, Features
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.sections import read_section
 
 NAMES = [
     "kitti_models/pointpillar",

@@ -12,7 +12,7 @@ import pytest
 from engine_toy import toy_trainer
 from forked_ranks import in_ranks
 
-from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadData, BadFramePolicy, BadItem
+from pcdet_freeze.datasets.reading.bad_data import FRAME, OBJECT, BadData, BadFramePolicy, BadItem
 from pcdet_freeze.engine.checkpoint.io import checkpoint_state
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.hooks.bad_data import BadDataHook

@@ -13,13 +13,13 @@ from kitti_maker import CAR, make_kitti
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataloader
-from pcdet_freeze.datasets.bad_data import FRAME, OBJECT, BadItem
 from pcdet_freeze.datasets.collate import collate
-from pcdet_freeze.datasets.files import read_bin, read_pickle, write_pickle
+from pcdet_freeze.datasets.file_formats.files import read_bin, read_pickle, write_pickle
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.labels import read_labels
+from pcdet_freeze.datasets.reading.bad_data import FRAME, OBJECT, BadItem
 from pcdet_freeze.errors import ConfigError, DataError
 
 CLASSES = ["Car", "Pedestrian"]

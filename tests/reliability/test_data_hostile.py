@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
-from pcdet_freeze.datasets.files import read_npy, read_pickle
+from pcdet_freeze.datasets.file_formats.files import read_npy, read_pickle
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import write_objects
 from pcdet_freeze.datasets.kitti.prepare import read_splits
-from pcdet_freeze.datasets.lidar_annos import write_kitti_label
+from pcdet_freeze.datasets.labels.lidar_annos import write_kitti_label
 from pcdet_freeze.engine.run_context import EvalOptions, TrainOptions, run_folders
 from pcdet_freeze.errors import CheckpointError, ConfigError, DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside

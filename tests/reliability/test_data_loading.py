@@ -23,10 +23,11 @@ from torch.utils.data._utils import signal_handling
 from toy_dataset import ToyDataset
 
 from pcdet_freeze.config import cfg_from_yaml_file
-from pcdet_freeze.datasets import EpochSampler, build_dataloader, frame_loader
-from pcdet_freeze.datasets.frame_loader import Board, FrameLoader
+from pcdet_freeze.datasets import EpochSampler, build_dataloader
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.datasets.loader import each_batch, shut_down_workers
+from pcdet_freeze.datasets.reading import frame_loader
+from pcdet_freeze.datasets.reading.frame_loader import Board, FrameLoader
 from pcdet_freeze.errors import DataError
 
 XYZI = ["x", "y", "z", "intensity"]

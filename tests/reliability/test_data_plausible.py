@@ -15,7 +15,7 @@ from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets.checks import Finding, check_frames, raise_or_warn
 from pcdet_freeze.datasets.checks.kinds import kind_of
 from pcdet_freeze.datasets.checks.layout import other_layout
-from pcdet_freeze.datasets.files import read_bin
+from pcdet_freeze.datasets.file_formats.files import read_bin
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.errors import DataError
 

@@ -23,7 +23,7 @@ import signal, sys, time
 for number in (signal.SIGINT, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 from pcdet_freeze.__main__ import leave
-from pcdet_freeze.cli.program_signals import ProgramSignals
+from pcdet_freeze.cli.common.program_signals import ProgramSignals
 with ProgramSignals("it"):
     try:
         print("ready", flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from engine_toy import assert_same_state, files_in, tensors_of, toy_trainer
 
-from pcdet_freeze.cli.exit_code import exit_code
+from pcdet_freeze.cli.common.exit_code import exit_code
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state

@@ -14,7 +14,7 @@ from kitti_maker import make_kitti
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.kitti import prepare_kitti
-from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, limit_of, reads_within, timed
+from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, limit_of, reads_within, timed
 
 CLASSES = ["Car"]
 Kill = Callable[[str], Path]

@@ -18,8 +18,8 @@ from torch.utils.data._utils import signal_handling
 from toy_dataset import ToyDataset
 
 from pcdet_freeze.datasets import EpochSampler
-from pcdet_freeze.datasets.frame_loader import FrameLoader, WorkerBatches
-from pcdet_freeze.datasets.worker_deaths import kill_workers
+from pcdet_freeze.datasets.reading.frame_loader import FrameLoader, WorkerBatches
+from pcdet_freeze.datasets.reading.worker_deaths import kill_workers
 
 XYZI = ["x", "y", "z", "intensity"]
 CFG = {

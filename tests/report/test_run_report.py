@@ -16,7 +16,7 @@ from tool_runs import CFG, LIST
 from torch import nn
 
 import pcdet_freeze
-from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, timed
+from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, timed
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.report.record import RunRecord, load_record

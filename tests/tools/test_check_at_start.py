@@ -13,7 +13,7 @@ from checked_frames import CheckedFrames, checked_cfg
 from tool_runs import folder, log_of, train
 
 from pcdet_freeze.engine.data_check.at_start import KEY, check_at_start, columns_in
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 

@@ -10,8 +10,8 @@ import pytest
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.module_graph import explain_steps, require_loss
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import explain_steps, require_loss
 from pcdet_freeze.models import build_network
 
 FOLDER = Path(__file__).parents[2] / "cfgs" / "synthetic_models"

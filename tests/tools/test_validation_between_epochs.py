@@ -9,8 +9,8 @@ import pytest
 import torch
 from tool_runs import FREEZE, folder, log_of, train
 
-from pcdet_freeze.freezing.averages import trained_weights
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.averages import trained_weights
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 pytestmark = pytest.mark.slow

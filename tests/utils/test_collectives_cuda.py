@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch import distributed as dist
 from torch import nn
 
-from pcdet_freeze.freezing.digest import tensor_digest, tensor_digests
+from pcdet_freeze.freezing.verification.digest import tensor_digest, tensor_digests
 from pcdet_freeze.utils import distributed
 
 pytestmark = [

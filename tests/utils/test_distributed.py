@@ -14,7 +14,7 @@ from two_processes import torchrun, worker
 
 from pcdet_freeze.engine.testing.evaluator import interleave
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 

@@ -6,7 +6,7 @@ import pytest
 
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.registry import Registry
-from pcdet_freeze.utils.names import did_you_mean, nearest
+from pcdet_freeze.utils.settings.names import did_you_mean, nearest
 
 
 def test_the_nearest_names_come_best_first_in_their_own_spelling() -> None:

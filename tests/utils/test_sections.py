@@ -10,9 +10,9 @@ import pytest
 from easydict import EasyDict
 
 from pcdet_freeze.errors import ConfigError, FreezeError
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.rules import Count, Name, above, length, not_empty, one_of
-from pcdet_freeze.utils.sections import Section, read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.rules import Count, Name, above, length, not_empty, one_of
+from pcdet_freeze.utils.settings.sections import Section, read_section
 
 
 @dataclass(frozen=True)

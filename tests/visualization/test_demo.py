@@ -16,7 +16,7 @@ from pcdet_freeze.cli.demo import _former_predictor
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.config.cfg import cfg_from_list
 from pcdet_freeze.datasets import build_dataset
-from pcdet_freeze.datasets.point_files import PointFiles
+from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models import build_network
 from pcdet_freeze.visualization.demo import frames_of_dataset, predict

@@ -10,7 +10,7 @@ import numpy as np
 from pcdet_freeze.datasets.argoverse2.boundaries import longest_inside
 from pcdet_freeze.datasets.argoverse2.settings import GROUND, OTHER, BoundarySettings
 from pcdet_freeze.datasets.argoverse2.sweep import Boxes, Sweep
-from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.labels.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.lanes import draw_lines

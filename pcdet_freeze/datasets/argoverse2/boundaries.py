@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.poses import Pose
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import along
 

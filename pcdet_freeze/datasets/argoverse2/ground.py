@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdet_freeze.datasets.files import read_npy
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.file_formats.files import read_npy
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 NEAR = 0.3

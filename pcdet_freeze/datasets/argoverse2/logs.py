@@ -16,10 +16,10 @@ from pcdet_freeze.datasets.argoverse2.ground import read_heights
 from pcdet_freeze.datasets.argoverse2.settings import GROUND, OTHER, LogSettings
 from pcdet_freeze.datasets.argoverse2.sweep import Sweep
 from pcdet_freeze.datasets.frames import IGNORE
-from pcdet_freeze.datasets.label_settings import lane_map_shape
+from pcdet_freeze.datasets.labels.label_settings import lane_map_shape
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import LabelForms
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.datasets.argoverse2.logs import Argoverse2Dataset
-from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.file_formats.files import write_pickle
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     PrepareReport,
@@ -23,8 +23,8 @@ from pcdet_freeze.datasets.prepare_parts import (
     write_database,
     write_objects,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 
 PARTS = ".argoverse2_parts"
 Info = dict[str, Any]

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pcdet_freeze.datasets.label_settings import cell_size_faults
+from pcdet_freeze.datasets.labels.label_settings import cell_size_faults
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.utils.rules import Count, Length, Name, Rule, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Length, Name, Rule, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 GROUND, OTHER = "ground", "other"
 COLUMNS = ("x", "y", "z", "intensity", "timestamp")

@@ -11,7 +11,7 @@ from pcdet_freeze.datasets.argoverse2.boundaries import lines_around, read_bound
 from pcdet_freeze.datasets.argoverse2.poses import QUATERNION, TRANSLATION, Pose, headings
 from pcdet_freeze.datasets.argoverse2.tables import read_table
 from pcdet_freeze.datasets.frames import check_points
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 TURNED = 1e-2

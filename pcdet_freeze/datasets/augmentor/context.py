@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdet_freeze.datasets.bad_data import BadFramePolicy
+from pcdet_freeze.datasets.reading.bad_data import BadFramePolicy
 
 
 @dataclass(frozen=True)

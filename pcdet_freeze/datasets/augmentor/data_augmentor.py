@@ -13,11 +13,11 @@ import numpy as np
 from pcdet_freeze.datasets.augmentor import database_sampler as _database
 from pcdet_freeze.datasets.augmentor import world as _world
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
-from pcdet_freeze.datasets.bad_data import BadFramePolicy
+from pcdet_freeze.datasets.reading.bad_data import BadFramePolicy
 from pcdet_freeze.datasets.registry import AUGMENTORS, NOT_BUILT, Config, Sample, read_steps
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.rules import one_of
-from pcdet_freeze.utils.sections import Section, read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.rules import one_of
+from pcdet_freeze.utils.settings.sections import Section, read_section
 
 __all__ = ["DataAugmentor", "_database", "_world", "read_augmentors"]
 

@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from pcdet_freeze.datasets.bad_data import OBJECT, BadData, BadFramePolicy, BadItem
 from pcdet_freeze.datasets.boxes import box_fault
-from pcdet_freeze.datasets.files import read_bin
+from pcdet_freeze.datasets.file_formats.files import read_bin
 from pcdet_freeze.datasets.packed import Kind, Rows, open_list
+from pcdet_freeze.datasets.reading.bad_data import OBJECT, BadData, BadFramePolicy, BadItem
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.rules import Rule, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Rule, whole
+from pcdet_freeze.utils.settings.sections import Section
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 ObjectInfo = dict[str, Any]

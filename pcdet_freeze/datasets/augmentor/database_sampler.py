@@ -19,14 +19,14 @@ from pcdet_freeze.datasets.augmentor.database import (
     numbers_of,
     read_object,
 )
-from pcdet_freeze.datasets.bad_data import OBJECT, BadItem
 from pcdet_freeze.datasets.frames import IGNORE, keep_points
+from pcdet_freeze.datasets.reading.bad_data import OBJECT, BadItem
 from pcdet_freeze.datasets.registry import AUGMENTORS, Sample
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.ops.iou import boxes_iou_bev
-from pcdet_freeze.utils.rules import Count, Name, at_least, length
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Name, at_least, length
+from pcdet_freeze.utils.settings.sections import Section
 
 Extra = Annotated[tuple[Annotated[float, at_least(0)], ...], length(3, "three numbers [x, y, z], 0 or more")]
 

@@ -18,8 +18,8 @@ import numpy as np
 from pcdet_freeze.datasets.augmentor.context import AugmentorContext
 from pcdet_freeze.datasets.augmentor.raster import flip_raster, mirror_numbers, resample_raster
 from pcdet_freeze.datasets.registry import AUGMENTORS, Sample
-from pcdet_freeze.utils.rules import Angle, Rule, at_least, between, length
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Angle, Rule, at_least, between, length
+from pcdet_freeze.utils.settings.sections import Section
 
 Move = Callable[[np.ndarray], np.ndarray]
 

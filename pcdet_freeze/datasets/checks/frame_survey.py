@@ -10,7 +10,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.frames import IGNORE
 from pcdet_freeze.datasets.processor.voxels import PointsToVoxels
-from pcdet_freeze.datasets.timed_reads import ReadTimeoutError
+from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 

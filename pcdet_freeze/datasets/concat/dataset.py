@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pcdet_freeze.datasets.bad_data import OBJECT
 from pcdet_freeze.datasets.concat.balance import draw_epoch
 from pcdet_freeze.datasets.concat.faults import joined_faults, joined_forms
 from pcdet_freeze.datasets.concat.member import (
@@ -21,12 +20,13 @@ from pcdet_freeze.datasets.concat.member import (
     own_names,
 )
 from pcdet_freeze.datasets.concat.settings import ConcatSettings, MemberSettings
-from pcdet_freeze.datasets.labelled_classes import mark_labelled
+from pcdet_freeze.datasets.labels.labelled_classes import mark_labelled
 from pcdet_freeze.datasets.loader import build_dataset
+from pcdet_freeze.datasets.reading.bad_data import OBJECT
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.settings.faults import raise_faults
 
 
 class Part(NamedTuple):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from pcdet_freeze.datasets.concat.member import member_config, point_class_of
 from pcdet_freeze.datasets.concat.settings import ConcatSettings, MemberSettings
-from pcdet_freeze.datasets.label_settings import IGNORED
+from pcdet_freeze.datasets.labels.label_settings import IGNORED
 from pcdet_freeze.datasets.loader import data_faults, label_forms_of
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.template import LabelForms
-from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.settings.names import did_you_mean
 
 WHERE = "DATA_CONFIG"
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.config.easy_dict import EasyDict
-from pcdet_freeze.datasets.bad_data import BadItem
 from pcdet_freeze.datasets.concat.settings import MemberSettings
 from pcdet_freeze.datasets.frames import BOX_KEYS, IGNORE, LABEL_KEYS, POINT_KEYS
-from pcdet_freeze.datasets.label_settings import IGNORED
-from pcdet_freeze.datasets.labelled_classes import LABELLED_CLASSES, mark_labelled
+from pcdet_freeze.datasets.labels.label_settings import IGNORED
+from pcdet_freeze.datasets.labels.labelled_classes import LABELLED_CLASSES, mark_labelled
+from pcdet_freeze.datasets.reading.bad_data import BadItem
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 

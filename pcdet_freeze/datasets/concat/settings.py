@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pcdet_freeze.datasets.settings import DataSettings
-from pcdet_freeze.utils.rules import Count, Name, Place, Rule, at_least, between
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Name, Place, Rule, at_least, between
+from pcdet_freeze.utils.settings.sections import Section
 
 EXAMPLE = "DATASETS: {kitti: {DATA_CONFIG: {_BASE_CONFIG_: cfgs/dataset_configs/kitti_dataset.yaml}}}"
 

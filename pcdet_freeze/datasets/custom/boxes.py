@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.boxes import box_fault
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 NUMBERS = 7

@@ -13,13 +13,13 @@ from pcdet_freeze.datasets.checks import check_frames, raise_or_warn
 from pcdet_freeze.datasets.custom.boxes import AGAIN, boxes_of
 from pcdet_freeze.datasets.custom.frames import CustomFrames
 from pcdet_freeze.datasets.custom.settings import CustomSettings
-from pcdet_freeze.datasets.info_files import read_infos
+from pcdet_freeze.datasets.file_formats.info_files import read_infos
 from pcdet_freeze.datasets.kitti.check_info import frame_id, has_boxes
-from pcdet_freeze.datasets.label_settings import forms_of
-from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.labels.label_settings import forms_of
+from pcdet_freeze.datasets.labels.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from pcdet_freeze.datasets.custom.settings import CustomSettings
+from pcdet_freeze.datasets.file_formats.info_files import folders_beside
+from pcdet_freeze.datasets.file_formats.point_files import Columns, read_rows
 from pcdet_freeze.datasets.frames import check_points, keep_points
-from pcdet_freeze.datasets.info_files import folders_beside
-from pcdet_freeze.datasets.label_files import LabelFiles
-from pcdet_freeze.datasets.label_settings import LaneSettings, lane_map_shape
-from pcdet_freeze.datasets.point_files import Columns, read_rows
+from pcdet_freeze.datasets.labels.label_files import LabelFiles
+from pcdet_freeze.datasets.labels.label_settings import LaneSettings, lane_map_shape
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import Sample
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

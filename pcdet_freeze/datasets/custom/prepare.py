@@ -16,10 +16,10 @@ import yaml
 from pcdet_freeze.datasets.custom.boxes import read_boxes
 from pcdet_freeze.datasets.custom.dataset import CustomDataset
 from pcdet_freeze.datasets.custom.frames import CustomFrames
-from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.file_formats.files import write_pickle
+from pcdet_freeze.datasets.file_formats.info_files import folders_beside, read_frame_ids
 from pcdet_freeze.datasets.frames import LABEL_KEYS
-from pcdet_freeze.datasets.info_files import folders_beside, read_frame_ids
-from pcdet_freeze.datasets.lidar_annos import in_range
+from pcdet_freeze.datasets.labels.lidar_annos import in_range
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     Info,
@@ -30,8 +30,8 @@ from pcdet_freeze.datasets.prepare_parts import (
     write_database,
     write_objects,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pcdet_freeze.datasets.label_settings import LaneFiles, SemanticSettings, cell_size_faults
+from pcdet_freeze.datasets.labels.label_settings import LaneFiles, SemanticSettings, cell_size_faults
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.utils.rules import Length, Name, Rule, whole
-from pcdet_freeze.utils.sections import Section, settable
+from pcdet_freeze.utils.settings.rules import Length, Name, Rule, whole
+from pcdet_freeze.utils.settings.sections import Section, settable
 
 
 def _has_xyz(names: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 HUGE = 1e7

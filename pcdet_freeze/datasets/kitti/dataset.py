@@ -27,22 +27,22 @@ from pcdet_freeze.datasets.kitti.check_info import (
 from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, label_line
 from pcdet_freeze.datasets.kitti.prepare import data_root
-from pcdet_freeze.datasets.label_files import LabelFiles
-from pcdet_freeze.datasets.label_settings import (
+from pcdet_freeze.datasets.labels.label_files import LabelFiles
+from pcdet_freeze.datasets.labels.label_settings import (
     LaneFiles,
     LaneSettings,
     SemanticSettings,
     cell_size_faults,
     lane_map_shape,
 )
-from pcdet_freeze.datasets.lidar_annos import azimuth_boxes
+from pcdet_freeze.datasets.labels.lidar_annos import azimuth_boxes
 from pcdet_freeze.datasets.packed import Rows, read_infos
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.rules import Name, Rule
+from pcdet_freeze.utils.settings.rules import Name, Rule
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 ITEMS = ("points", "point_labels", "lane_map")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pcdet_freeze.datasets.files import read_bin
+from pcdet_freeze.datasets.file_formats.files import read_bin
 from pcdet_freeze.datasets.kitti.calibration import HUGE, Calibration
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.files import replacing
+from pcdet_freeze.datasets.file_formats.files import replacing
 from pcdet_freeze.datasets.kitti.boxes import camera_to_lidar
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import NUM_FEATURES, FrameFiles
 from pcdet_freeze.datasets.kitti.labels import DONT_CARE, difficulty_of, read_labels
-from pcdet_freeze.datasets.lidar_annos import BOX_HEIGHT_PIXELS
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.labels.lidar_annos import BOX_HEIGHT_PIXELS
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.boxes import FARTHEST, LARGEST, SMALLEST
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 DONT_CARE = "DontCare"

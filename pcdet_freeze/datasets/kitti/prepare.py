@@ -9,14 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
-from pcdet_freeze.datasets.files import PREPARE_HINT, write_pickle
-from pcdet_freeze.datasets.info_files import folders_beside, read_frame_ids
+from pcdet_freeze.datasets.file_formats.files import PREPARE_HINT, write_pickle
+from pcdet_freeze.datasets.file_formats.info_files import folders_beside, read_frame_ids
 from pcdet_freeze.datasets.kitti.check_info import KITTI_INFOS, has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.packed import packed_file
+from pcdet_freeze.datasets.reading.timed_reads import (
+    current_limit,
+    limit_of,
+    reading_pool,
+    reads_within,
+    timed,
+)
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import current_limit, limit_of, reading_pool, reads_within, timed
 from pcdet_freeze.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "trainval", "test")

@@ -12,9 +12,9 @@ import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.boundaries import longest_inside
 from pcdet_freeze.datasets.frames import IGNORE
-from pcdet_freeze.datasets.label_files import to_classes
-from pcdet_freeze.datasets.label_settings import forms_of
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.labels.label_files import to_classes
+from pcdet_freeze.datasets.labels.label_settings import forms_of
+from pcdet_freeze.datasets.labels.lidar_annos import add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.nuscenes import official
 from pcdet_freeze.datasets.nuscenes.dividers import Dividers, map_path, read_dividers
 from pcdet_freeze.datasets.nuscenes.frame import (
@@ -32,9 +32,9 @@ from pcdet_freeze.datasets.nuscenes.resampling import balanced_frames
 from pcdet_freeze.datasets.nuscenes.results import box_rows, write_frame
 from pcdet_freeze.datasets.nuscenes.settings import NuScenesSettings
 from pcdet_freeze.datasets.packed import Rows, read_infos
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import draw_lines
 from pcdet_freeze.utils.untrusted_files.inside import inside

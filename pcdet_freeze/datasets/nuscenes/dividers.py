@@ -12,7 +12,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.boundaries import checked_piece, lines_around
 from pcdet_freeze.datasets.argoverse2.poses import Pose
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

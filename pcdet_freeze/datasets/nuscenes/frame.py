@@ -10,7 +10,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.poses import Pose
 from pcdet_freeze.datasets.boxes import box_fault
-from pcdet_freeze.datasets.files import read_bin
+from pcdet_freeze.datasets.file_formats.files import read_bin
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
-from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.file_formats.files import write_pickle
 from pcdet_freeze.datasets.nuscenes.classes import IGNORED
 from pcdet_freeze.datasets.nuscenes.dataset import find_root
 from pcdet_freeze.datasets.nuscenes.frame import has_boxes, read_boxes, read_points, turn_boxes, turn_points
@@ -31,11 +31,11 @@ from pcdet_freeze.datasets.prepare_parts import (
     write_database,
     write_objects,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.sections import read_section
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 PARTS = ".nuscenes_parts"

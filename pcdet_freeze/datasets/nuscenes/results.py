@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.poses import Pose, quaternion_of
-from pcdet_freeze.datasets.files import replacing
+from pcdet_freeze.datasets.file_formats.files import replacing
 from pcdet_freeze.datasets.nuscenes.classes import attribute_of
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pcdet_freeze.datasets.label_settings import SemanticSettings, cell_size_faults
+from pcdet_freeze.datasets.labels.label_settings import SemanticSettings, cell_size_faults
 from pcdet_freeze.datasets.point_features import EncodingSettings
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.utils.rules import Length, Name, Rule, not_empty, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Length, Name, Rule, not_empty, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 COLUMNS = ("x", "y", "z", "intensity", "timestamp")
 """of the points; timestamp: seconds since the point was measured, 0 in the newest sweep"""

@@ -11,14 +11,14 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from pcdet_freeze.datasets.boxes import box_fault
-from pcdet_freeze.datasets.files import read_bin
-from pcdet_freeze.datasets.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
+from pcdet_freeze.datasets.file_formats.files import read_bin
+from pcdet_freeze.datasets.labels.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
 from pcdet_freeze.datasets.packed import frame_of, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.utils.rules import Name, Rule
+from pcdet_freeze.utils.settings.rules import Name, Rule
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 FEATURES = 4

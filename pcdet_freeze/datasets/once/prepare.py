@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
-from pcdet_freeze.datasets.files import read_bin, write_pickle
-from pcdet_freeze.datasets.info_files import read_frame_ids
+from pcdet_freeze.datasets.file_formats.files import read_bin, write_pickle
+from pcdet_freeze.datasets.file_formats.info_files import read_frame_ids
 from pcdet_freeze.datasets.once.dataset import FEATURES, SPLITS, Info, OnceDataset, boxes_of, points_path
 from pcdet_freeze.datasets.packed import INFOS, packed_file
 from pcdet_freeze.datasets.prepare_parts import (
@@ -27,8 +27,8 @@ from pcdet_freeze.datasets.prepare_parts import (
     write_database,
     write_objects,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 from pcdet_freeze.utils.untrusted_files.inside import inside

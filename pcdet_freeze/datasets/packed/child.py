@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pcdet_freeze.datasets.packed.kinds import find_kind
 from pcdet_freeze.datasets.packed.packing import pack
-from pcdet_freeze.datasets.timed_reads import reads_within
+from pcdet_freeze.datasets.reading.timed_reads import reads_within
 from pcdet_freeze.errors import PCDetFreezeError
 
 

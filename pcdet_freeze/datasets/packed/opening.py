@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pcdet_freeze.datasets.files import read_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle
 from pcdet_freeze.datasets.packed.format import Group, PackedFile, Source, UnusableError
 from pcdet_freeze.datasets.packed.kinds import INFOS, Kind
 from pcdet_freeze.datasets.packed.rows import InMemory, Rows
-from pcdet_freeze.datasets.timed_reads import current_limit, timed
+from pcdet_freeze.datasets.reading.timed_reads import current_limit, timed
 
 try:
     import fcntl

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.datasets.files import read_pickle, replacing
+from pcdet_freeze.datasets.file_formats.files import read_pickle, replacing
 from pcdet_freeze.datasets.packed.format import Source, Writer
 from pcdet_freeze.datasets.packed.kinds import Kind
 from pcdet_freeze.errors import DataError

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.label_files import to_classes
-from pcdet_freeze.datasets.label_settings import forms_of
-from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.labels.label_files import to_classes
+from pcdet_freeze.datasets.labels.label_settings import forms_of
+from pcdet_freeze.datasets.labels.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.pandaset.lanes import drawn_first, lane_lines
 from pcdet_freeze.datasets.pandaset.settings import PandaSetSettings, is_number
 from pcdet_freeze.datasets.pandaset.sweep import LANE_MARKING, Cloud, Cuboids, Sweep
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import draw_lines
 from pcdet_freeze.utils.untrusted_files.inside import inside

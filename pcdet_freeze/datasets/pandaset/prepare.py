@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE as OBJECTS
-from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.file_formats.files import write_pickle
 from pcdet_freeze.datasets.packed import packed_file
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
 from pcdet_freeze.datasets.prepare_parts import (
@@ -26,8 +26,8 @@ from pcdet_freeze.datasets.prepare_parts import (
     write_database,
     write_objects,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 
 DATABASE, PARTS = "gt_database", ".pandaset_parts"
 

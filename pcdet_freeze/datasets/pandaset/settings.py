@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pcdet_freeze.datasets.label_settings import SemanticSettings, cell_size_faults
+from pcdet_freeze.datasets.labels.label_settings import SemanticSettings, cell_size_faults
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.utils.rules import Count, Length, Name, Rule, not_empty, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Length, Name, Rule, not_empty, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 
 def is_number(text: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from pcdet_freeze.datasets.argoverse2.poses import Pose, rotation_matrices
 from pcdet_freeze.datasets.frames import check_points
 from pcdet_freeze.datasets.pandaset.tables import MOST_CUBOIDS, read_json, read_table
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.table_columns import check_numbers, check_texts
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.file_formats.table_columns import check_numbers, check_texts
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.bounded import check_bounded
 from pcdet_freeze.utils.untrusted_files.data_frames import load_data_frame

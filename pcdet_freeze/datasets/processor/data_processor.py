@@ -13,7 +13,7 @@ from pcdet_freeze.datasets.processor.context import ProcessorContext
 from pcdet_freeze.datasets.processor.voxels import PointsToVoxels
 from pcdet_freeze.datasets.registry import PROCESSORS, Config, Sample, read_steps
 from pcdet_freeze.ops.voxels import Voxelizer
-from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.settings.faults import raise_faults
 
 __all__ = ["DataProcessor", "ProcessorContext", "_points", "_voxels", "read_processors"]
 

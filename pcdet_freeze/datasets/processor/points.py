@@ -13,8 +13,8 @@ from pcdet_freeze.datasets.registry import PROCESSORS, Sample
 from pcdet_freeze.datasets.settings import Modes
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import mask_boxes_outside_range
-from pcdet_freeze.utils.rules import Key, Rule, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Key, Rule, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 FAR = 40.0
 """Distance in metres from which points are kept first when points are sampled (PointRCNN's figure)."""

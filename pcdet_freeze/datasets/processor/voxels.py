@@ -11,8 +11,8 @@ from pcdet_freeze.datasets.processor.context import ProcessorContext
 from pcdet_freeze.datasets.registry import PROCESSORS, Sample
 from pcdet_freeze.datasets.settings import Modes
 from pcdet_freeze.ops.voxels import Voxelizer
-from pcdet_freeze.utils.rules import Count, Length, length
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Length, length
+from pcdet_freeze.utils.settings.sections import Section
 
 VoxelSize = Annotated[tuple[Length, ...], length(3, "three numbers above 0 [x, y, z], in metres")]
 

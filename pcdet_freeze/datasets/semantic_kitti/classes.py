@@ -6,7 +6,7 @@ classes, multiple scans).
 
 from __future__ import annotations
 
-from pcdet_freeze.datasets.label_settings import IGNORED, SemanticSettings
+from pcdet_freeze.datasets.labels.label_settings import IGNORED, SemanticSettings
 
 IGNORED_NUMBERS = (0, 1, 52, 99)
 """unlabeled, outlier, other-structure, other-object"""

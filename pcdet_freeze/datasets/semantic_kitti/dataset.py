@@ -11,16 +11,16 @@ from typing import Annotated, Any
 import numpy as np
 
 from pcdet_freeze.datasets.checks import check_frames, raise_or_warn
-from pcdet_freeze.datasets.files import read_bin, replacing
-from pcdet_freeze.datasets.label_files import read_semantic
+from pcdet_freeze.datasets.file_formats.files import read_bin, replacing
+from pcdet_freeze.datasets.labels.label_files import read_semantic
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.semantic_kitti.classes import classes_of, semantic_settings
 from pcdet_freeze.datasets.semantic_kitti.sweeps import find_sweeps
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.utils.rules import Rule, whole
+from pcdet_freeze.utils.settings.rules import Rule, whole
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 NUM_FEATURES = 4

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcdet_freeze.datasets.files import write_pickle
+from pcdet_freeze.datasets.file_formats.files import write_pickle
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     Info,
@@ -21,9 +21,9 @@ from pcdet_freeze.datasets.prepare_parts import (
     parts_folder,
     points_of_classes,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.semantic_kitti.dataset import NUM_FEATURES, SemanticKittiDataset
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 
 PARTS = ".semantic_kitti_parts"
 

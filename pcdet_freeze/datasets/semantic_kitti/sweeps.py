@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pcdet_freeze.datasets.info_files import folders_beside
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.file_formats.info_files import folders_beside
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcdet_freeze.datasets.frames import LABEL_KEYS
-from pcdet_freeze.datasets.lidar_annos import Anno, LidarAnnos, add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.labels.lidar_annos import Anno, LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.synthetic.cache import FrameCache
 from pcdet_freeze.datasets.synthetic.labels import CLASSES, occlusion_level

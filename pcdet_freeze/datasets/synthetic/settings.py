@@ -10,14 +10,14 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from pcdet_freeze.datasets.label_settings import cell_size_faults
+from pcdet_freeze.datasets.labels.label_settings import cell_size_faults
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.synthetic.labels import LaneGrid
 from pcdet_freeze.datasets.synthetic.sensor import BEAMS, Sensor
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.rules import Count, Length, Name, Rule, at_least, one_of, whole
-from pcdet_freeze.utils.sections import Section, read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.rules import Count, Length, Name, Rule, at_least, one_of, whole
+from pcdet_freeze.utils.settings.sections import Section, read_section
 
 IN_MEMORY = "memory"
 Elevations = Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
+from pcdet_freeze.datasets.labels.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.packed import Rows, frame_of, read_infos
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.augmentor.database import DATABASE
-from pcdet_freeze.datasets.files import read_pickle, write_pickle
+from pcdet_freeze.datasets.file_formats.files import read_pickle, write_pickle
 from pcdet_freeze.datasets.packed import INFOS, frame_of, packed_file
 from pcdet_freeze.datasets.packed.kinds import list_of_frames
 from pcdet_freeze.datasets.prepare_parts import (
@@ -27,8 +27,8 @@ from pcdet_freeze.datasets.prepare_parts import (
     write_database,
     write_objects,
 )
+from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
-from pcdet_freeze.datasets.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.waymo.dataset import WaymoDataset, find_infos
 from pcdet_freeze.datasets.waymo.segments import Info, boxes_of, points_path, read_points
 from pcdet_freeze.datasets.waymo.settings import WaymoSettings

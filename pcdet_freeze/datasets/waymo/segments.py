@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.boxes import box_fault
-from pcdet_freeze.datasets.files import read_npy
+from pcdet_freeze.datasets.file_formats.files import read_npy
+from pcdet_freeze.datasets.file_formats.info_files import read_frame_ids
 from pcdet_freeze.datasets.frames import check_points
-from pcdet_freeze.datasets.info_files import read_frame_ids
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.waymo.settings import POINT_COLUMNS
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pcdet_freeze.datasets.settings import DataSettings, Modes
-from pcdet_freeze.utils.rules import Count, Name, whole
+from pcdet_freeze.utils.settings.rules import Count, Name, whole
 
 POINT_COLUMNS = 5
 """x, y, z, intensity, elongation"""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.distributed import unwrap
 
 KEY = "head_classes"

@@ -33,7 +33,7 @@ from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.optim.optimizer_state import kind_of
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.rng import rng_state

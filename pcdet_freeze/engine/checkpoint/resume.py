@@ -10,7 +10,7 @@ from typing import Any
 from pcdet_freeze.engine.optim.optimizer_state import load_optimizer_state
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError, PCDetFreezeError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.rng import set_rng_state, untouched_rng
 

@@ -13,13 +13,13 @@ from pcdet_freeze.engine.checkpoint.head_classes import KEY as HEAD_CLASSES
 from pcdet_freeze.engine.checkpoint.head_classes import stored_classes
 from pcdet_freeze.errors import CertificateError, CheckpointError
 from pcdet_freeze.freezing import Certificate
-from pcdet_freeze.freezing.averages import trained_weights
-from pcdet_freeze.freezing.certificate import COUNTER, compare_digests
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
-from pcdet_freeze.freezing.digest import tensor_digest
-from pcdet_freeze.freezing.paths import segments_match
-from pcdet_freeze.freezing.state_diff import plain_state
-from pcdet_freeze.utils.names import nearest
+from pcdet_freeze.freezing.entries.paths import segments_match
+from pcdet_freeze.freezing.verification.averages import trained_weights
+from pcdet_freeze.freezing.verification.certificate import COUNTER, compare_digests
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.digest import tensor_digest
+from pcdet_freeze.freezing.verification.state_diff import plain_state
+from pcdet_freeze.utils.settings.names import nearest
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import nn
 from pcdet_freeze.engine.checkpoint.compat import fit_layouts, without_wrapper_prefixes
 from pcdet_freeze.engine.checkpoint.head_classes import other_classes, require_same_classes
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 

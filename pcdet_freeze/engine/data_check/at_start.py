@@ -14,7 +14,7 @@ from pcdet_freeze.engine.data_check.report import DataReport, judge
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.run_context import TrainContext, file_of
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 KEY = "data_columns"

@@ -10,7 +10,7 @@ import numpy as np
 
 from pcdet_freeze.engine.data_check.expected import DataFinding, Expected, Level
 from pcdet_freeze.engine.data_check.files import Frames
-from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.settings.names import did_you_mean
 
 AXES = "xyz"
 OUTSIDE = (0.75, 0.75, 0.05)

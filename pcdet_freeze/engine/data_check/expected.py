@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pcdet_freeze.datasets.bad_data import BadFramePolicy
+from pcdet_freeze.datasets.reading.bad_data import BadFramePolicy
 from pcdet_freeze.models.detectors.several_heads import sections_of_heads
 
 BOXES = "gt_boxes"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pcdet_freeze.datasets.bad_data import shown
 from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey
+from pcdet_freeze.datasets.reading.bad_data import shown
 from pcdet_freeze.engine.data_check.expected import DataFinding, Expected
 
 Frames = Sequence[FrameSurvey]

@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey, survey_frame
-from pcdet_freeze.datasets.frame_loader import FrameLoader
 from pcdet_freeze.datasets.loader import EpochSampler, each_batch
-from pcdet_freeze.datasets.lone_reader import lone_reader
-from pcdet_freeze.datasets.timed_reads import ReadTimeoutError, reads_within
+from pcdet_freeze.datasets.reading.frame_loader import FrameLoader
+from pcdet_freeze.datasets.reading.lone_reader import lone_reader
+from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, reads_within
 from pcdet_freeze.utils.rng import untouched_rng
 
 SAMPLE = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pcdet_freeze.datasets.bad_data import BadData, BadFramePolicy, BadItem, shown
+from pcdet_freeze.datasets.reading.bad_data import BadData, BadFramePolicy, BadItem, shown
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError

@@ -13,8 +13,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.freezing.averages import KEY, stored_averages
 from pcdet_freeze.freezing.ema import copying_frozen
+from pcdet_freeze.freezing.verification.averages import KEY, stored_averages
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.host_copies import to_host
 

@@ -13,7 +13,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.ema import model_to_evaluate
 from pcdet_freeze.engine.trainer import Trainer
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 

@@ -20,16 +20,20 @@ from pcdet_freeze.engine.optim.optimizer_state import carry_state
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, ConfigError, FreezeError
 from pcdet_freeze.freezing import FreezeHandle, FreezePlan, freeze
-from pcdet_freeze.freezing.certificate import compare_digests
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata, metadata_to_plain
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
-from pcdet_freeze.freezing.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.data_flow.module_graph import explain_steps, require_loss, stages
 from pcdet_freeze.freezing.lr_scale import lr_scaled_groups
-from pcdet_freeze.freezing.module_graph import explain_steps, require_loss, stages
 from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.freezing.schedule import Phase, phase_at, timeline
+from pcdet_freeze.freezing.verification.certificate import compare_digests
+from pcdet_freeze.freezing.verification.checkpoint_meta import (
+    CHECKPOINT_KEY,
+    FreezeMetadata,
+    metadata_to_plain,
+)
 from pcdet_freeze.utils.distributed import unwrap
-from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.settings.faults import raise_faults
 from pcdet_freeze.utils.step_hooks import FirstStep
 
 

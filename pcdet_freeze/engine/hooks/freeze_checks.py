@@ -11,11 +11,11 @@ from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError
 from pcdet_freeze.freezing import FreezeHandle
-from pcdet_freeze.freezing.certificate import frozen_tensors
 from pcdet_freeze.freezing.checks.first_steps import FirstSteps
 from pcdet_freeze.freezing.checks.optimizer_audit import check_groups
 from pcdet_freeze.freezing.checks.output_drift import OutputDrift, compare_outputs, named_tensors
-from pcdet_freeze.freezing.drift_lint import live_inputs
+from pcdet_freeze.freezing.data_flow.drift_lint import live_inputs
+from pcdet_freeze.freezing.verification.certificate import frozen_tensors
 from pcdet_freeze.utils.distributed import agree, unwrap
 from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.picklable_hook import PicklableHook

@@ -16,10 +16,10 @@ from pcdet_freeze.engine.hooks.checkpoint import write_checkpoint
 from pcdet_freeze.engine.hooks.ema import model_to_evaluate
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError, ConfigError, TrainingError
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.names import did_you_mean, nearest
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.names import did_you_mean, nearest
+from pcdet_freeze.utils.settings.sections import read_section
 
 KEY = "validation"
 """key in the plain data of a checkpoint"""

@@ -7,9 +7,9 @@ from typing import Any
 
 from pcdet_freeze.config.schema import OptimizationSettings
 from pcdet_freeze.engine.optim.optimizer import OPTIMIZERS
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.settings.sections import read_section
 
 SECTIONS = ("CLASS_NAMES", "DATA_CONFIG", "MODEL", "OPTIMIZATION")
 """sections of a config of a training or an evaluation"""

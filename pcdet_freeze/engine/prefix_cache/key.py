@@ -15,11 +15,11 @@ from torch import nn
 import pcdet_freeze
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.prefix_cache.store import ABOUT
-from pcdet_freeze.freezing.certificate import digests_of
-from pcdet_freeze.freezing.digest import value_digest
 from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan
+from pcdet_freeze.freezing.verification.certificate import digests_of
+from pcdet_freeze.freezing.verification.digest import value_digest
 from pcdet_freeze.models.detectors.topology import sections_of
 from pcdet_freeze.utils.devices import autocast_is_on
 

@@ -24,7 +24,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.testing.joined_scores import score_with_parts
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
-from pcdet_freeze.freezing.averages import trained_weights
+from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.output_files import write_text, writing

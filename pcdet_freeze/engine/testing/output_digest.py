@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
-from pcdet_freeze.freezing.digest import tensor_digests
+from pcdet_freeze.freezing.data_flow.module_graph import stages
 from pcdet_freeze.freezing.eval_lock import eval_mode
-from pcdet_freeze.freezing.module_graph import stages
+from pcdet_freeze.freezing.verification.digest import tensor_digests
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.tensors import tensors_with_path

@@ -16,9 +16,9 @@ from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation import EVALUATORS, TASK_METRICS, MetricContext, TaskMetric, table
 from pcdet_freeze.evaluation.tasks import Counts, add_up
 from pcdet_freeze.utils.devices import host_copy
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.settings.sections import read_section
 
 
 @dataclass

@@ -25,12 +25,12 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing import FreezeHandle, is_frozen
-from pcdet_freeze.freezing.certificate import digests_of, frozen_tensors
 from pcdet_freeze.freezing.checks.examine_call import CallExamination, Finding
 from pcdet_freeze.freezing.checks.output_sketch import Sketcher
 from pcdet_freeze.freezing.checks.rerun_call import Call, alias, instance_forward
+from pcdet_freeze.freezing.entries.paths import find, is_within, unwrap
 from pcdet_freeze.freezing.eval_lock import requested_mode
-from pcdet_freeze.freezing.paths import find, is_within, unwrap
+from pcdet_freeze.freezing.verification.certificate import digests_of, frozen_tensors
 from pcdet_freeze.utils.memory import free_cached_memory, is_memory_error
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.wrappers import is_compiled

@@ -10,7 +10,7 @@ from torch import nn
 
 from pcdet_freeze.freezing.checks.output_sketch import Sketch, max_relative_error
 from pcdet_freeze.freezing.checks.rerun_call import Call, run_in_a_row
-from pcdet_freeze.freezing.paths import join, walk
+from pcdet_freeze.freezing.entries.paths import join, walk
 from pcdet_freeze.utils.tensors import tensors_with_path
 
 

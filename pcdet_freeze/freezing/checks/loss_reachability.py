@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing import layer_types
+from pcdet_freeze.freezing.data_flow.module_graph import stages, training_steps
+from pcdet_freeze.freezing.entries.paths import children, join, walk
 from pcdet_freeze.freezing.eval_lock import is_locked
-from pcdet_freeze.freezing.module_graph import stages, training_steps
-from pcdet_freeze.freezing.paths import children, join, walk
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import tensors_with_path

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
-from pcdet_freeze.freezing.drift_lint import live_inputs
+from pcdet_freeze.freezing.data_flow.drift_lint import live_inputs
+from pcdet_freeze.freezing.data_flow.module_graph import Stage, stages
 from pcdet_freeze.freezing.eval_lock import eval_mode
-from pcdet_freeze.freezing.module_graph import Stage, stages
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.host_copies import to_host
 from pcdet_freeze.utils.rng import set_seed, untouched_rng

@@ -19,9 +19,9 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import FreezeHandle, is_fully_frozen, layer_types
-from pcdet_freeze.freezing.certificate import COUNTER, frozen_tensors
 from pcdet_freeze.freezing.checks.loss_reachability import outermost_unreached
-from pcdet_freeze.freezing.paths import find, segments_match
+from pcdet_freeze.freezing.entries.paths import find, segments_match
+from pcdet_freeze.freezing.verification.certificate import COUNTER, frozen_tensors
 from pcdet_freeze.utils.distributed import unwrap
 from pcdet_freeze.utils.loader_threads import wait_for_loader_threads
 from pcdet_freeze.utils.rng import set_seed, untouched_rng

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.prefix.boundary import Boundary, BoundaryTrace, Slot
 from pcdet_freeze.freezing.prefix.cached_forward import CachedForward
 from pcdet_freeze.freezing.prefix.no_grad_call import is_plain_float32

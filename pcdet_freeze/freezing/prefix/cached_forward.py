@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.freezing.paths import walk
+from pcdet_freeze.freezing.entries.paths import walk
 from pcdet_freeze.freezing.prefix.boundary import Boundary, Slot
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward
 from pcdet_freeze.freezing.prefix.options import Options

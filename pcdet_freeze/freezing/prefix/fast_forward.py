@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing.paths import is_within, unwrap, walk
+from pcdet_freeze.freezing.entries.paths import is_within, unwrap, walk
 from pcdet_freeze.freezing.prefix.compile import Compiled
 from pcdet_freeze.freezing.prefix.empty_space import ReachedBlock, ReachedMaps
 from pcdet_freeze.freezing.prefix.fold_bn import Fold

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward
 from pcdet_freeze.freezing.prefix.options import Options
 from pcdet_freeze.freezing.prefix.planner import Plan

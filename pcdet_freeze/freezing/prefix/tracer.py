@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pcdet_freeze.freezing import layer_types
-from pcdet_freeze.freezing.paths import walk
+from pcdet_freeze.freezing.entries.paths import walk
 from pcdet_freeze.freezing.state import is_fully_frozen
 from pcdet_freeze.utils.devices import autocast_is_on
 from pcdet_freeze.utils.tensors import storage_of, tensors_of

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pcdet_freeze.freezing.entries.paths import unwrap, walk
 from pcdet_freeze.freezing.layer_types import has_state
-from pcdet_freeze.freezing.paths import unwrap, walk
 from pcdet_freeze.freezing.prefix.fast_forward import FastForward, can_fold_now
 from pcdet_freeze.freezing.prefix.fold_bn import AllCompared, Fold, ValidationFold
 from pcdet_freeze.freezing.prefix.no_grad_call import TF32, float32_rounding

@@ -18,7 +18,7 @@ from torch import nn
 from pcdet_freeze import config as configs
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.plan import BLOCK
 from pcdet_freeze.integrations.openpcdet.checkpoint import resume
 from pcdet_freeze.integrations.openpcdet.checkpoint.loaded_tensors import LoadRecorder, names_of

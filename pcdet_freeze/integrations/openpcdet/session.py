@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from pcdet_freeze.errors import CertificateError, FreezeError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, metadata_to_plain
 from pcdet_freeze.freezing.checks.first_steps import FirstSteps
 from pcdet_freeze.freezing.checks.pretrained_coverage import check_pretrained_coverage
-from pcdet_freeze.freezing.drift_lint import lint
-from pcdet_freeze.freezing.paths import unwrap
+from pcdet_freeze.freezing.data_flow.drift_lint import lint
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.schedule import phase_at, timeline
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY, metadata_to_plain
 from pcdet_freeze.integrations.openpcdet.checkpoint.continuation import continuation
 from pcdet_freeze.integrations.openpcdet.model import frozen_heads
 from pcdet_freeze.integrations.openpcdet.model.forward import SESSION, checked_forward

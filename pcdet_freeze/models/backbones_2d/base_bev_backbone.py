@@ -18,8 +18,8 @@ from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, ConvTranspose2d, MapSequential
 from pcdet_freeze.models.registry import BACKBONES_2D
 from pcdet_freeze.ops.maps.map_layout import JoinedMap
-from pcdet_freeze.utils.rules import Count, Layers, Share, above
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Layers, Share, above
+from pcdet_freeze.utils.settings.sections import Section
 
 
 @dataclass(frozen=True)

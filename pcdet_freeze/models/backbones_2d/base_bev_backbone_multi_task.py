@@ -14,8 +14,8 @@ from pcdet_freeze.models.backbones_2d.mixsegnet import MixSegNet
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.map_layers import MapSequential
 from pcdet_freeze.models.registry import BACKBONES_2D
-from pcdet_freeze.utils.rules import Count, Layers, Rule, one_of
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Layers, Rule, one_of
+from pcdet_freeze.utils.settings.sections import Section
 
 SEGMENT, LANE = "segment", "lane"
 PILLAR_MAP, SHARED_MAP = "spatial_features", "spatial_features_2d"

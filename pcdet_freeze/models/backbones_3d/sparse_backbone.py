@@ -10,7 +10,7 @@ from torch import nn
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.ops import sparse
-from pcdet_freeze.utils.rules import whole
+from pcdet_freeze.utils.settings.rules import whole
 
 OUT_KERNEL, OUT_STRIDE = (3, 1, 1), (2, 1, 1)
 HALVE = (2, 2, 2)

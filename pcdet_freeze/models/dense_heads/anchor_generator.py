@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcdet_freeze.utils.rules import Angle, Count, Length, Place, Rule, Share, length
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Angle, Count, Length, Place, Rule, Share, length
+from pcdet_freeze.utils.settings.sections import Section
 
 Size = Annotated[tuple[Length, ...], length(3, "three numbers above 0 [dx, dy, dz]")]
 Some = Rule("a list of one entry or more", bool)

@@ -13,8 +13,8 @@ from torch import Tensor
 from pcdet_freeze.models.dense_heads.anchor_generator import AnchorClass
 from pcdet_freeze.models.dense_heads.box_coder import BOX_CODERS
 from pcdet_freeze.models.dense_heads.losses import smooth_l1
-from pcdet_freeze.utils.rules import Angle, Count, Rule, Weight, one_of, only, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Angle, Count, Rule, Weight, one_of, only, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 REG_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "WeightedSmoothL1Loss": smooth_l1,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pcdet_freeze.models.post_processing import NMSSettings
-from pcdet_freeze.utils.rules import Count, Place, Rule, Share, Weight, above, length, only, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Place, Rule, Share, Weight, above, length, only, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 # what a branch of a head predicts: name -> columns, in the order of the box code
 BOX_CODE = {"center": 2, "center_z": 1, "dim": 3, "rot": 2, "vel": 2}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.freezing.module_graph import How, require_loss, run_in_eval_mode, training_steps
+from pcdet_freeze.freezing.data_flow.module_graph import How, require_loss, run_in_eval_mode, training_steps
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.detectors import several_heads
 from pcdet_freeze.models.detectors.topology import TOPOLOGY, Part, read_model
@@ -19,8 +19,8 @@ from pcdet_freeze.models.loss_weights import NAME, LossScale, apply_loss_weights
 from pcdet_freeze.models.post_processing import PostProcessingSettings, box_candidates, post_process
 from pcdet_freeze.models.trunk_gradients import task_gradient_norms, trunk_of
 from pcdet_freeze.utils.devices import is_accelerator
-from pcdet_freeze.utils.faults import raise_faults
 from pcdet_freeze.utils.host_copies import to_host
+from pcdet_freeze.utils.settings.faults import raise_faults
 
 LOSS_NAMES = {"dense_head": "loss_rpn", "point_head": "loss_point", "roi_head": "loss_rcnn"}
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pcdet_freeze.config.schema import ClassNames
-from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.sections import Section, read_section
+from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.settings.sections import Section, read_section
 
 KEY = "DENSE_HEADS"
 FIRST = "dense_head"

@@ -17,8 +17,8 @@ from pcdet_freeze.models.loss_normalization import Kind
 from pcdet_freeze.models.post_processing import PostProcessingSettings
 from pcdet_freeze.ops.maps.map_layout import Choice
 from pcdet_freeze.registry import Registry
-from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.sections import read_named, read_section
+from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.settings.sections import read_named, read_section
 
 OTHER_KEYS = (
     "NAME",

@@ -12,7 +12,7 @@ from pcdet_freeze.models.context import BuildContext, Features
 from pcdet_freeze.models.registry import MAP_TO_BEVS
 from pcdet_freeze.ops.maps.map_layout import MapWriter
 from pcdet_freeze.ops.maps.scattered import keep_pillars, scatter
-from pcdet_freeze.utils.rules import Count
+from pcdet_freeze.utils.settings.rules import Count
 
 
 @dataclass(frozen=True)

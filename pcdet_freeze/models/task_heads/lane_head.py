@@ -20,8 +20,8 @@ from pcdet_freeze.models.task_heads.lane_polylines import lane_polylines
 from pcdet_freeze.models.task_heads.losses import dice_of_sums, dice_sums, lane_class_sums
 from pcdet_freeze.ops.lanes import NO_LANE
 from pcdet_freeze.utils.devices import host_copy, keep_host_copy
-from pcdet_freeze.utils.rules import Count, Length, Rule, at_least, between, length, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Length, Rule, at_least, between, length, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 WHERE = "MODEL.LANE_HEAD (LaneHead)"
 

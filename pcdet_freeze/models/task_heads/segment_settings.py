@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from pcdet_freeze.utils.rules import Count, Rule, at_least, whole
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Rule, at_least, whole
+from pcdet_freeze.utils.settings.sections import Section
 
 Weight = Annotated[float, at_least(0)]
 

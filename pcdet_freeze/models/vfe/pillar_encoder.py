@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 from torch import nn
 
 from pcdet_freeze.models.context import BuildContext, Features
-from pcdet_freeze.utils.rules import Count, Rule, Share
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Count, Rule, Share
+from pcdet_freeze.utils.settings.sections import Section
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook, TimedCheckpointHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 LOGGER = logging.getLogger("pcdet_freeze.test")

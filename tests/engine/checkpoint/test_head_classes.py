@@ -14,7 +14,7 @@ from pcdet_freeze.engine.checkpoint.head_classes import classes_of_heads
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.engine.checkpoint.weights import load_pretrained
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 
 LOGGER = logging.getLogger("pcdet_freeze.test")
 HEADS = {"dense_head": "Car", "cyclist_head": "Cyclist", "pedestrian_head": "Pedestrian"}

@@ -14,7 +14,7 @@ from pcdet_freeze.cli.stitch import read_take
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.freezing import compare_states, freeze
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 TRUNK = ["vfe", "backbone_2d.blocks", "dense_head"]

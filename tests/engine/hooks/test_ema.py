@@ -17,8 +17,8 @@ from pcdet_freeze.engine.hooks.ema import EmaHook
 from pcdet_freeze.engine.hooks.evaluation import EvaluationHook
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.averages import trained_weights
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.averages import trained_weights
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 DECAY = 0.75

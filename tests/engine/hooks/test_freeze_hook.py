@@ -24,7 +24,7 @@ from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.optim.optimizer import parameter_names
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import CertificateError, FreezeError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 

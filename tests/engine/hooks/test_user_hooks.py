@@ -13,7 +13,7 @@ from pcdet_freeze.engine.hooks.base import HOOKS, Hook
 from pcdet_freeze.engine.hooks.from_config import hooks_from_cfg, user_hook_faults, user_hooks
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.settings.faults import raise_faults
 
 CODE = """
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook

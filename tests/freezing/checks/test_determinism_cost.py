@@ -13,8 +13,8 @@ from first_steps_toys import Loop, Part
 from torch import Tensor, nn
 
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.certificate import digests_of
 from pcdet_freeze.freezing.checks import determinism
+from pcdet_freeze.freezing.verification.certificate import digests_of
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.memory import peak_bytes, storages
 

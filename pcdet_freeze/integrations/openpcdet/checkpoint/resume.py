@@ -15,9 +15,9 @@ import torch
 
 from pcdet_freeze.errors import CertificateError, CheckpointError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.freezing.certificate import compare
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.freezing.schedule import phase_at
+from pcdet_freeze.freezing.verification.certificate import compare
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY, FreezeMetadata
 from pcdet_freeze.integrations.openpcdet.command.environment import advice_for
 from pcdet_freeze.integrations.openpcdet.session import BEGUN, Session
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import allow_numpy_scalars

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import is_fully_frozen
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.eval_lock import eval_mode, requested_mode
-from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.state import freeze_version
 
 ORIGINALS = "_pcdet_freeze_originals"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pcdet_freeze.errors import ConfigError, DataError, IntegrationError
 from pcdet_freeze.freezing import is_fully_frozen
-from pcdet_freeze.freezing.module_graph import stages
+from pcdet_freeze.freezing.data_flow.module_graph import stages
 from pcdet_freeze.integrations.openpcdet.tasks.attributes import set_attribute
 from pcdet_freeze.integrations.openpcdet.tasks.registry import Task
 

@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from pcdet_freeze.errors import FreezeError
+from pcdet_freeze.freezing.entries.paths import unwrap
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.freezing.layer_types import has_state
-from pcdet_freeze.freezing.paths import unwrap
 from pcdet_freeze.freezing.state import freeze_version, is_fully_frozen
 from pcdet_freeze.utils.wrappers import inner
 

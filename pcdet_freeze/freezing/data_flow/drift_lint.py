@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from pcdet_freeze.freezing import layer_types
+from pcdet_freeze.freezing.data_flow.module_graph import Stage, common_keys, may_feed, stages
+from pcdet_freeze.freezing.entries.paths import children, join
 from pcdet_freeze.freezing.eval_lock import is_locked
-from pcdet_freeze.freezing.module_graph import Stage, common_keys, may_feed, stages
-from pcdet_freeze.freezing.paths import children, join
 from pcdet_freeze.freezing.state import is_fully_frozen
 from pcdet_freeze.utils.wrappers import inner
 

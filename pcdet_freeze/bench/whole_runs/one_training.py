@@ -1,7 +1,8 @@
 """One whole training in a process of its own: seconds of each part, from the start of the interpreter.
 
-``python -m pcdet_freeze.bench.one_training REQUEST RESULT`` reads and writes JSON files; ``whole_training``
-calls it. Configs whose data set is ``RandomScenes`` can be trained here: frames come from loader processes.
+``python -m pcdet_freeze.bench.whole_runs.one_training REQUEST RESULT`` reads and writes JSON files;
+``whole_training`` calls it. Configs whose data set is ``RandomScenes`` can be trained here: frames come from
+loader processes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pcdet_freeze.bench.data_loading import RepeatedScenes
-from pcdet_freeze.bench.whole_training import (
+from pcdet_freeze.bench.costs.data_loading import RepeatedScenes
+from pcdet_freeze.bench.whole_runs.whole_training import (
     BUILD,
     FIRST_BATCH,
     FIRST_STEP,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pcdet_freeze.datasets.files import read_npy
+from pcdet_freeze.datasets.file_formats.files import read_npy
 from pcdet_freeze.datasets.frames import IGNORE
-from pcdet_freeze.datasets.label_settings import LaneSettings, SemanticSettings
+from pcdet_freeze.datasets.labels.label_settings import LaneSettings, SemanticSettings
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import Sample
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.inside import inside
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pcdet_freeze.errors import CheckpointError
-from pcdet_freeze.freezing.checkpoint_meta import CHECKPOINT_KEY
+from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 
 KEY = "ema"
 """key in the data of a checkpoint: decay, updates (number of steps), state (averages that differ from the

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.datasets.files import read_bin, read_npy
-from pcdet_freeze.datasets.las_files import read_las
+from pcdet_freeze.datasets.file_formats.files import read_bin, read_npy
+from pcdet_freeze.datasets.file_formats.las_files import read_las
 from pcdet_freeze.datasets.loader import label_forms_of
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.datasets.timed_reads import timed
 from pcdet_freeze.errors import DataError, PCDetFreezeError
 
 SUFFIXES = (".bin", ".npy", ".pcd", ".las", ".laz")

@@ -25,8 +25,8 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pcdet_freeze.errors import ConfigError, PCDetFreezeError
-from pcdet_freeze.utils.names import did_you_mean
-from pcdet_freeze.utils.rules import Key, Rule, advice_for, describe, is_union, type_word
+from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.settings.rules import Key, Rule, advice_for, describe, is_union, type_word
 
 S = TypeVar("S")
 C = TypeVar("C", bound=type)

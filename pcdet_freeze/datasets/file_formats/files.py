@@ -16,7 +16,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.checks.kinds import kind_of
 from pcdet_freeze.datasets.frames import check_points
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.untrusted_files.safe_pickle import load_plain
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from pcdet_freeze.errors import FreezeError
-from pcdet_freeze.freezing import digest
-from pcdet_freeze.freezing.certificate import bare_name, compare_digests, digests_of
-from pcdet_freeze.freezing.paths import segments_match
+from pcdet_freeze.freezing.entries.paths import segments_match
 from pcdet_freeze.freezing.plan import FreezePlan
-from pcdet_freeze.utils.names import nearest
+from pcdet_freeze.freezing.verification import digest
+from pcdet_freeze.freezing.verification.certificate import bare_name, compare_digests, digests_of
+from pcdet_freeze.utils.settings.names import nearest
 from pcdet_freeze.utils.wrappers import AVERAGED, WRAPPER_CHILDREN
 
 

@@ -10,11 +10,11 @@ from torch import nn
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing import layer_types
 from pcdet_freeze.freezing.apply import unusable
-from pcdet_freeze.freezing.module_set import ModuleSet
-from pcdet_freeze.freezing.paths import Match, is_within, join, match, segments_match, unwrap, walk
+from pcdet_freeze.freezing.entries.module_set import ModuleSet
+from pcdet_freeze.freezing.entries.paths import Match, is_within, join, match, segments_match, unwrap, walk
 from pcdet_freeze.freezing.plan import EXAMPLE, RULE, FreezePlan
 from pcdet_freeze.freezing.shared_tensors import Sharing, find_sharing
-from pcdet_freeze.utils.names import nearest
+from pcdet_freeze.utils.settings.names import nearest
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 

@@ -55,7 +55,13 @@ def train_once(training: WholeTraining, variables: Mapping[str, str] | None = No
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
         plain = {"cfg": training.cfg, "overrides": list(training.overrides), "options": given}
         request.write_text(json.dumps({**plain, "started": started}))
-        words = [sys.executable, "-m", "pcdet_freeze.bench.one_training", str(request), str(result)]
+        words = [
+            sys.executable,
+            "-m",
+            "pcdet_freeze.bench.whole_runs.one_training",
+            str(request),
+            str(result),
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": str(training.threads), **(variables or {})}
         done = subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=False)
         ended, after = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from pcdet_freeze.datasets.reading.worker_deaths import JOIN_S, WorkerDeaths, kill_workers
+from pcdet_freeze.datasets.reading.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.datasets.template import DatasetTemplate
-from pcdet_freeze.datasets.worker_deaths import JOIN_S, WorkerDeaths, kill_workers
-from pcdet_freeze.datasets.worker_signals import leave_signals_to_the_main_process
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.allocator import keep_freed_memory
 from pcdet_freeze.utils.loader_threads import draws_from_own_generators

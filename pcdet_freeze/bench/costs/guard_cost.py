@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from pcdet_freeze.bench.timing import Spread, interleave, seconds_of
 from pcdet_freeze.bench.variants import contender
-from pcdet_freeze.datasets.bad_data import FRAME
 from pcdet_freeze.datasets.checks.kinds import kind_of
-from pcdet_freeze.datasets.frame_loader import Board, FrameLoader
 from pcdet_freeze.datasets.frames import check_labels, check_points
 from pcdet_freeze.datasets.kitti.calibration import Calibration
+from pcdet_freeze.datasets.reading.bad_data import FRAME
+from pcdet_freeze.datasets.reading.frame_loader import Board, FrameLoader
 from pcdet_freeze.engine.finite_guard import FiniteGuard, StepRecord, verdict
 from pcdet_freeze.engine.hooks.bad_data import BadDataHook
 from pcdet_freeze.engine.optim.gradient_norms import GradientNorms

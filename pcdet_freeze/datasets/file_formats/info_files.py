@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.datasets.files import read_pickle
-from pcdet_freeze.datasets.timed_reads import timed
+from pcdet_freeze.datasets.file_formats.files import read_pickle
+from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 

@@ -11,7 +11,7 @@ from pcdet_freeze.datasets.frames import keep_boxes
 from pcdet_freeze.datasets.registry import Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.errors import ConfigError
-from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.settings.names import did_you_mean
 
 LABELLED_CLASSES = "labelled_classes"
 """key of a sample or a batch: the classes that gt_boxes is labelled for; without it: all"""

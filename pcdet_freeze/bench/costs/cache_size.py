@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcdet_freeze.bench.empty_space import block_outputs
+from pcdet_freeze.bench.costs.empty_space import block_outputs
 from pcdet_freeze.bench.timing import Spread
 from pcdet_freeze.engine.prefix_cache.compression import Compression, bytes_of
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from pcdet_freeze.errors import CertificateError
-from pcdet_freeze.freezing import digest
 from pcdet_freeze.freezing.apply import locks_mode
-from pcdet_freeze.freezing.paths import join, segments_match, state_name
+from pcdet_freeze.freezing.entries.paths import join, segments_match, state_name
 from pcdet_freeze.freezing.state import FreezeRequest
+from pcdet_freeze.freezing.verification import digest
 from pcdet_freeze.utils.wrappers import WRAPPER_CHILDREN
 
 VERSION = 2

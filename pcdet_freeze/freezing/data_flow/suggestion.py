@@ -13,11 +13,11 @@ from torch import nn
 
 from pcdet_freeze.errors import FreezeError
 from pcdet_freeze.freezing.api import freeze
-from pcdet_freeze.freezing.drift_lint import feeding_parts, lint, live_parts, stage_children
-from pcdet_freeze.freezing.module_graph import Stage, stages
-from pcdet_freeze.freezing.paths import is_within
+from pcdet_freeze.freezing.data_flow.drift_lint import feeding_parts, lint, live_parts, stage_children
+from pcdet_freeze.freezing.data_flow.module_graph import Stage, stages
+from pcdet_freeze.freezing.entries.paths import is_within
 from pcdet_freeze.freezing.plan import KEY, FreezePlan
-from pcdet_freeze.utils.names import did_you_mean
+from pcdet_freeze.utils.settings.names import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from pcdet_freeze.datasets.frames import IGNORE
-from pcdet_freeze.utils.rules import Length, Name, Rule
-from pcdet_freeze.utils.sections import Section
+from pcdet_freeze.utils.settings.rules import Length, Name, Rule
+from pcdet_freeze.utils.settings.sections import Section
 
 IGNORED = "ignore"
 """the name that LABEL_MAP gives to the values of points without a class"""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.datasets.files import replacing
+from pcdet_freeze.datasets.file_formats.files import replacing
 from pcdet_freeze.errors import ConfigError
 
 

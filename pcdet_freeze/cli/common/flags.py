@@ -9,7 +9,7 @@ from typing import Any
 from pcdet_freeze.config import cfg_faults, load_cfg
 from pcdet_freeze.config.easy_dict import EasyDict
 from pcdet_freeze.engine.run_context import LOWEST, RunOptions, default_workers
-from pcdet_freeze.utils.faults import raise_faults
+from pcdet_freeze.utils.settings.faults import raise_faults
 
 CFG_HELP = "config: a file, or the name of a packaged one, such as synthetic_models/pointpillar.yaml"
 

@@ -12,8 +12,8 @@ from numpy.random import RandomState
 from pcdet_freeze.bench.timing import Spread
 from pcdet_freeze.evaluation.kitti import evaluate
 from pcdet_freeze.models.post_processing import PostProcessingSettings, post_process
-from pcdet_freeze.utils.faults import raise_faults
-from pcdet_freeze.utils.sections import read_section
+from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.utils.settings.sections import read_section
 
 Row = dict[str, Any]
 Anno = dict[str, np.ndarray]

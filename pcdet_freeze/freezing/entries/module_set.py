@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import nn
 
-from pcdet_freeze.freezing.paths import children, find, is_within
+from pcdet_freeze.freezing.entries.paths import children, find, is_within
 
 
 @dataclass(frozen=True)

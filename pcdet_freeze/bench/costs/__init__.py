@@ -1,0 +1,1 @@
+"""What single parts cost: certificates, guards, loading, operators, evaluation, the cache."""

@@ -1,0 +1,1 @@
+"""Whole trainings, in processes of their own."""

@@ -1,0 +1,1 @@
+"""What commands share: flags, exit codes, signals, JSON files, progress."""

@@ -1,0 +1,1 @@
+"""Files on disk: info files, point files of several formats, tables."""

@@ -1,0 +1,1 @@
+"""Labels of frames: files beside the points, their settings, classes that are labelled, annotations."""

@@ -1,0 +1,1 @@
+"""Reads that hang or fail: limits of time, killed data workers, bad frames."""

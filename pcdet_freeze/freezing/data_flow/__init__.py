@@ -1,0 +1,1 @@
+"""Which module feeds which: skipped modules, drifting outputs, the shortest list."""

@@ -1,0 +1,1 @@
+"""From the entries of the freeze list to modules of a model."""

@@ -1,0 +1,1 @@
+"""Whether frozen tensors are what they were: digests, certificates, metadata of checkpoints."""

@@ -1,0 +1,1 @@
+"""Reading sections of a config into dataclasses: rules, faults, near names."""
