@@ -120,10 +120,11 @@ def box_name(scene: Scene, number: int, class_names: Sequence[str]) -> str:
 def box_text(part: Part, number: int, class_names: Sequence[str]) -> str:
     """What is known of a box, in a sentence."""
     x, y, z, length, width, height, heading = part.scene.boxes[number, :7].tolist()
+    degrees = (np.degrees(heading) + 180) % 360 - 180
     state = "" if part.kept is None else (", kept" if part.kept[number] else ", changed")
     return (
         f"{part.name}: {box_name(part.scene, number, class_names)}{state}, at x {x:.1f}, y {y:.1f}, "
-        f"z {z:.1f} m, {length:.1f} x {width:.1f} x {height:.1f} m, heading {np.degrees(heading):.0f} degrees"
+        f"z {z:.1f} m, {length:.1f} x {width:.1f} x {height:.1f} m, heading {degrees:.0f} degrees"
     )
 
 

@@ -250,8 +250,8 @@ class Viewer:
         """Behind and above the parts, looking ahead; they lie left of the panel."""
         low, high = self.nodes.extent(max(len(self._parts), 1))
         size = high - low
-        distance = float(max(0.55 * size[1], 0.85 * size[0]))
-        middle = (low + high) / 2 - np.array([0, 0.08 * size[1], 0])
+        distance = float(max(0.6 * size[1], 0.85 * size[0]))
+        middle = (low + high) / 2 - np.array([0, 0.13 * size[1], 0])
         camera = self.server.initial_camera
         camera.far = max(1000.0, 10 * distance)
         camera.look_at = middle

@@ -102,6 +102,14 @@ def test_the_text_of_a_box_has_class_score_place_size_and_heading() -> None:
         assert words in text
 
 
+def test_headings_are_named_between_minus_180_and_180_degrees() -> None:
+    boxes = BOXES.copy()
+    boxes[0, 6] = 1.5 * np.pi
+    assert "heading -90 degrees" in box_text(
+        Part("labels", Scene(POINTS, boxes, np.array([1, 2]))), 0, ["Car"]
+    )
+
+
 def test_boxes_below_the_score_and_boxes_that_are_not_finite_are_left_out() -> None:
     part = Part("after", SCENE, np.array([True, False])).above(0.6)
     assert part.scene.labels.tolist() == [1] and part.kept is not None and part.kept.tolist() == [True]
