@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--view", action="store_true", help="3D view in the browser, in place of the pictures")
     add("--port", type=whole(0), help="port of the view; default 8080, or the next free one")
     add("--host", help="address of the view; default 127.0.0.1: this machine only")
-    add("--no_browser", action="store_true", help="print the address of the view, and open no window")
+    add("--no_browser", action="store_true", default=None,
+        help="print the address of the view, and open no window")  # fmt: skip
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
     add_trust(parser)
     add_set(parser)
@@ -70,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print two lines for each frame and write its picture, or show it; returns the exit code."""
-    if not args.view and (given := [name for name in ("port", "host", "no_browser") if getattr(args, name)]):
+    given = [name for name in ("port", "host", "no_browser") if getattr(args, name) is not None]
+    if given and not args.view:
         raise ConfigError(f"--{given[0]} needs --view; add --view, or remove --{given[0]}")
     (require_viser if args.view else require_matplotlib)()
     cfg = cfg_of(args)

@@ -137,7 +137,7 @@ def parts_of(
 def kept_in(parts: Sequence[Part]) -> str:
     """How many boxes are in both predictions with equal bits, in words; "" without a former prediction."""
     kept = {part.name: part.kept for part in parts if part.kept is not None}
-    if not kept:
+    if not {"before", "after"} <= kept.keys():
         return ""
     before, after = kept["before"], kept["after"]
     return f"{int(after.sum())} of {len(before)} boxes kept, {len(after)} now"

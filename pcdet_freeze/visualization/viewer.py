@@ -64,7 +64,7 @@ def free_port(host: str, port: int) -> int:
     Raises:
         ConfigError: there is none, or ``host`` is no address of this machine.
     """
-    reason = ""
+    reason = "ports end at 65535"
     for candidate in range(port, min(port + PORTS, 65536) if port else 1):
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET

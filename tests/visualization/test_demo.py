@@ -138,7 +138,7 @@ def test_a_former_model_may_have_fewer_classes_but_no_other_ones(folder: Path, n
     ]
 
 
-@pytest.mark.parametrize("flag", [["--port", 8090], ["--host", "0.0.0.0"], ["--no_browser"]])
+@pytest.mark.parametrize("flag", [["--port", 0], ["--host", "0.0.0.0"], ["--no_browser"]])
 def test_flags_of_the_view_need_the_view(folder: Path, capsys: Any, flag: list[object]) -> None:
     assert demo(folder, "--data_path", folder / "points", *flag) == 1
     assert f"{flag[0]} needs --view" in capsys.readouterr().err
