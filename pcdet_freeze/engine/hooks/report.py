@@ -23,7 +23,7 @@ from pcdet_freeze.freezing import FreezeHandle
 from pcdet_freeze.report.certificate import certificate_of
 from pcdet_freeze.report.curves import Series
 from pcdet_freeze.report.frames import FrameArtist
-from pcdet_freeze.report.record import FILE, PAGE, Part, RunRecord, read_plain
+from pcdet_freeze.report.record import FILE, PAGE, Part, Picture, RunRecord, read_plain
 from pcdet_freeze.report.run_page import LR, run_page
 from pcdet_freeze.report.tree import mark_released, tasks_of, tree_of
 from pcdet_freeze.utils import distributed
@@ -72,6 +72,8 @@ class ReportHook(Hook):
         self.evaluates_start = bool(optim_cfg.get("EVALUATE_START", False))
         test_data = evaluation.data.dataset if evaluation is not None else None
         self._artist = FrameArtist(test_data, context.cfg.CLASS_NAMES, int(optim_cfg.get("REPORT_FRAMES", 2)))
+        self.pictures: list[Picture] = []
+        """those that were drawn last"""
         self._series: dict[str, Series] = {}
         self._start = StartMetrics({}, "")
         self._seconds, self._begin, self._began_at = 0.0, time.monotonic(), 0
@@ -249,9 +251,17 @@ class ReportHook(Hook):
 
     def _fill_pictures(self, trainer: Trainer, record: RunRecord) -> None:
         record.pictures_note = self._artist.obstacle
-        root = self.context.folders.root
+        record.pictures = self._draw(trainer)
+
+    def draw_pictures(self, trainer: Trainer) -> None:
+        """Draw the frames with what the model finds now, as :attr:`pictures`; on rank 0."""
+        self._try("pictures", lambda: self._draw(trainer), None)
+
+    def _draw(self, trainer: Trainer) -> list[Picture]:
+        self.pictures = []
         model = unwrap(trainer.model) if trainer.averaged is None else trainer.averaged
-        record.pictures = self._artist.draw(model, trainer.device, root)
+        self.pictures = self._artist.draw(model, trainer.device, self.context.folders.root)
+        return self.pictures
 
     def _try(self, what: str, do: Callable[[], T], default: T) -> T:
         """``do()``, or ``default`` with a warning where it fails."""
