@@ -57,8 +57,8 @@ class EventFile:
         self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def add_curve(self, curve: PrecisionRecall, tag: str, step: int) -> None:
-        """Append a precision-recall curve; TensorBoard wants it by rising threshold."""
-        if self._writer is None or not len(curve.true):
+        """Append a precision-recall curve with one point or more; TensorBoard wants it by rising threshold."""
+        if self._writer is None:
             return
         from tensorboardX.summary import pr_curve_raw
 

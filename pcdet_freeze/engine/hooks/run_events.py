@@ -80,9 +80,10 @@ class RunEvents:
         whole = epoch if isinstance(epoch, int) else trainer.epoch
         self.scalars(metrics, now, now / trainer.epoch_length)
         self.scalars_of_epoch(metrics, whole)
-        for curve in curves:
+        drawn = [curve for curve in curves if len(curve.true)]  # at least one label is found
+        for curve in drawn:
             self._file.add_curve(curve, f"pr/{curve.name}", now)
-            self.trackers.curve(curve, f"pr/{curve.name}", now)
+        self.trackers.curves(drawn, now)
 
     def is_evaluated(self, iteration: int) -> bool:
         """Whether there was an evaluation at this iteration."""

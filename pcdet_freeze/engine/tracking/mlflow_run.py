@@ -102,7 +102,7 @@ class MlflowRun:
             path.write_bytes(png)
             self._client.log_artifact(self.id, str(path), artifact_path=NOT_ALLOWED.sub("_", tag))
 
-    def curve(self, tag: str, step: int, columns: Mapping[str, list[float]]) -> None:
+    def curves(self, tag: str, step: int, columns: Mapping[str, list[Any]]) -> None:
         self._client.log_dict(
             self.id, dict(columns), f"{NOT_ALLOWED.sub('_', tag)}/iteration_{step:07d}.json"
         )

@@ -179,16 +179,21 @@ class Trackers:
         """A PNG at an iteration."""
         self._send({"do": "picture", "tag": tag, "step": step, "png": base64.b64encode(png).decode()})
 
-    def curve(self, curve: PrecisionRecall, tag: str, step: int) -> None:
-        """A precision-recall curve at an iteration."""
-        columns = {
-            "recall": curve.recall.tolist(),
-            "precision": curve.precision.tolist(),
-            "threshold": curve.thresholds.tolist(),
-            "true": curve.true.tolist(),
-            "false": curve.false.tolist(),
-        }
-        self._send({"do": "curve", "tag": tag, "step": step, "columns": columns})
+    def curves(self, curves: Sequence[PrecisionRecall], step: int) -> None:
+        """Precision-recall curves at an iteration: ``Car_3d/easy`` and ``Car_3d/hard`` are one table."""
+        tables: dict[str, dict[str, list[Any]]] = {}
+        for curve in curves:
+            head, _, tail = curve.name.rpartition("/")
+            parts = {
+                "curve": [tail] * len(curve.true), "recall": curve.recall.tolist(),
+                "precision": curve.precision.tolist(), "threshold": curve.thresholds.tolist(),
+                "true": curve.true.tolist(), "false": curve.false.tolist(),
+            }  # fmt: skip
+            table = tables.setdefault(f"pr/{head}", {})
+            for name, values in parts.items():
+                table.setdefault(name, []).extend(values)
+        for tag, columns in tables.items():
+            self._send({"do": "curves", "tag": tag, "step": step, "columns": columns})
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Facts about the run that became known later."""

@@ -59,10 +59,10 @@ class WandbRun:
         image = import_module("PIL.Image").open(io.BytesIO(png))
         self._run.log({tag: self._wandb.Image(image), ITERATION: step})
 
-    def curve(self, tag: str, step: int, columns: Mapping[str, list[float]]) -> None:
+    def curves(self, tag: str, step: int, columns: Mapping[str, list[Any]]) -> None:
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
         table = self._wandb.Table(columns=list(columns), data=rows)
-        plot = self._wandb.plot.line(table, "recall", "precision", title=tag)
+        plot = self._wandb.plot.line(table, "recall", "precision", stroke="curve", title=tag)
         self._run.log({tag: plot, ITERATION: step})
 
     def note(self, values: Mapping[str, Any]) -> None:

@@ -53,8 +53,8 @@ class TrackedRun(Protocol):
     def picture(self, tag: str, step: int, png: bytes) -> None:
         """A picture at an iteration."""
 
-    def curve(self, tag: str, step: int, columns: Mapping[str, list[float]]) -> None:
-        """A precision-recall curve at an iteration: threshold, precision, recall, ..."""
+    def curves(self, tag: str, step: int, columns: Mapping[str, list[Any]]) -> None:
+        """Precision-recall curves at an iteration: columns of curve, recall, precision, threshold, ..."""
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Facts about the run that became known later."""
@@ -105,8 +105,8 @@ def handle(run: TrackedRun, message: Message) -> bool:
     run.flush()
     if do == "picture":
         run.picture(message["tag"], message["step"], base64.b64decode(message["png"]))
-    elif do == "curve":
-        run.curve(message["tag"], message["step"], message["columns"])
+    elif do == "curves":
+        run.curves(message["tag"], message["step"], message["columns"])
     elif do == "note":
         run.note(message["values"])
     elif do == "artefact":

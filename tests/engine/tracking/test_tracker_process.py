@@ -36,6 +36,7 @@ def test_messages_reach_the_tracker_in_order_and_the_run_is_marked(tmp_path: Pat
     assert trackers.refusals() == []
     trackers.scalars({"train/loss": 1.5}, "iteration", 3, 0.5)
     trackers.scalars({"epoch/val/loss": 2.5}, "epoch", 1, 1)
+    trackers.note({"certificate": "1f"})
     (tmp_path / "report.html").touch()
     trackers.add_files("report", "report", [tmp_path / "report.html", tmp_path / "not_there"])
     trackers.finish(None)
@@ -44,6 +45,7 @@ def test_messages_reach_the_tracker_in_order_and_the_run_is_marked(tmp_path: Pat
         ["init", config],
         ["log", {"train/loss": 1.5, "iteration": 3, "meta_data/epoch": 0.5}],
         ["log", {"epoch/val/loss": 2.5, "meta_data/epoch": 1}],
+        ["config", {"certificate": "1f"}],
         ["artefact", ["report-abc", "report", "report.html"]],
         ["finish", 0],
     ]
