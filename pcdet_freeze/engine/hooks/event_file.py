@@ -34,7 +34,8 @@ class EventFile:
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"))
+            part = f".{time.time_ns() % 10**9:09d}"  # of the second that is in the name: each run has a file
+            self._writer = EventsWriter(str(folder / "events"), part)
         except OSError as error:
             self._give_up(error)
 
@@ -57,7 +58,7 @@ class EventFile:
         self._add(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     def add_curve(self, curve: PrecisionRecall, tag: str, step: int) -> None:
-        """Append a precision-recall curve with one point or more; TensorBoard wants it by rising threshold."""
+        """Append a curve with one point or more; TensorBoard wants it by rising threshold."""
         if self._writer is None:
             return
         from tensorboardX.summary import pr_curve_raw
@@ -65,6 +66,16 @@ class EventFile:
         unknown = np.zeros(len(curve.true))  # of all that is no object there is no number
         columns = (curve.true, curve.false, unknown, curve.labels - curve.true, curve.precision, curve.recall)
         self._add(pr_curve_raw(tag, *(each[::-1] for each in columns), num_thresholds=len(unknown)), step)
+
+    def drop_after(self, step: int) -> None:
+        """Make TensorBoard ignore what earlier files have after ``step``: a run resumes there."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._write(
+            Event(session_log=SessionLog(status=SessionLog.START), step=step + 1, wall_time=time.time())
+        )
 
     def flush(self) -> None:
         """Write what waits to the disk."""
@@ -90,8 +101,11 @@ class EventFile:
     def _add(self, summary: Any, step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
+        self._write(Event(summary=summary, step=step, wall_time=time.time()))
+
+    def _write(self, event: Any) -> None:
         try:
-            self._writer.write_event(Event(summary=summary, step=step, wall_time=time.time()))
+            self._writer.write_event(event)
         except OSError as error:
             self._give_up(error)
             return

@@ -25,13 +25,15 @@ class RunEvents:
         self.folder, self.trackers = folder, trackers or Trackers()
         self._file: EventFile | None = None
         self._trainer: Trainer | None = None
-        self._evaluated: set[tuple[int, int | str]] = set()
+        self._evaluated: set[int] = set()
 
     def open(self, trainer: Trainer) -> None:
         """Begin, or continue after :meth:`close`, with the events of ``trainer``."""
         self._trainer = trainer
         if distributed.rank() == 0 and self._file is None:
             self._file = EventFile(self.folder, trainer.logger)
+            if trainer.iteration:
+                self._file.drop_after(trainer.iteration)
 
     @property
     def is_open(self) -> bool:
@@ -74,9 +76,9 @@ class RunEvents:
         now = trainer.iteration
         if isinstance(epoch, int) and epoch != trainer.epoch_number:  # of a stored checkpoint
             now = epoch * trainer.epoch_length
-        if (now, epoch) in self._evaluated:
+        if now in self._evaluated:
             return
-        self._evaluated.add((now, epoch))
+        self._evaluated.add(now)
         whole = epoch if isinstance(epoch, int) else trainer.epoch
         self.scalars(metrics, now, now / trainer.epoch_length)
         self.scalars_of_epoch(metrics, whole)
@@ -87,7 +89,7 @@ class RunEvents:
 
     def is_evaluated(self, iteration: int) -> bool:
         """Whether there was an evaluation at this iteration."""
-        return any(then == iteration for then, _ in self._evaluated)
+        return iteration in self._evaluated
 
     def picture(self, tag: str, path: Path, iteration: int) -> None:
         """A PNG at an iteration."""

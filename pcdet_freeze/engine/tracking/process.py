@@ -53,6 +53,11 @@ class TrackerProcess:
             os.set_blocking(handle, False)
         self.send({"do": "start", **message})
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process that takes messages."""
+        return self._process is not None
+
     def wait_until_started(self, seconds: float) -> str:
         """Why the run could not be started; "" where it was, or where nothing is known after ``seconds``."""
         self._pump(seconds, lambda: self.started or bool(self.refusal))
@@ -207,8 +212,8 @@ class Trackers:
     def finish(self, error: BaseException | None) -> None:
         """End all runs as what they are: finished, failed by ``error``, or killed by a signal."""
         outcome = "finished" if error is None else "failed" if isinstance(error, Exception) else "killed"
-        if self._all:
-            self.logger.info("Waiting for %s", ", ".join(tracker.name for tracker in self._all))
+        if running := [tracker.name for tracker in self._all if tracker.is_running]:
+            self.logger.info("Waiting for %s", ", ".join(running))
         for name, kind, paths in self._files:
             self._send({"do": "artefact", "name": name, "kind": kind, "paths": paths})
         self._send({"do": "finish", "outcome": outcome})

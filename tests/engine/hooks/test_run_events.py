@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from engine_toy import toy_trainer
-from event_files import events_in, scalars_in
+from event_files import events_in, scalars_in, sessions_in
 from PIL import Image
 
 from pcdet_freeze.engine.hooks.base import Hook
@@ -72,6 +72,16 @@ def test_a_curve_has_its_counts_by_rising_threshold(tmp_path: Path) -> None:
     assert step == 4 and value.metadata.plugin_data.plugin_name == "pr_curves"
     expected = [[4, 2], [1, 0], [0, 0], [0, 2], [0.8, 1.0], [1.0, 0.5]]
     assert columns == pytest.approx(np.array(expected))
+
+
+def test_a_resumed_run_makes_tensorboard_forget_what_was_after_the_checkpoint(tmp_path: Path) -> None:
+    trainer = toy_trainer([TensorboardHook(tmp_path)], epochs=1)
+    trainer.run()
+    assert sessions_in(tmp_path) == []
+    again = toy_trainer([TensorboardHook(tmp_path)], epochs=2)
+    again.epoch, again.iteration = 1, 4
+    again.run()
+    assert sessions_in(tmp_path) == [5]
 
 
 class Draws:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from engine_toy import ToyData, ToyModel, assert_same_state, tensors_of, toy_trainer
 from event_files import scalars_in
+from forked_ranks import in_ranks
 from task_cases import task_batch, task_model
 from torch import nn
 from torch.utils.data import DataLoader
@@ -122,6 +123,14 @@ def test_t1_the_heads_that_train_give_the_loss_and_the_frozen_modules_stay_as_th
     assert set(found) == set(expected[0]) and "loss_rpn" not in found
     for name in found:
         assert found[name] == pytest.approx(sum(each[name] for each in expected) / 2, rel=1e-5)
+
+
+def test_two_ranks_give_the_loss_of_all_frames(tmp_path: Path) -> None:
+    model, batches = detector(), [task_batch(seed=0), task_batch((40,), seed=1)]
+    whole = validation_loss(model, data_of(Batches(copy.deepcopy(batches))), CPU)
+    shares = [data_of(Batches([batch])) for batch in batches]
+    found = in_ranks(tmp_path, lambda rank: validation_loss(model, shares[rank], CPU))
+    assert found[0] == found[1] == pytest.approx(whole, rel=1e-6)
 
 
 def test_a_training_step_after_it_has_the_gradients_of_one_without_it() -> None:
