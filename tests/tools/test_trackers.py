@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_p1_the_weights_are_those_of_a_run_without_a_tracker(runs: Path, tmp_path: Path) -> None:
+def test_the_weights_are_those_of_a_run_without_a_tracker(runs: Path, tmp_path: Path) -> None:
     sets = [*TRACKED, "OPTIMIZATION.VALIDATION_LOSS", "0"]
     assert train(tmp_path, *FLAGS, "--tracker", "none", sets=sets) == 0
     states = [

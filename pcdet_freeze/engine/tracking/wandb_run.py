@@ -18,7 +18,9 @@ EXIT_CODES = {"finished": 0, "failed": 1, "killed": 130}
 def start(message: Mapping[str, Any], note: Callable[[str], None]) -> WandbRun:
     """Start a run, or continue ``message["resume"]``."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault("WANDB_DATA_DIR", message["folder"])  # files that wait to be sent
+    os.environ.setdefault(
+        "WANDB_DATA_DIR", str(Path(message["folder"], "wandb"))
+    )  # files that wait to be sent
     wandb: Any = import_module("wandb")
     known = message["resume"]
     # the process has no terminal: wandb.init raises an error where it would ask for a key
@@ -37,7 +39,7 @@ def start(message: Mapping[str, Any], note: Callable[[str], None]) -> WandbRun:
     run.define_metric("*", step_metric=ITERATION)
     run.define_metric("epoch/*", step_metric=EPOCH)
     offline = getattr(run, "offline", False)
-    where = f"offline: `wandb sync {Path(run.dir).parent}`" if offline else run.url
+    where = f"offline: `wandb sync {Path(run.dir).parent}`" if offline else run.url or "which is sent nowhere"
     note(f"run {run.id}, {where}")
     return WandbRun(wandb, run)
 

@@ -172,7 +172,10 @@ def main(name: str) -> None:
         run: TrackedRun = import_module(SOURCES[name]).start(
             message, lambda text: say({"note": redacted(text)})
         )
-        remember(message["folder"], name, run.id)
+        try:
+            remember(message["folder"], name, run.id)
+        except OSError as error:
+            say({"note": f"a resume will begin a new run: {first_line(error)}"})
         return run
 
     def watched() -> Iterator[Message | None]:
