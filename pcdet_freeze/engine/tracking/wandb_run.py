@@ -18,9 +18,8 @@ EXIT_CODES = {"finished": 0, "failed": 1, "killed": 130}
 def start(message: Mapping[str, Any], note: Callable[[str], None]) -> WandbRun:
     """Start a run, or continue ``message["resume"]``."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    os.environ.setdefault(
-        "WANDB_DATA_DIR", str(Path(message["folder"], "wandb"))
-    )  # files that wait to be sent
+    # files that wait to be sent: not in the home folder
+    os.environ.setdefault("WANDB_DATA_DIR", str(Path(message["folder"], "wandb")))
     wandb: Any = import_module("wandb")
     known = message["resume"]
     # the process has no terminal: wandb.init raises an error where it would ask for a key
