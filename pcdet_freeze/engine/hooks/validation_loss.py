@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.deferred_numbers import Number, read_numbers
 from pcdet_freeze.utils.rng import untouched_rng
 
+KEY = "validation_loss"
+"""of run.json and of the plain data in a checkpoint"""
+
 
 class ValidationLossHook(Hook):
     """``val/loss`` and its parts after every ``every`` epochs and the last, over all test frames.
@@ -36,9 +40,13 @@ class ValidationLossHook(Hook):
 
     def __init__(self, data: Data, every: int, events: RunEvents) -> None:
         self.data, self.every, self.events = data, every, events
+        self._found: list[dict[str, float]] = []
 
     def before_train(self, trainer: Trainer) -> None:
         require_labels(distributed.unwrap(trainer.model), self.data.dataset)
+        if not self._found:
+            self._found = [dict(each) for each in trainer.resumed.get(KEY, [])]
+        trainer.results[KEY] = self._found
 
     def after_epoch(self, trainer: Trainer) -> None:
         if trainer.epoch % self.every and trainer.epoch != trainer.epochs:
@@ -49,7 +57,10 @@ class ValidationLossHook(Hook):
         self.events.scalars_of_epoch(named, trainer.epoch)
         parts = "  ".join(f"{name}: {value:#.4g}" for name, value in found.items() if name != "loss")
         trainer.logger.info("Validation loss after epoch %d: %#.4g  %s", trainer.epoch, found["loss"], parts)
-        trainer.results.setdefault("validation_loss", {})[str(trainer.epoch)] = found["loss"]
+        self._found.append({"epoch": trainer.epoch, "iteration": trainer.iteration, "loss": found["loss"]})
+
+    def at_checkpoint(self, trainer: Trainer, ours: dict[str, Any]) -> None:
+        ours[KEY] = [dict(each) for each in self._found]
 
 
 def validation_loss(model: nn.Module, data: Data, device: torch.device) -> dict[str, float]:

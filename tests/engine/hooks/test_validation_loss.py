@@ -16,6 +16,9 @@ from task_cases import task_batch, task_model
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pcdet_freeze.engine.checkpoint.resume import resume
+from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.logging import TensorboardHook
 from pcdet_freeze.engine.hooks.validation_loss import ValidationLossHook, validation_loss
 from pcdet_freeze.engine.run_context import Data
@@ -23,6 +26,9 @@ from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.eval_lock import requested_mode
+from pcdet_freeze.report.record import RunRecord
+from pcdet_freeze.report.run_page import VALIDATION_LOSS, run_page
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -48,20 +54,35 @@ def test_the_loss_comes_every_few_epochs_and_after_the_last(tmp_path: Path) -> N
     found = scalars_in(tmp_path)
     assert [step for step, _ in found["val/loss"]] == [8, 12]
     assert [step for step, _ in found["epoch/val/loss"]] == [2, 3]
-    assert trainer.results["validation_loss"]["3"] == pytest.approx(found["val/loss"][-1][1])
+    told = trainer.results["validation_loss"]
+    assert [(each["epoch"], each["iteration"]) for each in told] == [(2, 8), (3, 12)]
+    assert told[-1]["loss"] == pytest.approx(found["val/loss"][-1][1])
 
 
 def test_it_is_the_loss_of_the_model_in_eval_mode(tmp_path: Path) -> None:
     trainer = trained(tmp_path, 1)
     whole, model = next(iter(DataLoader(ToyData(), batch_size=8))), trainer.model.eval()
     expected = ((model(whole)[0] - whole["y"]) ** 2).mean()
-    assert trainer.results["validation_loss"]["3"] == pytest.approx(expected.item(), rel=1e-6)
+    assert trainer.results["validation_loss"][-1]["loss"] == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_r1_the_training_is_the_same_with_it(tmp_path: Path) -> None:
     without = toy_trainer(epochs=3)
     without.run()
     assert_same_state(tensors_of(trained(tmp_path, 1).model), tensors_of(without.model))
+
+
+def test_r1_a_resumed_run_has_the_losses_before_it(tmp_path: Path) -> None:
+    tensorboard = TensorboardHook(tmp_path / "events")
+    hooks = [tensorboard, ValidationLossHook(TEST_DATA, 1, tensorboard.events), CheckpointHook(tmp_path)]
+    whole = toy_trainer(hooks, epochs=3)
+    whole.run()
+    again = toy_trainer([ValidationLossHook(TEST_DATA, 1, tensorboard.events)], epochs=3, seed=9)
+    state = load_checkpoint(tmp_path / "checkpoint_epoch_2.pth")
+    load_model_state(again.model, state["model_state"], "")
+    resume(again, state)
+    again.run()
+    assert again.results["validation_loss"] == whole.results["validation_loss"]
 
 
 class Draws(ToyModel):
@@ -149,3 +170,10 @@ def test_test_data_without_the_labels_of_a_head_that_trains_are_an_error_at_the_
     hook = ValidationLossHook(data, 1, TensorboardHook(tmp_path).events)
     with pytest.raises(DataError, match=r"lane_head.*lane_map"):
         hook.before_train(SimpleNamespace(model=detector()))
+
+
+def test_the_report_draws_it_in_the_figure_of_the_loss(tmp_path: Path) -> None:
+    curves = {"loss": [[1.0, 2.0], [2.0, 1.0]], VALIDATION_LOSS: [[2.0, 1.5]], "loss_rpn": [[1.0, 2.0]]}
+    page = run_page(RunRecord(curves=curves), tmp_path)
+    figures = page.split("<figure>")[1:]
+    assert VALIDATION_LOSS in figures[0] and not any(VALIDATION_LOSS in figure for figure in figures[1:])
