@@ -22,6 +22,7 @@ from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, with
 from pcdet_freeze.freezing.entries.paths import find
 from pcdet_freeze.freezing.plan import KEY
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.distributed import pick_device
 
 VARIANTS = ("none", "exact")
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the list and what it means; returns the exit code."""
     cfg = cfg_of(args)
+    pick_device(args.device)  # raises here, and not after the model
     frames = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, [])  # of which the model needs the labels' form
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
     found = suggest(model, args.keep)
