@@ -112,13 +112,13 @@ def find_infos(root: Path, folder: Path, split: str, log: logging.Logger) -> lis
 
     Raises DataError where none is.
     """
-    names = segment_names(root, split)
+    names = segment_names(root, split, folder.name)
     paths = [path for name in names if (path := info_path(folder, name)) is not None]
     if not paths:
         raise DataError(
             f"none of the {len(names)} segments of ImageSets/{split}.txt is in {folder.absolute()}. "
-            "Convert the raw files with OpenPCDet's create_waymo_infos, and set DATA_PATH and "
-            "PROCESSED_DATA_TAG to its output"
+            "Convert the raw files with OpenPCDet's create_waymo_infos; set DATA_CONFIG.DATA_PATH to the folder "
+            "of its output, and DATA_CONFIG.PROCESSED_DATA_TAG to the folder of the segments in it"
         )
     if len(paths) < len(names):
         log.warning(
