@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pcdet_freeze.datasets.loader import EpochOrder, Loader, next_batch, shut_down_workers
 from pcdet_freeze.engine.accumulation import count_ahead, forward_backward, merged, next_batches
+from pcdet_freeze.engine.finished import nothing_left
 from pcdet_freeze.engine.finite_guard import FiniteGuard, StepRecord, count_steps, verdict
 from pcdet_freeze.engine.finite_guard import NonFiniteLossError as NonFiniteLossError
-from pcdet_freeze.engine.finished import nothing_left
 from pcdet_freeze.engine.hooks.base import Hook, call_on_exception
 from pcdet_freeze.engine.optim.gradient_norms import GradientNorms
 from pcdet_freeze.engine.optim.gradient_norms import clip_norm_of as clip_norm_of

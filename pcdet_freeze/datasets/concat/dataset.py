@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,9 @@ from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.utils.settings.faults import raise_faults
+
+PLACES = re.compile(r"DATA_CONFIG\.(DATA_PATH|PROCESSED_DATA_TAG)\b")
+"""keys in errors of a set that are its own in a joined one"""
 
 
 class Part(NamedTuple):
@@ -91,7 +95,7 @@ class ConcatDataset(DatasetTemplate):
             dataset = build_dataset(cfg, names, self.training, logger=self.logger)
         except DataError as error:
             key = f"DATA_CONFIG.DATASETS.{name}"
-            text = str(error).replace("DATA_CONFIG.DATA_PATH", f"{key}.DATA_CONFIG.DATA_PATH")
+            text = PLACES.sub(lambda place: f"{key}.{place[0]}", str(error))
             raise DataError(f"{key}: {text}") from error
         missing = sorted({*(settings.labels or ())} - {*dataset.labels})
         if missing and self.training:

@@ -117,8 +117,8 @@ def find_infos(root: Path, folder: Path, split: str, log: logging.Logger) -> lis
     if not paths:
         raise DataError(
             f"none of the {len(names)} segments of ImageSets/{split}.txt is in {folder.absolute()}. "
-            "Convert the raw files with OpenPCDet's create_waymo_infos; set DATA_CONFIG.DATA_PATH to the folder "
-            "of its output, and DATA_CONFIG.PROCESSED_DATA_TAG to the folder of the segments in it"
+            "Convert the raw files with OpenPCDet's create_waymo_infos; set DATA_CONFIG.DATA_PATH to the "
+            "folder of its output, and DATA_CONFIG.PROCESSED_DATA_TAG to the folder of the segments in it"
         )
     if len(paths) < len(names):
         log.warning(

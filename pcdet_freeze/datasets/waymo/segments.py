@@ -37,8 +37,8 @@ def segment_names(root: Path, split: str, tag: str) -> list[str]:
         lines = read_frame_ids(path)
     except DataError as error:
         raise DataError(
-            f"{error}. Set DATA_CONFIG.DATA_PATH to the folder that holds ImageSets/ and the segments in {tag}/ "
-            "(DATA_CONFIG.PROCESSED_DATA_TAG)"
+            f"{error}. Set DATA_CONFIG.DATA_PATH to the folder that holds ImageSets/ and the segments in "
+            f"{tag}/ (DATA_CONFIG.PROCESSED_DATA_TAG)"
         ) from error
     return list(dict.fromkeys(line.removesuffix(".tfrecord") for line in lines))
 
