@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze import bench
+from pcdet_freeze.bench.subject import build_subject
 from pcdet_freeze.bench.timing import threads
-from pcdet_freeze.cli.bench import build_subject
 from pcdet_freeze.cli.common.flags import add_cfg, add_set, cfg_of, whole
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, without
