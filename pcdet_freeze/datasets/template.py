@@ -82,6 +82,8 @@ class DatasetTemplate(UsableFramesMixin, EpochMixin, VariantsMixin, Dataset):
 
     Settings: ClassVar[type[DataSettings]] = OpenDataSettings
     """what DATA_CONFIG is read into; a data set that knows all its keys has one of its own"""
+    settings: Any
+    """DATA_CONFIG, read into ``Settings``"""
     labels: tuple[str, ...] = ("gt_boxes",)
     semantic_class_names: tuple[str, ...] = ()
     absent_classes_count: bool = False
@@ -101,7 +103,10 @@ class DatasetTemplate(UsableFramesMixin, EpochMixin, VariantsMixin, Dataset):
         self.class_names = list(class_names)
         self.training = training
         self.logger = logger or logging.getLogger("pcdet_freeze")
-        settings = self.read_settings(dataset_cfg)
+        settings = self.settings = self.read_settings(dataset_cfg)
+        raise_faults(self.config_faults(dataset_cfg), dataset_cfg)
+        for name, form in self.label_forms(dataset_cfg)._asdict().items():
+            vars(self).setdefault(name, form)  # a subclass may have set it before this
         self.root_path = Path(root_path if root_path is not None else settings.data_path or ".")
         self.check_root()
         self.seed = 0
@@ -123,6 +128,13 @@ class DatasetTemplate(UsableFramesMixin, EpochMixin, VariantsMixin, Dataset):
         self.voxel_size = self.data_processor.voxel_size
         self.depth_downsample_factor = None
         self._warned: set[str] = set()
+        self.open_files(settings)
+
+    def open_files(self, settings: Any) -> None:
+        """Find the frames of this data set; called by the constructor, when all else is set.
+
+        A subclass overrides this in place of the constructor. ``settings``: DATA_CONFIG as ``Settings``.
+        """
 
     @classmethod
     def read_settings(cls, dataset_cfg: Config) -> Any:
@@ -163,7 +175,10 @@ class DatasetTemplate(UsableFramesMixin, EpochMixin, VariantsMixin, Dataset):
         return "train" if self.training else "test"
 
     def check_root(self) -> None:
-        """Raise DataError if this data set is not in ``root_path``; called before any file is read."""
+        """Raise DataError if this data set is not in ``root_path``, or set the folder of it that is meant.
+
+        Called before any file is read.
+        """
 
     def load_sample(self, index: int) -> Sample:
         """Return raw frame ``index``; raises DataError with the file's name for an unusable frame."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,6 @@ from pcdet_freeze.datasets.reading.bad_data import OBJECT
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.utils.settings.faults import raise_faults
 
 PLACES = re.compile(r"DATA_CONFIG\.(DATA_PATH|PROCESSED_DATA_TAG)\b")
 """keys in errors of a set that are its own in a joined one"""
@@ -57,18 +55,7 @@ class ConcatDataset(DatasetTemplate):
 
     Settings = ConcatSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: ConcatSettings = self.read_settings(dataset_cfg)
-        raise_faults(self.config_faults(dataset_cfg), dataset_cfg)
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+    def open_files(self, settings: ConcatSettings) -> None:
         self.box_columns = WITH_VELOCITY if settings.pred_velocity else PLAIN
         self.members = [self._member(name, member) for name, member in settings.datasets.items()]
         self.starts = np.cumsum([0, *map(len, self.members)])
