@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pcdet_freeze.cli.common.json_file import require_writable
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.report.compare import comparison_page, comparison_plain, comparison_text
 from pcdet_freeze.report.record import FILE, RunRecord, load_record
@@ -25,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; returns the exit code."""
+    if args.html is not None:
+        require_writable(args.html, "--html")
     records = [read_run(folder) for folder in args.runs]
     if args.json:
         print(json.dumps(comparison_plain(records), indent=1))

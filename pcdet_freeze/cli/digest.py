@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
-from pcdet_freeze.cli.common.json_file import write_json
+from pcdet_freeze.cli.common.json_file import require_writable, write_json
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line for each output; returns the exit code."""
     cfg = cfg_of(args)
+    if args.out is not None:
+        require_writable(args.out, "--out")
     found = digests_of(cfg, args)
     for name, digest in found.items():
         print(f"{name:<20}{digest.hexdigest()}{digest.count:>14}")
@@ -49,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
 def digests_of(cfg: Any, args: argparse.Namespace) -> dict[str, OutputDigest]:
     """Digests of all outputs over the test frames of ``cfg``."""
     quiet = logging.getLogger("pcdet_freeze.digest")
+    weights = trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint))
+    device = pick_device(args.device)
     data, loader, _ = build_dataloader(
         cfg.DATA_CONFIG, cfg.CLASS_NAMES, args.batch_size, training=False, logger=quiet
     )
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data)
-    load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
-    device = pick_device(args.device)
+    load_model_state(model, weights, args.ckpt)
     return output_digests(model.to(device), loader, device)
