@@ -103,9 +103,10 @@ def _run_command(name: str, argv: Sequence[str]) -> int:
 def run_verify(argv: Sequence[str]) -> int:
     """Compare the frozen state of two checkpoints; 0 equal, 1 changed, 2 cannot tell."""
     from pcdet_freeze.cli import verify as command  # a training does not need it
+    from pcdet_freeze.cli.arguments.verify import add_arguments
 
     parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet verify")
-    command.add_arguments(parser)
+    add_arguments(parser)
     args = parser.parse_args(argv)
     try:
         return command.run(args)

@@ -1,4 +1,4 @@
-"""Compare runs: what each froze, its metrics and cost, and the config keys in which they differ."""
+"""The command ``compare``; its flags and help: ``arguments/compare.py``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ from pcdet_freeze.report.record import FILE, RunRecord, load_record
 from pcdet_freeze.utils.output_files import write_text
 
 ERROR_CODE = 2
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The runs, and how the comparison is written."""
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN",
-        help="folder of a training (with report.json), or a folder above exactly one")  # fmt: skip
-    add("--html", type=Path, metavar="FILE", help="write the comparison as one self-contained page, too")
-    add("--json", action="store_true", help="print JSON in place of the table")
 
 
 def run(args: argparse.Namespace) -> int:

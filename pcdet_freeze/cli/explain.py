@@ -1,7 +1,4 @@
-"""Show, without training, what a config freezes, for each module, and warn of drift.
-
-Exit code 0; 1 where a training would stop with an error before its first step.
-"""
+"""The command ``explain``; its flags and help: ``arguments/explain.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames
@@ -36,29 +33,6 @@ HEADER = ("module", "params", "frozen by", "norm", "drop", "group", "loss")
 ENTRY = 2
 FLEXIBLE = (0, ENTRY, 6)
 """columns that may be cut where the terminal is narrow"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The config, and how much of it to show."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--ckpt", help="checkpoint whose tensors are loaded where name and shape fit")
-    add_trust(parser)
-    add(
-        "--depth",
-        type=whole(1),
-        default=2,
-        help="levels of modules to show; default 2",
-    )
-    add(
-        "--batch_size",
-        type=whole(1),
-        default=2,
-        help="samples of the batch that the losses are traced with",
-    )
-    add("--device", help="cpu or cuda; default: CUDA if available")
-    add("--json", action="store_true", help="print JSON in place of the table")
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:

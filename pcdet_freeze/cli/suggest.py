@@ -1,7 +1,4 @@
-"""Print the shortest freeze list that keeps the outputs of given heads bit for bit, and what it costs.
-
-Exit code 0; 1 where the list leaves nothing to train, or a name is wrong.
-"""
+"""The command ``suggest``; its flags and help: ``arguments/suggest.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from torch import nn
 from pcdet_freeze import bench
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.cli.bench import build_subject
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, without
 from pcdet_freeze.freezing.entries.paths import find
@@ -24,19 +21,6 @@ from pcdet_freeze.freezing.plan import KEY
 from pcdet_freeze.models import build_network
 
 VARIANTS = ("none", "exact")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the heads that are to stay as they are, and how often a step is timed."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--keep", action="append", required=True, metavar="HEAD",
-        help="a head whose outputs must not change, such as dense_head; may be repeated")  # fmt: skip
-    add("--rounds", type=whole(0), default=3, help="timed training steps; 0: none; default 3")
-    add("--batch_size", type=whole(1), help="frames of such a step; default OPTIMIZATION.BATCH_SIZE_PER_GPU")
-    add("--device", default="cpu", help="where the step is timed: cpu, cuda or cuda:N; default cpu")
-    add("--json", action="store_true", help="print JSON in place of the text")
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:
