@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -118,8 +117,9 @@ def run_verify(argv: Sequence[str]) -> int:
 def run_explain(argv: Sequence[str]) -> int:
     """Print the table of a config; 1 if a training with it would raise an error."""
     # a training does not need it: it imports the trainer's explain
-    from pcdet_freeze.cli.explain import WIDEST, print_table
+    from pcdet_freeze.cli.explain import print_table
     from pcdet_freeze.integrations.openpcdet.command import explain
+    from pcdet_freeze.utils.terminal import columns
 
     parser = argparse.ArgumentParser(prog="python -m pcdet_freeze.openpcdet explain")
     explain.add_arguments(parser)
@@ -128,8 +128,7 @@ def run_explain(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps({"cfg_file": args.cfg_file, "batch": source, **found.to_plain()}, indent=1))
     else:
-        columns = shutil.get_terminal_size((WIDEST, 24)).columns
-        print_table(found, ["random weights", source], columns)
+        print_table(found, ["random weights", source], columns())
     return 1 if found.problems else 0
 
 

@@ -19,6 +19,7 @@ from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, with
 from pcdet_freeze.freezing.entries.paths import find
 from pcdet_freeze.freezing.plan import KEY
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.terminal import columns, paint, wrap
 
 VARIANTS = ("none", "exact")
 
@@ -54,19 +55,29 @@ def text_of(
     model: nn.Module, found: Suggestion, needed_by: Mapping[str, Sequence[str]], cost: float | None
 ) -> str:
     """The line for the YAML file, what trains, what it costs, and what each entry is needed for."""
-    lines = ["MODEL:", f"    {found.yaml()}", "", f"keeps: {' and '.join(found.keep)}, bit for bit"]
+    limit = columns()
+    lines = [
+        "MODEL:",
+        *wrap(found.yaml(), limit, " " * 8, " " * 4),
+        "",
+    ]  # which is valid YAML in several lines
+    lines.append(f"keeps: {' and '.join(found.keep)}, bit for bit")
     if not found.certain:
-        lines.append("note: a module does not declare what it reads and writes; all before it is in the list")
-    lines.append(f"trains: {', '.join(_sized(model, found.trains)) or 'nothing'}")
+        note = "note: a module does not declare what it reads and writes; all before it is in the list"
+        lines += wrap(note, limit, "  ", "")
+    lines += wrap(f"trains: {', '.join(_sized(model, found.trains)) or 'nothing'}", limit, "  ", "")
     if not found.losses:
-        lines.append("error: no head is left to train; keep fewer heads, or add the head of a new task")
+        lines.append(
+            paint("error: no head is left to train; keep fewer, or add the head of a new task", "red")
+        )
     if cost is not None:
         lines.append(f"time of a training step: {cost:.2f} of one that trains everything")
     width = max(map(len, needed_by), default=0)
     lines += ["", "without one entry, these outputs change:"]
-    lines += [f"  {entry:<{width}}  {', '.join(heads)}" for entry, heads in needed_by.items()]
+    for entry, heads in needed_by.items():
+        lines += wrap(", ".join(heads), limit, " " * (width + 4), f"  {entry:<{width}}  ")
     if found.losses:
-        lines += ["", f"with one more: {_more(found)}"]
+        lines += ["", *wrap(f"with one more: {_more(found)}", limit, "  ", "")]
     return "\n".join(lines)
 
 

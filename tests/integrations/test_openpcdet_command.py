@@ -157,9 +157,9 @@ def test_p6_explain_prints_frozen_modules_and_the_losses_that_reach_each_module(
     code, out = shown("--cfg_file", CFG, "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", f"{TRUNK},dense_head")
     assert code == 0
     assert "frozen 573 of 767 parameters" in out and "losses traced with one batch of ToyDataset" in out
-    rows = {line.split()[0]: line for line in out.splitlines() if line and line[0].isalpha()}
-    assert rows["dense_head"].endswith("gives none") and "2 locked" in rows["backbone_3d"]
-    assert "point_head, roi_head" in rows["pfe"] and "0,1" in rows["pfe"]
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith(("├", "└"))}
+    assert "dense_head; gives no" in rows["dense_head"] and "2 locked" in rows["backbone_3d"]
+    assert "loss of point_head" in rows["pfe"] and "0,1" in rows["pfe"]
     assert "dense_head gives no loss; in training it runs in eval mode" in out.replace("\n  ", " ")
 
 
