@@ -14,6 +14,7 @@ from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_diges
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
+from pcdet_freeze.utils.progress import progress
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
@@ -38,4 +39,5 @@ def digests_of(cfg: Any, args: argparse.Namespace) -> dict[str, OutputDigest]:
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data)
     load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
     device = pick_device(args.device)
-    return output_digests(model.to(device), loader, device)
+    batches = progress(loader, len(loader), "digest", "batch")
+    return output_digests(model.to(device), batches, device)

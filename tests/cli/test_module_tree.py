@@ -29,11 +29,11 @@ TREE = [
 def test_the_tree_names_state_entry_and_loss_of_each_module() -> None:
     assert draw_tree(TREE, 80) == [
         "module       params  state   norm        group  by",
-        "├─ vfe            16  frozen  1 locked    -      vfe",
-        "├─ backbone       16  partly  1/3 locked  -      backbone.a; loss of head",
-        "│  ├─ a           16  frozen  1 locked    -      backbone.a",
-        "│  └─ b           16  trains  2 train     0,1    loss of head",
-        "└─ head           16  trains  -           0      loss of head",
+        "├─ vfe           16  frozen  1 locked    -      vfe",
+        "├─ backbone      16  partly  1/3 locked  -      backbone.a; loss of head",
+        "│  ├─ a          16  frozen  1 locked    -      backbone.a",
+        "│  └─ b          16  trains  2 train     0,1    loss of head",
+        "└─ head          16  trains  -           0      loss of head",
     ]
 
 
