@@ -107,8 +107,10 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
         return command.run(args)
     except PCDetFreezeError as error:
         from pcdet_freeze.config import locate
+        from pcdet_freeze.utils.terminal import paint
 
-        print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
+        title = paint(type(error).__name__, "red", sys.stderr)
+        print(f"{title}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
 
 

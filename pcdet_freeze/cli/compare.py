@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.report.compare import comparison_page, comparison_plain, comparison_text
+from pcdet_freeze.report.compare import comparison_page, comparison_plain
+from pcdet_freeze.report.compare_text import comparison_text
 from pcdet_freeze.report.record import FILE, RunRecord, load_record
 from pcdet_freeze.utils.output_files import write_text
+from pcdet_freeze.utils.terminal import columns
 
 ERROR_CODE = 2
 
@@ -20,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(comparison_plain(records), indent=1))
     else:
-        print(comparison_text(records))
+        print(comparison_text(records, columns()))
     if args.html is not None:
         write_text(args.html, comparison_page(records))
     return 0

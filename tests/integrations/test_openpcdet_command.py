@@ -233,3 +233,19 @@ def test_p7_verify_compares_two_checkpoints(standin: Standin, capsys: Any) -> No
 def test_without_arguments_the_usage_is_printed(capsys: Any) -> None:
     assert openpcdet.main([]) == 2
     assert "usage: python -m pcdet_freeze.openpcdet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["explain"], ["verify"]])
+def test_the_help_begins_with_two_examples_and_fits_80_columns(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    if words:
+        with pytest.raises(SystemExit):
+            openpcdet.main([*words, "--help"])
+    else:
+        assert openpcdet.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "examples:" and max(map(len, lines)) <= 80
+    begun = " ".join(["  python -m pcdet_freeze.openpcdet", *words])
+    assert sum(line.startswith(begun) for line in lines[: lines.index("")]) == 2
