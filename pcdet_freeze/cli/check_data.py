@@ -14,6 +14,7 @@ from pcdet_freeze.engine.data_check.expected import expected_of
 from pcdet_freeze.engine.data_check.read import survey_all
 from pcdet_freeze.engine.data_check.report import DataReport, as_text, judge, to_plain, worst_frames
 from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.utils.terminal import columns
 from pcdet_freeze.visualization.bev import require_matplotlib
 from pcdet_freeze.visualization.data_check import draw_checked
 
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         plain = {"cfg_file": args.cfg_file, "split": args.split, **to_plain(report)}
         print(json.dumps({**plain, "pictures": list(map(str, pictures))}, indent=1))
     else:
-        print("\n".join([as_text(report), *(f"picture: {path}" for path in pictures), *note]))
+        print("\n".join([as_text(report, columns()), *(f"picture: {path}" for path in pictures), *note]))
     return int(report.pointless)
 
 

@@ -14,6 +14,7 @@ from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.freezing.verification.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.freezing.verification.state_diff import compare_keys, plain_state, refuse_idle, select_keys
+from pcdet_freeze.utils.terminal import Color, columns, paint, wrap
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 EQUAL, CHANGED, CANNOT_TELL = 0, 1, 2
@@ -35,14 +36,21 @@ def run(args: argparse.Namespace) -> int:
         scope.notes += (AVERAGES.format(file=args.before),)
     named = ", ".join(scope.names)
     if changed:
-        print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:")
+        _print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:", "red")
         print("\n".join(f"  {line}" for line in changed))
     else:
-        print(f"EQUAL: {len(keys)} stored tensors of {named} are the same, bit for bit.")
+        _print(f"EQUAL: {len(keys)} stored tensors of {named} are the same, bit for bit.", "green")
     for line in scope.notes:
-        print(f"note: {line}")
-    print(f"Not compared, because a checkpoint does not contain it: {scope.unseen}.")
+        _print(f"note: {line}")
+    _print(f"Not compared, because a checkpoint does not contain it: {scope.unseen}.")
     return CHANGED if changed else EQUAL
+
+
+def _print(text: str, color: Color | None = None) -> None:
+    """Print ``text`` in lines that fit the terminal, its first word in ``color``."""
+    first, *rest = wrap(text, columns(), "  ", "")
+    word, space, others = first.partition(" ")
+    print("\n".join([f"{paint(word, color)}{space}{others}", *rest]))
 
 
 @dataclass
