@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from pcdet_freeze.errors import ConfigError, PCDetFreezeError
 from pcdet_freeze.integrations.openpcdet.command.run_script import run_script, where_to_start
 from pcdet_freeze.integrations.openpcdet.plugin import begin, install, uninstall, verify
+from pcdet_freeze.utils.terminal import columns, paint, wrap
 
 if TYPE_CHECKING:
     from pcdet_freeze.integrations.openpcdet.tasks.registry import add_task
@@ -80,14 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run_command(args[0], args[1:])
         run_script(args)
     except PCDetFreezeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        _report(error)
         return 1
     return 0
 
 
+def _report(error: PCDetFreezeError) -> None:
+    print(f"{paint(type(error).__name__, 'red', sys.stderr)}: {error}", file=sys.stderr)
+
+
 def _help() -> str:
     from pcdet_freeze.cli.common.help import examples_text  # a training does not need it
-    from pcdet_freeze.utils.terminal import columns, wrap
 
     found = Path("tools/train.py").is_file()  # the examples can be run here
     start = [] if found else ["", *wrap(where_to_start(), columns())]
@@ -134,7 +138,7 @@ def run_verify(argv: Sequence[str]) -> int:
     try:
         return command.run(args)
     except PCDetFreezeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        _report(error)
         return command.ERROR_CODE
 
 
@@ -144,7 +148,6 @@ def run_explain(argv: Sequence[str]) -> int:
     from pcdet_freeze.cli.common.help import CommandParser
     from pcdet_freeze.cli.explain import print_table
     from pcdet_freeze.integrations.openpcdet.command import explain
-    from pcdet_freeze.utils.terminal import columns
 
     parser = CommandParser(EXPLAIN_EXAMPLES, prog=f"{PROG} explain", description=EXPLAIN_HELP)
     explain.add_arguments(parser)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 def _cost(cfg: Any, found: Suggestion, args: argparse.Namespace) -> float:
     """Time of a training step with the list, relative to one that trains everything."""
     cfg.MODEL[KEY] = list(found.entries)
-    with threads(1):
+    with threads(1), redirect_stdout(sys.stderr):  # the standard output may be JSON
         subject = build_subject(cfg, args.device, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU)
         contenders = bench.build_contenders(subject.model, cfg, subject.batch, VARIANTS)
         rows = bench.compare_steps(contenders, args.rounds)

@@ -53,6 +53,10 @@ def test_no_line_is_longer_than_the_terminal_and_both_ends_of_a_name_are_kept(li
     assert [name[-4:] for name in shown] == ["irst", "cond"]
 
 
+def test_a_very_narrow_terminal_gets_longer_lines_and_no_error() -> None:
+    assert len(draw_tree(TREE, 20)) >= len(TREE) + 1
+
+
 def test_without_unicode_the_tree_is_drawn_in_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     text = "\n".join(draw_tree([*TREE, row("x" * 90)], 80))

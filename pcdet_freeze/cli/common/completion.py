@@ -25,6 +25,7 @@ def complete(summaries: Mapping[str, str], prog: str) -> None:
     """
     try:
         import argcomplete
+        from argcomplete.completers import SuppressCompleter
     except ImportError:
         return
     words = os.environ.get("COMP_LINE", "").split()[int(os.environ.get("_ARGCOMPLETE") or 1) :]
@@ -33,7 +34,7 @@ def complete(summaries: Mapping[str, str], prog: str) -> None:
     argcomplete.autocomplete(
         parser_of_all(summaries, prog, name),
         always_complete_options="long" if begun else False,
-        default_completer=_nothing,
+        default_completer=SuppressCompleter(),
     )
 
 
@@ -81,10 +82,6 @@ def files(*suffixes: str) -> Completer:
         )
 
     return found
-
-
-def _nothing(**_: Any) -> list[str]:
-    return []
 
 
 def _configs(prefix: str, **_: Any) -> list[str]:

@@ -14,7 +14,7 @@ GAP = "  "
 
 
 def draw_tree(rows: Sequence[Row], limit: int) -> list[str]:
-    """Lines of at most ``limit`` characters; the last column goes on in lines below.
+    """Lines of at most ``limit`` characters, from 60 on; the last column goes on in lines below.
 
     A column in which no module has anything is left out.
     """
@@ -43,7 +43,7 @@ def _lines(cells: list[str], widths: list[int], under: str, color: Color | None,
         cell.rjust(width) if number == 1 else shorten(cell, width).ljust(width)
         for number, (cell, width) in enumerate(zip(cells, widths, strict=False))
     )
-    room = limit - len(left) - len(GAP)
+    room = max(limit - len(left) - len(GAP), NARROWEST_TEXT // 2)
     texts = [part for text in wrap(cells[-1], room) for part in _pieces(text, room)] or [""]
     first = f"{left}{GAP}{texts[0]}".rstrip()
     below = under.ljust(len(left) + len(GAP))
