@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pcdet_freeze.cli.common.flags import add_set
 from pcdet_freeze.cli.common.help import Examples
 
 EXAMPLES: Examples = (
@@ -35,11 +36,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--skip", nargs="+", metavar="ID", default=[], help="leave these checks out")
     add("--list", action="store_true", help="print ids, severities and what each check looks at")
     add("--json", action="store_true", help="print JSON in place of the text")
-    add(
-        "--set",
-        dest="set_cfgs",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change; must come last",
-    )
+    add_set(parser)
