@@ -37,6 +37,11 @@ def test_the_slow_first_iteration_does_not_count(run) -> None:
     assert run(30.0, 31.0, 32.0, total=4) == 1.0
 
 
+def test_the_iterations_in_which_code_is_compiled_do_not_count_where_there_are_others(run) -> None:
+    assert run(30.0, 40.0, 50.0, total=5) == 20.0
+    assert run(30.0, 40.0, 50.0, 51.0, total=6, length=10) == 2.0
+
+
 def test_pauses_between_epochs_count_once_for_each_epoch_that_is_left(run) -> None:
     ends = [1.0, 2.0, 3.0, 4.0, 15.0]  # validation takes 10 s
     assert run(*ends, total=12) == pytest.approx(7 * 1.0 + 2 * 10.0)
