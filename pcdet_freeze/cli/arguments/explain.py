@@ -8,14 +8,11 @@ from __future__ import annotations
 import argparse
 
 from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, whole
-from pcdet_freeze.cli.common.help import STAGE2, Examples
+from pcdet_freeze.cli.common.help import DETECTOR, STAGE2, Examples
 
 EXAMPLES: Examples = (
     ("what a config freezes, and what its losses reach", STAGE2),
-    (
-        "the same with another list, and more of the tree",
-        f"{STAGE2} --depth 3 --set MODEL.NOT_TRAIN_IN_MULTI_TASK vfe,dense_head",
-    ),
+    ("more of the tree, with the weights of the first stage", f"{STAGE2} --depth 3 --ckpt {DETECTOR}"),
 )
 
 
