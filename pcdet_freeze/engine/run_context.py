@@ -12,6 +12,7 @@ import torch
 
 from pcdet_freeze.engine.option_limits import LOWEST, default_workers
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
+from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
@@ -103,6 +104,8 @@ class TrainOptions(RunOptions):
     """do not check some frames of the training data before the training"""
     requeue: bool = False
     """after SIGUSR1, when the checkpoint is written, run ``scontrol requeue $SLURM_JOB_ID``"""
+    tracker: str | None = None
+    """wandb, mlflow, both with a comma, or none; None: OPTIMIZATION.TRACKER"""
     notes: tuple[str, ...] = ()
     """lines for the head of the log"""
 
@@ -160,6 +163,8 @@ class TrainContext(RunContext):
     """The same for a training."""
 
     options: TrainOptions
+    trackers: Trackers = field(default_factory=Trackers)
+    """on rank 0: those of the run"""
 
     @property
     def epochs(self) -> int | None:

@@ -1,6 +1,7 @@
 """Run a model over point files (.bin, .npy, .pcd, .las), or over frames of its test set, and write pictures.
 
 Needs no labels and no display. --before shows what a training changed: green boxes are equal in every bit.
+--view shows the frames in 3D in the browser instead.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--color", choices=COLORS, default="height", help="colour of the points; default: height")
     add("--intensity_scale", type=positive, default=1.0,
         help="intensity that the training knows as 1, such as 255; default 1")  # fmt: skip
+    add("--view", action="store_true", help="3D view in the browser, in place of the pictures")
+    add("--port", type=whole(0), help="port of the view; default 8080, or the next free one")
+    add("--host", help="address of the view; default 127.0.0.1: this machine only")
+    add("--no_browser", action="store_true", default=None,
+        help="print the address of the view, and open no window")  # fmt: skip
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
     add_trust(parser)
     add_set(parser)

@@ -147,6 +147,7 @@ _COMPLETED: dict[Completer, tuple[str, ...]] = {
     _check_ids: ("only", "skip"),
     files(): ("output_dir", "ckpt_dir"),
     lambda **_: ["cpu", "cuda"]: ("device",),
+    lambda **_: ["mlflow", "none", "wandb"]: ("tracker",),
 }
 COMPLETERS = {dest: completer for completer, dests in _COMPLETED.items() for dest in dests}
 """name of an argument -> what completes it"""
