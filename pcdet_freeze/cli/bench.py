@@ -7,31 +7,24 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from pcdet_freeze import bench
 from pcdet_freeze.bench import tables
 from pcdet_freeze.bench.baselines import baselines
 from pcdet_freeze.bench.random_scenes import sizes_of
+from pcdet_freeze.bench.subject import Subject, build_subject, subject_of_frames
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.bench.variants import check_variants
 from pcdet_freeze.bench.whole_runs import training_tables
 from pcdet_freeze.cli.arguments.bench import DEFAULT_CFG, FULL, GRIDS, STDOUT
 from pcdet_freeze.cli.common.json_file import require_writable, write_json
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
-from pcdet_freeze.datasets.loader import register_all
-from pcdet_freeze.datasets.registry import DATASETS
-from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.evaluation import table
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.models import build_network
-from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.rng import set_seed
 
 DEFAULT_CFGS = {"baselines": "synthetic_models/stage3_lane.yaml"}
 """comparison -> packaged config, where it is not DEFAULT_CFG"""
@@ -60,15 +53,6 @@ def run(args: argparse.Namespace) -> int:
     elif args.json is not None:
         write_json(args.json, rows)
     return 0
-
-
-@dataclass
-class Subject:
-    """The config, its model and its batch."""
-
-    cfg: Any
-    model: nn.Module
-    batch: dict[str, Any]
 
 
 def config_of(args: argparse.Namespace) -> Any:
@@ -106,30 +90,14 @@ def subject_of(args: argparse.Namespace) -> Subject:
     return subject
 
 
-def build_subject(cfg: Any, device_name: str, frames: int) -> Subject:
-    """Model and batch of ``cfg``, announced by a line."""
-    device = distributed.pick_device(device_name)
-    set_seed(0)
-    scenes = bench.RandomScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES, sizes=sizes_of(cfg.MODEL))
-    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), scenes).to(device)
-    batch = bench.make_batch(scenes, frames, device)
-    print(_headline(cfg, scenes, batch, device), flush=True)
-    return Subject(cfg, model, batch)
-
-
-def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], device: torch.device) -> str:
-    grid = "x".join(map(str, scenes.grid_size[:2])) if scenes.grid_size is not None else "no"
-    voxels = f", {len(batch['voxels'])} voxels" if "voxels" in batch else ""
-    return (
-        f"{cfg.MODEL.NAME}: grid {grid}, batch {batch['batch_size']}, {len(batch['points'])} points{voxels}; "
-        f"{device.type}, {torch.get_num_threads()} thread(s)"
-    )
-
-
 def _step(args: argparse.Namespace) -> list[Row]:
     asked = [name.strip() for name in f"{args.variants},{args.against}".split(",")]
     names = check_variants([name for name in asked if name])
-    subject = _frames(args) if args.own_frames else subject_of(args)
+    subject = (
+        subject_of_frames(config_of(args), args.device, args.batch_size)
+        if args.own_frames
+        else subject_of(args)
+    )
     return bench.compare_steps(
         bench.build_contenders(subject.model, subject.cfg, subject.batch, names), args.rounds
     )
@@ -217,31 +185,13 @@ def _roofline(args: argparse.Namespace) -> list[Row]:
     return bench.roofline(contenders)
 
 
-def _frames(args: argparse.Namespace) -> Subject:
-    """The model, and the first test frames of the config's own data set, which are not augmented."""
-    cfg = config_of(args)
-    register_all()
-    set_seed(0)
-    kind = (
-        bench.RandomScenes
-        if cfg.DATA_CONFIG.DATASET == "RandomScenes"
-        else DATASETS.get(cfg.DATA_CONFIG.DATASET)
-    )
-    frames: DatasetTemplate = kind(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
-    device = distributed.pick_device(args.device)
-    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames).to(device)
-    batch = bench.make_batch(frames, min(args.batch_size or 3, len(frames)), device)
-    bench.settle_statistics(model, batch)
-    return Subject(cfg, model, batch)
-
-
 def _empty_space(args: argparse.Namespace) -> list[Row]:
-    subject = _frames(args)
+    subject = subject_of_frames(config_of(args), args.device, args.batch_size)
     return bench.measure_empty_space(subject.model, subject.batch)
 
 
 def _cache_size(args: argparse.Namespace) -> list[Row]:
-    subject = _frames(args)
+    subject = subject_of_frames(config_of(args), args.device, args.batch_size)
     return bench.measure_cache_size(subject.model, subject.batch, args.rounds)
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.data_check.at_start import columns_in
@@ -23,8 +24,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; returns 1 where a training would be pointless."""
     cfg = cfg_of(args, check=False)
     check_config(cfg)
-    dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=args.split == "train")
     seen = columns_in(args.pretrained_model, args.trust_checkpoint)
+    if args.pictures:
+        require_folder(args.out, "--out")
+    dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=args.split == "train")
     report = judge(survey_all(dataset, args.workers), expected_of(cfg, dataset, seen))
     pictures, note = _draw(report, dataset, args)
     if args.json:

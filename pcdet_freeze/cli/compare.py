@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pcdet_freeze.cli.common.json_file import require_writable
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.report.compare import comparison_page, comparison_plain
 from pcdet_freeze.report.compare_text import comparison_text
@@ -18,6 +19,8 @@ ERROR_CODE = 2
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; returns the exit code."""
+    if args.html is not None:
+        require_writable(args.html, "--html")
     records = [read_run(folder) for folder in args.runs]
     if args.json:
         print(json.dumps(comparison_plain(records), indent=1))

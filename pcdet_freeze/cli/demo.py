@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles, find_point_files
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--{given[0]} needs --view; add --view, or remove --{given[0]}")
     (require_viser if args.view else require_matplotlib)()
     cfg = cfg_of(args)
+    require_folder(args.out, "--out")
+    for file in filter(None, (args.ckpt, args.before)):
+        load_checkpoint(file, args.trust_checkpoint)  # a wrong file is an error before data are read
     dataset, frames = _frames(cfg, args)
     after = _predictor(cfg, dataset, args.ckpt, args)
     before = None

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from pcdet_freeze.cli.common.flags import cfg_of
-from pcdet_freeze.cli.common.json_file import write_json
+from pcdet_freeze.cli.common.json_file import require_writable, write_json
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
@@ -21,6 +21,8 @@ from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 def run(args: argparse.Namespace) -> int:
     """Print one line for each output; returns the exit code."""
     cfg = cfg_of(args)
+    if args.out is not None:
+        require_writable(args.out, "--out")
     found = digests_of(cfg, args)
     for name, digest in found.items():
         print(f"{name:<20}{digest.hexdigest()}{digest.count:>14}")
@@ -33,11 +35,12 @@ def run(args: argparse.Namespace) -> int:
 def digests_of(cfg: Any, args: argparse.Namespace) -> dict[str, OutputDigest]:
     """Digests of all outputs over the test frames of ``cfg``."""
     quiet = logging.getLogger("pcdet_freeze.digest")
+    weights = trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint))
+    device = pick_device(args.device)
     data, loader, _ = build_dataloader(
         cfg.DATA_CONFIG, cfg.CLASS_NAMES, args.batch_size, training=False, logger=quiet
     )
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data)
-    load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
-    device = pick_device(args.device)
+    load_model_state(model, weights, args.ckpt)
     batches = progress(loader, len(loader), "digest", "batch")
     return output_digests(model.to(device), batches, device)

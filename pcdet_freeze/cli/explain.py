@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,11 +33,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the table (or the data); returns the exit code."""
     cfg = cfg_of(args, check=False)
     plan = check_config(cfg, data=False)
+    device = pick_device(args.device)
+    checkpoint = None if args.ckpt is None else load_checkpoint(args.ckpt, args.trust_checkpoint)
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    weights = load_weights(model, args.ckpt, args.trust_checkpoint)
-    device = pick_device(args.device)
+    weights = load_weights(model, checkpoint, args.ckpt)
     load_data_to_gpu(batch_dict, device)
     handle = freeze(model.to(device), plan, certify=False)
     found = explain(handle, cfg.OPTIMIZATION, batch_dict, args.depth)
@@ -86,12 +87,11 @@ def random_batch(cfg: Any, batch_size: int, reason: str) -> tuple[DatasetTemplat
     return frames, batch_dict, f"a random batch ({batch_size} frames), since {reason}"
 
 
-def load_weights(model: Any, ckpt: str | None, trust: bool = False) -> str:
-    """Load what fits of ``ckpt``; returns a line that says what was loaded."""
-    if ckpt is None:
+def load_weights(model: Any, checkpoint: Mapping[str, Any] | None, ckpt: str | None) -> str:
+    """Load what fits of ``checkpoint``, read from ``ckpt``; returns a line that says what was loaded."""
+    if checkpoint is None or ckpt is None:
         return "random weights (no --ckpt)"
-    state = load_checkpoint(ckpt, trust)["model_state"]
-    state = fit_state(model, state, ckpt)
+    state = fit_state(model, checkpoint["model_state"], ckpt)
     fit = compare_keys(model, state)
     if not fit.loaded:
         raise CheckpointError(f"{ckpt} must share tensors with the model, but none fits:\n{fit.table(4)}")

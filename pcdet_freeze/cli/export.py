@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
@@ -27,9 +28,11 @@ def run(args: argparse.Namespace) -> int:
     require_onnx()
     earlier = None if args.against is None else read_digests(args.against)
     cfg = cfg_of(args)
+    require_folder(args.out, "--out")
+    weights = trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint))
     dataset = _dataset(cfg, args)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
+    load_model_state(model, weights, args.ckpt)
     batch = _batch(dataset, args.batch_size)
     source = (
         f"Exported by `pcdet-freeze export` from {Path(args.ckpt).name}, config {Path(args.cfg_file).name}."

@@ -9,6 +9,7 @@ from typing import Any
 
 from pcdet_freeze.cli.arguments.recipes import TRUNKS
 from pcdet_freeze.cli.three_stages import QUICK, evaluate_stage, set_words, train_stage
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 LIST, WEIGHTS = "MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.LOSS_WEIGHTS"
 LATER = {"stage2_segment": "{dense_head: 0}", "stage3_lane": "{dense_head: 0, segment_head: 0}"}
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     out, few = Path(args.output_dir).resolve(), QUICK if args.quick else []
     budget = 4 if few else args.max_iters
     prefix = TRUNKS[args.trunk]
+    if args.stage1 is not None:
+        load_checkpoint(args.stage1, mmap=True)  # before anything is deleted
     shutil.rmtree(out / "synthetic_models", ignore_errors=True)
 
     def stage(cfg: str, tag: str, start: str | None, iterations: int, keys: list[str]) -> dict[str, Any]:

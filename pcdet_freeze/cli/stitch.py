@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pcdet_freeze.cli.common.json_file import require_writable
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError
@@ -12,11 +13,12 @@ from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 def run(args: argparse.Namespace) -> int:
     """Write the joined checkpoint and print its parts; returns 0."""
+    named = [read_take(text) for text in args.take]
+    require_writable(args.out, "--out")
     trunk = Source.of(args.trunk, load_checkpoint(args.trunk, args.trust_checkpoint))
     sources: dict[str, Source] = {}
     takes = []
-    for text in args.take:
-        entries, name = read_take(text)
+    for entries, name in named:
         if name not in sources:
             sources[name] = Source.of(name, load_checkpoint(name, args.trust_checkpoint))
         takes.append(Take(sources[name], entries))

@@ -13,14 +13,15 @@ from typing import Any
 from torch import nn
 
 from pcdet_freeze import bench
+from pcdet_freeze.bench.subject import build_subject
 from pcdet_freeze.bench.timing import threads
-from pcdet_freeze.cli.bench import build_subject
 from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, without
 from pcdet_freeze.freezing.entries.paths import find
 from pcdet_freeze.freezing.plan import KEY
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.terminal import columns, paint, wrap
 
 VARIANTS = ("none", "exact")
@@ -29,6 +30,7 @@ VARIANTS = ("none", "exact")
 def run(args: argparse.Namespace) -> int:
     """Print the list and what it means; returns the exit code."""
     cfg = cfg_of(args)
+    pick_device(args.device)  # raises here, and not after the model
     frames = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, [])  # of which the model needs the labels' form
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
     found = suggest(model, args.keep)

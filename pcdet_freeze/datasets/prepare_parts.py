@@ -83,10 +83,17 @@ def parts_folder(out: Path, name: str) -> Iterator[Path]:
 
     Raises DataError where ``out`` cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with writing_infos(out):
         yield out / name
         shutil.rmtree(out / name, ignore_errors=True)
+
+
+@contextmanager
+def writing_infos(out: Path) -> Iterator[None]:
+    """Make the folder ``out``; DataError where it, or a file that the block writes, cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise DataError(
             f"the info files cannot be written to {out} ({error}). Name another folder with --out DIR, "

@@ -139,6 +139,8 @@ class RunContext:
     seed: int = FIXED_SEED
     loaded: tuple[str, ...] = ()
     """names of the tensors that were loaded from ``pretrained_model``"""
+    pretrained: dict[str, Any] | None = None
+    """content of ``pretrained_model``, from the start of the run until the model is built"""
     agreement: StopAgreement | None = None
     """with several ranks: how they stop after the same step"""
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)

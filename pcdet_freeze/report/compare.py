@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcdet_freeze.evaluation.summary import title_of
 from pcdet_freeze.report.forgetting import shown
 from pcdet_freeze.report.html import page, section, table, tag, text
 from pcdet_freeze.report.record import RunRecord
@@ -64,8 +65,11 @@ def _tasks(records: Sequence[RunRecord]) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def _metrics(records: Sequence[RunRecord]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for key in shown(dict.fromkeys(key for record in records for key in record.after)):
-        yield key, tuple(_number(record.after.get(key)) for record in records)
+    keys = shown(dict.fromkeys(key for record in records for key in record.after))
+    # one key may stand for different overlaps in two runs (EVALUATION.IOU): these are two rows
+    found = [{title_of(key, r.after): r.after[key] for key in keys if key in r.after} for r in records]
+    for title in dict.fromkeys(title for values in found for title in values):
+        yield title, tuple(_number(values.get(title)) for values in found)
 
 
 def _cost(records: Sequence[RunRecord]) -> Iterator[tuple[str, tuple[str, ...]]]:

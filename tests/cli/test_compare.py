@@ -92,6 +92,17 @@ def test_json_has_each_run(runs: list[Path], capsys: Any) -> None:
     assert found["b/default"]["config keys that differ"]["OPTIMIZATION.LR"] == "0.02"
 
 
+def test_aps_of_different_overlaps_are_different_rows(tmp_path: Path, capsys: Any) -> None:
+    folders = [
+        write(tmp_path / iou, after={"Car_3d/moderate_R40": 50.0, f"Car_3d_{iou}/moderate_R40": 50.0})
+        for iou in ("0.50", "0.70")
+    ]
+    assert compare(*folders, "--json") == 0
+    found = [run["metrics"] for run in json.loads(capsys.readouterr().out).values()]
+    names = ["Car_3d/moderate_R40 at IoU 0.50", "Car_3d/moderate_R40 at IoU 0.70"]
+    assert [[run[name] for name in names] for run in found] == [["50.000", "-"], ["-", "50.000"]]
+
+
 def test_one_run_and_a_folder_above_it_will_do(runs: list[Path], capsys: Any) -> None:
     assert compare(runs[0].parent) == compare(runs[0] / "report.json") == 0
     assert rows(capsys.readouterr().out)["mAP"] == ["0.500"]

@@ -15,6 +15,7 @@ from pcdet_freeze.datasets.kitti.check_info import KITTI_INFOS, has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.packed import packed_file
+from pcdet_freeze.datasets.prepare_parts import writing_infos
 from pcdet_freeze.datasets.reading.timed_reads import (
     current_limit,
     limit_of,
@@ -82,18 +83,12 @@ def prepare_kitti(
         splits = read_splits(root)
         needs_image = bool(dataset_cfg.get("FOV_POINTS_ONLY"))
         check_folders(root / "training", needs_image)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
+        with writing_infos(out):
             frames = _read_all(root, out, splits, workers, report, needs_image)
             _write_all(out, splits, frames, report)
             for split in splits:
                 packed_file(KITTI_INFOS, [out / f"kitti_infos_{split}.pkl"], log)
             packed_file(DATABASE, [out / "kitti_dbinfos_train.pkl"], log)
-        except OSError as error:
-            raise DataError(
-                f"the info files cannot be written to {out} ({error}). Name another folder with "
-                "--out DIR, and set DATA_CONFIG.INFO_ROOT to it"
-            ) from error
     _log(log, report, out, class_names)
     return report
 
