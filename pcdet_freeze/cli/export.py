@@ -1,8 +1,4 @@
-"""Write a PointPillar-type network as ONNX, from voxels to the raw outputs of its heads.
-
-onnxruntime runs the file on a frame and must agree with torch. --against says whether a head is still that
-of an earlier export, operator by operator and weight by weight.
-"""
+"""The command ``export``; its flags and help: ``arguments/export.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles, find_point_files
@@ -25,21 +21,6 @@ from pcdet_freeze.models import build_network, load_data_to_gpu
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 SAME, CHANGED = 0, 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the frame that is stored, and the folder."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--ckpt", required=True, help="checkpoint of that model")
-    add("--out", type=Path, required=True, help="folder of the files")
-    add(
-        "--data_path", type=Path, help="point file of the stored frame; default: first frames of the test set"
-    )
-    add("--batch_size", type=whole(1), default=1, help="samples of a forward, fixed in the file; default 1")
-    add("--against", type=Path, metavar="FOLDER", help="an earlier export: compare the heads that both have")
-    add_trust(parser)
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,9 +1,4 @@
-"""Train the same three tasks by five recipes on one budget, and compare what each keeps and learns.
-
-Stage 1 (detection) is trained once; every recipe but the first continues from its checkpoint with
-segmentation, then with lanes. The first one trains all three tasks jointly, for as many iterations as three
-stages have.
-"""
+"""The command ``recipes``; its flags and help: ``arguments/recipes.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import whole
+from pcdet_freeze.cli.arguments.recipes import TRUNKS
 from pcdet_freeze.cli.three_stages import QUICK, evaluate_stage, set_words, train_stage
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
@@ -25,8 +20,6 @@ RECIPES = {
     "norm layers only": ["MODEL.FREEZE.PARAMETERS", "False", WEIGHTS],
     "fine-tuning, all losses": [LIST, "[]"],
 }
-TRUNKS = {"pillars": "", "shared": "shared_"}
-"""what the branches share with detection: the pillar encoder, or backbone_2d.blocks and deblocks too"""
 AP, MIOU, F1 = "Car_3d_0.50/moderate_R40", "segmentation/mIoU", "lane/F1"
 HEAD = (
     "recipe", "car AP after 1", "after 2", "after 3", "mIoU after 2", "after 3", "lane F1 after 3",
@@ -57,23 +50,6 @@ def table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table."""
     lines = [HEAD, ["---"] * len(HEAD), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to write, and how much to train."""
-    parser.add_argument(
-        "--output_dir", default="output/recipes", help="output folder; existing results are deleted"
-    )
-    parser.add_argument(
-        "--trunk",
-        choices=TRUNKS,
-        default="pillars",
-        help="what the tasks share: the pillar encoder (pillars), or backbone_2d.blocks and deblocks as well",
-    )
-    parser.add_argument("--stage1", help="checkpoint of stage1_detect to start from; default: trains one")
-    parser.add_argument("--batch_size", type=whole(1), default=4, help="scenes in an iteration; default 4")
-    parser.add_argument("--max_iters", type=whole(1), default=100, help="iterations of each stage")
-    parser.add_argument("--quick", action="store_true", help="4 iterations on few scenes: not the quality")
 
 
 def run(args: argparse.Namespace) -> int:

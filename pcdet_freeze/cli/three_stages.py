@@ -1,9 +1,4 @@
-"""Train detection, then segmentation, then lanes on simulated scenes; earlier tasks stay frozen.
-
-Every step is a command that is printed before it runs; all run in this process, on scenes that are rendered
-once. The table at the end shows each task after each stage, and whether the detector's outputs are bitwise
-equal. A short training without the freeze list shows that they change without it.
-"""
+"""The command ``three-stages``; its flags and help: ``arguments/three_stages.py``."""
 
 from __future__ import annotations
 
@@ -35,14 +30,6 @@ Figures = dict[str, Any]
 
 class StepError(PCDetFreezeError):
     """A command that one of the steps needs has failed; its own message stands above."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to write, and how much to train."""
-    parser.add_argument(
-        "--output_dir", default="output/three_stages", help="output folder; existing results are deleted"
-    )
-    parser.add_argument("--quick", action="store_true", help="few steps on few scenes: not the quality")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,7 +96,7 @@ def step(name: str, *words: str, check: bool = True) -> int:
     print(f"\n$ pcdet-freeze {line}\n", flush=True)
     command = importlib.import_module(f"pcdet_freeze.cli.{name}")
     parser = argparse.ArgumentParser(prog=f"pcdet-freeze {name}")
-    command.add_arguments(parser)
+    importlib.import_module(f"pcdet_freeze.cli.arguments.{name}").add_arguments(parser)
     code = int(command.run(parser.parse_args(words)))
     if code == INTERRUPTED:
         raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pcdet_freeze.engine.option_limits import LOWEST, default_workers
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.errors import ConfigError
@@ -22,27 +22,8 @@ from pcdet_freeze.utils.untrusted_files.inside import inside
 
 FIXED_SEED = 666
 Checkpoint = tuple[Path, dict[str, Any]]
-
-
-LOWEST = {
-    "batch_size": 1,
-    "workers": 0,
-    "start_epoch": 0,
-    "epochs": 1,
-    "max_iters": 1,
-    "ckpt_save_interval": 1,
-    "max_ckpt_save_num": 1,
-    "num_epochs_to_eval": 0,
-    "logger_iter_interval": 1,
-}
-"""option -> its smallest value"""
 TAGS = ("extra_tag", "eval_tag")
 """options that are names of folders"""
-
-
-def default_workers() -> int:
-    """Loader processes of a run by default."""
-    return min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

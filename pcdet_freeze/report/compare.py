@@ -107,24 +107,6 @@ def _number(value: float | None) -> str:
     return LACKING if value is None else f"{value:.3f}"
 
 
-def comparison_text(records: Sequence[RunRecord], width: int = 60) -> str:
-    """Aligned lines, a block for each group; a cell has at most ``width`` characters."""
-    titles, groups = titles_of(records), compare_runs(records)
-    every = [("", tuple(titles)), *(row for group in groups for row in group.rows)]
-    first = max(len(name) for name, _ in every) + 2
-    columns = [min(max(len(cells[i]) for _, cells in every), width) + 2 for i in range(len(titles))]
-
-    def line(name: str, cells: Sequence[str]) -> str:
-        cut = [c if len(c) <= width else c[: width - 1] + "…" for c in cells]
-        return (f"{name:<{first}}" + "".join(f"{c:<{w}}" for c, w in zip(cut, columns, strict=True))).rstrip()
-
-    lines = [line("", titles)]
-    for group in groups:
-        if group.rows:
-            lines += ["", group.title.upper(), *(line(name, cells) for name, cells in group.rows)]
-    return "\n".join(lines)
-
-
 def comparison_body(records: Sequence[RunRecord]) -> str:
     """The tables of a comparison as HTML; rows whose cells differ are bold."""
     titles = titles_of(records)

@@ -58,6 +58,27 @@ def test_runs_go_by_the_parts_of_their_folders_that_tell_them_apart(runs: list[P
     assert capsys.readouterr().out.splitlines()[0].split() == ["a/default", "b/default"]
 
 
+@pytest.mark.parametrize("limit", [60, 80, 120])
+def test_the_table_fits_the_terminal_and_nothing_is_cut(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(limit))
+    names = ["a_folder_with_a_name_of_its_own", "b", "c", "d"]
+    words = [f"{name} {'and more ' * 12}end" for name in names]
+    runs = [
+        write(tmp_path / name / "default", config={"A_LONG_KEY." * 5: word, "LR": 0.1 * n}, iterations=n)
+        for n, (name, word) in enumerate(zip(names, words, strict=True))
+    ]
+    assert compare(*runs) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= limit
+    assert all(
+        f"{name}/default" in out and word in " ".join(out.split())
+        for name, word in zip(names, words, strict=True)
+    )
+    assert rows(out)["iterations"] == ["0", "1", "2", "3"]
+
+
 def test_the_page_is_valid_and_has_the_same_rows(runs: list[Path], tmp_path: Path) -> None:
     assert compare(*runs, "--html", tmp_path / "new" / "page.html") == 0
     found = Page((tmp_path / "new" / "page.html").read_text())

@@ -25,6 +25,7 @@ from pcdet_freeze.datasets.reading.timed_reads import (
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.utils.progress import progress
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -181,8 +182,9 @@ def _read(
         out = database_of(frame) if database_of is not None else None
         return _Frame(info, write_objects(out, info, points) if out is not None else [])
 
-    found = {}
-    for frame, result in zip(ids, pool.map(one, ids), strict=True):
+    found, log = {}, logging.getLogger("pcdet_freeze.prepare").info
+    results = progress(pool.map(one, ids), len(ids), files.folder.name, "frame", log)
+    for frame, result in zip(ids, results, strict=True):
         if isinstance(result, DataError):
             report.skipped[f"{files.folder.name}/{frame}"] = str(result)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pcdet_freeze.datasets.loader import each_batch
 from pcdet_freeze.engine.checkpoint.io import epoch_of
@@ -29,6 +27,7 @@ from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.output_files import write_text, writing
+from pcdet_freeze.utils.progress import progress
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 T = TypeVar("T")
@@ -67,7 +66,7 @@ def eval_one_epoch(
             text_folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     counter = TaskCounter(loader.dataset)
-    share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter)
+    share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter, logger)
     frames, recall = share.frames, share.recall
     if dist_test:
         frames = interleave(distributed.gather(frames), len(loader.dataset))
@@ -99,7 +98,12 @@ class _Share:
 
 
 def _predict(
-    model: nn.Module, loader: Any, class_names: list[str], text_folder: Path | None, counter: TaskCounter
+    model: nn.Module,
+    loader: Any,
+    class_names: list[str],
+    text_folder: Path | None,
+    counter: TaskCounter,
+    logger: logging.Logger,
 ) -> _Share:
     model = distributed.unwrap(model)
     device = next(model.parameters()).device
@@ -107,10 +111,10 @@ def _predict(
     model.eval()
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(0)
-    hidden = distributed.rank() > 0 or not sys.stderr.isatty()
-    for batch in tqdm(
-        each_batch(loader), total=len(loader), desc="eval", dynamic_ncols=True, leave=False, disable=hidden
-    ):
+    batches = each_batch(loader)
+    if distributed.rank() == 0:
+        batches = progress(batches, len(loader), "eval", "batch", logger.info)
+    for batch in batches:
         load_data_to_gpu(batch, device)
         begin = time.perf_counter()
         with torch.no_grad():
