@@ -266,6 +266,7 @@ class Evaluation:
             result_dir=context.folders.eval / self.folder / f"epoch_{epoch}" / split / self.tag,
             save_to_file=context.options.save_to_file,
             infer_time=self.infer_time,
+            digest=context.options.digest,
         )
         return self.metrics
 
