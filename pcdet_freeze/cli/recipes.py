@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.stage1 is None:
         first = stage("stage1_detect", "first", None, budget, few)
     else:
-        first = evaluate_stage(out, "stage1_detect", args.stage1, args.batch_size, few)
+        first = evaluate_stage(out, "stage1_detect", ["--ckpt", args.stage1], args.batch_size, few)
     joint = stage(f"{prefix}multi_task", "joint", None, 3 * budget, few)
     figures = ["-", "-", f"{joint[AP]:.1f}", "-", f"{joint[MIOU]:.1f}", f"{joint[F1]:.3f}", "-"]
     rows = [["joint", *figures, f"{seconds(joint):.0f}"]]
