@@ -10,7 +10,7 @@ from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.cli.common.json_file import require_writable, write_json
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
-from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests
+from pcdet_freeze.engine.testing.output_digest import OutputDigest, output_digests, to_plain
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
     for name, digest in found.items():
         print(f"{name:<20}{digest.hexdigest()}{digest.count:>14}")
     if args.out is not None:
-        plain = {name: {"digest": d.hexdigest(), "count": d.count} for name, d in found.items()}
-        write_json(args.out, plain)
+        write_json(args.out, to_plain(found))
     return 0
 
 

@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
     def stage(cfg: str, tag: str, start: str | None, iterations: int, keys: list[str]) -> dict[str, Any]:
         length = ["--batch_size", str(args.batch_size), "--max_iters", str(iterations)]
-        return train_stage(out, cfg, tag, start, [*length, *set_words(keys)], few)
+        return train_stage(out, cfg, tag, start, [*length, *set_words(keys)])
 
     if args.stage1 is None:
         first = stage("stage1_detect", "first", None, budget, few)
     else:
-        first = evaluate_stage(out, "stage1_detect", args.stage1, few)
+        first = evaluate_stage(out, "stage1_detect", ["--ckpt", args.stage1], args.batch_size, few)
     joint = stage(f"{prefix}multi_task", "joint", None, 3 * budget, few)
     figures = ["-", "-", f"{joint[AP]:.1f}", "-", f"{joint[MIOU]:.1f}", f"{joint[F1]:.3f}", "-"]
     rows = [["joint", *figures, f"{seconds(joint):.0f}"]]

@@ -54,6 +54,8 @@ class RunOptions:
     """first epoch whose checkpoint is evaluated"""
     save_to_file: bool = False
     """write the predictions as text files"""
+    digest: bool = False
+    """write digests of all outputs of an evaluation; needs a single process"""
     device: str | None = None
     """cpu, cuda or cuda:N; None: CUDA if available"""
     timeout: float = 600
@@ -145,6 +147,13 @@ class RunContext:
     """with several ranks: how they stop after the same step"""
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """range of each column of the training points, on rank 0 (see ``data_check``)"""
+
+    def __post_init__(self) -> None:
+        if self.options.digest and self.world.size > 1:
+            raise ConfigError(
+                f"--digest needs one process that predicts all frames; got {self.world.size}. Leave it out, "
+                "and run `pcdet-freeze digest` on the checkpoint."
+            )
 
     @property
     def batch_size(self) -> int:

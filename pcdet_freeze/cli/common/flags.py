@@ -51,6 +51,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--local_rank", "--local-rank", type=int, help="ignored; the launcher sets LOCAL_RANK")
     add_number(parser, "start_epoch", "first epoch whose checkpoint is evaluated", 0)
     add("--save_to_file", action="store_true", help="write the predictions as text files too")
+    add("--digest", action="store_true", help="write digests of the outputs of an evaluation, too")
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--timeout", type=seconds, default=600,
         help="seconds until a rank that does not answer, or an iteration that does not end, is an error; "

@@ -21,8 +21,10 @@ from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.testing.joined_scores import score_with_parts
+from pcdet_freeze.engine.testing.output_digest import OutputDigests, to_plain
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
 from pcdet_freeze.evaluation import PrecisionRecall
+from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
@@ -46,6 +48,7 @@ def eval_one_epoch(
     save_to_file: bool = False,
     infer_time: bool = False,
     points: list[PrecisionRecall] | None = None,
+    digest: bool = False,
 ) -> dict[str, float]:
     """Predict every frame of ``loader`` and score the predictions; returns metric name -> value.
 
@@ -55,7 +58,8 @@ def eval_one_epoch(
     On rank 0 writes ``result.pkl`` (the boxes, as OpenPCDet does) and ``result.json`` (the metrics) to
     ``result_dir``, and with ``save_to_file`` one text file a frame below ``final_result/data``. With
     ``dist_test`` each rank predicts its share; all ranks return the same metrics. ``points`` gets the counts
-    of the precision curves, on rank 0.
+    of the precision curves, on rank 0. With ``digest``, predicts in plain arithmetic and also writes
+    ``digest.json``, the digests of all outputs (:class:`OutputDigests`).
     Raises DataError unless there is one prediction for each frame, and a label to score one of them.
     """
     logger.info("*************** EPOCH %s EVALUATION *****************", epoch_id)
@@ -66,7 +70,8 @@ def eval_one_epoch(
             text_folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     counter = TaskCounter(loader.dataset)
-    share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter, logger)
+    digests = OutputDigests(model) if digest else None
+    share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter, logger, digests)
     frames, recall = share.frames, share.recall
     if dist_test:
         frames = interleave(distributed.gather(frames), len(loader.dataset))
@@ -81,7 +86,7 @@ def eval_one_epoch(
         else {}
     )
     if folder is not None:
-        distributed.main_only(lambda: _write(folder, frames, result))
+        distributed.main_only(lambda: _write(folder, frames, result, digests))
         logger.info("Result is saved to %s", folder)
     return result
 
@@ -104,6 +109,7 @@ def _predict(
     text_folder: Path | None,
     counter: TaskCounter,
     logger: logging.Logger,
+    digests: OutputDigests | None,
 ) -> _Share:
     model = distributed.unwrap(model)
     device = next(model.parameters()).device
@@ -117,9 +123,11 @@ def _predict(
     for batch in batches:
         load_data_to_gpu(batch, device)
         begin = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if digests is None else plain_arithmetic():
             predictions, recall = model(batch)
         share.seconds += time.perf_counter() - begin
+        if digests is not None:
+            digests.add(batch, predictions)
         for key, value in recall.items():
             share.recall[key] = share.recall.get(key, 0) + float(value)
         annos = _annos(loader.dataset, batch, predictions, class_names, text_folder)
@@ -153,12 +161,16 @@ def interleave(parts: Sequence[Sequence[T]], total: int) -> list[T]:
     return merged[:total]
 
 
-def _write(folder: Path, frames: Sequence[FrameResult], result: Mapping[str, float]) -> None:
+def _write(
+    folder: Path, frames: Sequence[FrameResult], result: Mapping[str, float], digests: OutputDigests | None
+) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "result.pkl").open("wb") as file:
             pickle.dump([frame.anno for frame in frames], file)
     write_text(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True) + "\n")
+    if digests is not None:
+        write_text(folder / "digest.json", json.dumps(to_plain(digests.found), indent=1) + "\n")
 
 
 def evaluate_all(
