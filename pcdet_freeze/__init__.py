@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     )
     from pcdet_freeze.models import build_network
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "Certificate",
