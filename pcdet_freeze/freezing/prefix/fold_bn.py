@@ -179,8 +179,9 @@ class Fold:
     def _has_few_products(self, args: tuple[Any, ...], kwargs: dict[str, Any], pads: bool) -> bool:
         if not self.options.few_products or kwargs or len(args) != 1:
             return False
-        padded = pads and self.pad is not None
-        padding = own_padding(self.pad, self.layer) if padded else self.layer.__dict__.get("padding")
+        padding: object = self.layer.__dict__.get("padding")
+        if pads and self.pad is not None:
+            padding = own_padding(self.pad, self.layer)
         return takes(self.layer, args[0], padding)
 
     def _few_products(self, maps: Tensor, relu: bool = False) -> Tensor:
