@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
-from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last, lies_in_rows
+from pcdet_freeze.ops.maps.map_layout import computes_here, is_channels_last, lies_in_rows, map_of, rows_of
 from pcdet_freeze.ops.maps.map_norm import batch_norm
 from pcdet_freeze.ops.maps.map_products import convolve_cells, spread_cells
 from pcdet_freeze.ops.maps.scattered import convolve, has_pillars
-from pcdet_freeze.utils.foreign_code import has_hooks
+from pcdet_freeze.utils.foreign_code import has_foreign_code, has_hooks
 
 
 class Conv2d(nn.Conv2d):
@@ -85,22 +85,31 @@ class MapSequential(nn.Sequential):
     computes_as: ClassVar[type[nn.Module]] = nn.Sequential
 
     def forward(self, input: Any) -> Any:
-        return self._run(input, None)
+        return self._run(list(self), input, None)
 
     def forward_into(self, maps: Tensor, rows: Tensor) -> Tensor:
         """``forward`` whose result lies in ``rows`` (B * H * W, C) where :meth:`can_write` holds."""
-        result: Tensor = self._run(maps, rows)
+        if not self[-2].training:
+            value = self._run(list(self)[:-1], maps, None)
+            torch.clamp_min(rows_of(value), 0, out=rows)
+            return map_of(rows, value.shape[0], *value.shape[2:])
+        result: Tensor = self._run(list(self), maps, rows)
         return result
 
     def can_write(self, maps: Tensor) -> bool:
-        """Whether the last layers are a norm in train mode and its ReLU, which write where they are to."""
+        """Whether the last layers are a norm and its ReLU, which write where they are to.
+
+        They do so in train mode, and without a graph in eval mode, where the norm may be folded.
+        """
         if len(self) < 2 or not is_bare(self) or not computes_here(maps):
             return False
         norm, relu = self[-2], self[-1]
+        if not norm.training:
+            return not torch.is_grad_enabled() and type(relu) is nn.ReLU and not has_foreign_code(relu)
         return isinstance(norm, BatchNorm2d) and norm.training and _is_norm_relu(norm, relu)
 
-    def _run(self, value: Any, into: Tensor | None) -> Any:
-        layers, number = list(self), 0
+    def _run(self, layers: Sequence[nn.Module], value: Any, into: Tensor | None) -> Any:
+        number = 0
         while number < len(layers):
             following = layers[number + 1] if number + 1 < len(layers) else None
             own = into if number + 2 == len(layers) else None

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.freezing.eval_lock import is_locked
-from pcdet_freeze.freezing.prefix.fold_bn import is_foldable_norm, out_axis
+from pcdet_freeze.freezing.prefix.fold_bn import Fold, is_foldable_norm, out_axis
 from pcdet_freeze.models.map_layers import BatchNorm2d, Conv2d, ConvTranspose2d, MapSequential, run_together
+from pcdet_freeze.ops.maps.map_layout import JoinedMap
 from pcdet_freeze.utils.tensors import relative_error
 
 LAST = torch.channels_last
@@ -129,3 +130,28 @@ def test_the_gradient_of_a_1x1_transposed_weight_has_its_strides() -> None:
     layer = ConvTranspose2d(6, 8, 1)
     layer(image()).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.stride() == layer.weight.stride()
+
+
+def frozen_deblock() -> MapSequential:
+    torch.manual_seed(0)
+    conv = ConvTranspose2d(6, 4, 2, stride=2, bias=False)
+    return MapSequential(conv, BatchNorm2d(4).eval(), nn.ReLU())
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_frozen_deblock_writes_its_channels_of_one_map_to_the_same_bits(folded: bool) -> None:
+    up, joined = frozen_deblock(), JoinedMap(image(), (2, 24, 20), [3, 4])
+    for module, forward in Fold(up[0], up[1], relu=up[2]).forwards().items() if folded else ():
+        module.__dict__["forward"] = forward
+    with torch.no_grad():
+        assert up.can_write(image())
+        own, found = up(image()), up.forward_into(image(), joined.places[1])
+    assert torch.equal(own, found) and found.data_ptr() == joined.places[1].data_ptr()
+
+
+def test_a_frozen_deblock_with_a_graph_or_a_hook_on_its_relu_is_concatenated() -> None:
+    up = frozen_deblock()
+    assert not up.can_write(image())
+    up[2].register_forward_hook(lambda module, args, output: None)
+    with torch.no_grad():
+        assert not up.can_write(image())

@@ -95,7 +95,8 @@ class FastForward:
             layer, norm = missed[0]
             raise FreezeError(
                 f"A frozen module must run the same layers in every step for {norm} to be folded into "
-                f"{layer}, but in this step {norm} did not run after it. Set MODEL.FREEZE.FUSE: False."
+                f"{layer}, but in this step {norm} or its ReLU did not run after it. Set MODEL.FREEZE.FUSE: "
+                "False."
             )
 
     def _restore(self) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pcdet_freeze.freezing.eval_lock import base_class
 from pcdet_freeze.freezing.prefix.options import Options
+from pcdet_freeze.freezing.prefix.winograd import convolve_pairs, pair_weights, takes
 from pcdet_freeze.utils.tensors import INFINITE, error_sums, tensors_of
 
 _OUT_AXIS: dict[type, int] = {
@@ -98,13 +99,16 @@ class Fold:
         """calls of the layer that no call of the norm has followed yet"""
         self.unpadded = 0
         """calls of the padding layer that no call of the layer has followed yet"""
+        self.rectified = 0
+        """calls of the layer that computed the ReLU too, and that no call of it has followed yet"""
         self._made_from: tuple[Any, ...] = ()
         self._weights: tuple[Tensor, Tensor] | None = None
+        self._pairs: Tensor | None = None
 
     def clear(self) -> bool:
-        """Reset the counters; returns whether a call of the layer was not followed by the norm."""
-        unanswered = self.pending > 0 or self.unpadded > 0
-        self.pending = self.unpadded = 0
+        """Reset the counters; returns whether a call of the layer lacks that of the norm or the ReLU."""
+        unanswered = self.pending > 0 or self.unpadded > 0 or self.rectified > 0
+        self.pending = self.unpadded = self.rectified = 0
         return unanswered
 
     @property
@@ -125,7 +129,10 @@ class Fold:
         return value
 
     def run_relu(self, value: Tensor) -> Tensor:
-        """ReLU in the memory of ``value``."""
+        """ReLU in the memory of ``value``, unless the layer has computed it."""
+        if self.rectified:
+            self.rectified -= 1
+            return value
         return F.relu(value) if value.requires_grad else F.relu_(value)
 
     def run_layer(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,6 +140,9 @@ class Fold:
         self.pending += 1
         pads = self.unpadded > 0
         self.unpadded -= pads
+        if self._has_few_products(args, kwargs, pads):
+            self.rectified += self.relu is not None
+            return self._few_products(args[0], relu=self.relu is not None)
         return self.fold(args, kwargs, pads)
 
     def run_norm(self, value: Tensor) -> Any:
@@ -148,6 +158,8 @@ class Fold:
         Args:
             pads: whether the layer also pads, in place of ``pad``.
         """
+        if self._has_few_products(args, kwargs, pads):
+            return self._few_products(args[0])
         own, parameters = dict(self.layer._parameters), self.layer._parameters
         attributes = self.layer.__dict__
         weight, bias = self.weights()
@@ -164,6 +176,20 @@ class Fold:
             if pads:
                 attributes["padding"] = padding
 
+    def _has_few_products(self, args: tuple[Any, ...], kwargs: dict[str, Any], pads: bool) -> bool:
+        if not self.options.few_products or kwargs or len(args) != 1:
+            return False
+        padding: object = self.layer.__dict__.get("padding")
+        if pads and self.pad is not None:
+            padding = own_padding(self.pad, self.layer)
+        return takes(self.layer, args[0], padding)
+
+    def _few_products(self, maps: Tensor, relu: bool = False) -> Tensor:
+        weight, bias = self.weights()
+        if self._pairs is None:
+            self._pairs = pair_weights(weight)
+        return convolve_pairs(maps, self._pairs, bias, relu)
+
     def weights(self) -> tuple[Tensor, Tensor]:
         """Folded weight and bias."""
         own = [
@@ -178,7 +204,7 @@ class Fold:
                 weight, bias = weight.to(self.options.dtype), bias.to(self.options.dtype)
             if self.options.channels_last and weight.dim() == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
-            self._weights, self._made_from = (weight, bias), made_from
+            self._weights, self._made_from, self._pairs = (weight, bias), made_from, None
         return self._weights
 
 

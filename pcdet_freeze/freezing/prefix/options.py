@@ -37,6 +37,8 @@ class Options:
     as CUDA graphs, which the host launches at once"""
     skip_empty: bool = True
     """FREEZE.SKIP_EMPTY: whether blocks of folded convolutions run on reached cells only, where it pays"""
+    few_products: bool = False
+    """whether folded 3x3 convolutions of channels-last maps run by fewer products, on a CPU in float32"""
     quick_form: Callable[[nn.Module], Callable[..., Any] | None] = own_quick_form
     """module -> a faster forward whose outputs differ by rounding alone, or None. It is compared with the
     module's own forward before it is used"""

@@ -157,7 +157,8 @@ class Validation:
     def _too_far(self, plan: Plan) -> dict[str, float]:
         """path -> relative error, of norm layers and quick forms whose error exceeds the tolerance."""
         fuse = "force" if self.options.fuse == "force" else True
-        options = Options(fuse, quick_form=self.options.quick_form)
+        given = self.options
+        options = Options(fuse, few_products=given.few_products, quick_form=given.quick_form)
         fast, after = self._outputs(replace(plan, compiled=()), options, ValidationFold)
         sums = {path: _sums_of(self.before.get(path, ()), after.get(path, ())) for path in plan.quick}
         if can_fold_now(self.twin, options):

@@ -62,7 +62,8 @@ def _options_of(plan: FreezePlan) -> Options:
     if plan.channels_last:
         # parts of a module with a quick form are not compiled
         form = _quick_or_joined if options.is_exact and not plan.compile else _quick_form
-    return replace(options, quick_form=form)
+    few = bool(plan.channels_last) and options.is_exact and not plan.compile
+    return replace(options, quick_form=form, few_products=few)
 
 
 class FrozenPrefix:
