@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -16,7 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,12 @@ server.sendmsg([len(message).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SC
 server.sendall(message)
 os._exit(int(server.recv(8) or b"70"))
 """
-PRELOAD = ("torch.distributed.run", "matplotlib.figure", "tensorboardX", "pcdet_freeze.engine.train_api",
-           "pcdet_freeze.openpcdet", "pcdet_freeze.cli.train", "pcdet_freeze.cli.bench",
-           "pcdet_freeze.cli.demo", "pcdet_freeze.cli.suggest")  # fmt: skip
+PRELOAD = ("torch.distributed.run", "spconv.pytorch", "matplotlib.figure", "tensorboardX",
+           "pcdet_freeze.engine.train_api", "pcdet_freeze.openpcdet", "pcdet_freeze.cli.train",
+           "pcdet_freeze.cli.bench", "pcdet_freeze.cli.demo", "pcdet_freeze.cli.suggest")  # fmt: skip
+
+INSIDE = "DOCS_SERVER_INSIDE"
+"""variable of what a command starts, whose exit code is the command's affair"""
 
 
 class CommandServer:
@@ -48,7 +54,7 @@ class CommandServer:
             client.chmod(0o755)
 
     def __enter__(self) -> CommandServer:
-        command = [sys.executable, __file__, self.address]
+        command = [sys.executable, "-W", "ignore", __file__, self.address]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=self.environment())
         assert self.process.stdout is not None and self.process.stdout.readline() == b"ready\n"
         return self
@@ -59,10 +65,17 @@ class CommandServer:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
+    def done(self) -> list[dict[str, Any]]:
+        """The commands of the shell since the last call: ``words``, ``code``, ``seconds`` of process time."""
+        log = Path(self.address + ".log")
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
     def environment(self, **more: str) -> dict[str, str]:
         """For a shell in which the commands are found."""
         root = Path(__file__).resolve().parents[2]
-        paths = {"PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": str(root)}
+        paths = {"PATH": f"{self.bin}:{os.environ['PATH']}", "PYTHONPATH": f"{root}:{root / 'tests/helpers'}"}
         fixed = {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(self.bin / "python")}
         return {**os.environ, **paths, **fixed, **more}
 
@@ -71,6 +84,7 @@ def serve(address: str) -> None:
     """Import the package, then fork a process for each connection."""
     for name in PRELOAD:
         __import__(name)
+    _load_the_rest()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -83,6 +97,32 @@ def serve(address: str) -> None:
             listener.close()
             _answer(connection)
         connection.close()
+
+
+def _load_the_rest() -> None:
+    """Import what a training imports while it runs, and load what numba has compiled.
+
+    The training itself runs in a process of its own: torch refuses a backward pass after a fork that
+    another one preceded.
+    """
+    from tool_runs import CFG, SMALL, folder, train
+
+    from pcdet_freeze.__main__ import main
+
+    with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nowhere:
+        out = Path(name)
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            if os.fork() == 0:
+                train(out)
+                (out / "modules").write_text("\n".join(sys.modules))
+                os._exit(0)
+            os.wait()
+            for module in (out / "modules").read_text().splitlines():
+                with suppress(ImportError):
+                    importlib.import_module(module)
+            ckpt = folder(out) / "ckpt/checkpoint_epoch_2.pth"
+            line = ["--cfg_file", str(CFG), "--ckpt", str(ckpt), "--workers", "0", "--output_dir", name]
+            assert main(["test", *line, "--set", *SMALL]) == 0
 
 
 def _answer(connection: socket.socket) -> None:
@@ -99,8 +139,15 @@ def _answer(connection: socket.socket) -> None:
             os.dup2(file, number)
             os.close(file)
         _become(*json.loads(message))
-    code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
-    connection.sendall(str(code if code >= 0 else 128 - code).encode())
+    _, status, used = os.wait4(command, 0)
+    code = os.waitstatus_to_exitcode(status)
+    code = code if code >= 0 else 128 - code
+    name, words, _, environment = json.loads(message)
+    done = {"words": [name, *words], "code": code, "seconds": round(used.ru_utime + used.ru_stime, 2)}
+    if INSIDE not in environment:
+        with Path(connection.getsockname() + ".log").open("a") as log:
+            log.write(json.dumps(done) + "\n")
+    connection.sendall(str(code).encode())
     os._exit(0)
 
 
@@ -108,7 +155,8 @@ def _become(name: str, words: list[str], cwd: str, environment: dict[str, str]) 
     """Run the words in this process as a new interpreter would, and end it."""
     os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment, **{INSIDE: "1"})
+    sys.executable = environment["PYTHON_EXEC"]  # what the command starts is forked, too
     code: Any = 0
     try:
         _run(name, words)
