@@ -1,13 +1,14 @@
 """Run a model over point files (.bin, .npy, .pcd, .las), or over frames of its test set, and write pictures.
 
 Needs no labels and no display. --before shows what a training changed: green boxes are equal in every bit.
+--view shows the frames in 3D in the browser instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 from pcdet_freeze.visualization.bev import COLORS, Style, require_matplotlib
 from pcdet_freeze.visualization.demo import (
     Frame,
+    Frames,
     draw_frame,
     found_in,
     frames_of_dataset,
     frames_of_files,
+    parts_of,
     predict,
 )
 from pcdet_freeze.visualization.scene import Scene
+from pcdet_freeze.visualization.viewer import Look, Viewer, has_display, require_viser
 
 Predict = Callable[[Frame], Scene]
 
@@ -55,14 +59,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--color", choices=COLORS, default="height", help="colour of the points; default: height")
     add("--intensity_scale", type=positive, default=1.0,
         help="intensity that the training knows as 1, such as 255; default 1")  # fmt: skip
+    add("--view", action="store_true", help="3D view in the browser, in place of the pictures")
+    add("--port", type=whole(0), help="port of the view; default 8080, or the next free one")
+    add("--host", help="address of the view; default 127.0.0.1: this machine only")
+    add("--no_browser", action="store_true", default=None,
+        help="print the address of the view, and open no window")  # fmt: skip
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
     add_trust(parser)
     add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print two lines for each frame and write its picture; returns the exit code."""
-    require_matplotlib()
+    """Print two lines for each frame and write its picture, or show it; returns the exit code."""
+    given = [name for name in ("port", "host", "no_browser") if getattr(args, name) is not None]
+    if given and not args.view:
+        raise ConfigError(f"--{given[0]} needs --view; add --view, or remove --{given[0]}")
+    (require_viser if args.view else require_matplotlib)()
     cfg = cfg_of(args)
     dataset, frames = _frames(cfg, args)
     after = _predictor(cfg, dataset, args.ckpt, args)
@@ -71,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
         former = load_cfg(args.before_cfg_file, []) if args.before_cfg_file else cfg
         before = _former_predictor(former, cfg.CLASS_NAMES, dataset, args)
     style = Style(dataset.point_cloud_range, cfg.CLASS_NAMES, dataset.semantic_class_names, args.color)
+    if args.view:
+        _view(frames, style, after, before, args)
+        return 0
     for frame in frames:
         scene = after(frame)
         path, kept = draw_frame(frame, style, args.out, scene, before(frame) if before else None)
@@ -79,7 +94,28 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _frames(cfg: Any, args: argparse.Namespace) -> tuple[DatasetTemplate, Iterator[Frame]]:
+def _view(
+    frames: Frames, style: Style, after: Predict, before: Predict | None, args: argparse.Namespace
+) -> None:
+    """Show the frames until Ctrl-C; prints a line for each that is read."""
+
+    def look(index: int) -> Look:
+        frame = frames.read(index)
+        print(frame.summary(), flush=True)
+        return Look(
+            frame.summary(),
+            parts_of(frame, style.limits, after(frame), before(frame) if before else None),
+        )
+
+    host, port = args.host or "127.0.0.1", 8080 if args.port is None else args.port
+    viewer = Viewer(len(frames), look, style, args.score, host, port)
+    try:
+        viewer.run(open_browser=not args.no_browser and has_display())
+    finally:
+        viewer.close()
+
+
+def _frames(cfg: Any, args: argparse.Namespace) -> tuple[DatasetTemplate, Frames]:
     if args.frames is not None:
         dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
         return dataset, frames_of_dataset(dataset, args.frames)
@@ -116,4 +152,5 @@ def _predictor(cfg: Any, dataset: DatasetTemplate, ckpt: str, args: argparse.Nam
     load_model_state(model, trained_weights(load_checkpoint(ckpt, args.trust_checkpoint)), ckpt)
     device = pick_device(args.device)
     model.to(device).eval()
-    return partial(predict, model, dataset, device=device, score=args.score)
+    score = 0.0 if args.view else args.score  # the view has a slider
+    return partial(predict, model, dataset, device=device, score=score)

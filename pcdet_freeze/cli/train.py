@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no_savings", action="store_true", help="do not measure what freezing saves")
     add("--no_check", action="store_true", help="do not check some frames of the data at the start")
     add("--use_amp", action="store_true", help="mixed precision: float16 on CUDA, bfloat16 on CPU")
+    add("--tracker", metavar="NAME",
+        help="wandb, mlflow, both with a comma, or none; default OPTIMIZATION.TRACKER")  # fmt: skip
     add("--requeue", action="store_true", help="after SIGUSR1: run `scontrol requeue $SLURM_JOB_ID`")
     add("--max_waiting_mins", type=float, help="no effect; accepted for compatibility with OpenPCDet")
     for name in list(IGNORED)[1:]:

@@ -110,6 +110,12 @@ class BestSettings(Section):
     """difference above which a value is better"""
 
 
+TRACKERS = Rule(
+    "wandb, mlflow or [wandb, mlflow]",
+    lambda names: 0 < len(names) == len(set(names)) and {*names} <= {"wandb", "mlflow"},
+)
+
+
 @dataclass(frozen=True)
 class ValidationKeys(Section):
     """Keys of OPTIMIZATION that evaluate between epochs."""
@@ -166,6 +172,10 @@ class OptimizationSettings(ValidationKeys):
     """evaluate the model before the first step, for the report's table of before and after"""
     report_frames: Annotated[int, whole(0)] = 2
     """frames of the test data that the report shows, where matplotlib is installed; 0: none"""
+    validation_loss: Annotated[int, whole(0)] = 0
+    """epochs between two measurements of the loss on the test frames, as val/loss; 0: none"""
+    tracker: Literal["wandb", "mlflow"] | Annotated[tuple[Name, ...], TRACKERS] | None = None
+    """where else figures, pictures, checkpoints and report go; a list for both"""
     task_gradients: Annotated[int, whole(0)] = 0
     """iterations between two measurements of the gradient norm of each task at the trunk; 0: none"""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -36,7 +35,9 @@ from pcdet_freeze.engine.hooks.report import ReportHook
 from pcdet_freeze.engine.hooks.savings import SavingsHook
 from pcdet_freeze.engine.hooks.stop_signal import StopBeforeEvaluationHook, StopHook
 from pcdet_freeze.engine.hooks.task_gradients import TaskGradientHook
+from pcdet_freeze.engine.hooks.tracking import LastEventsHook
 from pcdet_freeze.engine.hooks.validation import ValidationHook, validation_settings
+from pcdet_freeze.engine.hooks.validation_loss import ValidationLossHook
 from pcdet_freeze.engine.optim.lr_schedule import build_scheduler
 from pcdet_freeze.engine.optim.optimizer import build_optimizer
 from pcdet_freeze.engine.required_labels import require_labels as require_labels
@@ -48,7 +49,7 @@ from pcdet_freeze.engine.run_context import (
     move_with,
 )
 from pcdet_freeze.engine.slurm import requeue_after
-from pcdet_freeze.engine.testing.evaluator import eval_one_epoch
+from pcdet_freeze.engine.testing.evaluation import Evaluation as Evaluation
 from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer, clip_norm_of
 from pcdet_freeze.errors import ConfigError
@@ -166,7 +167,10 @@ def build_trainer(
     optimizer = build_optimizer(model, optim_cfg, [*groups, *lr_scaled_groups(context.plan, model)])
     for line in describe_lr_scale(context.plan, model):
         context.logger.info("%s", line)
-    owners = (hook for hook in hooks if isinstance(hook, MultiTaskFreezeHook))
+    owner = next((hook for hook in hooks if isinstance(hook, MultiTaskFreezeHook)), None)
+    builtin = builtin_hooks(context, evaluation)
+    events = next(hook.events for hook in builtin if isinstance(hook, TensorboardHook))
+    report = ReportHook(context, evaluation, owner)
     trainer = Trainer(
         model,
         optimizer,
@@ -175,11 +179,12 @@ def build_trainer(
         epochs=epochs,
         max_iters=steps,
         hooks=[
-            *builtin_hooks(context, evaluation),
+            *builtin,
             *hooks,
             *user_hooks(context.cfg),
             SummaryHook(context.folders.root / "run.json"),
-            ReportHook(context, evaluation, next(owners, None)),
+            report,
+            LastEventsHook(events, report, context.folders, owner),
         ],
         sampler=train.sampler,
         device=context.device,
@@ -212,11 +217,15 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
     options, extra = context.options, {"seed": context.seed, "cfg_digest": cfg_digest(plain(context.cfg))}
     ckpt = context.folders.ckpt
     every = context.cfg.OPTIMIZATION.get("TASK_GRADIENTS", 0)
-    first: list[Hook] = [TaskGradientHook(every)] if every else []
+    tensorboard = TensorboardHook(context.folders.tensorboard, context.trackers, keep_open=True)
+    first: list[Hook] = [tensorboard, *([TaskGradientHook(every)] if every else [])]
     if decay := context.cfg.OPTIMIZATION.get("EMA"):
         first.append(EmaHook(decay))
     last: list[Hook] = []
     if evaluation is not None:
+        evaluation.on_result = tensorboard.events.evaluation
+        if epochs := context.cfg.OPTIMIZATION.get("VALIDATION_LOSS", 0):
+            first.append(ValidationLossHook(evaluation.data, epochs, tensorboard.events))
         settings = validation_settings(context.cfg.OPTIMIZATION)
         first += [ValidationHook(evaluation, ckpt, *settings, extra)] if settings is not None else []
         last = [EvaluationHook(evaluation, ckpt, options.num_epochs_to_eval, options.start_epoch)]
@@ -228,7 +237,6 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         LogHook(options.logger_iter_interval),
         BadDataHook(),
         DataColumnsHook(context.columns),
-        TensorboardHook(context.folders.tensorboard),
         ProgressHook(),
         OptimizerGroupsHook(),
         CheckpointHook(ckpt, options.ckpt_save_interval, options.max_ckpt_save_num, extra),
@@ -236,38 +244,6 @@ def builtin_hooks(context: TrainContext, evaluation: Evaluation | None) -> list[
         StopBeforeEvaluationHook(stop),
         *last,
     ]
-
-
-@dataclass
-class Evaluation:
-    """Evaluates a model of epoch N into ``eval/<folder>/epoch_N/<split>[/<tag>]``."""
-
-    context: RunContext
-    data: Data
-    folder: str = "."
-    tag: str = "."
-    infer_time: bool = False
-    metrics: dict[str, float] = field(default_factory=dict)
-    """metrics of the last evaluation"""
-    epoch: int | str = ""
-    """what it evaluated"""
-
-    def __call__(self, model: nn.Module, epoch: int | str) -> dict[str, float]:
-        context = self.context
-        split = str((context.cfg.DATA_CONFIG.get("DATA_SPLIT") or {}).get("test", "test"))
-        self.epoch = epoch
-        self.metrics = eval_one_epoch(
-            context.cfg,
-            model,
-            self.data.loader,
-            epoch,
-            context.logger,
-            dist_test=context.world.size > 1,
-            result_dir=context.folders.eval / self.folder / f"epoch_{epoch}" / split / self.tag,
-            save_to_file=context.options.save_to_file,
-            infer_time=self.infer_time,
-        )
-        return self.metrics
 
 
 def check_sync_bn(model: nn.Module, device: torch.device, plan: FreezePlan, processes: int = 1) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from pcdet_freeze import __version__
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.checkpoint.io import newest_checkpoint, remove_unfinished
@@ -32,6 +33,8 @@ from pcdet_freeze.engine.run_context import (
     folders_of,
 )
 from pcdet_freeze.engine.run_lock import run_lock
+from pcdet_freeze.engine.tracking.process import Trackers
+from pcdet_freeze.engine.tracking.settings import tracker_names
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing.verification.checkpoint_meta import CHECKPOINT_KEY
 from pcdet_freeze.utils import distributed
@@ -42,17 +45,23 @@ from pcdet_freeze.utils.rng import set_seed
 from pcdet_freeze.utils.signals.stop_signals import StopSignals
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
+PROJECT = "pcdet_freeze"
+"""of wandb, and experiment of MLflow, where the environment names none"""
+
 
 def start_training(cfg: Any, options: TrainOptions, closing: ExitStack) -> TrainContext:
     """Check the config, join the other processes, lock the run's folder, open the log, copy the config.
 
     ``closing`` gets what must be closed when the run ends.
     """
-    plan = check_config(cfg)
+    plan, trackers = check_config(cfg), tracker_names(cfg, options.tracker)
     world, device, folders = _join(cfg, options)
     distributed.main_only(lambda: _lock(folders, closing))
     logger = _open_log(cfg, options, world, device, folders, "train")
     context = TrainContext(options, cfg, world, device, folders, logger, plan)
+    if world.is_main:
+        context.trackers = Trackers(trackers, logger)
+        closing.push(context.trackers)  # below the watch of the ranks: others may end while files are sent
     context.agreement = _watch_ranks(context, closing)
     for line in options.notes:
         logger.info("%s", line)
@@ -138,3 +147,34 @@ def choose_seed(context: TrainContext, checkpoint: Checkpoint | None) -> None:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     set_seed(context.seed)
     context.logger.info("Random seed %d", context.seed)
+
+
+def start_trackers(context: TrainContext, checkpoint: Checkpoint | None) -> None:
+    """Start the run's trackers, on rank 0; they start while data and model are built."""
+    if not context.trackers:
+        return
+    root, options = context.folders.root, context.options
+    output = Path(options.output_dir or "output")
+    above = root.parent.resolve()
+    group = above.relative_to(output.resolve()) if above.is_relative_to(output.resolve()) else above
+    facts = {
+        "seed": context.seed, "pcdet_freeze": __version__, "torch": torch.__version__,
+        "device": str(context.device), "ranks": context.world.size, "pretrained": options.pretrained_model,
+        "not_train": list(context.plan.entries),
+    }  # fmt: skip
+    described = {"project": PROJECT, "name": options.extra_tag, "group": group.as_posix()}
+    resumed = checkpoint is not None and int(checkpoint[1].get("it") or 0) > 0
+    store = str((output / "mlruns").resolve())
+    config = {**plain(context.cfg), "run": facts}
+    context.trackers.start(root, resumed, {**described, "config": config, "store": store})
+
+
+def require_trackers(context: TrainContext, iteration: int) -> None:
+    """Raise ConfigError on all ranks where a new run cannot have its trackers; a resumed one goes on."""
+    refusals = distributed.from_main(context.trackers.refusals() if iteration == 0 else [])
+    if refusals:
+        raise ConfigError(
+            f"OPTIMIZATION.TRACKER, or --tracker, needs trackers that can begin a run; "
+            f"{'; '.join(refusals)}. Log in (`wandb login`, MLFLOW_TRACKING_URI), work offline "
+            "(WANDB_MODE=offline), or leave the tracker out (--tracker none)."
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
+from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezePlan
 from pcdet_freeze.models import load_data_to_gpu
@@ -122,6 +123,8 @@ class TrainOptions(RunOptions):
     """do not check some frames of the training data before the training"""
     requeue: bool = False
     """after SIGUSR1, when the checkpoint is written, run ``scontrol requeue $SLURM_JOB_ID``"""
+    tracker: str | None = None
+    """wandb, mlflow, both with a comma, or none; None: OPTIMIZATION.TRACKER"""
     notes: tuple[str, ...] = ()
     """lines for the head of the log"""
 
@@ -179,6 +182,8 @@ class TrainContext(RunContext):
     """The same for a training."""
 
     options: TrainOptions
+    trackers: Trackers = field(default_factory=Trackers)
+    """on rank 0: those of the run"""
 
     @property
     def epochs(self) -> int | None:

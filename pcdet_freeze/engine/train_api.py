@@ -21,7 +21,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.data_check.at_start import check_at_start
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
-from pcdet_freeze.engine.hooks.validation import validation_settings
+from pcdet_freeze.engine.hooks.validation import evaluates_between
 from pcdet_freeze.engine.run_context import EvalOptions, TrainContext, TrainOptions
 from pcdet_freeze.engine.run_session import RunSession, resume_advice, run_session
 from pcdet_freeze.engine.testing.evaluator import evaluate_all
@@ -111,10 +111,11 @@ def build_training(context: TrainContext) -> BuiltTraining:
     """Build and freeze. The freeze contract needs this order: no optimizer holds a frozen parameter."""
     checkpoint = launch.find_checkpoint(context)
     launch.choose_seed(context, checkpoint)
+    launch.start_trackers(context, checkpoint)
     train_data = build.build_data(context, training=True)
     context.columns = check_at_start(context, train_data.dataset)
     evaluation = None
-    if context.options.num_epochs_to_eval > 0 or validation_settings(context.cfg.OPTIMIZATION) is not None:
+    if context.options.num_epochs_to_eval > 0 or evaluates_between(context.cfg.OPTIMIZATION):
         evaluation = build.Evaluation(context, build.build_data(context, False), "eval_with_train")
 
     # build, SyncBN, pretrained tensors
@@ -125,6 +126,7 @@ def build_training(context: TrainContext) -> BuiltTraining:
 
     # optimizer over what trains, its state, DDP
     trainer = build.build_trainer(context, model, train_data, evaluation, hooks, checkpoint)
+    launch.require_trackers(context, trainer.iteration)
     return BuiltTraining(trainer, hooks, evaluation)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 # importing these modules registers their metrics
 from pcdet_freeze.evaluation import argoverse2, lanes, segmentation
+from pcdet_freeze.evaluation.precision_recall import PrecisionRecall
 from pcdet_freeze.evaluation.summary import table
 from pcdet_freeze.evaluation.tasks import TASK_METRICS, MetricContext, TaskMetric
 from pcdet_freeze.registry import Registry
@@ -30,16 +31,20 @@ def evaluate_kitti(
     dt_annos: Annotations,
     class_names: Sequence[str],
     overlaps: Mapping[str, float] | None = None,
+    points: list[PrecisionRecall] | None = None,
 ) -> tuple[str, dict[str, float]]:
     """KITTI's average precision, for classes of your own too.
 
     ``overlaps``: EVALUATION.IOU, class -> least IoU. The text ends with a line about each class that has too
-    few labels to reach 100. See ``evaluation.kitti.evaluate``.
+    few labels to reach 100. ``points`` gets the counts of each precision curve. See
+    ``evaluation.kitti.evaluate``.
     """
     # imported on first use, because only its kernels require numba
     from pcdet_freeze.evaluation.kitti import as_dict, as_text, evaluate, notes
 
     scores = evaluate(gt_annos, dt_annos, class_names, overlaps or {})
+    if points is not None:
+        points += scores.points
     return as_text(scores) + notes(scores), as_dict(scores)
 
 
@@ -49,11 +54,12 @@ def evaluate_once(
     dt_annos: Annotations,
     class_names: Sequence[str],
     overlaps: Mapping[str, float] | None = None,
+    points: list[PrecisionRecall] | None = None,
 ) -> tuple[str, dict[str, float]]:
     """ONCE's orientation-aware AP by distance; see ``evaluation.range_ap.evaluate_once``."""
     from pcdet_freeze.evaluation import range_ap
 
-    return range_ap.evaluate_once(gt_annos, dt_annos, class_names, overlaps)
+    return range_ap.evaluate_once(gt_annos, dt_annos, class_names, overlaps, points)
 
 
 @EVALUATORS.register_as("waymo")
@@ -62,11 +68,12 @@ def evaluate_waymo(
     dt_annos: Annotations,
     class_names: Sequence[str],
     overlaps: Mapping[str, float] | None = None,
+    points: list[PrecisionRecall] | None = None,
 ) -> tuple[str, dict[str, float]]:
     """An approximation of Waymo's AP by distance; see ``evaluation.range_ap.evaluate_waymo``."""
     from pcdet_freeze.evaluation import range_ap
 
-    return range_ap.evaluate_waymo(gt_annos, dt_annos, class_names, overlaps)
+    return range_ap.evaluate_waymo(gt_annos, dt_annos, class_names, overlaps, points)
 
 
 @EVALUATORS.register_as("av2")
@@ -84,6 +91,7 @@ __all__ = [
     "Annotation",
     "Evaluator",
     "MetricContext",
+    "PrecisionRecall",
     "TaskMetric",
     "argoverse2",
     "evaluate_argoverse2",

@@ -15,7 +15,8 @@ from pcdet_freeze.report.html import fold, page, section, table, tag, text
 from pcdet_freeze.report.record import RunRecord
 from pcdet_freeze.report.tree import draw_tree
 
-LR = "learning rate"
+LR, VALIDATION_LOSS = "learning rate", "validation loss"
+"""names of curves"""
 LARGEST = 8_000_000
 """bytes of one picture"""
 
@@ -115,8 +116,8 @@ def _frozen(record: RunRecord) -> str:
 
 def _curves(record: RunRecord) -> str:
     losses = {name: points for name, points in record.curves.items() if name != LR}
-    total = {name: points for name, points in losses.items() if name == "loss"}
-    others = {name: points for name, points in losses.items() if name != "loss"}
+    total = {name: points for name, points in losses.items() if name in ("loss", VALIDATION_LOSS)}
+    others = {name: points for name, points in losses.items() if name not in total}
     drawn = [
         draw("loss", total, log=True),
         draw("losses by part", others, log=True),

@@ -1,4 +1,4 @@
-"""Tensors in what a module takes or returns (dicts, lists, tuples, sparse tensors), copied and compared."""
+"""Tensors in what a module takes or returns (dicts, lists, tuples, dataclasses, sparse tensors)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -27,9 +28,7 @@ def clone_detached(value: Any, device: torch.device | str | None = None) -> Any:
         moved = value.detach().to(device) if device is not None else value.detach()
         return moved.clone() if moved.data_ptr() == value.data_ptr() else moved
     if isinstance(value, dict):
-        made = copy(value)
-        made.update({key: clone_detached(item, device) for key, item in value.items()})
-        return made
+        return with_items(value, {key: clone_detached(item, device) for key, item in value.items()})
     if isinstance(value, list):
         return [clone_detached(item, device) for item in value]
     if isinstance(value, tuple):
@@ -37,7 +36,31 @@ def clone_detached(value: Any, device: torch.device | str | None = None) -> Any:
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if device is None and hasattr(value, "replace_feature"):  # spconv's SparseConvTensor
         return value.replace_feature(value.features.detach().clone())
+    held = dataclass_items(value)
+    if held:
+        return with_items(value, {key: clone_detached(item, device) for key, item in held.items()})
     return value
+
+
+def dataclass_items(value: Any) -> dict[str, Any]:
+    """Fields of an instance of a dataclass, as encoders return them; of anything else none."""
+    if isinstance(value, type) or not is_dataclass(value):
+        return {}
+    return {field.name: getattr(value, field.name, None) for field in fields(value)}
+
+
+def with_items(value: Any, items: Mapping[Any, Any]) -> Any:
+    """A shallow copy of a dict or dataclass with other items.
+
+    Items are set one by one: the outputs of transformers' models are dicts that refuse ``update``.
+    """
+    made = copy(value)
+    for key, item in items.items():
+        if isinstance(value, dict):
+            made[key] = item
+        else:
+            object.__setattr__(made, key, item)  # a frozen dataclass too
+    return made
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
@@ -60,6 +83,8 @@ def tensors_with_path(value: Any, path: str = "", indices: bool = True) -> Itera
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from tensors_with_path(item, f"{path}[{index}]", indices)
+    elif held := dataclass_items(value):
+        yield from tensors_with_path(held, path, indices)
     elif isinstance(getattr(value, "features", None), Tensor):
         yield f"{path}.features", value.features
         if indices and isinstance(getattr(value, "indices", None), Tensor):

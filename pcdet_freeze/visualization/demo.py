@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.visualization.bev import Style, draw, new_figure, picture_name, save
-from pcdet_freeze.visualization.scene import Scene, kept_boxes, prediction_of, truth_of
+from pcdet_freeze.visualization.scene import Part, Scene, kept_boxes, prediction_of, truth_of
 
 EMPTY = "no points in range: an empty result"
 
@@ -46,21 +46,43 @@ class Frame:
         return f"{self.name}: {len(self.raw)} points, {share:.1%} in range ({columns})"
 
 
-def frames_of_files(files: PointFiles) -> Iterator[Frame]:
+@dataclass
+class Frames:
+    """Frames that are read one by one, when they are asked for."""
+
+    count: int
+    read: Callable[[int], Frame]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self.read, range(self.count))
+
+
+def frames_of_files(files: PointFiles) -> Frames:
     """Each file."""
-    for index in range(len(files)):
+
+    def read(index: int) -> Frame:
         raw = files.raw_points(index)
         given = {"points": raw.copy(), "frame_id": files.files[index].stem}
         sample = files.prepare_data(given, files.random_state(index))
-        yield Frame(files.files[index].name, raw, files.columns, sample)
+        return Frame(files.files[index].name, raw, files.columns, sample)
+
+    return Frames(len(files), read)
 
 
-def frames_of_dataset(dataset: DatasetTemplate, count: int) -> Iterator[Frame]:
+def frames_of_dataset(dataset: DatasetTemplate, count: int) -> Frames:
     """``count`` frames of a data set in test mode, evenly spaced."""
     columns = dataset.point_feature_encoder.src_feature_list
-    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
+
+    def read(number: int) -> Frame:
+        index = indices[number]
         raw = np.asarray(dataset.load_sample(index)["points"])
-        yield Frame(dataset.frame_name(index), raw, columns, dataset[index])
+        return Frame(dataset.frame_name(index), raw, columns, dataset[index])
+
+    return Frames(len(indices), read)
 
 
 def predict(
@@ -101,27 +123,38 @@ def has_labels(frame: Frame) -> bool:
     return any(frame.sample.get(key) is not None for key in ("gt_boxes", "point_labels", "lane_map"))
 
 
+def parts_of(
+    frame: Frame, limits: Sequence[float] | np.ndarray, after: Scene, before: Scene | None = None
+) -> list[Part]:
+    """The labels if there are any, the former prediction if given, the prediction."""
+    parts = [Part("labels", truth_of(frame.sample, limits))] if has_labels(frame) else []
+    if before is None:
+        return [*parts, Part("prediction", after)]
+    former = Part("before", before, kept_boxes(after, before))
+    return [*parts, former, Part("after", after, kept_boxes(before, after))]
+
+
+def kept_in(parts: Sequence[Part]) -> str:
+    """How many boxes are in both predictions with equal bits, in words; "" without a former prediction."""
+    kept = {part.name: part.kept for part in parts if part.kept is not None}
+    if not {"before", "after"} <= kept.keys():
+        return ""
+    before, after = kept["before"], kept["after"]
+    return f"{int(after.sum())} of {len(before)} boxes kept, {len(after)} now"
+
+
 def draw_frame(
     frame: Frame, style: Style, folder: Path, after: Scene, before: Scene | None = None
 ) -> tuple[Path, str]:
-    """Write a PNG: the labels if there are any, the former prediction if given, the prediction.
+    """Write a PNG of the :func:`parts_of` a frame beside each other.
 
     Beside a former prediction boxes are green where both have them with equal bits, and red otherwise.
 
     Returns:
-        The path, and how many boxes are in both predictions with equal bits; "" without a former prediction.
+        The path, and how many boxes were kept (see :func:`kept_in`).
     """
-    parts: list[tuple[str, Scene, np.ndarray | None]] = []
-    if has_labels(frame):
-        parts.append(("labels", truth_of(frame.sample, style.limits), None))
-    if before is not None:
-        parts.append(("before", before, kept_boxes(after, before)))
-    kept = kept_boxes(before, after) if before is not None else None
-    parts.append(("prediction" if before is None else "after", after, kept))
+    parts = parts_of(frame, style.limits, after, before)
     figure, axes = new_figure(style, len(parts))
-    for ax, (title, scene, same) in zip(axes, parts, strict=True):
-        draw(ax, scene, style, f"{frame.name}: {title}", same)
-    path = save(figure, folder / picture_name(frame.name))
-    if before is None or kept is None:
-        return path, ""
-    return path, f"{int(kept.sum())} of {len(before.boxes)} boxes kept, {len(after.boxes)} now"
+    for ax, part in zip(axes, parts, strict=True):
+        draw(ax, part.scene, style, f"{frame.name}: {part.name}", part.kept)
+    return save(figure, folder / picture_name(frame.name)), kept_in(parts)

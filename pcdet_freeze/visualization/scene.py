@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,27 @@ class Scene:
     def intensity(self) -> np.ndarray | None:
         """Column 3 of the points, if there is one."""
         return self.points[:, 3] if self.points.shape[1] > 3 else None
+
+
+@dataclass
+class Part:
+    """One of the scenes that a picture or a view shows of a frame."""
+
+    name: str
+    """labels, before, after, or prediction"""
+    scene: Scene
+    kept: np.ndarray | None = None
+    """(K,) bool: which boxes the other checkpoint has, too (see :func:`kept_boxes`)"""
+
+    def above(self, score: float) -> Part:
+        """The same without boxes that are not finite, and without predicted ones below ``score``."""
+        scene = self.scene
+        chosen = np.isfinite(scene.boxes).all(axis=1)
+        if scene.scores is not None:
+            chosen &= scene.scores >= score
+        scores = None if scene.scores is None else scene.scores[chosen]
+        fewer = replace(scene, boxes=scene.boxes[chosen], labels=scene.labels[chosen], scores=scores)
+        return Part(self.name, fewer, None if self.kept is None else self.kept[chosen])
 
 
 def truth_of(sample: Mapping[str, Any], limits: Sequence[float] | np.ndarray) -> Scene:

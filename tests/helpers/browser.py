@@ -15,6 +15,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--disable-extensions", "--disable-background-networking", "--hide-scrollbars")  # fmt: skip
+WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+"""drawn by the CPU"""
 TIMEOUT = 60
 
 
@@ -72,9 +74,9 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
 
-    def open(self, path: Path) -> None:
-        """Load a file, and wait until it is drawn."""
-        self.call("Page.navigate", url=path.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a file or URL, and wait until it is drawn."""
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while self.value("document.readyState") != "complete":
             pass
 
@@ -95,12 +97,19 @@ class Browser:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
-    """Start a Chromium with an empty profile; it ends with the block."""
+def browser(profile: Path, *flags: str) -> Iterator[Browser]:
+    """Start a Chromium with an empty profile; it ends with the block. WEBGL as ``flags``: with WebGL."""
     chromium = find_chromium()
     assert chromium is not None
     (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
-    command = [chromium, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
+    command = [
+        chromium,
+        *FLAGS,
+        *flags,
+        "--remote-debugging-pipe",
+        f"--user-data-dir={profile}",
+        "about:blank",
+    ]
     script = 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"'  # Chromium reads from 3 and writes to 4
     words = ["bash", "-c", script, str(to_read), str(from_write), *command]
     null = subprocess.DEVNULL

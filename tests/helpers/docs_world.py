@@ -104,7 +104,7 @@ class World:
         self.page, self.folder, self.server = page.relative_to(ROOT).as_posix(), folder, server
         self.shorter: dict[str, str] = {}
         """last checkpoint of a run, as a page names it -> the one of the small config, which has one epoch"""
-        text = re.sub(r"_BASE_CONFIG_: \S+", "", page.read_text())
+        text = re.sub(r"_BASE_CONFIG_: cfgs/\S+", "", page.read_text())
         for name in config_names():
             if name in text and not name.startswith("dataset_configs"):
                 self.add_config(name)
@@ -129,7 +129,7 @@ class World:
         """Run lines of bash; returns what they printed."""
         for real, short in self.shorter.items():
             text = text.replace(real, short)
-        given = {"STANDIN_ROOT": str(self.folder), "STANDIN_VERSION": "8caccce", "HOME": str(self.folder)}
+        given = {"STANDIN_ROOT": str(self.folder), "STANDIN_VERSION": "8caccce", "HOME": str(self.folder), "WANDB_MODE": "offline"}
         done = subprocess.run(
             ["bash", "-c", text], cwd=self.folder, env=self.server.environment(**given), check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
@@ -292,6 +292,7 @@ PAGES: dict[str, tuple[Callable[[World], None], ...]] = {
     "docs/openpcdet.md": (_openpcdet,),
     "docs/openpcdet_tasks.md": (_openpcdet,),
     "docs/pictures.md": (_kitti, _kitti_infos, _stages("stage1.pth", "stage2.pth")),
+    "docs/recipes/freeze_first_stage.md": (_openpcdet,),
     "docs/report.md": (_two_runs,),
     "docs/troubleshooting.md": (_kitti, _kitti_infos, _openpcdet_at_home),
     "docs/your_data.md": (_kitti, _no_images),

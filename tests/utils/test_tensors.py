@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 from math import inf, nan
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +48,35 @@ def test_tensors_come_in_order_with_their_paths() -> None:
     value = {"a": [torch.ones(1), "text"], 2: (sparse,)}
     assert [path for path, _ in tensors_with_path(value)] == ["a[0]", "2[0].features", "2[0].indices"]
     assert [path for path, _ in tensors_with_path(torch.ones(1), "x")] == ["x"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an encoder of another library returns."""
+
+    features: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+
+
+class OutputDict(OrderedDict[str, Any]):
+    """The same as a dict that refuses ``update``, as those of transformers do."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("use __setitem__")
+
+
+def test_fields_of_a_dataclass_are_listed_and_copied() -> None:
+    value = Output(torch.ones(1, requires_grad=True), (torch.zeros(1),))
+    assert [path for path, _ in tensors_with_path({"a": value})] == ["a.features", "a.hidden[0]"]
+    made = clone_detached(value)
+    assert type(made) is Output and not made.features.requires_grad and value.features.requires_grad
+    assert made.hidden[0].data_ptr() != value.hidden[0].data_ptr()
+
+
+def test_a_dict_that_refuses_update_is_copied() -> None:
+    value = OutputDict()
+    value["a"] = torch.ones(1, requires_grad=True)
+    assert not clone_detached(value)["a"].requires_grad and type(clone_detached(value)) is OutputDict
 
 
 def test_tensors_of_a_sparse_tensor_are_its_features_alone() -> None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +118,9 @@ def test_a_former_model_may_have_fewer_classes_but_no_other_ones(folder: Path, n
     former.CLASS_NAMES = names
     anchors = former.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG
     former.MODEL.DENSE_HEAD.ANCHOR_GENERATOR_CONFIG = [one for one in anchors if one.class_name in names]
-    args = SimpleNamespace(before=folder / "few.pth", device="cpu", score=0.0, trust_checkpoint=False)
+    args = SimpleNamespace(
+        before=folder / "few.pth", device="cpu", score=0.0, trust_checkpoint=False, view=False
+    )
     if "Truck" in names:
         with pytest.raises(ConfigError, match=r"--before_cfg_file must have classes of .*got Truck"):
             _former_predictor(former, cfg.CLASS_NAMES, frames, args)
@@ -128,3 +136,39 @@ def test_a_former_model_may_have_fewer_classes_but_no_other_ones(folder: Path, n
     assert [cfg.CLASS_NAMES[label - 1] for label in found.labels] == [
         names[label - 1] for label in own.labels
     ]
+
+
+@pytest.mark.parametrize("flag", [["--port", 0], ["--host", "0.0.0.0"], ["--no_browser"]])
+def test_flags_of_the_view_need_the_view(folder: Path, capsys: Any, flag: list[object]) -> None:
+    assert demo(folder, "--data_path", folder / "points", *flag) == 1
+    assert f"{flag[0]} needs --view" in capsys.readouterr().err
+
+
+def test_a_view_without_viser_names_the_extra(
+    folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "viser", None)
+    assert demo(folder, "--data_path", folder / "points", "--view") == 1
+    assert "pcdet-freeze[viewer]" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_view_serves_its_page_until_ctrl_c(folder: Path, root: Path) -> None:
+    pytest.importorskip("viser")
+    words = ["tools/demo.py", "--cfg_file", CFG, "--ckpt", folder / "after.pth", "--device", "cpu",
+             "--data_path", folder / "points", "--before", folder / "before.pth",
+             "--view", "--no_browser", "--port", 0, "--set", *SMALL]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    how: dict[str, Any] = {"cwd": root, "stdout": -1, "stderr": -1, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, *map(str, words)], **how) as view:
+        try:
+            first, second = view.stdout.readline(), view.stdout.readline()
+            address = re.search(r"3D view of 3 frames: (http://127\.0\.0\.1:\d+) ", second)
+            assert "a.bin: " in first and address is not None, first + second
+            with urllib.request.urlopen(address[1], timeout=60) as page:
+                assert b"<html" in page.read()
+            view.send_signal(signal.SIGINT)
+            out, err = view.communicate(timeout=60)
+        finally:
+            view.kill()
+    assert view.returncode == 130 and out == "" and err.endswith(": interrupted\n") and err.count("\n") == 2

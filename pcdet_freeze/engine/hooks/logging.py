@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.engine.hooks.event_file import EventFile
+from pcdet_freeze.engine.hooks.run_events import EPOCH, RunEvents
+from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.deferred_numbers import Number, read_numbers
@@ -90,50 +92,79 @@ def _head_losses(figures: Mapping[str, Any]) -> str:
     return "".join(f"  {name}: {value:#.4g}" for name, value in zip(names, values, strict=True))
 
 
-class TensorboardHook(Hook):
-    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``.
+@dataclass
+class _Row:
+    """The numbers of one iteration; some may still be on a device."""
 
-    Numbers that are on a device are kept for up to ``EVERY`` iterations and read together.
+    iteration: int
+    epoch: float
+    values: dict[str, Number]
+
+
+class TensorboardHook(Hook):
+    """OpenPCDet's tags: ``train/loss``, ``train/<part>``, ``meta_data/learning_rate``; and the epoch.
+
+    ``epoch/train/loss`` is the mean over an epoch, by epoch. Numbers that are on a device are kept for up to
+    ``EVERY`` iterations and read together.
+
+    Args:
+        keep_open: hooks that come later write to the same :attr:`events`, and one of them closes these.
     """
 
     EVERY = 50
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._writer: EventFile | None = None
-        self._waiting: list[tuple[str, Number, int]] = []
+    def __init__(self, folder: Path, trackers: Trackers | None = None, keep_open: bool = False) -> None:
+        self.events, self.keep_open = RunEvents(folder, trackers), keep_open
+        self._waiting: list[_Row] = []
+        self._sums: dict[str, tuple[float, int]] = {}
 
     def before_train(self, trainer: Trainer) -> None:
-        if distributed.rank() == 0:
-            self._writer = EventFile(self.folder, trainer.logger)
+        self.events.open(trainer)
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        self._sums = {}
 
     def after_step(self, trainer: Trainer) -> None:
-        if self._writer is None:
+        if not self.events.is_open:
             return
-        named = {"train/loss": trainer.loss_on_device, "meta_data/learning_rate": trainer.lr}
+        epoch = self.events.epoch_now
+        named = {"train/loss": trainer.loss_on_device, "meta_data/learning_rate": trainer.lr, EPOCH: epoch}
         named |= {
             f"train/{name}": value
             for name, value in trainer.tb_dict.items()
             if isinstance(value, (int, float, torch.Tensor))
         }
-        self._waiting += [(name, value, trainer.iteration) for name, value in named.items()]
+        self._waiting.append(_Row(trainer.iteration, epoch, named))
         on_host = trainer.device.type == "cpu"
         if on_host or trainer.iteration % self.EVERY == 0:
-            self._write(self._writer)
+            self._write()
 
-    def _write(self, writer: EventFile) -> None:
+    def _write(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for (name, _, iteration), value in zip(
-            waiting, read_numbers(value for _, value, _ in waiting), strict=True
-        ):
-            writer.add_scalar(name, value, iteration)
+        read = iter(read_numbers(value for row in waiting for value in row.values.values()))
+        for row in waiting:
+            values = {tag: next(read) for tag in row.values}
+            self.events.scalars(values, row.iteration, row.epoch)
+            for tag, value in values.items():
+                if tag.startswith("train/") and math.isfinite(value):
+                    total, count = self._sums.get(tag, (0.0, 0))
+                    self._sums[tag] = total + value, count + 1
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        self._write()
+        means = {tag: total / count for tag, (total, count) in self._sums.items()}
+        self.events.scalars_of_epoch(means, trainer.epoch)
 
     def after_train(self, trainer: Trainer) -> None:
-        if self._writer is not None:
-            self._write(self._writer)
-            self._writer.close()
+        self._write()
+        if self.keep_open:
+            self.events.flush()
+        else:
+            self.events.close()
 
-    on_exception = after_train
+    def on_exception(self, trainer: Trainer) -> None:
+        self._write()
+        self.events.close()
 
 
 def _clock(seconds: float) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from pcdet_freeze.config import plain
 from pcdet_freeze.engine.environment import environment_of, peak_memory, warnings_in
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.validation_loss import KEY as VALIDATION
 from pcdet_freeze.engine.rerun import check_commands, rerun_command
 from pcdet_freeze.engine.run_context import Data, TrainContext
 from pcdet_freeze.engine.start_metrics import StartMetrics, stored_metrics
@@ -23,8 +24,8 @@ from pcdet_freeze.freezing import FreezeHandle
 from pcdet_freeze.report.certificate import certificate_of
 from pcdet_freeze.report.curves import Series
 from pcdet_freeze.report.frames import FrameArtist
-from pcdet_freeze.report.record import FILE, PAGE, Part, RunRecord, read_plain
-from pcdet_freeze.report.run_page import LR, run_page
+from pcdet_freeze.report.record import FILE, PAGE, Part, Picture, RunRecord, read_plain
+from pcdet_freeze.report.run_page import LR, VALIDATION_LOSS, run_page
 from pcdet_freeze.report.tree import mark_released, tasks_of, tree_of
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.distributed import unwrap
@@ -72,6 +73,8 @@ class ReportHook(Hook):
         self.evaluates_start = bool(optim_cfg.get("EVALUATE_START", False))
         test_data = evaluation.data.dataset if evaluation is not None else None
         self._artist = FrameArtist(test_data, context.cfg.CLASS_NAMES, int(optim_cfg.get("REPORT_FRAMES", 2)))
+        self.pictures: list[Picture] = []
+        """those that were drawn last"""
         self._series: dict[str, Series] = {}
         self._start = StartMetrics({}, "")
         self._seconds, self._begin, self._began_at = 0.0, time.monotonic(), 0
@@ -171,7 +174,7 @@ class ReportHook(Hook):
             "the module tree": lambda: self._fill_tree(trainer, record),
             "the certificate": lambda: self._fill_proof(trainer, record),
             "tasks and metrics": lambda: self._fill_tasks(trainer, record),
-            "curves": lambda: record.curves.update({n: s.read() for n, s in self._series.items()}),
+            "curves": lambda: self._fill_curves(trainer, record),
             "the command": lambda: self._fill_command(trainer, record),
         }
         if pictures:
@@ -194,6 +197,11 @@ class ReportHook(Hook):
             f"after {phase.epoch} epochs: {', '.join(phase.train)} trainable"
             for phase in self.context.plan.schedule
         ]
+
+    def _fill_curves(self, trainer: Trainer, record: RunRecord) -> None:
+        record.curves.update({name: series.read() for name, series in self._series.items()})
+        if points := [[each["iteration"], each["loss"]] for each in trainer.results.get(VALIDATION, [])]:
+            record.curves[VALIDATION_LOSS] = points
 
     def _fill_cost(self, trainer: Trainer, record: RunRecord) -> None:
         run = read_plain(self.context.folders.root / "run.json") or {}
@@ -249,9 +257,17 @@ class ReportHook(Hook):
 
     def _fill_pictures(self, trainer: Trainer, record: RunRecord) -> None:
         record.pictures_note = self._artist.obstacle
-        root = self.context.folders.root
+        record.pictures = self._draw(trainer)
+
+    def draw_pictures(self, trainer: Trainer) -> None:
+        """Draw the frames with what the model finds now, as :attr:`pictures`; on rank 0."""
+        self._try("pictures", lambda: self._draw(trainer), None)
+
+    def _draw(self, trainer: Trainer) -> list[Picture]:
+        self.pictures = []
         model = unwrap(trainer.model) if trainer.averaged is None else trainer.averaged
-        record.pictures = self._artist.draw(model, trainer.device, root)
+        self.pictures = self._artist.draw(model, trainer.device, self.context.folders.root)
+        return self.pictures
 
     def _try(self, what: str, do: Callable[[], T], default: T) -> T:
         """``do()``, or ``default`` with a warning where it fails."""

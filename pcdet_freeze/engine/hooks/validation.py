@@ -189,6 +189,11 @@ def validation_settings(
     return found.best, dict(found.guard or {})
 
 
+def evaluates_between(optim_cfg: Mapping[str, Any]) -> bool:
+    """Whether a training needs its test data between epochs: BEST, GUARD, VALIDATION_LOSS."""
+    return validation_settings(optim_cfg) is not None or bool(optim_cfg.get("VALIDATION_LOSS"))
+
+
 def _value(found: Mapping[str, float], name: str, key: str) -> float:
     if name not in found:
         close = ", ".join(nearest(name, found)) or ", ".join(list(found)[:8])

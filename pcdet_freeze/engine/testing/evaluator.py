@@ -24,6 +24,7 @@ from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.testing.joined_scores import score_with_parts
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
+from pcdet_freeze.evaluation import PrecisionRecall
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
@@ -45,6 +46,7 @@ def eval_one_epoch(
     result_dir: str | Path | None = None,
     save_to_file: bool = False,
     infer_time: bool = False,
+    points: list[PrecisionRecall] | None = None,
 ) -> dict[str, float]:
     """Predict every frame of ``loader`` and score the predictions; returns metric name -> value.
 
@@ -53,7 +55,8 @@ def eval_one_epoch(
 
     On rank 0 writes ``result.pkl`` (the boxes, as OpenPCDet does) and ``result.json`` (the metrics) to
     ``result_dir``, and with ``save_to_file`` one text file a frame below ``final_result/data``. With
-    ``dist_test`` each rank predicts its share; all ranks return the same metrics.
+    ``dist_test`` each rank predicts its share; all ranks return the same metrics. ``points`` gets the counts
+    of the precision curves, on rank 0.
     Raises DataError unless there is one prediction for each frame, and a label to score one of them.
     """
     logger.info("*************** EPOCH %s EVALUATION *****************", epoch_id)
@@ -74,7 +77,7 @@ def eval_one_epoch(
     if infer_time:
         logger.info("Average inference time: %.2f ms a batch", 1000 * share.seconds / max(len(loader), 1))
     result = distributed.from_main(
-        score_with_parts(cfg, loader.dataset, frames, recall, counter, logger)
+        score_with_parts(cfg, loader.dataset, frames, recall, counter, logger, points)
         if distributed.rank() == 0
         else {}
     )

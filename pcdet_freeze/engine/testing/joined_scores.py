@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter, score
+from pcdet_freeze.evaluation import PrecisionRecall
 
 Annos = Sequence[dict[str, Any] | None]
 Official = tuple[str, dict[str, float]] | None
@@ -43,6 +44,7 @@ def score_with_parts(
     recall: Mapping[str, float],
     counter: TaskCounter,
     logger: logging.Logger,
+    points: list[PrecisionRecall] | None = None,
 ) -> dict[str, float]:
     """As :func:`scoring.score`; for a joined set (``dataset.parts``) with the metrics of each set, too.
 
@@ -52,7 +54,7 @@ def score_with_parts(
     """
     parts, labelled = getattr(dataset, "parts", ()), getattr(dataset, "labelled_classes", None)
     if not parts or len(frames) != len(dataset):
-        return score(cfg, dataset, frames, recall, counter, logger)
+        return score(cfg, dataset, frames, recall, counter, logger, points)
     truth = list(dataset.ground_truth_annos())
     officials = {part.name: _official(part, frames[part.frames], truth[part.frames]) for part in parts}
     together = list(truth)
@@ -61,7 +63,8 @@ def score_with_parts(
             together[part.frames] = [None] * len(together[part.frames])
     found: dict[str, float] = {}
     if _is_scored(_scorable(frames, together)) or not any(officials.values()):
-        found = score(cfg, EvaluatedFrames(together, None, labelled), frames, recall, counter, logger)
+        whole = EvaluatedFrames(together, None, labelled)
+        found = score(cfg, whole, frames, recall, counter, logger, points)
     for part in parts:
         own = _scorable(frames[part.frames], truth[part.frames])
         if not _is_scored(own):
@@ -69,7 +72,10 @@ def score_with_parts(
             continue
         logger.info("%s alone:", part.name)
         given = EvaluatedFrames(truth[part.frames], officials[part.name], labelled)
-        values = score(cfg, given, own, {}, _counter_of(part, dataset, counter), logger)
+        curves: list[PrecisionRecall] = []
+        values = score(cfg, given, own, {}, _counter_of(part, dataset, counter), logger, curves)
+        if points is not None:
+            points += [curve.named(f"{part.name}/{curve.name}") for curve in curves]
         found |= {f"{part.name}/{key}": value for key, value in values.items()}
     return found
 

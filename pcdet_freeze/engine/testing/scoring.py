@@ -13,7 +13,14 @@ import torch
 
 from pcdet_freeze.config.schema import EvaluationSettings
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.evaluation import EVALUATORS, TASK_METRICS, MetricContext, TaskMetric, table
+from pcdet_freeze.evaluation import (
+    EVALUATORS,
+    TASK_METRICS,
+    MetricContext,
+    PrecisionRecall,
+    TaskMetric,
+    table,
+)
 from pcdet_freeze.evaluation.tasks import Counts, add_up
 from pcdet_freeze.utils.devices import host_copy
 from pcdet_freeze.utils.settings.faults import raise_faults
@@ -108,9 +115,11 @@ def score(
     recall: Mapping[str, float],
     counter: TaskCounter,
     logger: logging.Logger,
+    points: list[PrecisionRecall] | None = None,
 ) -> dict[str, float]:
     """All metrics of ``frames``, which are those of ``dataset`` in order; logs them as one table.
 
+    ``points`` gets the counts of the precision curves, from evaluators that have them.
     A predicted task without a label in any frame is named in a warning.
     Raises DataError if frames are missing, or no predicted task has a label.
     """
@@ -122,7 +131,7 @@ def score(
     tasks, unscored = counter.summarise(frames)
     boxes: dict[str, float] = {}
     if any("name" in frame.anno for frame in frames):
-        boxes = _score_boxes(cfg, dataset, [frame.anno for frame in frames], logger)
+        boxes = _score_boxes(cfg, dataset, [frame.anno for frame in frames], logger, points)
         if not boxes:
             unscored.append("detection (no frame has boxes)")
     result = _recall(recall, logger) | boxes | tasks
@@ -138,7 +147,11 @@ def score(
 
 
 def _score_boxes(
-    cfg: Mapping[str, Any], dataset: Any, annos: Sequence[dict[str, Any]], logger: logging.Logger
+    cfg: Mapping[str, Any],
+    dataset: Any,
+    annos: Sequence[dict[str, Any]],
+    logger: logging.Logger,
+    points: list[PrecisionRecall] | None,
 ) -> dict[str, float]:
     """Metrics over the frames that have box labels; empty if none has."""
     truth = dataset.ground_truth_annos()
@@ -158,7 +171,8 @@ def _score_boxes(
         logger.info("%s", own[0])
         return own[1]
     metric: Any = EVALUATORS.get(_metric_of(cfg))
-    more = {"overlaps": overlaps_of(cfg)} if "overlaps" in inspect.signature(metric).parameters else {}
+    offered = {"overlaps": overlaps_of(cfg), "points": points}
+    more = {key: value for key, value in offered.items() if key in inspect.signature(metric).parameters}
     result: dict[str, float] = {}
     names = list(cfg["CLASS_NAMES"])
     for classes, frames in labelled_alike(truth, getattr(dataset, "labelled_classes", None), names):

@@ -28,9 +28,12 @@ from pcdet_freeze.evaluation.kitti.rules import (
     label_states,
 )
 from pcdet_freeze.evaluation.kitti.tables import Detections, Floats, Labels, read_detections, read_labels
+from pcdet_freeze.evaluation.precision_recall import PrecisionRecall
 
 OVERLAP_SETS = 2
 """Strict and loose minimum overlap."""
+POINTS_OF = ("bev", "3d")
+"""metrics whose counts are kept"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class KittiScores:
     difficulties, strict and loose overlap, 41), by increasing recall."""
     counted: NDArray[np.int64]
     """(classes, difficulties) labels that count"""
+    points: list[PrecisionRecall]
+    """counts of each curve of BEV and 3D at the strict overlap: ``Car_3d/moderate``"""
 
     def average(self, metric: str, recall_points: int) -> Floats:
         """Average precision (classes, difficulties, overlaps) in percent; ``recall_points`` is 11 or 40."""
@@ -88,6 +93,7 @@ def score(
     shape = (len(classes), len(DIFFICULTIES), OVERLAP_SETS, RECALL_POINTS)
     curves = {metric: np.zeros(shape) for metric in metrics}
     counted = np.zeros(shape[:2], np.int64)
+    points = []
     for c, kitti_class in enumerate(classes):
         for d, difficulty in enumerate(DIFFICULTIES):
             label_state = label_states(labels, kitti_class, difficulty)
@@ -95,40 +101,53 @@ def score(
             detection_state = detection_states(detections, kitti_class, difficulty)
             for metric, o, curve in _curves(scene, kitti_class, label_state, detection_state):
                 if metric in curves:
-                    curves[metric][c, d, o] = curve
-    return KittiScores(classes, curves, counted)
+                    curves[metric][c, d, o] = curve.orientation if metric == "aos" else curve.precision
+                if metric in POINTS_OF and o == 0 and counted[c, d]:
+                    points.append(curve.points.named(f"{kitti_class.name}_{metric}/{difficulty.name}"))
+    return KittiScores(classes, curves, counted, points)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Curves of one class, difficulty, metric and overlap."""
+
+    precision: Floats
+    """(41,) by increasing recall, zero above the highest"""
+    orientation: Floats
+    """(41,) similarity of the orientation"""
+    points: PrecisionRecall
 
 
 def _curves(
     scene: Scene, kitti_class: KittiClass, label_state: States, detection_state: States
-) -> list[tuple[str, int, Floats]]:
+) -> list[tuple[str, int, Curve]]:
     """(metric, overlap set, curve) for each metric and overlap set, of one class and difficulty."""
     found = []
     for metric in ("image", "bev", "3d"):
-        known: dict[float, tuple[Floats, Floats]] = {}
+        known: dict[float, Curve] = {}
         for o, min_overlap in enumerate(kitti_class.min_overlap(metric)):
             if min_overlap not in known:
                 known[min_overlap] = precision_curves(
                     scene, metric, min_overlap, label_state, detection_state
                 )
-            precision, orientation = known[min_overlap]
-            found.append((metric, o, precision))
+            found.append((metric, o, known[min_overlap]))
             if metric == "image":
-                found.append(("aos", o, orientation))
+                found.append(("aos", o, known[min_overlap]))
     return found
 
 
 def precision_curves(
     scene: Scene, metric: str, min_overlap: float, label_state: States, detection_state: States
-) -> tuple[Floats, Floats]:
-    """(41,) precision and (41,) orientation similarity by increasing recall, zero above the highest."""
+) -> Curve:
+    """The curves, and the counts that they are computed from."""
     label, detection = np.flatnonzero(label_state != OTHER), np.flatnonzero(detection_state != OTHER)
     first, candidate, overlap = _candidates(scene.pairs, metric, min_overlap, label_state, detection_state)
     label_ignored = label_state[label] == IGNORED
     ignored = detection_state[detection] == IGNORED
     scores = scene.detections.score[detection]
     hits = true_positive_scores(first, candidate, label_ignored, ignored, scores)
-    thresholds = recall_thresholds(np.sort(hits)[::-1].copy(), max(int((label_state == COUNTED).sum()), 1))
+    counted = int((label_state == COUNTED).sum())
+    thresholds = recall_thresholds(np.sort(hits)[::-1].copy(), max(counted, 1))
     # DontCare regions exist in the image only
     excused = (scene.cover[detection] > min_overlap) & (metric == "image")
     true, false, similarity = count_at(
@@ -144,7 +163,8 @@ def precision_curves(
         scene.detections.alpha[detection],
     )
     total = np.maximum(true + false, 1)  # without detections above a threshold both numerators are 0
-    return _envelope(true / total), _envelope(similarity / total)
+    points = PrecisionRecall("", counted, thresholds, true, false)
+    return Curve(_envelope(true / total), _envelope(similarity / total), points)
 
 
 def _candidates(

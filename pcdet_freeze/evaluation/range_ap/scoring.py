@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.evaluation.kitti.matching import count_at, true_positive_scores
 from pcdet_freeze.evaluation.kitti.rules import COUNTED, IGNORED, OTHER, States
+from pcdet_freeze.evaluation.precision_recall import PrecisionRecall
 from pcdet_freeze.evaluation.range_ap.rules import DISTANCES, RangeClass, Rules
 from pcdet_freeze.ops.iou import boxes_iou3d
 
@@ -39,6 +40,8 @@ class RangeScores:
     """(classes, distances)"""
     labels: NDArray[np.int64]
     """(classes, distances)"""
+    points: list[PrecisionRecall]
+    """counts of each class and distance that has labels: ``AP_Vehicle/0-30m``"""
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,16 @@ def score(
     pairs = _find_pairs(labels, detections, rules)
     average = np.zeros((len(rules.classes), len(DISTANCES)))
     counted = np.zeros(average.shape, np.int64)
+    points = []
     for c, kind in enumerate(rules.classes):
-        for d in range(len(DISTANCES)):
+        for d, (distance, _, _) in enumerate(DISTANCES):
             states = labels.states(kind, rules, d, True), detections.states(kind, rules, d, False)
             counted[c, d] = (states[0] == COUNTED).sum()
-            average[c, d] = _average(pairs, detections.value, *states, kind.min_overlap)
-    return RangeScores(rules, average, counted)
+            if counted[c, d]:
+                found = _points(pairs, detections.value, *states, kind.min_overlap)
+                average[c, d] = _average(found)
+                points.append(found.named(f"{rules.prefix}{kind.title}/{distance}"))
+    return RangeScores(rules, average, counted, points)
 
 
 def _joined(annos: Sequence[Mapping[str, Any]], key: str, default: float | None, source: str) -> _Boxes:
@@ -157,13 +164,11 @@ def _find_pairs(labels: _Boxes, detections: _Boxes, rules: Rules) -> _Pairs:
     return _Pairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-def _average(
+def _points(
     pairs: _Pairs, scores: Floats, label_state: States, detection_state: States, least: float
-) -> float:
-    """Average precision in percent."""
+) -> PrecisionRecall:
+    """Counts at the thresholds of the recalls that are reached; at least one label counts."""
     total = int((label_state == COUNTED).sum())
-    if not total:
-        return 0.0
     label, detection = np.flatnonzero(label_state != OTHER), np.flatnonzero(detection_state != OTHER)
     kept = (label_state[pairs.label] != OTHER) & (detection_state[pairs.detection] != OTHER)
     kept &= pairs.overlap > least
@@ -177,8 +182,13 @@ def _average(
         thresholds, first, candidate, pairs.overlap[kept], label_ignored, ignored, scores[detection], none,
         np.zeros(len(label)), zeros,
     )  # fmt: skip
+    return PrecisionRecall("", total, thresholds, true, false)
+
+
+def _average(points: PrecisionRecall) -> float:
+    """Average precision in percent."""
     precision = np.zeros(RECALL_POINTS + 1)
-    precision[: len(true)] = true / np.maximum(true + false, 1)
+    precision[: len(points.true)] = points.precision
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(100 * envelope[1:].mean())
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing import FreezeHandle, is_frozen
+from pcdet_freeze.freezing.checks.eval_advice import advice
 from pcdet_freeze.freezing.checks.examine_call import CallExamination, Finding
 from pcdet_freeze.freezing.checks.output_sketch import Sketcher
 from pcdet_freeze.freezing.checks.rerun_call import Call, alias, instance_forward
@@ -102,8 +103,10 @@ class DeterminismCheck:
             if found.path in reported:
                 continue
             reported.add(found.path)
-            if found.fixed_by_eval:
-                lines.append(f"{found}. {_advice(found.path)}")
+            if found.is_rare:
+                self.notes.append(f"{found}. {self._advice(found.path)}")
+            elif found.fixed_by_eval:
+                lines.append(f"{found}. {self._advice(found.path)}")
             elif found.is_noise:
                 self.notes.append(str(found))
             else:
@@ -196,6 +199,9 @@ class DeterminismCheck:
             }
         )
 
+    def _advice(self, path: str) -> str:
+        return advice(self.handle.model, self._frozen_modules(), path)
+
     def _state_line(self, holder: str, changed: list[str]) -> str:
         names = ", ".join(name for name in changed if _holder(name) == holder)
         found = find(self.handle.model, holder)
@@ -207,16 +213,13 @@ class DeterminismCheck:
                 f"Remove it from the list, or exclude these buffers with FREEZE.IGNORE: [{names}]"
             )
         return (
-            f"{holder} ({type(module).__name__}) changes {names} in its training forward. {_advice(holder)}"
+            f"{holder} ({type(module).__name__}) changes {names} in its training forward. "
+            f"{self._advice(holder)}"
         )
 
 
 def _holder(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _advice(path: str) -> str:
-    return f"Lock it in eval mode: FREEZE.EVAL: [{path}]"
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,8 @@ generators that the step's own call will find, and then in eval mode. Nothing of
 sketches of the outputs, and no run begins before the output of the one before it is freed: memory stays at
 what the step itself needs. These runs and the step's own decide:
 
-* the state of a random generator differs after a run: the module draws numbers;
+* the state of a random generator differs after a run: the module draws numbers, which is a fault where
+  another seed changes the output, and a note where only train mode draws and no other seed was seen to;
 * the outputs in train and eval mode differ by more than rounding: its code depends on ``self.training``;
 * the step's own output differs from that of the run before: it depends on earlier calls, or has noise. A
   module that sets attributes of its own runs a second time in a row instead, and so does one that is patched
@@ -53,6 +54,8 @@ class Finding:
     """whether it is deterministic in eval mode"""
     is_noise: bool = False
     """whether only the noise of its kernels differs"""
+    is_rare: bool = False
+    """whether the numbers that it draws in train mode changed no output yet"""
 
     def __str__(self) -> str:
         """As ``vfe.1 (Noise) is not deterministic: its forward() draws random numbers``."""
@@ -99,7 +102,8 @@ class CallExamination:
         drawn_in_eval = _draws(self.call, training=False) if self._eval_run.draws else None
         if drawn_in_eval is not None and (drawn is None or drawn.path == drawn_in_eval.path):
             return replace(drawn_in_eval, fixed_by_eval=False)
-        return drawn or self._depends_on_mode() or (_in_train_mode(self.call) if differs else None)
+        found = drawn or self._depends_on_mode() or (_in_train_mode(self.call) if differs else None)
+        return found or self._draws_in_vain()
 
     @property
     def _eval_run(self) -> Run:
@@ -111,6 +115,16 @@ class CallExamination:
         unchanged = {id(tensor) for tensor, version in self._inputs if _version(tensor) == version}
         tensors = tensors_with_path(output)
         return self.call.sketcher({path: tensor for path, tensor in tensors if id(tensor) not in unchanged})
+
+    def _draws_in_vain(self) -> Finding | None:
+        """A layer that is left out in one step of a thousand is not seen in a few runs, but it draws."""
+        if not self._runs[0].draws or self._eval_run.draws:
+            return None
+        why = (
+            "draws random numbers in train mode only. They did not change its output in this check, but may "
+            "do so in other steps"
+        )
+        return Finding(self.call.path, type(self.call.module).__name__, why, is_rare=True)
 
     def _depends_on_mode(self) -> Finding | None:
         first, in_eval = self._runs[0].output, self._eval_run.output

@@ -46,9 +46,8 @@ def first_difference_in_a_row(call: Call, seed: int, training: bool, limit: floa
 def _first_difference(call: Call, one: list[Event], other: list[Event], limit: float) -> tuple[str, str]:
     whole = call.path, type(call.module).__name__
     for a, b in zip(one, other, strict=False):
-        if a.path != b.path or a.begins != b.begins:
-            return a.parent[0], type(a.parent[1]).__name__
-        if max_relative_error(a.tensors, b.tensors, common=True) > limit:
+        other_calls = a.path != b.path or a.begins != b.begins
+        if other_calls or max_relative_error(a.tensors, b.tensors, common=True) > limit:
             path, module = a.parent if a.begins else (a.path, a.module)
             return path, type(module).__name__
     return whole

@@ -53,15 +53,17 @@ class Sketcher:
     def __call__(self, tensors: Mapping[str, Tensor]) -> Sketch:
         """Sketch all ``tensors``. The host waits once for each device that they are on."""
         groups: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
+        shapes: dict[str, tuple[int, ...]] = {}
         for name, tensor in tensors.items():
-            numbers = self._numbers(_dense(tensor))
+            dense = _dense(tensor)
+            shapes[name], numbers = tuple(dense.shape), self._numbers(dense)
             groups[numbers.device][name] = numbers
         found: dict[str, Tensor] = {}
         for group in groups.values():
             sizes = [len(numbers) for numbers in group.values()]
             found |= zip(group, torch.cat(list(group.values())).cpu().split(sizes), strict=True)
         half = torch.float16, torch.bfloat16
-        return {n: TensorSketch(tuple(t.shape), t.dtype in half, found[n]) for n, t in tensors.items()}
+        return {n: TensorSketch(shapes[n], t.dtype in half, found[n]) for n, t in tensors.items()}
 
     def _numbers(self, tensor: Tensor) -> Tensor:
         # in float64, which mps does not have
@@ -101,6 +103,8 @@ def _dense(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_quantized:
         tensor = tensor.dequantize()
+    if tensor.is_nested:  # TransformerEncoder makes them of padded batches, in eval mode only
+        return tensor.to_padded_tensor(0.0)
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

@@ -20,7 +20,7 @@ from pcdet_freeze.freezing.checks.output_sketch import Sketch, Sketcher
 from pcdet_freeze.freezing.checks.unchanged_state import Attributes, WriteGuard, own_tensors, same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.utils.rng import OWN_GENERATORS, Generators, same_rng_state
-from pcdet_freeze.utils.tensors import tensors_with_path
+from pcdet_freeze.utils.tensors import dataclass_items, tensors_with_path, with_items
 from pcdet_freeze.utils.wrappers import is_compiled
 
 NO_FORWARD: Any = object()
@@ -83,9 +83,7 @@ def _alias(value: Any, make: Callable[[Tensor], Tensor], made: dict[int, tuple[T
     if isinstance(value, Tensor):
         return made.setdefault(id(value), (make(value), value))[0]
     if isinstance(value, dict):
-        copied = copy(value)
-        copied.update({key: _alias(item, make, made) for key, item in value.items()})
-        return copied
+        return with_items(value, {key: _alias(item, make, made) for key, item in value.items()})
     if isinstance(value, list):
         return [_alias(item, make, made) for item in value]
     if isinstance(value, tuple):
@@ -96,6 +94,9 @@ def _alias(value: Any, make: Callable[[Tensor], Tensor], made: dict[int, tuple[T
         # each layer adds its indices to this dict, and some refuse to find their own there
         sparse.indice_dict = copy(getattr(value, "indice_dict", {}))
         return sparse
+    held = dataclass_items(value)
+    if held:
+        return with_items(value, {key: _alias(item, make, made) for key, item in held.items()})
     return value
 
 
