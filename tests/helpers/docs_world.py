@@ -129,7 +129,12 @@ class World:
         """Run lines of bash; returns what they printed."""
         for real, short in self.shorter.items():
             text = text.replace(real, short)
-        given = {"STANDIN_ROOT": str(self.folder), "STANDIN_VERSION": "8caccce", "HOME": str(self.folder), "WANDB_MODE": "offline"}
+        given = {
+            "STANDIN_ROOT": str(self.folder),
+            "STANDIN_VERSION": "8caccce",
+            "HOME": str(self.folder),
+            "WANDB_MODE": "offline",
+        }
         done = subprocess.run(
             ["bash", "-c", text], cwd=self.folder, env=self.server.environment(**given), check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600,
