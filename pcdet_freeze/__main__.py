@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: global completion looks for this mark at the beginning of the file
 """``pcdet-freeze <command> ...`` and ``python -m pcdet_freeze <command> ...``: a file of ``cli`` each.
 
 Few modules are imported here: Ctrl-C prints a traceback until ``main`` runs.
@@ -12,12 +13,14 @@ import os
 import select
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from pcdet_freeze import __version__
+from pcdet_freeze.cli.common.help import STAGE1, STAGE2, CommandParser, Examples
 from pcdet_freeze.cli.common.program_signals import ProgramSignals
 from pcdet_freeze.errors import PCDetFreezeError
 from pcdet_freeze.utils.signals.interrupts import HeldInterrupt
@@ -26,87 +29,35 @@ from pcdet_freeze.utils.signals.stop_signals import end_process
 INTERRUPTED, USAGE, SIGNALLED = 130, 2, 128
 
 
-class Command(NamedTuple):
-    """One line about a command, and the words of an example."""
-
-    summary: str
-    example: str
-
-
 COMMANDS = {
-    "train": Command(
-        "train a model, with the modules of MODEL.NOT_TRAIN_IN_MULTI_TASK frozen",
-        "--cfg_file synthetic_models/pointpillar.yaml --max_iters 100",
-    ),
-    "test": Command(
-        "evaluate checkpoints",
-        "--cfg_file synthetic_models/pointpillar.yaml --ckpt checkpoint_epoch_5.pth",
-    ),
-    "demo": Command(
-        "predict point files and write pictures",
-        "--cfg_file kitti_models/pointpillar.yaml --ckpt checkpoint_epoch_80.pth --data_path 000008.bin",
-    ),
-    "three-stages": Command("train detection, then segmentation, then lanes, and compare", "--quick"),
-    "overfit": Command(
-        "train three stages on few frames and compare each task with what the labels allow",
-        "--models pandaset_models --set DATA_CONFIG.DATA_PATH /data/pandaset",
-    ),
-    "prepare": Command(
-        "write the info files of a data set",
-        "kitti --cfg_file dataset_configs/kitti_dataset.yaml --set DATA_PATH /data/kitti",
-    ),
-    "check-data": Command(
-        "read every frame and report what does not fit config, model or pretrained checkpoint",
-        "--cfg_file kitti_models/pointpillar.yaml --json",
-    ),
-    "explain": Command(
-        "show what a config freezes and which modules each loss reaches, without training",
-        "--cfg_file synthetic_models/stage2_segment.yaml",
-    ),
-    "suggest": Command(
-        "print the shortest freeze list that keeps the outputs of given heads",
-        "--cfg_file synthetic_models/stage2_segment.yaml --keep dense_head",
-    ),
-    "verify": Command("compare the frozen state of two checkpoints", "before.pth after.pth"),
-    "compare": Command(
-        "compare runs: frozen modules, metrics, cost, config keys",
-        "output/synthetic_models/pointpillar/a output/synthetic_models/pointpillar/b --html compare.html",
-    ),
-    "doctor": Command(
-        "look for problems before a training: packages, machine, config, data",
-        "--cfg_file kitti_models/pointpillar.yaml",
-    ),
-    "stitch": Command(
-        "join heads that were trained separately on one frozen trunk",
-        "--trunk det.pth --take segment_head,backbone_2d.segblocks:seg.pth --out all.pth",
-    ),
-    "digest": Command(
-        "print digests of a checkpoint's outputs over the test frames",
-        "--cfg_file synthetic_models/stage1_detect.yaml --ckpt checkpoint_epoch_5.pth",
-    ),
-    "export": Command(
-        "write a network as ONNX and compare it with torch",
-        "--cfg_file synthetic_models/stage1_detect.yaml --ckpt checkpoint_epoch_5.pth --out onnx",
-    ),
-    "bench": Command(
-        "measure what freezing saves in a training step", "--freeze vfe,backbone_2d.blocks --rounds 3"
-    ),
-    "soak": Command("hit short trainings with random faults and count what is lost", "--minutes 5"),
-    "recipes": Command("train the same three tasks by five recipes and compare", "--quick"),
+    "train": "train a model, with the modules of MODEL.NOT_TRAIN_IN_MULTI_TASK frozen",
+    "test": "evaluate checkpoints",
+    "demo": "predict point files and write pictures",
+    "three-stages": "train detection, then segmentation, then lanes, and compare",
+    "overfit": "train three stages on few frames and compare each task with what the labels allow",
+    "prepare": "write the info files of a data set",
+    "check-data": "read every frame and report what does not fit config, model or pretrained checkpoint",
+    "explain": "show what a config freezes and which modules each loss reaches, without training",
+    "suggest": "print the shortest freeze list that keeps the outputs of given heads",
+    "verify": "compare the frozen state of two checkpoints",
+    "compare": "compare runs: frozen modules, metrics, cost, config keys",
+    "doctor": "look for problems before a training: packages, machine, config, data",
+    "stitch": "join heads that were trained separately on one frozen trunk",
+    "digest": "print digests of a checkpoint's outputs over the test frames",
+    "export": "write a network as ONNX and compare it with torch",
+    "bench": "measure what freezing saves in a training step",
+    "soak": "hit short trainings with random faults and count what is lost",
+    "recipes": "train the same three tasks by five recipes and compare",
 }
+"""name -> one line about it; flags, examples and help: ``cli/arguments``"""
+EXAMPLES: Examples = (
+    ("train a detector on simulated scenes", f"train {STAGE1} --max_iters 100"),
+    ("show what the config of the next stage freezes", f"explain {STAGE2}"),
+)
 SUCCESSORS = {
     "baselines": "bench --what baselines",
 }
 """former name of a command -> what to type"""
-
-
-class CommandParser(argparse.ArgumentParser):
-    """An ArgumentParser whose help begins with an example."""
-
-    example = ""
-
-    def format_help(self) -> str:
-        return f"example: {self.example}\n\n{super().format_help()}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,19 +100,26 @@ def _nobody_reads() -> bool:
 
 
 def _run(name: str, words: Sequence[str], prog: str) -> int:
+    args = parser_of(name, prog).parse_args(words)
     with HeldInterrupt(), _collector_off():  # torch aborts where its import is interrupted
         command = importlib.import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}")
-    parser = CommandParser(prog=prog, description=command.__doc__)
-    parser.example = f"{prog} {COMMANDS[name].example}"
-    command.add_arguments(parser)
-    args = parser.parse_args(words)
     try:
         return command.run(args)
     except PCDetFreezeError as error:
         from pcdet_freeze.config import locate
+        from pcdet_freeze.utils.terminal import paint
 
-        print(f"{type(error).__name__}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
+        title = paint(type(error).__name__, "red", sys.stderr)
+        print(f"{title}: {locate(getattr(args, 'cfg', {}), str(error))}", file=sys.stderr)
         return getattr(command, "ERROR_CODE", 1)
+
+
+def parser_of(name: str, prog: str) -> CommandParser:
+    """The parser of the command ``name``, without an import of torch."""
+    flags = importlib.import_module(f"pcdet_freeze.cli.arguments.{name.replace('-', '_')}")
+    parser = CommandParser(flags.EXAMPLES, prog=prog, description=flags.__doc__)
+    flags.add_arguments(parser)
+    return parser
 
 
 @contextmanager
@@ -182,14 +140,19 @@ def _collector_off() -> Iterator[None]:
 
 def _top_level(words: Sequence[str], prog: str) -> int:
     """``--help``, ``--version``, and no words at all."""
-    lines = "\n".join(f"  {name:<14}{command.summary}" for name, command in COMMANDS.items())
+    lines = [
+        line
+        for name, summary in COMMANDS.items()
+        for line in textwrap.wrap(f"{name:<14}{summary}", 76, subsequent_indent=" " * 14)
+    ]
+    shown = "\n".join(f"  {line}" for line in lines)
     parser = CommandParser(
+        EXAMPLES,
         prog=prog,
         usage=f"{prog} <command> ...",
-        description=f"commands; `{prog} <command> --help` shows the options of one:\n{lines}",
+        description=f"commands; `{prog} <command> --help` shows the options of one:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.example = f"{prog} train {COMMANDS['train'].example}"
     parser.add_argument("--version", action="version", version=f"pcdet_freeze {__version__}")
     parser.parse_args(words)
     parser.print_help(sys.stderr)
@@ -217,7 +180,11 @@ def leave(code: int) -> NoReturn:
 
 
 def program() -> NoReturn:
-    """Run ``main`` as the whole program."""
+    """Run ``main`` as the whole program, or answer a shell that completes a command line."""
+    if "_ARGCOMPLETE" in os.environ:
+        from pcdet_freeze.cli.common.completion import complete
+
+        complete(COMMANDS, "pcdet-freeze")
     leave(main())
 
 

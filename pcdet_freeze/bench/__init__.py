@@ -1,10 +1,11 @@
 """What freezing costs and saves: variants of one training step, measured side by side.
 
-``random_scenes`` makes a batch without a data set, ``variants`` builds trainers that differ in what they
-freeze (``other_packages``: as lightning and timm do), ``exact_figures`` counts FLOPs and bytes, ``timing``
-runs interleaved rounds and ``tables`` prints. The comparisons are ``steps`` (variants of a step),
-``freeze_overhead``, ``guard_cost``, ``certificate_cost``, ``data_loading``, ``operators``, ``scaling``,
-``empty_space``, ``cache_size`` and ``roofline``; ``whole_training`` measures processes of their own.
+``random_scenes`` makes a batch without a data set, ``subject`` the model and batch that are measured,
+``variants`` trainers that differ in what they freeze (``other_packages``: as lightning and timm do).
+``exact_figures`` counts FLOPs and bytes, ``timing`` runs interleaved rounds and ``tables`` prints. The
+comparisons are ``steps`` (variants of a step), ``freeze_overhead``, ``guard_cost``, ``certificate_cost``,
+``data_loading``, ``operators``, ``scaling``, ``empty_space``, ``cache_size`` and ``roofline``;
+``whole_training`` measures processes of their own.
 """
 
 from pcdet_freeze.bench.costs.cache_size import measure_cache_size

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -55,9 +57,12 @@ class RandomScenes(DatasetTemplate):
         dataset_cfg: Mapping[str, Any],
         class_names: Sequence[str],
         training: bool = True,
+        root_path: str | Path | None = ".",
+        logger: logging.Logger | None = None,
+        *,
         sizes: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        super().__init__({**dataset_cfg, "DATA_AUGMENTOR": None}, class_names, training, root_path=".")
+        super().__init__({**dataset_cfg, "DATA_AUGMENTOR": None}, class_names, training, root_path, logger)
         section = dataset_cfg.get("RANDOM_SCENES") or {}
         settings, faults = read_section(SceneSettings, section, "DATA_CONFIG.RANDOM_SCENES")
         raise_faults(faults)

@@ -1,4 +1,4 @@
-"""Measure what freezing saves and costs in a training step: time, FLOPs, memory, checkpoint size."""
+"""The command ``bench``; its flags and help: ``arguments/bench.py``."""
 
 from __future__ import annotations
 
@@ -7,89 +7,28 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pcdet_freeze import bench
 from pcdet_freeze.bench import tables
 from pcdet_freeze.bench.baselines import baselines
-from pcdet_freeze.bench.other_packages import AGAINST
 from pcdet_freeze.bench.random_scenes import sizes_of
+from pcdet_freeze.bench.subject import Subject, build_subject, subject_of_frames
 from pcdet_freeze.bench.timing import threads
 from pcdet_freeze.bench.variants import check_variants
 from pcdet_freeze.bench.whole_runs import training_tables
-from pcdet_freeze.cli.common.flags import CFG_HELP, add_set, whole
+from pcdet_freeze.cli.arguments.bench import DEFAULT_CFG, FULL, GRIDS, STDOUT
 from pcdet_freeze.cli.common.json_file import require_writable, write_json
 from pcdet_freeze.config import cfg_from_list, cfg_from_yaml_file
-from pcdet_freeze.datasets.loader import register_all
-from pcdet_freeze.datasets.registry import DATASETS
-from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.evaluation import table
 from pcdet_freeze.freezing import FreezePlan
-from pcdet_freeze.models import build_network
-from pcdet_freeze.utils import distributed
-from pcdet_freeze.utils.rng import set_seed
 
-DEFAULT_CFG = "bench/pointpillar.yaml"
 DEFAULT_CFGS = {"baselines": "synthetic_models/stage3_lane.yaml"}
 """comparison -> packaged config, where it is not DEFAULT_CFG"""
-STDOUT = Path("-")
-GRIDS = {"full": 0.16, "half": 0.32}
-"""name -> metres along the sides of a pillar"""
-FULL = ("none", "unfrozen", "bn_only", "requires_grad", "exact", "contiguous", "bf16_prefix", "cached")
-"""variants that are measured by default on the full grid"""
 Row = dict[str, Any]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure, on which model, how often."""
-    parser.add_argument("--what", choices=sorted(COMPARISONS), default="step",
-                        help="step: variants of a training step; hold: cost of eval-mode norm layers; "
-                        "guards: cost of what docs/reliability.md promises; "
-                        "certificate: its time for 60 M parameters; loading: frames a second of "
-                        "the loader processes; operators: anchor targets and rotated IoU; scaling: more "
-                        "or less frozen, more or fewer points, boxes and frames; baselines: segmentation and "
-                        "lanes without a network; training: where the time of a whole training goes; "
-                        "allocator: whole trainings with and without freed memory kept; evaluation: KITTI "
-                        "AP of stored detections, post-processing of a frame; roofline: frames a second on "
-                        "a GPU at best; empty_space: cells that no pillar reaches, and cache_size: bytes of "
-                        "a cached frame, both on the test frames of the config")  # fmt: skip
-    parser.add_argument("--cfg_file", help=f"{CFG_HELP}; default: {DEFAULT_CFG}")
-    parser.add_argument(
-        "--freeze",
-        metavar="LIST",
-        help="comma-separated modules to freeze; overrides MODEL.NOT_TRAIN_IN_MULTI_TASK",
-    )
-    parser.add_argument("--grid", choices=sorted(GRIDS), help="pillars of KITTI's size (full), or twice as "
-                        "wide (half); default: those of the config")  # fmt: skip
-    parser.add_argument("--variants", metavar="a,b",
-                        help=f"which of {', '.join(bench.BUILT)}; `none` is always included. Default: all, "
-                        f"and with --grid full {', '.join(FULL)}")  # fmt: skip
-    parser.add_argument("--against", default="", metavar="a,b",
-                        help=f"also what other packages call freezing: {', '.join(AGAINST)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, help="interleaved rounds; default: 7, with --grid full 5")
-    parser.add_argument("--batch_size", type=int, help="frames; default: OPTIMIZATION.BATCH_SIZE_PER_GPU")
-    parser.add_argument("--points", type=whole(1), help="points in a random scene; default: 27500, or those "
-                        "of DATA_CONFIG.RANDOM_SCENES")  # fmt: skip
-    parser.add_argument("--own_frames", action="store_true", help="the first test frames of the config's "
-                        "data set, with their labels, in place of random scenes (--what step)")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=2, help="processes that load data (--what loading)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch's operators")
-    parser.add_argument("--json", nargs="?", type=Path, const=STDOUT, metavar="FILE",
-                        help="the rows as data, to FILE; without one to the standard output")  # fmt: skip
-    parser.add_argument("--iterations", type=whole(1), default=60,
-                        help="length of a whole training (--what training, allocator)")  # fmt: skip
-    parser.add_argument("--pretrained_model",
-                        help="checkpoint that it starts from, where frozen modules need one")  # fmt: skip
-    parser.add_argument("--scenes", type=whole(1), default=40,
-                        help="training frames that --what baselines is fitted on")  # fmt: skip
-    add_set(parser, last=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,15 +53,6 @@ def run(args: argparse.Namespace) -> int:
     elif args.json is not None:
         write_json(args.json, rows)
     return 0
-
-
-@dataclass
-class Subject:
-    """The config, its model and its batch."""
-
-    cfg: Any
-    model: nn.Module
-    batch: dict[str, Any]
 
 
 def config_of(args: argparse.Namespace) -> Any:
@@ -160,30 +90,14 @@ def subject_of(args: argparse.Namespace) -> Subject:
     return subject
 
 
-def build_subject(cfg: Any, device_name: str, frames: int) -> Subject:
-    """Model and batch of ``cfg``, announced by a line."""
-    device = distributed.pick_device(device_name)
-    set_seed(0)
-    scenes = bench.RandomScenes(cfg.DATA_CONFIG, cfg.CLASS_NAMES, sizes=sizes_of(cfg.MODEL))
-    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), scenes).to(device)
-    batch = bench.make_batch(scenes, frames, device)
-    print(_headline(cfg, scenes, batch, device), flush=True)
-    return Subject(cfg, model, batch)
-
-
-def _headline(cfg: Any, scenes: bench.RandomScenes, batch: dict[str, Any], device: torch.device) -> str:
-    grid = "x".join(map(str, scenes.grid_size[:2])) if scenes.grid_size is not None else "no"
-    voxels = f", {len(batch['voxels'])} voxels" if "voxels" in batch else ""
-    return (
-        f"{cfg.MODEL.NAME}: grid {grid}, batch {batch['batch_size']}, {len(batch['points'])} points{voxels}; "
-        f"{device.type}, {torch.get_num_threads()} thread(s)"
-    )
-
-
 def _step(args: argparse.Namespace) -> list[Row]:
     asked = [name.strip() for name in f"{args.variants},{args.against}".split(",")]
     names = check_variants([name for name in asked if name])
-    subject = _frames(args) if args.own_frames else subject_of(args)
+    subject = (
+        subject_of_frames(config_of(args), args.device, args.batch_size)
+        if args.own_frames
+        else subject_of(args)
+    )
     return bench.compare_steps(
         bench.build_contenders(subject.model, subject.cfg, subject.batch, names), args.rounds
     )
@@ -271,31 +185,13 @@ def _roofline(args: argparse.Namespace) -> list[Row]:
     return bench.roofline(contenders)
 
 
-def _frames(args: argparse.Namespace) -> Subject:
-    """The model, and the first test frames of the config's own data set, which are not augmented."""
-    cfg = config_of(args)
-    register_all()
-    set_seed(0)
-    kind = (
-        bench.RandomScenes
-        if cfg.DATA_CONFIG.DATASET == "RandomScenes"
-        else DATASETS.get(cfg.DATA_CONFIG.DATASET)
-    )
-    frames: DatasetTemplate = kind(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=False)
-    device = distributed.pick_device(args.device)
-    model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames).to(device)
-    batch = bench.make_batch(frames, min(args.batch_size or 3, len(frames)), device)
-    bench.settle_statistics(model, batch)
-    return Subject(cfg, model, batch)
-
-
 def _empty_space(args: argparse.Namespace) -> list[Row]:
-    subject = _frames(args)
+    subject = subject_of_frames(config_of(args), args.device, args.batch_size)
     return bench.measure_empty_space(subject.model, subject.batch)
 
 
 def _cache_size(args: argparse.Namespace) -> list[Row]:
-    subject = _frames(args)
+    subject = subject_of_frames(config_of(args), args.device, args.batch_size)
     return bench.measure_cache_size(subject.model, subject.batch, args.rounds)
 
 

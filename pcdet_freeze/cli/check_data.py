@@ -1,7 +1,4 @@
-"""Read every frame of a data set and report what does not fit config, model or pretrained checkpoint.
-
-Exit code 1 where a training would be pointless: no box of a class in range, no labels, unreadable frames.
-"""
+"""The command ``check-data``; its flags and help: ``arguments/check_data.py``."""
 
 from __future__ import annotations
 
@@ -9,47 +6,35 @@ import argparse
 import json
 from pathlib import Path
 
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.data_check.at_start import columns_in
 from pcdet_freeze.engine.data_check.expected import expected_of
 from pcdet_freeze.engine.data_check.read import survey_all
 from pcdet_freeze.engine.data_check.report import DataReport, as_text, judge, to_plain, worst_frames
-from pcdet_freeze.engine.run_context import default_workers
 from pcdet_freeze.errors import PCDetFreezeError
+from pcdet_freeze.utils.terminal import columns
 from pcdet_freeze.visualization.bev import require_matplotlib
 from pcdet_freeze.visualization.data_check import draw_checked
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which data, what to compare them with, what to write."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--split", choices=["train", "test"], default="train", help="which frames; default: train")
-    add("--pretrained_model", help="checkpoint whose training data are compared: range of the intensity")
-    add_trust(parser)
-    add("--workers", type=whole(0), default=default_workers(), help="processes that read frames")
-    add("--json", action="store_true", help="print JSON in place of the report")
-    add("--pictures", type=whole(0), default=4, help="pictures of the worst frames at most; default 4")
-    add("--out", type=Path, default=Path("output/check_data"),
-        help="folder of the pictures; default: output/check_data")  # fmt: skip
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; returns 1 where a training would be pointless."""
     cfg = cfg_of(args, check=False)
     check_config(cfg)
-    dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=args.split == "train")
     seen = columns_in(args.pretrained_model, args.trust_checkpoint)
+    if args.pictures:
+        require_folder(args.out, "--out")
+    dataset = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, training=args.split == "train")
     report = judge(survey_all(dataset, args.workers), expected_of(cfg, dataset, seen))
     pictures, note = _draw(report, dataset, args)
     if args.json:
         plain = {"cfg_file": args.cfg_file, "split": args.split, **to_plain(report)}
         print(json.dumps({**plain, "pictures": list(map(str, pictures))}, indent=1))
     else:
-        print("\n".join([as_text(report), *(f"picture: {path}" for path in pictures), *note]))
+        print("\n".join([as_text(report, columns()), *(f"picture: {path}" for path in pictures), *note]))
     return int(report.pointless)
 
 

@@ -1,4 +1,4 @@
-"""Compare runs: what each froze, its metrics and cost, and the config keys in which they differ."""
+"""The command ``compare``; its flags and help: ``arguments/compare.py``."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ import argparse
 import json
 from pathlib import Path
 
+from pcdet_freeze.cli.common.json_file import require_writable
 from pcdet_freeze.errors import DataError
-from pcdet_freeze.report.compare import comparison_page, comparison_plain, comparison_text
+from pcdet_freeze.report.compare import comparison_page, comparison_plain
+from pcdet_freeze.report.compare_text import comparison_text
 from pcdet_freeze.report.record import FILE, RunRecord, load_record
 from pcdet_freeze.utils.output_files import write_text
+from pcdet_freeze.utils.terminal import columns
 
 ERROR_CODE = 2
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The runs, and how the comparison is written."""
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN",
-        help="folder of a training (with report.json), or a folder above exactly one")  # fmt: skip
-    add("--html", type=Path, metavar="FILE", help="write the comparison as one self-contained page, too")
-    add("--json", action="store_true", help="print JSON in place of the table")
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; returns the exit code."""
+    if args.html is not None:
+        require_writable(args.html, "--html")
     records = [read_run(folder) for folder in args.runs]
     if args.json:
         print(json.dumps(comparison_plain(records), indent=1))
     else:
-        print(comparison_text(records))
+        print(comparison_text(records, columns()))
     if args.html is not None:
         write_text(args.html, comparison_page(records))
     return 0

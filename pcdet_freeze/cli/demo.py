@@ -1,8 +1,4 @@
-"""Run a model over point files (.bin, .npy, .pcd, .las), or over frames of its test set, and write pictures.
-
-Needs no labels and no display. --before shows what a training changed: green boxes are equal in every bit.
---view shows the frames in 3D in the browser instead.
-"""
+"""The command ``demo``; its flags and help: ``arguments/demo.py``."""
 
 from __future__ import annotations
 
@@ -10,15 +6,15 @@ import argparse
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.cli.common.flags import CFG_HELP, add_cfg, add_set, add_trust, cfg_of, positive, whole
+from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.config import load_cfg
 from pcdet_freeze.datasets import build_dataset
-from pcdet_freeze.datasets.file_formats.point_files import SUFFIXES, PointFiles, find_point_files
+from pcdet_freeze.datasets.file_formats.point_files import PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.errors import ConfigError
@@ -26,7 +22,7 @@ from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import build_network
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
-from pcdet_freeze.visualization.bev import COLORS, Style, require_matplotlib
+from pcdet_freeze.visualization.bev import Style, require_matplotlib
 from pcdet_freeze.visualization.demo import (
     Frame,
     Frames,
@@ -43,32 +39,6 @@ from pcdet_freeze.visualization.viewer import Look, Viewer, has_display, require
 Predict = Callable[[Frame], Scene]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the frames and the folder of the pictures; the first four flags are OpenPCDet's."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--ckpt", required=True, help="checkpoint of that model")
-    frames = parser.add_mutually_exclusive_group(required=True)
-    frames.add_argument("--data_path", type=Path, help="point file, or folder of point files")
-    frames.add_argument("--frames", type=whole(1), help="number of frames of the config's test set")
-    add("--ext", help=f"suffix of the files in a folder; default: {', '.join(SUFFIXES)}")
-    add("--out", type=Path, default=Path("output/demo"), help="folder of the pictures; default: output/demo")
-    add("--before", help="a former checkpoint, drawn beside the other; boxes that it has too are green")
-    add("--before_cfg_file", help=f"{CFG_HELP}, of that checkpoint; default: that of --cfg_file")
-    add("--score", type=float, default=0.3, help="boxes with a lower score are not drawn; default 0.3")
-    add("--color", choices=COLORS, default="height", help="colour of the points; default: height")
-    add("--intensity_scale", type=positive, default=1.0,
-        help="intensity that the training knows as 1, such as 255; default 1")  # fmt: skip
-    add("--view", action="store_true", help="3D view in the browser, in place of the pictures")
-    add("--port", type=whole(0), help="port of the view; default 8080, or the next free one")
-    add("--host", help="address of the view; default 127.0.0.1: this machine only")
-    add("--no_browser", action="store_true", default=None,
-        help="print the address of the view, and open no window")  # fmt: skip
-    add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
-    add_trust(parser)
-    add_set(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Print two lines for each frame and write its picture, or show it; returns the exit code."""
     given = [name for name in ("port", "host", "no_browser") if getattr(args, name) is not None]
@@ -76,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--{given[0]} needs --view; add --view, or remove --{given[0]}")
     (require_viser if args.view else require_matplotlib)()
     cfg = cfg_of(args)
+    require_folder(args.out, "--out")
+    for file in filter(None, (args.ckpt, args.before)):
+        load_checkpoint(file, args.trust_checkpoint)  # a wrong file is an error before data are read
     dataset, frames = _frames(cfg, args)
     after = _predictor(cfg, dataset, args.ckpt, args)
     before = None

@@ -1,13 +1,9 @@
-"""Look for problems before a training: packages, machine, a config with its data, an OpenPCDet beside it.
-
-Exit code 0: no problem; 1: a problem; 2: no problem, but a check could not be made, or wrong usage.
-"""
+"""The command ``doctor``; its flags and help: ``arguments/doctor.py``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,39 +12,10 @@ from pcdet_freeze.doctor import CHECKS, Case, Outcome
 from pcdet_freeze.doctor.openpcdet import find_openpcdet
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.utils.settings.names import did_you_mean
+from pcdet_freeze.utils.terminal import columns, paint, wrap
 
 SOUND, TROUBLE, UNKNOWN = 0, 1, 2
 ERROR_CODE = UNKNOWN
-WIDTH = 100
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is examined, and which checks are made."""
-    add = parser.add_argument
-    add("--cfg_file", help="config whose keys, data and run folder are checked, too")
-    add("--ckpt", type=Path, help="checkpoint that is read, too")
-    add(
-        "--openpcdet",
-        type=Path,
-        metavar="FOLDER",
-        help="an OpenPCDet; default: the one in or beside the working directory",
-    )
-    add("--output_dir", type=Path, default=Path("output"), help="folder for all runs; default: output")
-    add("--extra_tag", default="default", help="name of the run's folder")
-    add("--workers", type=int, default=4, help="loader processes of the training; default 4")
-    chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--only", nargs="+", metavar="ID", default=[], help="make these checks alone")
-    chosen.add_argument("--skip", nargs="+", metavar="ID", default=[], help="leave these checks out")
-    add("--list", action="store_true", help="print ids, severities and what each check looks at")
-    add("--json", action="store_true", help="print JSON in place of the text")
-    add(
-        "--set",
-        dest="set_cfgs",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change; must come last",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,33 +57,23 @@ def _names(only: Sequence[str], skip: Sequence[str]) -> list[str]:
 
 def text_of(found: Sequence[Outcome]) -> str:
     """Problems first, each with its fix; then what could not be checked; then the rest in a line each."""
-    lines = []
+    limit, lines = columns(), []
     for state, mark in (("trouble", ""), ("failed", "failed")):
         for one in (one for one in found if one.state == state):
-            lines += [f"{(mark or one.severity).upper()} {one.id}: {one.about}", *_wrapped(one.text, "    ")]
-            lines += [*_wrapped(f"-> {one.cure}", "    "), ""]
-    lines += [f"ok      {one.id}: {one.about}" for one in found if one.state == "sound"]
+            kind = (mark or one.severity).upper()
+            title = paint(kind, "red" if one.severity == "error" else "yellow")
+            lines += [f"{title} {one.id}: {one.about}", *_wrapped(one.text, limit)]
+            lines += [*_wrapped(f"-> {one.cure}", limit), ""]
+    for one in (one for one in found if one.state == "sound"):
+        lines += wrap(f"{one.id}: {one.about}", limit, " " * 8, "ok      ")
     reasons = dict.fromkeys(one.text for one in found if one.state == "not applicable")
     for reason in reasons:
         names = ", ".join(one.id for one in found if one.state == "not applicable" and one.text == reason)
-        lines += textwrap.wrap(
-            f"-       {names}: {reason}", WIDTH, subsequent_indent=" " * 8, break_on_hyphens=False
-        )
+        lines += wrap(f"{names}: {reason}", limit, " " * 8, "-       ")
     count = {state: sum(one.state == state for one in found) for state in ("sound", "trouble", "failed")}
     lines.append(f"\n{count['sound']} ok, {count['trouble']} with a problem, {count['failed']} failed")
     return "\n".join(lines)
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    return [
-        part
-        for line in text.splitlines()
-        for part in textwrap.wrap(
-            line,
-            WIDTH,
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
+def _wrapped(text: str, limit: int) -> list[str]:
+    return [part for line in text.splitlines() for part in wrap(line, limit, " " * 4)]

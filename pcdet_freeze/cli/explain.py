@@ -1,19 +1,15 @@
-"""Show, without training, what a config freezes, for each module, and warn of drift.
-
-Exit code 0; 1 where a training would stop with an error before its first step.
-"""
+"""The command ``explain``; its flags and help: ``arguments/explain.py``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.module_tree import draw_tree
 from pcdet_freeze.datasets import build_dataloader
 from pcdet_freeze.datasets.loader import next_batch
 from pcdet_freeze.datasets.random_frames import RandomFrames
@@ -21,7 +17,7 @@ from pcdet_freeze.datasets.registry import DATASETS, NOT_BUILT
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.engine.check_config import check_config
 from pcdet_freeze.engine.checkpoint.weights import compare_keys, fit_state
-from pcdet_freeze.engine.explain import Explanation, Row, explain
+from pcdet_freeze.engine.explain import Explanation, explain
 from pcdet_freeze.engine.prefix_cache.cache import outlook
 from pcdet_freeze.errors import CheckpointError, DataError, PCDetFreezeError
 from pcdet_freeze.freezing import FreezePlan, freeze
@@ -29,47 +25,20 @@ from pcdet_freeze.freezing.prefix import Options
 from pcdet_freeze.models import build_network, load_data_to_gpu
 from pcdet_freeze.utils.distributed import pick_device
 from pcdet_freeze.utils.rng import set_seed
+from pcdet_freeze.utils.terminal import Color, columns, paint, wrap
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
-
-WIDEST, NARROWEST = 100, 60
-HEADER = ("module", "params", "frozen by", "norm", "drop", "group", "loss")
-ENTRY = 2
-FLEXIBLE = (0, ENTRY, 6)
-"""columns that may be cut where the terminal is narrow"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The config, and how much of it to show."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--ckpt", help="checkpoint whose tensors are loaded where name and shape fit")
-    add_trust(parser)
-    add(
-        "--depth",
-        type=whole(1),
-        default=2,
-        help="levels of modules to show; default 2",
-    )
-    add(
-        "--batch_size",
-        type=whole(1),
-        default=2,
-        help="samples of the batch that the losses are traced with",
-    )
-    add("--device", help="cpu or cuda; default: CUDA if available")
-    add("--json", action="store_true", help="print JSON in place of the table")
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table (or the data); returns the exit code."""
     cfg = cfg_of(args, check=False)
     plan = check_config(cfg, data=False)
+    device = pick_device(args.device)
+    checkpoint = None if args.ckpt is None else load_checkpoint(args.ckpt, args.trust_checkpoint)
     set_seed(0)
     dataset, batch_dict, source = one_batch(cfg, args.batch_size)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    weights = load_weights(model, args.ckpt, args.trust_checkpoint)
-    device = pick_device(args.device)
+    weights = load_weights(model, checkpoint, args.ckpt)
     load_data_to_gpu(batch_dict, device)
     handle = freeze(model.to(device), plan, certify=False)
     found = explain(handle, cfg.OPTIMIZATION, batch_dict, args.depth)
@@ -79,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         plain = {"cfg_file": args.cfg_file, "weights": weights, "batch": source, **found.to_plain()}
         print(json.dumps(plain, indent=1))
     else:
-        print_table(found, [weights, source], shutil.get_terminal_size((WIDEST, 24)).columns)
+        print_table(found, [weights, source], columns())
     return 1 if found.problems else 0
 
 
@@ -118,12 +87,11 @@ def random_batch(cfg: Any, batch_size: int, reason: str) -> tuple[DatasetTemplat
     return frames, batch_dict, f"a random batch ({batch_size} frames), since {reason}"
 
 
-def load_weights(model: Any, ckpt: str | None, trust: bool = False) -> str:
-    """Load what fits of ``ckpt``; returns a line that says what was loaded."""
-    if ckpt is None:
+def load_weights(model: Any, checkpoint: Mapping[str, Any] | None, ckpt: str | None) -> str:
+    """Load what fits of ``checkpoint``, read from ``ckpt``; returns a line that says what was loaded."""
+    if checkpoint is None or ckpt is None:
         return "random weights (no --ckpt)"
-    state = load_checkpoint(ckpt, trust)["model_state"]
-    state = fit_state(model, state, ckpt)
+    state = fit_state(model, checkpoint["model_state"], ckpt)
     fit = compare_keys(model, state)
     if not fit.loaded:
         raise CheckpointError(f"{ckpt} must share tensors with the model, but none fits:\n{fit.table(4)}")
@@ -133,81 +101,19 @@ def load_weights(model: Any, ckpt: str | None, trust: bool = False) -> str:
     return f"{len(fit.loaded)} tensors of {ckpt}; {rest}"
 
 
-def print_table(found: Explanation, sources: Sequence[str], columns: int) -> None:
-    """Summary, table, notes, warnings and errors in lines of at most ``columns`` characters."""
-    limit = max(NARROWEST, min(WIDEST, columns))
-    blocks = (
-        ("schedule", found.schedule),
-        ("note", found.notes),
-        ("warning", found.warnings),
-        ("ERROR", found.problems),
-    )
-    told = [f"{kind}: {text}" for kind, texts in blocks for text in texts]
-    rows = table([HEADER, *map(cells, found.rows)], limit)
+def print_table(found: Explanation, sources: Sequence[str], limit: int) -> None:
+    """Summary, tree, notes, warnings and errors in lines of at most ``limit`` characters."""
     head = [found.summary, f"weights: {sources[0]}", f"losses traced with {sources[1]}"]
-    wrapped = [[line for text in texts for line in _wrap(text, limit)] for texts in (head, told)]
-    print("\n".join([*wrapped[0], "", *rows, *([""] if told else []), *wrapped[1]]))
-
-
-def _wrap(text: str, limit: int) -> list[str]:
-    return textwrap.wrap(text, limit, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
-
-
-def table(rows: Sequence[Sequence[str]], limit: int) -> list[str]:
-    """Aligned lines of at most ``limit`` characters: the widest flexible column is cut until they fit."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    while sum(widths) + 2 * (len(widths) - 1) > limit and max(widths[i] for i in FLEXIBLE) > 1:
-        widest = max(FLEXIBLE, key=lambda i: widths[i])
-        widths[widest] -= 1
-    return [
-        "  ".join(
-            _cut(cell, width, i).rjust(width) if i == 1 else _cut(cell, width, i).ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _cut(text: str, width: int, column: int) -> str:
-    """Entries keep their end, which tells more; all else keeps its beginning."""
-    if len(text) <= width:
-        return text
-    return "…" + text[len(text) - width + 1 :] if column == ENTRY else text[: width - 1] + "…"
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """One line of the table; names are indented below their module's."""
-    depth = row.module.count(".")
-    return (
-        "  " * depth + row.module.rpartition(".")[2],
-        _count(row.parameters),
-        _frozen_by(row),
-        _states((row.norm_locked, "locked"), (row.norm_train, "train")),
-        _states((row.dropout_off, "off"), (row.dropout_on, "on")),
-        ",".join(map(str, row.groups)) or "-",
-        _loss(row),
+    lines = [line for text in head for line in wrap(text, limit, "  ", "")]
+    lines += ["", *draw_tree(found.rows, limit)]
+    blocks: tuple[tuple[str, Sequence[str], Color | None], ...] = (
+        ("schedule", found.schedule, None),
+        ("note", found.notes, None),
+        ("warning", found.warnings, "yellow"),
+        ("ERROR", found.problems, "red"),
     )
-
-
-def _frozen_by(row: Row) -> str:
-    by = ", ".join(row.entries)
-    return {"yes": by, "locked": f"norm layers: {by}", "partly": f"{by} (part)", "no": "-"}[row.frozen]
-
-
-def _states(*counts: tuple[int, str]) -> str:
-    return ", ".join(f"{count} {word}" for count, word in counts if count) or "-"
-
-
-def _loss(row: Row) -> str:
-    if row.head == "no loss":
-        return "gives none"
-    reached = ", ".join(row.losses)
-    if row.unreached:
-        return f"{reached}; (partly)" if reached else "NONE, but trainable"
-    return reached or "-"
-
-
-def _count(number: int) -> str:
-    if number < 10_000:
-        return str(number)
-    return f"{number / 1e3:.1f} k" if number < 1_000_000 else f"{number / 1e6:.2f} M"
+    for kind, texts, color in blocks:
+        for text in texts:
+            first, *rest = wrap(f"{kind}: {text}", limit, "  ", "")
+            lines += ["", first.replace(kind, paint(kind, color), 1), *rest]
+    print("\n".join(lines))

@@ -1,8 +1,4 @@
-"""Write a PointPillar-type network as ONNX, from voxels to the raw outputs of its heads.
-
-onnxruntime runs the file on a frame and must agree with torch. --against says whether a head is still that
-of an earlier export, operator by operator and weight by weight.
-"""
+"""The command ``export``; its flags and help: ``arguments/export.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, add_trust, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
+from pcdet_freeze.cli.common.json_file import require_folder
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles, find_point_files
 from pcdet_freeze.datasets.template import DatasetTemplate
@@ -26,29 +23,16 @@ from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 SAME, CHANGED = 0, 1
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the frame that is stored, and the folder."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--ckpt", required=True, help="checkpoint of that model")
-    add("--out", type=Path, required=True, help="folder of the files")
-    add(
-        "--data_path", type=Path, help="point file of the stored frame; default: first frames of the test set"
-    )
-    add("--batch_size", type=whole(1), default=1, help="samples of a forward, fixed in the file; default 1")
-    add("--against", type=Path, metavar="FOLDER", help="an earlier export: compare the heads that both have")
-    add_trust(parser)
-    add_set(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Write the files and print one line for each output and head; 1 if a head is not as in --against."""
     require_onnx()
     earlier = None if args.against is None else read_digests(args.against)
     cfg = cfg_of(args)
+    require_folder(args.out, "--out")
+    weights = trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint))
     dataset = _dataset(cfg, args)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), dataset)
-    load_model_state(model, trained_weights(load_checkpoint(args.ckpt, args.trust_checkpoint)), args.ckpt)
+    load_model_state(model, weights, args.ckpt)
     batch = _batch(dataset, args.batch_size)
     source = (
         f"Exported by `pcdet-freeze export` from {Path(args.ckpt).name}, config {Path(args.cfg_file).name}."

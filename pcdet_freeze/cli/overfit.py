@@ -1,10 +1,4 @@
-"""Train the three stages of a data set on few frames, and compare each task with what the labels allow.
-
-Detection, segmentation and lanes are trained in turn, each with the earlier tasks frozen, by the configs
-stage1_detect, stage2_segment and stage3_lane of one folder. The test frames are among the training frames:
-the scores show that points, labels and losses fit each other, not how well a model generalises. Exit code 1
-where a bar is missed, or a bit of the detections changes.
-"""
+"""The command ``overfit``; its flags and help: ``arguments/overfit.py``."""
 
 from __future__ import annotations
 
@@ -17,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from pcdet_freeze.cli.common.flags import add_set, whole
 from pcdet_freeze.cli.digest import digests_of
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.frames import IGNORE
@@ -37,20 +30,6 @@ MANY_POINTS = 500
 """a class with fewer points in the test frames does not count in the mIoU"""
 OVERLAP = 0.5
 """IoU of the AP that is compared, for a class that EVALUATION.IOU does not list"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which configs, where to write, and how much to train."""
-    parser.add_argument(
-        "--models", default="pandaset_models", help="folder of the three configs; default: pandaset_models"
-    )
-    parser.add_argument(
-        "--output_dir", default="output/overfit", help="output folder; old runs of the stages are deleted"
-    )
-    parser.add_argument("--name", default="Car", help="class whose AP is compared; default: Car")
-    parser.add_argument("--max_iters", type=whole(1), help="iterations a stage; the bars are not compared")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,4 @@
-"""Write the info files and the ground-truth database of a data set, in OpenPCDet's format.
-
-The data folder is DATA_PATH in the config of a data set, and DATA_CONFIG.DATA_PATH in the config of a model.
-"""
+"""The command ``prepare``; its flags and help: ``arguments/prepare.py``."""
 
 from __future__ import annotations
 
@@ -10,10 +7,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.datasets.argoverse2 import prepare_argoverse2
 from pcdet_freeze.datasets.custom import prepare_custom
 from pcdet_freeze.datasets.kitti.prepare import prepare_kitti
@@ -43,15 +39,6 @@ PREPARE: dict[str, tuple[str, Callable[..., Any]]] = {
     "semantic_kitti": ("SemanticKittiDataset", prepare_semantic_kitti),
 }
 """name on the command line -> DATASET in the config, and what prepares it"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's flags."""
-    parser.add_argument("dataset", choices=list(PREPARE), help="name of the data set")
-    add_cfg(parser)
-    add_set(parser, last=False)
-    parser.add_argument("--out", type=Path, help="folder to write to; default: INFO_ROOT, else DATA_PATH")
-    parser.add_argument("--workers", type=whole(1), default=4, help="threads that read frames")
 
 
 def run(args: argparse.Namespace) -> int:

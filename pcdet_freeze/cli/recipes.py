@@ -1,9 +1,4 @@
-"""Train the same three tasks by five recipes on one budget, and compare what each keeps and learns.
-
-Stage 1 (detection) is trained once; every recipe but the first continues from its checkpoint with
-segmentation, then with lanes. The first one trains all three tasks jointly, for as many iterations as three
-stages have.
-"""
+"""The command ``recipes``; its flags and help: ``arguments/recipes.py``."""
 
 from __future__ import annotations
 
@@ -12,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pcdet_freeze.cli.common.flags import whole
+from pcdet_freeze.cli.arguments.recipes import TRUNKS
 from pcdet_freeze.cli.three_stages import QUICK, evaluate_stage, set_words, train_stage
+from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 LIST, WEIGHTS = "MODEL.NOT_TRAIN_IN_MULTI_TASK", "MODEL.LOSS_WEIGHTS"
 LATER = {"stage2_segment": "{dense_head: 0}", "stage3_lane": "{dense_head: 0, segment_head: 0}"}
@@ -24,8 +20,6 @@ RECIPES = {
     "norm layers only": ["MODEL.FREEZE.PARAMETERS", "False", WEIGHTS],
     "fine-tuning, all losses": [LIST, "[]"],
 }
-TRUNKS = {"pillars": "", "shared": "shared_"}
-"""what the branches share with detection: the pillar encoder, or backbone_2d.blocks and deblocks too"""
 AP, MIOU, F1 = "Car_3d_0.50/moderate_R40", "segmentation/mIoU", "lane/F1"
 HEAD = (
     "recipe", "car AP after 1", "after 2", "after 3", "mIoU after 2", "after 3", "lane F1 after 3",
@@ -58,38 +52,23 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to write, and how much to train."""
-    parser.add_argument(
-        "--output_dir", default="output/recipes", help="output folder; existing results are deleted"
-    )
-    parser.add_argument(
-        "--trunk",
-        choices=TRUNKS,
-        default="pillars",
-        help="what the tasks share: the pillar encoder (pillars), or backbone_2d.blocks and deblocks as well",
-    )
-    parser.add_argument("--stage1", help="checkpoint of stage1_detect to start from; default: trains one")
-    parser.add_argument("--batch_size", type=whole(1), default=4, help="scenes in an iteration; default 4")
-    parser.add_argument("--max_iters", type=whole(1), default=100, help="iterations of each stage")
-    parser.add_argument("--quick", action="store_true", help="4 iterations on few scenes: not the quality")
-
-
 def run(args: argparse.Namespace) -> int:
     """Train, print; exit code 1 where the detector changed under the freeze list."""
     out, few = Path(args.output_dir).resolve(), QUICK if args.quick else []
     budget = 4 if few else args.max_iters
     prefix = TRUNKS[args.trunk]
+    if args.stage1 is not None:
+        load_checkpoint(args.stage1, mmap=True)  # before anything is deleted
     shutil.rmtree(out / "synthetic_models", ignore_errors=True)
 
     def stage(cfg: str, tag: str, start: str | None, iterations: int, keys: list[str]) -> dict[str, Any]:
         length = ["--batch_size", str(args.batch_size), "--max_iters", str(iterations)]
-        return train_stage(out, cfg, tag, start, [*length, *set_words(keys)], few)
+        return train_stage(out, cfg, tag, start, [*length, *set_words(keys)])
 
     if args.stage1 is None:
         first = stage("stage1_detect", "first", None, budget, few)
     else:
-        first = evaluate_stage(out, "stage1_detect", args.stage1, few)
+        first = evaluate_stage(out, "stage1_detect", ["--ckpt", args.stage1], args.batch_size, few)
     joint = stage(f"{prefix}multi_task", "joint", None, 3 * budget, few)
     figures = ["-", "-", f"{joint[AP]:.1f}", "-", f"{joint[MIOU]:.1f}", f"{joint[F1]:.3f}", "-"]
     rows = [["joint", *figures, f"{seconds(joint):.0f}"]]

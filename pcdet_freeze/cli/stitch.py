@@ -1,36 +1,24 @@
-"""Join heads that were trained separately on the same frozen trunk into one checkpoint."""
+"""The command ``stitch``; its flags and help: ``arguments/stitch.py``."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from pcdet_freeze.cli.common.flags import add_trust
+from pcdet_freeze.cli.common.json_file import require_writable
 from pcdet_freeze.engine.checkpoint.io import save_checkpoint
 from pcdet_freeze.engine.checkpoint.stitch import Source, Take, stitch
 from pcdet_freeze.errors import CheckpointError
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The trunk, the modules to take from other files, and the file to write."""
-    parser.add_argument(
-        "--trunk", required=True, metavar="DET.pth", help="checkpoint of everything that is not taken"
-    )
-    parser.add_argument("--take", required=True, action="append", metavar="NAME[,NAME...]:FILE.pth",
-                        help="modules that come from FILE, e.g. segment_head,backbone_2d.segblocks:seg.pth; "
-                        "may be given several times")  # fmt: skip
-    parser.add_argument("--out", required=True, type=Path, metavar="ALL.pth", help="file to write")
-    add_trust(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Write the joined checkpoint and print its parts; returns 0."""
+    named = [read_take(text) for text in args.take]
+    require_writable(args.out, "--out")
     trunk = Source.of(args.trunk, load_checkpoint(args.trunk, args.trust_checkpoint))
     sources: dict[str, Source] = {}
     takes = []
-    for text in args.take:
-        entries, name = read_take(text)
+    for entries, name in named:
         if name not in sources:
             sources[name] = Source.of(name, load_checkpoint(name, args.trust_checkpoint))
         takes.append(Take(sources[name], entries))

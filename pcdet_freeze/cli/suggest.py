@@ -1,47 +1,36 @@
-"""Print the shortest freeze list that keeps the outputs of given heads bit for bit, and what it costs.
-
-Exit code 0; 1 where the list leaves nothing to train, or a name is wrong.
-"""
+"""The command ``suggest``; its flags and help: ``arguments/suggest.py``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
 from pcdet_freeze import bench
+from pcdet_freeze.bench.subject import build_subject
 from pcdet_freeze.bench.timing import threads
-from pcdet_freeze.cli.bench import build_subject
-from pcdet_freeze.cli.common.flags import add_cfg, add_set, cfg_of, whole
+from pcdet_freeze.cli.common.flags import cfg_of
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.freezing.data_flow.suggestion import Suggestion, suggest, without
 from pcdet_freeze.freezing.entries.paths import find
 from pcdet_freeze.freezing.plan import KEY
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.distributed import pick_device
+from pcdet_freeze.utils.terminal import columns, paint, wrap
 
 VARIANTS = ("none", "exact")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, the heads that are to stay as they are, and how often a step is timed."""
-    add = parser.add_argument
-    add_cfg(parser)
-    add("--keep", action="append", required=True, metavar="HEAD",
-        help="a head whose outputs must not change, such as dense_head; may be repeated")  # fmt: skip
-    add("--rounds", type=whole(0), default=3, help="timed training steps; 0: none; default 3")
-    add("--batch_size", type=whole(1), help="frames of such a step; default OPTIMIZATION.BATCH_SIZE_PER_GPU")
-    add("--device", default="cpu", help="where the step is timed: cpu, cuda or cuda:N; default cpu")
-    add("--json", action="store_true", help="print JSON in place of the text")
-    add_set(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list and what it means; returns the exit code."""
     cfg = cfg_of(args)
+    pick_device(args.device)  # raises here, and not after the model
     frames = PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, [])  # of which the model needs the labels' form
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), frames)
     found = suggest(model, args.keep)
@@ -59,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 def _cost(cfg: Any, found: Suggestion, args: argparse.Namespace) -> float:
     """Time of a training step with the list, relative to one that trains everything."""
     cfg.MODEL[KEY] = list(found.entries)
-    with threads(1):
+    with threads(1), redirect_stdout(sys.stderr):  # the standard output may be JSON
         subject = build_subject(cfg, args.device, args.batch_size or cfg.OPTIMIZATION.BATCH_SIZE_PER_GPU)
         contenders = bench.build_contenders(subject.model, cfg, subject.batch, VARIANTS)
         rows = bench.compare_steps(contenders, args.rounds)
@@ -70,19 +59,29 @@ def text_of(
     model: nn.Module, found: Suggestion, needed_by: Mapping[str, Sequence[str]], cost: float | None
 ) -> str:
     """The line for the YAML file, what trains, what it costs, and what each entry is needed for."""
-    lines = ["MODEL:", f"    {found.yaml()}", "", f"keeps: {' and '.join(found.keep)}, bit for bit"]
+    limit = columns()
+    lines = [
+        "MODEL:",
+        *wrap(found.yaml(), limit, " " * 8, " " * 4),
+        "",
+    ]  # which is valid YAML in several lines
+    lines.append(f"keeps: {' and '.join(found.keep)}, bit for bit")
     if not found.certain:
-        lines.append("note: a module does not declare what it reads and writes; all before it is in the list")
-    lines.append(f"trains: {', '.join(_sized(model, found.trains)) or 'nothing'}")
+        note = "note: a module does not declare what it reads and writes; all before it is in the list"
+        lines += wrap(note, limit, "  ", "")
+    lines += wrap(f"trains: {', '.join(_sized(model, found.trains)) or 'nothing'}", limit, "  ", "")
     if not found.losses:
-        lines.append("error: no head is left to train; keep fewer heads, or add the head of a new task")
+        lines.append(
+            paint("error: no head is left to train; keep fewer, or add the head of a new task", "red")
+        )
     if cost is not None:
         lines.append(f"time of a training step: {cost:.2f} of one that trains everything")
     width = max(map(len, needed_by), default=0)
     lines += ["", "without one entry, these outputs change:"]
-    lines += [f"  {entry:<{width}}  {', '.join(heads)}" for entry, heads in needed_by.items()]
+    for entry, heads in needed_by.items():
+        lines += wrap(", ".join(heads), limit, " " * (width + 4), f"  {entry:<{width}}  ")
     if found.losses:
-        lines += ["", f"with one more: {_more(found)}"]
+        lines += ["", *wrap(f"with one more: {_more(found)}", limit, "  ", "")]
     return "\n".join(lines)
 
 

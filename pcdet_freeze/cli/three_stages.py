@@ -1,9 +1,4 @@
-"""Train detection, then segmentation, then lanes on simulated scenes; earlier tasks stay frozen.
-
-Every step is a command that is printed before it runs; all run in this process, on scenes that are rendered
-once. The table at the end shows each task after each stage, and whether the detector's outputs are bitwise
-equal. A short training without the freeze list shows that they change without it.
-"""
+"""The command ``three-stages``; its flags and help: ``arguments/three_stages.py``."""
 
 from __future__ import annotations
 
@@ -27,22 +22,21 @@ from pcdet_freeze.utils.output_files import write_text
 STAGES = {"1 detection": "stage1_detect", "2 segmentation": "stage2_segment", "3 lanes": "stage3_lane"}
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
 QUICK = ["DATA_CONFIG.NUM_SCENES.train", "8", "DATA_CONFIG.NUM_SCENES.test", "4"]
-LENGTHS = {"stage1_detect": 500, "stage2_segment": 450, "stage3_lane": 400}
+LENGTHS = {"stage1_detect": 500, "stage2_segment": 460, "stage3_lane": 350}
 """iterations of each stage, of BATCH_SIZE scenes"""
 BATCH_SIZE = 2
+KEYS: dict[str, list[str]] = {
+    "stage1_detect": [],
+    "stage2_segment": ["OPTIMIZATION.LR", "0.006", "OPTIMIZATION.PCT_START", "0.3",
+                       "MODEL.SEGMENT_HEAD.MAX_POINTS", "12288"],
+    "stage3_lane": ["OPTIMIZATION.PCT_START", "0.2", "OPTIMIZATION.DIV_FACTOR", "4"],
+}  # fmt: skip
+"""config keys that make a stage short; they change its training, not its model"""
 Figures = dict[str, Any]
 
 
 class StepError(PCDetFreezeError):
     """A command that one of the steps needs has failed; its own message stands above."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to write, and how much to train."""
-    parser.add_argument(
-        "--output_dir", default="output/three_stages", help="output folder; existing results are deleted"
-    )
-    parser.add_argument("--quick", action="store_true", help="few steps on few scenes: not the quality")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,17 +80,19 @@ def _all_steps(
         heartbeat.begin(f"stage {name}")
         start = list(done.values())[-1]["ckpt"] if done else None
         length = ["--batch_size", str(BATCH_SIZE), "--max_iters", str(4 if quick else LENGTHS[cfg])]
-        done[name] = train_stage(out, cfg, "demo", start, [*length, *set_words(keys)], keys)
+        done[name] = train_stage(out, cfg, "demo", start, [*length, *set_words([*KEYS[cfg], *keys])])
     runs = list(done.values())
     heartbeat.begin("control and comparison")
-    free = ["--batch_size", str(BATCH_SIZE), "--max_iters", "4", "--num_epochs_to_eval", "0"]
+    free = ["--batch_size", str(BATCH_SIZE), "--max_iters", "4", "--num_epochs_to_eval", "0", "--no_check"]
     free += set_words(["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[]", *keys])
-    control = train_stage(out, "stage2_segment", "control", runs[0]["ckpt"], free, keys)
+    control = _train(out, "stage2_segment", "control", runs[0]["ckpt"], free)
+    # the config of stage 1 has the detector alone
+    alone = evaluate_stage(out, STAGES["1 detection"], ["--pretrained_model", control], BATCH_SIZE, keys)
     changed = [step("verify", a["ckpt"], b["ckpt"], check=False) for a, b in pairwise(runs)]
     baselines = out / "baselines.json"
     step("bench", "--what", "baselines", "--cfg_file", path(STAGES["3 lanes"]), "--json", str(baselines),
          *set_words(keys))  # fmt: skip
-    same = [figures["detector"] == runs[0]["detector"] for figures in (*runs[1:], control)]
+    same = [figures["detector"] == runs[0]["detector"] for figures in (*runs[1:], alone)]
     return {**done, "no network": json.loads(baselines.read_text())[0]}, same, any(changed)
 
 
@@ -109,7 +105,7 @@ def step(name: str, *words: str, check: bool = True) -> int:
     print(f"\n$ pcdet-freeze {line}\n", flush=True)
     command = importlib.import_module(f"pcdet_freeze.cli.{name}")
     parser = argparse.ArgumentParser(prog=f"pcdet-freeze {name}")
-    command.add_arguments(parser)
+    importlib.import_module(f"pcdet_freeze.cli.arguments.{name}").add_arguments(parser)
     code = int(command.run(parser.parse_args(words)))
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -128,33 +124,38 @@ def set_words(keys: list[str]) -> list[str]:
     return ["--set", *keys] if keys else []
 
 
-def train_stage(
-    out: Path, cfg: str, tag: str, start: str | None, options: list[str], few: list[str]
-) -> Figures:
+def train_stage(out: Path, cfg: str, tag: str, start: str | None, options: list[str]) -> Figures:
     """Train from the checkpoint ``start``; returns metrics, last checkpoint, digests of the detector."""
+    ckpt = _train(out, cfg, tag, start, options)
+    folder = out / "synthetic_models" / cfg / tag
+    return json.loads((folder / "run.json").read_text()) | {"ckpt": ckpt} | _results(folder)
+
+
+def _train(out: Path, cfg: str, tag: str, start: str | None, options: list[str]) -> str:
+    """Train from the checkpoint ``start``; returns the last checkpoint."""
     given = ["--pretrained_model", start] if start else []
     step("train", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", tag, "--fix_random_seed",
-         "--workers", "1", "--logger_iter_interval", "10", "--no_savings", *given, *options)  # fmt: skip
-    folder = out / "synthetic_models" / cfg / tag
-    ckpt = str(max(folder.glob("ckpt/checkpoint_epoch_*.pth"), key=lambda file: file.stat().st_mtime))
-    figures = json.loads((folder / "run.json").read_text()) | {"ckpt": ckpt}
-    return figures | _results(folder, cfg, ckpt, few)
+         "--workers", "1", "--logger_iter_interval", "10", "--no_savings", "--digest", *given,
+         *options)  # fmt: skip
+    checkpoints = (out / "synthetic_models" / cfg / tag).glob("ckpt/checkpoint_epoch_*.pth")
+    return str(max(checkpoints, key=lambda file: file.stat().st_mtime))
 
 
-def evaluate_stage(out: Path, cfg: str, ckpt: str, few: list[str]) -> Figures:
-    """The figures of ``train_stage`` for a checkpoint that is there; it took no iteration."""
-    step("test", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", "given", "--ckpt", ckpt,
-         "--workers", "1", *set_words(few))  # fmt: skip
-    none = {"iterations": 0, "seconds_per_iteration": {"batch": 0.0}, "ckpt": ckpt}
-    return none | _results(out / "synthetic_models" / cfg / "given", cfg, ckpt, few)
+def evaluate_stage(out: Path, cfg: str, weights: list[str], batch_size: int, few: list[str]) -> Figures:
+    """The figures of ``train_stage`` for a checkpoint that is there; it took no iteration.
+
+    Args:
+        weights: ``--ckpt`` and the checkpoint, or ``--pretrained_model`` where only some tensors fit.
+    """
+    step("test", "--cfg_file", path(cfg), "--output_dir", str(out), "--extra_tag", "given", *weights,
+         "--workers", "1", "--digest", "--batch_size", str(batch_size), *set_words(few))  # fmt: skip
+    none = {"iterations": 0, "seconds_per_iteration": {"batch": 0.0}, "ckpt": weights[-1]}
+    return none | _results(out / "synthetic_models" / cfg / "given")
 
 
-def _results(folder: Path, cfg: str, ckpt: str, few: list[str]) -> Figures:
-    """Metrics of the evaluation below ``folder``, digests of the detector in ``ckpt``, number of boxes."""
-    figures: Figures = {}
-    for result in folder.glob("eval/**/result.json"):
-        figures |= json.loads(result.read_text())
-    file = folder / "digest.json"
-    step("digest", "--cfg_file", path(cfg), "--ckpt", ckpt, "--out", str(file), *set_words(few))
-    found = json.loads(file.read_text())
-    return figures | {"detector": [found[name] for name in DETECTION], "boxes": found["pred_boxes"]["count"]}
+def _results(folder: Path) -> Figures:
+    """Metrics of the evaluation below ``folder``, its digests of the detector, number of boxes."""
+    (result,) = folder.glob("eval/**/result.json")
+    found = json.loads(result.with_name("digest.json").read_text())
+    boxes = found["pred_boxes"]["count"]
+    return json.loads(result.read_text()) | {"detector": [found[name] for name in DETECTION], "boxes": boxes}

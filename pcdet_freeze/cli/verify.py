@@ -1,11 +1,10 @@
-"""Compare the frozen state of two checkpoints: exit code 0 when equal, 1 when not, 2 when unknown."""
+"""The command ``verify``; its flags and help: ``arguments/verify.py``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.errors import CheckpointError
@@ -15,43 +14,13 @@ from pcdet_freeze.freezing.layer_types import RUNNING_BUFFERS
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.freezing.verification.checkpoint_meta import FreezeMetadata
 from pcdet_freeze.freezing.verification.state_diff import compare_keys, plain_state, refuse_idle, select_keys
+from pcdet_freeze.utils.terminal import Color, columns, paint, wrap
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 EQUAL, CHANGED, CANNOT_TELL = 0, 1, 2
 ERROR_CODE = CANNOT_TELL
 AVERAGES = "compared with the averages (OPTIMIZATION.EMA) of {file}, from which a later stage begins"
 STATISTICS = (*RUNNING_BUFFERS, "num_batches_tracked")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two checkpoints, and where the names come from."""
-    parser.add_argument("before", metavar="A.pth", help="checkpoint from before the stage")
-    parser.add_argument("after", metavar="B.pth", help="checkpoint from after it")
-    parser.add_argument(
-        "--trust_checkpoint", action="store_true", help="read checkpoints that may run code; only your own"
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--names",
-        nargs="+",
-        action=_Names,
-        metavar="NAME",
-        help="entries as in the YAML, `a b` or a,b; default: those that B was trained with",
-    )
-    source.add_argument("--cfg_file", help="config whose MODEL.NOT_TRAIN_IN_MULTI_TASK gives the entries")
-
-
-class _Names(argparse.Action):
-    """Splits ``a,b c`` into names. Files after them are an error: A.pth and B.pth come first."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: Any = None
-    ) -> None:
-        names = [part.strip() for value in values for part in value.strip("[]").split(",")]
-        files = [name for name in names if name.endswith(".pth")]
-        if files:
-            parser.error(f"the checkpoints must come before --names; got {', '.join(files)} after it")
-        setattr(namespace, self.dest, [name for name in names if name])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,14 +36,21 @@ def run(args: argparse.Namespace) -> int:
         scope.notes += (AVERAGES.format(file=args.before),)
     named = ", ".join(scope.names)
     if changed:
-        print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:")
+        _print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:", "red")
         print("\n".join(f"  {line}" for line in changed))
     else:
-        print(f"EQUAL: {len(keys)} stored tensors of {named} are the same, bit for bit.")
+        _print(f"EQUAL: {len(keys)} stored tensors of {named} are the same, bit for bit.", "green")
     for line in scope.notes:
-        print(f"note: {line}")
-    print(f"Not compared, because a checkpoint does not contain it: {scope.unseen}.")
+        _print(f"note: {line}")
+    _print(f"Not compared, because a checkpoint does not contain it: {scope.unseen}.")
     return CHANGED if changed else EQUAL
+
+
+def _print(text: str, color: Color | None = None) -> None:
+    """Print ``text`` in lines that fit the terminal, its first word in ``color``."""
+    first, *rest = wrap(text, columns(), "  ", "")
+    word, space, others = first.partition(" ")
+    print("\n".join([f"{paint(word, color)}{space}{others}", *rest]))
 
 
 @dataclass

@@ -31,9 +31,12 @@ def keep_boxes(sample: Sample, which: np.ndarray) -> None:
 
 
 def _keep(sample: Sample, keys: tuple[str, ...], which: np.ndarray) -> None:
+    index = np.asarray(which)
+    if index.dtype == bool:
+        index = index.nonzero()[0]  # once for all keys
     for key in keys:
         if sample.get(key) is not None:
-            sample[key] = sample[key][which]
+            sample[key] = sample[key].take(index, axis=0)  # faster than an index of the array
 
 
 def without_none_labels(sample: Sample, labels: Sequence[str] = ()) -> Sample:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pcdet_freeze.datasets.file_formats.files import read_pickle, replacing, write_pickle
 from pcdet_freeze.datasets.reading.timed_reads import current_limit, reading_pool, reads_within, timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.boxes import points_in_boxes_mask
+from pcdet_freeze.utils.progress import progress
 from pcdet_freeze.utils.untrusted_files.inside import inside
 
 Info = dict[str, Any]
+_logger = logging.getLogger("pcdet_freeze.prepare")
 
 
 @dataclass
@@ -83,10 +83,17 @@ def parts_folder(out: Path, name: str) -> Iterator[Path]:
 
     Raises DataError where ``out`` cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with writing_infos(out):
         yield out / name
         shutil.rmtree(out / name, ignore_errors=True)
+
+
+@contextmanager
+def writing_infos(out: Path) -> Iterator[None]:
+    """Make the folder ``out``; DataError where it, or a file that the block writes, cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise DataError(
             f"the info files cannot be written to {out} ({error}). Name another folder with --out DIR, "
@@ -108,7 +115,7 @@ def make_parts(frames: Frames, folder: Path, workers: int, report: PrepareReport
     found = []
     with reading_pool(workers) as pool:
         results = pool.map(one, range(len(frames.names)))
-        shown = tqdm(results, total=len(frames.names), desc=frames.mode, disable=not sys.stderr.isatty())
+        shown = progress(results, len(frames.names), frames.mode, report.unit, _logger.info)
         for index, result in enumerate(shown):
             if isinstance(result, DataError):
                 report.skipped[frames.names[index]] = str(result)

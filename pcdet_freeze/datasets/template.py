@@ -34,7 +34,7 @@ Keys of a sample (LiDAR frame: x forward, y left, z up; metres; heading counter-
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -44,15 +44,15 @@ from torch.utils.data import Dataset
 from pcdet_freeze.datasets.augmentor import DataAugmentor
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.epoch import EpochMixin
-from pcdet_freeze.datasets.frames import BOX_KEYS, LABEL_KEYS, check_labels, keep_boxes, without_none_labels
+from pcdet_freeze.datasets.frames import BOX_KEYS, keep_boxes
 from pcdet_freeze.datasets.labels.labelled_classes import LABELLED_CLASSES, labelled_classes, mark_labelled
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
 from pcdet_freeze.datasets.processor import DataProcessor
-from pcdet_freeze.datasets.reading.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
+from pcdet_freeze.datasets.reading.bad_data import BadFramePolicy
 from pcdet_freeze.datasets.registry import Config, Sample
 from pcdet_freeze.datasets.settings import DataSettings, OpenDataSettings
+from pcdet_freeze.datasets.usable_frames import UsableFramesMixin
 from pcdet_freeze.datasets.variants import VariantsMixin
-from pcdet_freeze.errors import DataError
 from pcdet_freeze.utils.settings.faults import raise_faults
 from pcdet_freeze.utils.settings.sections import read_section
 
@@ -64,7 +64,7 @@ class LabelForms(NamedTuple):
     lane_map_shape: tuple[int, int] | None
 
 
-class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
+class DatasetTemplate(UsableFramesMixin, EpochMixin, VariantsMixin, Dataset):
     """Base of all data sets; a subclass loads raw frames and their ground truth.
 
     It implements ``__len__``, ``load_sample`` and ``ground_truth_annos``, and may override
@@ -82,13 +82,13 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
 
     Settings: ClassVar[type[DataSettings]] = OpenDataSettings
     """what DATA_CONFIG is read into; a data set that knows all its keys has one of its own"""
+    settings: Any
+    """DATA_CONFIG, read into ``Settings``"""
     labels: tuple[str, ...] = ("gt_boxes",)
     semantic_class_names: tuple[str, ...] = ()
     absent_classes_count: bool = False
     """the mean IoU is over all semantic classes, with 0 for those without a labelled point"""
     lane_map_shape: tuple[int, int] | None = None
-    reading: Callable[[int], None] = staticmethod(lambda index: None)
-    """is called with the index of each frame before it is read, and with -1 afterwards"""
 
     def __init__(
         self,
@@ -103,7 +103,10 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
         self.class_names = list(class_names)
         self.training = training
         self.logger = logger or logging.getLogger("pcdet_freeze")
-        settings = self.read_settings(dataset_cfg)
+        settings = self.settings = self.read_settings(dataset_cfg)
+        raise_faults(self.config_faults(dataset_cfg), dataset_cfg)
+        for name, form in self.label_forms(dataset_cfg)._asdict().items():
+            vars(self).setdefault(name, form)  # a subclass may have set it before this
         self.root_path = Path(root_path if root_path is not None else settings.data_path or ".")
         self.check_root()
         self.seed = 0
@@ -125,6 +128,13 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
         self.voxel_size = self.data_processor.voxel_size
         self.depth_downsample_factor = None
         self._warned: set[str] = set()
+        self.open_files(settings)
+
+    def open_files(self, settings: Any) -> None:
+        """Find the frames of this data set; called by the constructor, when all else is set.
+
+        A subclass overrides this in place of the constructor. ``settings``: DATA_CONFIG as ``Settings``.
+        """
 
     @classmethod
     def read_settings(cls, dataset_cfg: Config) -> Any:
@@ -165,10 +175,10 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
         return "train" if self.training else "test"
 
     def check_root(self) -> None:
-        """Raise DataError if this data set is not in ``root_path``; called before any file is read."""
+        """Raise DataError if this data set is not in ``root_path``, or set the folder of it that is meant.
 
-    def __len__(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} must say how many frames it has (__len__)")
+        Called before any file is read.
+        """
 
     def load_sample(self, index: int) -> Sample:
         """Return raw frame ``index``; raises DataError with the file's name for an unusable frame."""
@@ -191,73 +201,6 @@ class DatasetTemplate(EpochMixin, VariantsMixin, Dataset):
     def frame_name(self, index: int) -> str:
         """Return the name of frame ``index`` for messages."""
         return str(index)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return sample ``index``; in training skip bad frames and name them in ``skipped_frames``."""
-        try:
-            return self._sample(index)
-        finally:
-            self.reading(-1)
-
-    def _sample(self, index: int) -> Sample:
-        skipped: list[str] = []
-        bad: list[BadItem] = []
-        first = ""
-        frames = len(self)
-        repetition = index // max(frames, 1) * frames
-        for step in range(frames):
-            current = (index + step) % frames + repetition
-            self.reading(current)
-            try:
-                raw = self.read_frame(current)
-            except DataError as error:
-                if not self.training:
-                    raise
-                if not self.policy.skip:
-                    raise DataError(f"{error}. DATA_CONFIG.ON_BAD_FRAME: skip leaves it out") from error
-                reason, level = str(error), logging.WARNING
-                bad.append(BadItem(FRAME, self.frame_name(current), reason))
-            else:
-                sample = self.prepare_data(raw, self.random_state(current))
-                bad += sample.pop("bad_data", [])
-                if not self._is_empty(sample):
-                    sample["skipped_frames"] = skipped
-                    if bad:
-                        sample["bad_data"] = bad
-                    if self.variants is not None:
-                        sample["cache_entry"] = self.cache_entry(current, sample)
-                    return sample
-                reason, level = f"no point or no box of {', '.join(self.class_names)} in range", logging.INFO
-            self._skip(current, reason, skipped, level)
-            first = first or f"frame {skipped[0]}: {reason}"
-        raise DataError(
-            f"{type(self).__name__} at {self.root_path} has no usable frame: all {len(self)} were skipped, "
-            f"each with its reason in the log; {first}"
-        )
-
-    def read_frame(self, index: int) -> Sample:
-        """Raw frame ``index`` with the labels that it has; raises DataError where they do not fit it."""
-        raw = without_none_labels(self.load_sample(index), self.labels)
-        return check_labels(raw, len(self.semantic_class_names), self.lane_map_shape)
-
-    def totals(self) -> dict[str, int]:
-        """How many frames and database objects there are, of which some may be bad."""
-        steps = self.data_augmentor.steps if self.data_augmentor is not None else []
-        return {FRAME: len(self), OBJECT: sum(getattr(step, "size", 0) for step in steps)}
-
-    def _is_empty(self, sample: Sample) -> bool:
-        if not self.training:
-            return False
-        no_box = "gt_boxes" in sample and len(sample["gt_boxes"]) == 0
-        others = any(sample.get(key) is not None for key in {*LABEL_KEYS, *self.labels} - {"gt_boxes"})
-        return len(sample["points"]) == 0 or (no_box and not others and not self.keep_empty_frames)
-
-    def _skip(self, index: int, reason: str, skipped: list[str], level: int) -> None:
-        name = self.frame_name(index)
-        skipped.append(name)
-        if name not in self._warned:
-            self._warned.add(name)
-            self.logger.log(level, "skipped frame %s (%d so far): %s", name, len(self._warned), reason)
 
     def prepare_data(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         """Augment (training only), turn names into classes, pick point features, process; in that order."""

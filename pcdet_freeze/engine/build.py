@@ -109,7 +109,9 @@ def build_model(context: RunContext, dataset: Any, sync_bn: bool = False) -> nn.
             context.logger,
             allow_mismatch=context.options.allow_mismatch,
             trust=context.options.trust_checkpoint,
+            checkpoint=context.pretrained,
         ).loaded
+        context.pretrained = None  # frees its optimizer state
     count = sum(parameter.numel() for parameter in model.parameters())
     context.logger.info(
         "----------- Model %s created, param count: %d -----------", context.cfg.MODEL.NAME, count

@@ -33,6 +33,7 @@ from pcdet_freeze.engine.run_context import (
     folders_of,
 )
 from pcdet_freeze.engine.run_lock import run_lock
+from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.engine.tracking.settings import tracker_names
 from pcdet_freeze.errors import ConfigError
@@ -62,6 +63,7 @@ def start_training(cfg: Any, options: TrainOptions, closing: ExitStack) -> Train
     if world.is_main:
         context.trackers = Trackers(trackers, logger)
         closing.push(context.trackers)  # below the watch of the ranks: others may end while files are sent
+    context.pretrained = _read_pretrained(options)
     context.agreement = _watch_ranks(context, closing)
     for line in options.notes:
         logger.info("%s", line)
@@ -75,8 +77,10 @@ def start_evaluation(cfg: Any, options: EvalOptions, closing: ExitStack) -> RunC
     """Check the config, join the other processes, open the log."""
     plan = check_config(cfg, training=False)
     world, device, folders = _join(cfg, options)
+    check_metric(cfg)
     logger = _open_log(cfg, options, world, device, folders, "eval")
     context = RunContext(options, cfg, world, device, folders, logger, plan)
+    context.pretrained = _read_pretrained(options)
     _watch_ranks(context, closing)
     return context
 
@@ -105,6 +109,13 @@ def _open_log(
         logger.info("Freed memory stays in the process for the next step (%s=0 turns this off)", SWITCH)
     log_config(logger, {"cfg_file": file_of(cfg), **asdict(options)}, cfg)
     return logger
+
+
+def _read_pretrained(options: RunOptions) -> dict[str, Any] | None:
+    """The file of ``--pretrained_model``, read before any data: a wrong path must not cost minutes."""
+    if options.pretrained_model is None:
+        return None
+    return load_checkpoint(options.pretrained_model, options.trust_checkpoint)
 
 
 def _watch_ranks(context: RunContext, closing: ExitStack) -> StopAgreement | None:

@@ -14,11 +14,14 @@ from typing import Any
 
 import torch
 import yaml
+from tqdm import tqdm
 
 from pcdet_freeze import __version__
 from pcdet_freeze.config import plain
+from pcdet_freeze.utils.terminal import Color, paint
 
 FORMAT = "%(asctime)s  %(levelname)5s  %(message)s"
+COLORS: dict[int, Color] = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
 
 class _Console(logging.StreamHandler):
@@ -26,6 +29,17 @@ class _Console(logging.StreamHandler):
 
     before: tuple[bool, int] = (True, logging.NOTSET)
     """``propagate`` and level of the logger before"""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A progress bar that is shown moves below the line."""
+        with tqdm.external_write_mode(self.stream):
+            super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Warnings are yellow and errors red, on a terminal."""
+        text = super().format(record)
+        level = f"{record.levelname:>5}"
+        return text.replace(level, paint(level, COLORS.get(record.levelno), self.stream), 1)
 
 
 class _File(logging.FileHandler):

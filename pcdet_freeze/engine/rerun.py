@@ -11,7 +11,8 @@ from typing import Any
 
 from pcdet_freeze.config import load_cfg, plain
 from pcdet_freeze.config.yaml_files import read_yaml
-from pcdet_freeze.engine.run_context import RunContext, default_workers, file_of
+from pcdet_freeze.engine.option_limits import default_workers
+from pcdet_freeze.engine.run_context import RunContext, file_of
 from pcdet_freeze.errors import PCDetFreezeError
 
 COPY = "config.yaml"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pcdet_freeze.engine.option_limits import LOWEST, default_workers
 from pcdet_freeze.engine.ranks.stop_agreement import StopAgreement
 from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.errors import ConfigError
@@ -22,27 +22,8 @@ from pcdet_freeze.utils.untrusted_files.inside import inside
 
 FIXED_SEED = 666
 Checkpoint = tuple[Path, dict[str, Any]]
-
-
-LOWEST = {
-    "batch_size": 1,
-    "workers": 0,
-    "start_epoch": 0,
-    "epochs": 1,
-    "max_iters": 1,
-    "ckpt_save_interval": 1,
-    "max_ckpt_save_num": 1,
-    "num_epochs_to_eval": 0,
-    "logger_iter_interval": 1,
-}
-"""option -> its smallest value"""
 TAGS = ("extra_tag", "eval_tag")
 """options that are names of folders"""
-
-
-def default_workers() -> int:
-    """Loader processes of a run by default."""
-    return min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -73,6 +54,8 @@ class RunOptions:
     """first epoch whose checkpoint is evaluated"""
     save_to_file: bool = False
     """write the predictions as text files"""
+    digest: bool = False
+    """write digests of all outputs of an evaluation; needs a single process"""
     device: str | None = None
     """cpu, cuda or cuda:N; None: CUDA if available"""
     timeout: float = 600
@@ -158,10 +141,19 @@ class RunContext:
     seed: int = FIXED_SEED
     loaded: tuple[str, ...] = ()
     """names of the tensors that were loaded from ``pretrained_model``"""
+    pretrained: dict[str, Any] | None = None
+    """content of ``pretrained_model``, from the start of the run until the model is built"""
     agreement: StopAgreement | None = None
     """with several ranks: how they stop after the same step"""
     columns: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """range of each column of the training points, on rank 0 (see ``data_check``)"""
+
+    def __post_init__(self) -> None:
+        if self.options.digest and self.world.size > 1:
+            raise ConfigError(
+                f"--digest needs one process that predicts all frames; got {self.world.size}. Leave it out, "
+                "and run `pcdet-freeze digest` on the checkpoint."
+            )
 
     @property
     def batch_size(self) -> int:

@@ -22,9 +22,10 @@ from pcdet_freeze.engine.data_check.at_start import check_at_start
 from pcdet_freeze.engine.hooks.base import ConfiguredHook, Hook
 from pcdet_freeze.engine.hooks.freeze import MultiTaskFreezeHook
 from pcdet_freeze.engine.hooks.validation import evaluates_between
-from pcdet_freeze.engine.run_context import EvalOptions, TrainContext, TrainOptions
-from pcdet_freeze.engine.run_session import RunSession, resume_advice, run_session
+from pcdet_freeze.engine.run_context import EvalOptions, RunContext, TrainContext, TrainOptions
+from pcdet_freeze.engine.run_session import resume_advice, run_session
 from pcdet_freeze.engine.testing.evaluator import evaluate_all
+from pcdet_freeze.engine.testing.scoring import check_metric
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import FreezeHandle
@@ -108,14 +109,19 @@ class BuiltTraining(NamedTuple):
 
 
 def build_training(context: TrainContext) -> BuiltTraining:
-    """Build and freeze. The freeze contract needs this order: no optimizer holds a frozen parameter."""
+    """Build and freeze. The freeze contract needs this order: no optimizer holds a frozen parameter.
+
+    What reads frames comes last, so that a wrong flag, file or key is an error within seconds.
+    """
+    evaluates = context.options.num_epochs_to_eval > 0 or evaluates_between(context.cfg.OPTIMIZATION)
+    if evaluates:
+        check_metric(context.cfg)
     checkpoint = launch.find_checkpoint(context)
     launch.choose_seed(context, checkpoint)
     launch.start_trackers(context, checkpoint)
     train_data = build.build_data(context, training=True)
-    context.columns = check_at_start(context, train_data.dataset)
     evaluation = None
-    if context.options.num_epochs_to_eval > 0 or evaluates_between(context.cfg.OPTIMIZATION):
+    if evaluates:
         evaluation = build.Evaluation(context, build.build_data(context, False), "eval_with_train")
 
     # build, SyncBN, pretrained tensors
@@ -127,6 +133,7 @@ def build_training(context: TrainContext) -> BuiltTraining:
     # optimizer over what trains, its state, DDP
     trainer = build.build_trainer(context, model, train_data, evaluation, hooks, checkpoint)
     launch.require_trackers(context, trainer.iteration)
+    context.columns.update(check_at_start(context, train_data.dataset))
     return BuiltTraining(trainer, hooks, evaluation)
 
 
@@ -207,10 +214,13 @@ def evaluate(
                 "An evaluation needs weights: give --ckpt FILE, or --eval_all for all checkpoints of a run"
             )
         session.cfg = read_cfg(cfg, overrides)
-        model, evaluation = _build_evaluation(session, chosen, chosen.eval_tag)
-        name: int | str = "pretrained"
+        context = launch.start_evaluation(session.cfg, chosen, session.closing)
+        state = {}
         if chosen.ckpt:
             state = trained_weights(load_checkpoint(chosen.ckpt, chosen.trust_checkpoint))
+        model, evaluation = _build_evaluation(context, chosen, chosen.eval_tag)
+        name: int | str = "pretrained"
+        if chosen.ckpt:
             load_model_state(model, state, chosen.ckpt)
             number = epoch_of(Path(chosen.ckpt))
             name = number if number >= 0 else Path(chosen.ckpt).stem
@@ -227,9 +237,12 @@ def evaluate_run(
     with run_session() as session:
         chosen = EvalOptions(pretrained_model=pretrained, **options)
         session.advice = lambda: "Finished epochs are in eval_list.txt: the same evaluation skips them."
+        if chosen.ckpt_dir and not Path(chosen.ckpt_dir).is_dir():
+            raise ConfigError(f"--ckpt_dir must be a folder of checkpoints; {chosen.ckpt_dir} is none")
         session.cfg = read_cfg(cfg, overrides)
-        model, evaluation = _build_evaluation(session, chosen, ".")
-        folders, logger = evaluation.context.folders, evaluation.context.logger
+        context = launch.start_evaluation(session.cfg, chosen, session.closing)
+        model, evaluation = _build_evaluation(context, chosen, ".")
+        folders, logger = context.folders, context.logger
         evaluation.folder = f"eval_all_{chosen.eval_tag}"
         ckpt_dir = Path(chosen.ckpt_dir) if chosen.ckpt_dir else folders.ckpt
         return evaluate_all(
@@ -244,9 +257,8 @@ def evaluate_run(
 
 
 def _build_evaluation(
-    session: RunSession, options: EvalOptions, tag: str
+    context: RunContext, options: EvalOptions, tag: str
 ) -> tuple[nn.Module, build.Evaluation]:
-    context = launch.start_evaluation(session.cfg, options, session.closing)
     data = build.build_data(context, training=False)
     model = build.build_model(context, data.dataset)
     return model, build.Evaluation(context, data, tag=tag, infer_time=options.infer_time)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pcdet_freeze.datasets.loader import EpochOrder, Loader, next_batch, shut_down_workers
 from pcdet_freeze.engine.accumulation import count_ahead, forward_backward, merged, next_batches
+from pcdet_freeze.engine.finished import nothing_left
 from pcdet_freeze.engine.finite_guard import FiniteGuard, StepRecord, count_steps, verdict
 from pcdet_freeze.engine.finite_guard import NonFiniteLossError as NonFiniteLossError
 from pcdet_freeze.engine.hooks.base import Hook, call_on_exception
@@ -120,7 +121,8 @@ class Trainer:
         self.stopped = self.in_epoch = False
         self.scaler = without_pending_step(self.scaler, self.device)
         if not self._has_more:
-            self.logger.warning(_FINISHED, self.epoch, self.epochs, self.iteration)
+            text = nothing_left(self.epoch, self.epochs, self.iteration, self.max_iters)
+            self.logger.warning("%s", text)
         try:
             self.settle()
             self._loop()
@@ -289,10 +291,6 @@ class Trainer:
         count_steps(distributed.unwrap(self.model), number)
 
 
-_FINISHED = (
-    "Nothing is left to train: epoch %d of %d, %d iterations are done. To train longer raise --epochs (or "
-    "--max_iters); to start a new run choose another --extra_tag."
-)
 _STOP_ITERATION = (
     "User code called by the training loop (a hook, the model, `move`) must not raise StopIteration, since a "
     "loop takes it for its end. It was raised in {0}. Catch it there, or give next() a default."

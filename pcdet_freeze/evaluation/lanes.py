@@ -101,9 +101,19 @@ def nearest(points: np.ndarray, others: np.ndarray, chunk: int = 1024) -> np.nda
     """(M,) metres from each point (M, 2) to the nearest of ``others`` (K, 2), at most MAX_DISTANCE."""
     if not len(others):
         return np.full(len(points), MAX_DISTANCE)
-    parts = [points[start : start + chunk, None] - others[None] for start in range(0, len(points), chunk)]
-    found = [np.hypot(part[..., 0], part[..., 1]).min(axis=1) for part in parts]
-    return np.minimum(np.concatenate([*found, np.zeros(0)]), MAX_DISTANCE)
+    parts = [_nearest(points[start : start + chunk], others) for start in range(0, len(points), chunk)]
+    return np.minimum(np.concatenate([*parts, np.zeros(0)]), MAX_DISTANCE)
+
+
+def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Metres from each point (M, 2), one or more, to the nearest of ``others`` (K, 2), one or more."""
+    x, y = (points[:, None, axis] - others[None, :, axis] for axis in (0, 1))
+    squares = x * x + y * y
+    # hypot() takes most of the time: only of those that rounding may have put behind another
+    row, column = (squares <= squares.min(axis=1, keepdims=True) * (1 + 1e-9)).nonzero()
+    found = np.full(len(points), np.inf)
+    np.minimum.at(found, row, np.hypot(x[row, column], y[row, column]))
+    return found
 
 
 def f1(precision: float, recall: float) -> float:

@@ -25,13 +25,25 @@ def stage_table(columns: Mapping[str, Mapping[str, Any]], last: Sequence[tuple[s
         last: additional rows, name and cells.
     """
     filled = [_with_worst(figures) for figures in columns.values()]
-    rows = [("", list(columns))]
+    titles = zip(*map(_two_lines, columns), strict=True)
+    rows = [("", list(parts)) for parts in titles if any(parts)]
     rows += [(n, [f.format(c[key]) if key in c else "-" for c in filled]) for n, key, f in ROWS]
     times = [column.get("seconds_per_iteration", {}).get("batch") for column in filled]
     rows += [("seconds per iteration (median)", ["-" if t is None else f"{t:.3f}" for t in times])]
     rows += [(name, list(cells)) for name, cells in last]
-    width = max(len(cell) for _, cells in rows for cell in cells) + 2
-    return "\n".join(f"{name:<37}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows)
+    first = max(len(name) for name, _ in rows)
+    widths = [max(map(len, cells)) for cells in zip(*(cells for _, cells in rows), strict=True)]
+    lines = (
+        f"{name:<{first}}" + "".join(f"  {cell:>{wide}}" for cell, wide in zip(cells, widths, strict=True))
+        for name, cells in rows
+    )
+    return "\n".join(lines)
+
+
+def _two_lines(title: str) -> tuple[str, str]:
+    """The parts of a title, in two lines so that the table fits 80 columns."""
+    above, _, below = title.partition(" ")
+    return (above, below) if below else ("", above)
 
 
 def _with_worst(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 DETECTION = "detection"
 SHOWN = "_3d/moderate_R40"
@@ -17,7 +17,7 @@ def table(boxes: Mapping[str, float], tasks: Mapping[str, float]) -> str:
         tasks: ``{"task/metric": value}``, all of which are shown.
     """
     chosen = {key: value for key, value in boxes.items() if key.endswith(SHOWN)} or boxes
-    rows = [(DETECTION, key + _overlap(key, boxes), value) for key, value in chosen.items()]
+    rows = [(DETECTION, title_of(key, boxes), value) for key, value in chosen.items()]
     rows += [
         (task, metric, value) for key, value in tasks.items() for task, _, metric in [key.partition("/")]
     ]
@@ -27,9 +27,12 @@ def table(boxes: Mapping[str, float], tasks: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _overlap(key: str, boxes: Mapping[str, float]) -> str:
-    """The minimum overlap of KITTI's ``Car_3d/moderate_R40``, which is the first of those in longer keys."""
-    head, _, tail = key.partition("/")
-    found = [other[len(head) + 1 : -len(tail) - 1] for other in boxes
+def title_of(key: str, metrics: Iterable[str]) -> str:
+    """The name of a metric in tables: ``key``, and its minimum overlap where ``metrics`` say it.
+
+    KITTI's ``Car_3d/moderate_R40`` has the first overlap of longer keys: ``Car_3d_0.70/moderate_R40``.
+    """
+    head, _, tail = key.rpartition("/")
+    found = [other[len(head) + 1 : -len(tail) - 1] for other in metrics
              if other.startswith(f"{head}_") and other.endswith(f"/{tail}")]  # fmt: skip
-    return f" at IoU {found[0]}" if found else ""
+    return f"{key} at IoU {found[0]}" if head and found else key

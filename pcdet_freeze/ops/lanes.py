@@ -8,6 +8,8 @@ import numpy as np
 
 NO_LANE = 255
 """Value of cells without a line; other values are the number of the line, 0 is the leftmost."""
+ROUNDING = 1e-9
+"""relative error of a distance; such distances count as equal"""
 
 
 def line_points(lane_map: np.ndarray, limits: Sequence[float] | np.ndarray) -> list[np.ndarray]:
@@ -60,8 +62,10 @@ def draw_lines(
 ) -> np.ndarray:
     """Lane map (H, W) uint8 of ``polylines``, each (n, 2+) x, y in metres; line k gets the number k.
 
-    A cell belongs to a line if the distance of its centre is at most half of ``width`` metres, or half of a
-    cell's edge if that is larger. The last of several lines wins. limits as in :func:`line_points`.
+    A cell belongs to a line if the distance of its centre is less than half of ``width`` metres, or half of a
+    cell's edge if that is larger. Cells are half-open: of two cells at exactly that distance the one with the
+    larger y belongs to it, or with the larger x for a line along y; so a line on a border has one of both.
+    The last of several lines wins. limits as in :func:`line_points`.
 
     Raises:
         ValueError: more than 255 lines.
@@ -78,7 +82,18 @@ def draw_lines(
     for number, polyline in enumerate(polylines):
         points = (along(polyline, cell.min() / 4) - low) / cell
         cells = np.floor(points)[:, None] + offsets
-        near = np.hypot(*((cells + 0.5 - points[:, None]) * cell).transpose(2, 0, 1)) <= reach
+        near = _is_near((cells + 0.5) * cell, points * cell, reach)
         columns, rows = cells[near & ((cells >= 0) & (cells < size)).all(axis=-1)].astype(np.int64).T
         lane_map[rows, columns] = number
     return lane_map
+
+
+def _is_near(centres: np.ndarray, points: np.ndarray, reach: float) -> np.ndarray:
+    """(M, K) bool: which ``centres[m]`` (K, 2) lie within ``reach`` of the line from point m to the next."""
+    begin, along_line = points[:, None], np.diff(points, axis=0, append=points[-1:])[:, None]
+    squared = np.maximum((along_line**2).sum(axis=-1), np.finfo(float).tiny)
+    part = np.clip(((centres - begin) * along_line).sum(axis=-1) / squared, 0, 1)
+    x, y = (centres - begin - part[..., None] * along_line).transpose(2, 0, 1)
+    rest, rounding = np.hypot(x, y) - reach, ROUNDING * reach
+    above = (y > rounding) | ((np.abs(y) <= rounding) & (x > 0))
+    return (rest < -rounding) | ((rest <= rounding) & above)

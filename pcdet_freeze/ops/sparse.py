@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -90,13 +91,16 @@ def _spconv() -> ModuleType:
         with warnings.catch_warnings():
             # spconv 2.3 uses decorators that torch has deprecated
             warnings.simplefilter("ignore", FutureWarning)
-            return importlib.import_module("spconv.pytorch")
+            found = importlib.import_module("spconv.pytorch")
     except ImportError as error:
         raise ConfigError(
             f"sparse convolutions require spconv, which cannot be imported ({error}). Install "
             "spconv-cu120 or another build of spconv 2.3 (the CUDA builds run on a CPU too), "
             "or use a pillar model."
         ) from error
+    # what torch logs where spconv asks it for a trace is advice for the authors of spconv
+    logging.getLogger("torch.fx._symbolic_trace").addFilter(lambda r: "is_fx_tracing" not in r.getMessage())
+    return found
 
 
 def _algorithms() -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pcdet_freeze.evaluation.summary import title_of
 from pcdet_freeze.report.forgetting import shown
 from pcdet_freeze.report.html import page, section, table, tag, text
 from pcdet_freeze.report.record import RunRecord
@@ -64,8 +65,11 @@ def _tasks(records: Sequence[RunRecord]) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def _metrics(records: Sequence[RunRecord]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for key in shown(dict.fromkeys(key for record in records for key in record.after)):
-        yield key, tuple(_number(record.after.get(key)) for record in records)
+    keys = shown(dict.fromkeys(key for record in records for key in record.after))
+    # one key may stand for different overlaps in two runs (EVALUATION.IOU): these are two rows
+    found = [{title_of(key, r.after): r.after[key] for key in keys if key in r.after} for r in records]
+    for title in dict.fromkeys(title for values in found for title in values):
+        yield title, tuple(_number(values.get(title)) for values in found)
 
 
 def _cost(records: Sequence[RunRecord]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -101,24 +105,6 @@ def _flat(value: Any, above: str = "") -> Iterator[tuple[str, str]]:
 
 def _number(value: float | None) -> str:
     return LACKING if value is None else f"{value:.3f}"
-
-
-def comparison_text(records: Sequence[RunRecord], width: int = 60) -> str:
-    """Aligned lines, a block for each group; a cell has at most ``width`` characters."""
-    titles, groups = titles_of(records), compare_runs(records)
-    every = [("", tuple(titles)), *(row for group in groups for row in group.rows)]
-    first = max(len(name) for name, _ in every) + 2
-    columns = [min(max(len(cells[i]) for _, cells in every), width) + 2 for i in range(len(titles))]
-
-    def line(name: str, cells: Sequence[str]) -> str:
-        cut = [c if len(c) <= width else c[: width - 1] + "…" for c in cells]
-        return (f"{name:<{first}}" + "".join(f"{c:<{w}}" for c, w in zip(cut, columns, strict=True))).rstrip()
-
-    lines = [line("", titles)]
-    for group in groups:
-        if group.rows:
-            lines += ["", group.title.upper(), *(line(name, cells) for name, cells in group.rows)]
-    return "\n".join(lines)
 
 
 def comparison_body(records: Sequence[RunRecord]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from pcdet_freeze.report.html import tag, text
-from pcdet_freeze.utils.deferred_numbers import Number, read_numbers
+from pcdet_freeze.utils.deferred_numbers import DeferredNumbers, Number
 
 MOST = 400
 """points of a curve"""
@@ -23,30 +22,31 @@ Points = list[list[float]]
 class Series:
     """The mean of each ``stride`` values of a growing series; the stride doubles when there are ``most``.
 
-    Values may be on a device: they are read together, every ``READ`` of them. A value that is not finite
-    does not count.
+    Values may be on a device: they are read when the log reads its own (:class:`DeferredNumbers`). A value
+    that is not finite does not count.
     """
-
-    READ = 50
 
     def __init__(self, most: int = MOST) -> None:
         self.most, self.stride = most, 1
         self.points: Points = []
         self._sum, self._count, self._seen = 0.0, 0, 0
-        self._waiting: list[tuple[int, Number]] = []
+        self._iterations: deque[int] = deque()
+        self._numbers = DeferredNumbers()
 
     def add(self, iteration: int, value: Number) -> None:
         """Append one value."""
-        self._waiting.append((iteration, value.detach() if isinstance(value, Tensor) else value))
-        if len(self._waiting) >= self.READ:
-            self.read()
+        self._iterations.append(iteration)
+        self._numbers.append(value)
+        self._add_known()
+
+    def _add_known(self) -> None:
+        for value in self._numbers.drain():
+            self._add(self._iterations.popleft(), value)
 
     def read(self) -> Points:
         """All points so far; waits for the device."""
-        waiting, self._waiting = self._waiting, []
-        numbers = read_numbers(value for _, value in waiting)
-        for (iteration, _), value in zip(waiting, numbers, strict=True):
-            self._add(iteration, value)
+        self._numbers.values()
+        self._add_known()
         return self.points + ([[self._last, self._sum / self._count]] if self._count else [])
 
     def _add(self, iteration: int, value: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pcdet_freeze.evaluation.summary import SHOWN
+from pcdet_freeze.evaluation.summary import SHOWN, title_of
 from pcdet_freeze.report.html import table, tag, text
 from pcdet_freeze.report.record import RunRecord, Task
 from pcdet_freeze.report.tree import DETECTION
@@ -29,6 +29,7 @@ class Line:
 
     task: str
     metric: str
+    """its name in tables, with the IoU of an AP"""
     before: float | None
     proven: bool
     """whether ``before`` follows from identical outputs, and was not measured"""
@@ -49,7 +50,8 @@ def lines_of(record: RunRecord) -> list[Line]:
     for key in sorted(chosen, key=lambda key: _place(task_of(key, record.tasks), order)):
         task, before, after = task_of(key, record.tasks), record.before.get(key), record.after.get(key)
         proven = before is None and after is not None and task in kept
-        found.append(Line(task, key, after if proven else before, proven, after))
+        title = title_of(key, record.after if key in record.after else record.before)
+        found.append(Line(task, title, after if proven else before, proven, after))
     return found
 
 

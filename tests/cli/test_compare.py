@@ -58,6 +58,27 @@ def test_runs_go_by_the_parts_of_their_folders_that_tell_them_apart(runs: list[P
     assert capsys.readouterr().out.splitlines()[0].split() == ["a/default", "b/default"]
 
 
+@pytest.mark.parametrize("limit", [60, 80, 120])
+def test_the_table_fits_the_terminal_and_nothing_is_cut(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(limit))
+    names = ["a_folder_with_a_name_of_its_own", "b", "c", "d"]
+    words = [f"{name} {'and more ' * 12}end" for name in names]
+    runs = [
+        write(tmp_path / name / "default", config={"A_LONG_KEY." * 5: word, "LR": 0.1 * n}, iterations=n)
+        for n, (name, word) in enumerate(zip(names, words, strict=True))
+    ]
+    assert compare(*runs) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= limit
+    assert all(
+        f"{name}/default" in out and word in " ".join(out.split())
+        for name, word in zip(names, words, strict=True)
+    )
+    assert rows(out)["iterations"] == ["0", "1", "2", "3"]
+
+
 def test_the_page_is_valid_and_has_the_same_rows(runs: list[Path], tmp_path: Path) -> None:
     assert compare(*runs, "--html", tmp_path / "new" / "page.html") == 0
     found = Page((tmp_path / "new" / "page.html").read_text())
@@ -69,6 +90,17 @@ def test_json_has_each_run(runs: list[Path], capsys: Any) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["a/default"]["metrics"] == {"mAP": "0.500", "NDS": "0.600"}
     assert found["b/default"]["config keys that differ"]["OPTIMIZATION.LR"] == "0.02"
+
+
+def test_aps_of_different_overlaps_are_different_rows(tmp_path: Path, capsys: Any) -> None:
+    folders = [
+        write(tmp_path / iou, after={"Car_3d/moderate_R40": 50.0, f"Car_3d_{iou}/moderate_R40": 50.0})
+        for iou in ("0.50", "0.70")
+    ]
+    assert compare(*folders, "--json") == 0
+    found = [run["metrics"] for run in json.loads(capsys.readouterr().out).values()]
+    names = ["Car_3d/moderate_R40 at IoU 0.50", "Car_3d/moderate_R40 at IoU 0.70"]
+    assert [[run[name] for name in names] for run in found] == [["50.000", "-"], ["-", "50.000"]]
 
 
 def test_one_run_and_a_folder_above_it_will_do(runs: list[Path], capsys: Any) -> None:

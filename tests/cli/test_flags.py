@@ -11,7 +11,8 @@ import pytest
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.cli import test as test_command
 from pcdet_freeze.cli import train as train_command
-from pcdet_freeze.cli.train import IGNORED, ignored_flags
+from pcdet_freeze.cli.arguments.train import IGNORED
+from pcdet_freeze.cli.train import ignored_flags
 from pcdet_freeze.engine.run_context import EvalOptions, TrainOptions
 
 CFG = ["--cfg_file", "x.yaml"]
@@ -27,7 +28,7 @@ OPENPCDETS = {
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    import_module(f"pcdet_freeze.cli.{command}").add_arguments(parser)
+    import_module(f"pcdet_freeze.cli.arguments.{command}").add_arguments(parser)
     return parser
 
 

@@ -22,7 +22,8 @@ def ends_with(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         add_arguments=lambda parser: parser.add_argument("--size", type=int),
         run=lambda args: codes.pop(0) + args.size,
     )
-    monkeypatch.setitem(sys.modules, "pcdet_freeze.cli.toy", seen)
+    for folder in ("cli", "cli.arguments"):
+        monkeypatch.setitem(sys.modules, f"pcdet_freeze.{folder}.toy", seen)
     return codes
 
 

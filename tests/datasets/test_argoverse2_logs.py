@@ -88,6 +88,28 @@ def test_ground_is_what_the_height_map_says_and_older_points_have_no_class(cfg: 
     assert len(above) > 10 and (above == 1).all()
 
 
+def test_the_tables_of_a_log_are_read_once_for_its_frames(
+    cfg: EasyDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    table = feather.read_table
+    monkeypatch.setattr(feather, "read_table", lambda path: read.append(path.name) or table(path))
+    frames = dataset(cfg, training=True)
+    for index in (0, 1, 2, 3):
+        frames.load_sample(index)
+    assert read.count("annotations.feather") == read.count("city_SE3_egovehicle.feather") == 2  # two logs
+    first = [frames.load_sample(index) for index in (2, 3)]
+    assert [len(sample["gt_boxes"]) for sample in first] == [3, 3]
+    assert read.count("annotations.feather") == 2
+
+
+def test_a_table_that_was_replaced_is_read_again(cfg: EasyDict, log: Path) -> None:
+    frames, path = dataset(cfg), log / "annotations.feather"
+    assert len(frames.load_sample(0)["gt_boxes"]) == 3
+    feather.write_feather(feather.read_table(path).slice(0, 1), path)
+    assert len(frames.load_sample(0)["gt_boxes"]) == 1
+
+
 def test_a_task_without_settings_has_no_labels(cfg: EasyDict) -> None:
     cfg.update(POINT_LABELS=False, LANE=None)
     frames = dataset(cfg)

@@ -13,6 +13,7 @@ from easydict import EasyDict
 from kitti_maker import make_kitti
 
 from pcdet_freeze.cli import prepare as command
+from pcdet_freeze.cli.arguments.prepare import add_arguments
 from pcdet_freeze.datasets.file_formats.files import read_pickle
 from pcdet_freeze.datasets.kitti import prepare_kitti
 from pcdet_freeze.errors import ConfigError, DataError
@@ -35,7 +36,7 @@ OBJECT = {
 
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    add_arguments(parser)
     return parser.parse_args(["kitti", *words])
 
 

@@ -157,7 +157,7 @@ def test_a_part_is_written_anew_where_the_pose_changed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pcdet_freeze.datasets.pandaset.prepare._write", stops)
+        patch.setattr("pcdet_freeze.datasets.prepare_modes.write_database", stops)
         with pytest.raises(KeyboardInterrupt):
             prepare_pandaset(cfg, CLASSES)
     poses = Path(cfg.DATA_PATH) / "002/lidar/poses.json"

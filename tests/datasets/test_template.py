@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from easydict import EasyDict
+from toy_dataset import ToyDataset
 
+from pcdet_freeze.datasets import DATASETS, build_dataset, loader
 from pcdet_freeze.datasets.point_features import PointFeatureEncoder
+from pcdet_freeze.datasets.template import LabelForms
 from pcdet_freeze.errors import ConfigError, DataError
 
 
@@ -17,6 +23,51 @@ def test_a_sample_has_its_class_column_and_no_names(toy: Callable) -> None:
     assert sample["gt_boxes"].shape == (1, 8)
     assert sample["gt_boxes"][0, 7] == 1  # the Van is gone, the Car is class 1
     assert "gt_names" not in sample
+
+
+class AsInOpenPCDet(ToyDataset):
+    """The constructor of a data set written for OpenPCDet's template; no form of a label is set in it."""
+
+    def __init__(
+        self,
+        dataset_cfg: Any,
+        class_names: Any,
+        training: bool = True,
+        root_path: Any = None,
+        logger: Any = None,
+    ) -> None:
+        super().__init__(dataset_cfg=dataset_cfg, class_names=class_names, training=training,
+                         root_path=root_path, logger=logger)  # fmt: skip
+        self.sample_id_list = list(range(10))
+
+    @classmethod
+    def label_forms(cls, dataset_cfg: Any) -> LabelForms:
+        return LabelForms(("road", "car"), (4, 4))
+
+
+def test_a_data_set_with_openpcdets_constructor_has_its_label_forms_before_its_augmentors(
+    toy_cfg: EasyDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DATASETS, "get", lambda name: AsInOpenPCDet)
+    monkeypatch.setattr(loader, "find", lambda registry, name: AsInOpenPCDet)
+    (tmp_path / "db.pkl").write_bytes(pickle.dumps({"Car": []}))
+    toy_cfg.DATA_AUGMENTOR = [
+        {"NAME": "gt_sampling", "DB_INFO_PATH": ["db.pkl"], "SAMPLE_GROUPS": ["Car:1"],
+         "NUM_POINT_FEATURES": 4, "POINT_LABELS": {"Car": "car"}}
+    ]  # fmt: skip
+    found = build_dataset(toy_cfg, ["Car"], True, root_path=tmp_path)
+    assert (found.semantic_class_names, found.lane_map_shape) == (("road", "car"), (4, 4))
+    assert found.sample_id_list == list(range(10)) and found.data_augmentor.steps[0].point_labels == {
+        "Car": 1
+    }
+
+
+def test_every_data_set_has_the_constructor_of_the_template() -> None:
+    loader.register_all()
+    kinds = [DATASETS.get(name) for name in DATASETS.names()]
+    ours = [kind for kind in kinds if kind.__module__.startswith("pcdet_freeze.")]
+    assert len(ours) >= 10
+    assert [kind.__name__ for kind in ours if "__init__" in vars(kind)] == []
 
 
 def test_training_skips_a_bad_frame_and_names_it(toy: Callable, caplog: pytest.LogCaptureFixture) -> None:

@@ -107,6 +107,17 @@ def test_missing_segments_are_counted_and_none_at_all_is_an_error(
         dataset(cfg)
 
 
+def test_the_error_of_a_missing_list_names_the_keys_and_the_folder_of_the_segments(
+    cfg: EasyDict, tmp_path: Path
+) -> None:
+    cfg.DATA_PATH, cfg.PROCESSED_DATA_TAG = str(tmp_path / "elsewhere"), "my_segments"
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(
+        DataError, match=r"DATA_CONFIG\.DATA_PATH.*my_segments/ \(DATA_CONFIG\.PROCESSED_DATA_TAG"
+    ):
+        dataset(cfg)
+
+
 @pytest.mark.parametrize("name", ["validation_segment-0002_with_camera_labels", "segment-0002"])
 def test_segments_are_found_under_the_names_of_other_versions(cfg: EasyDict, name: str) -> None:
     folder = segment(cfg, 2)

@@ -67,9 +67,9 @@ def test_a_command_in_a_sentence_has_the_flags_that_it_is_given(page: str, line:
     name, *words = line.split()
     assert name in COMMANDS
     parser = argparse.ArgumentParser()
-    import_module(f"pcdet_freeze.cli.{name.replace('-', '_')}").add_arguments(parser)
+    import_module(f"pcdet_freeze.cli.arguments.{name.replace('-', '_')}").add_arguments(parser)
     flags = {word.strip("[]") for word in words if word.strip("[]").startswith("--")}
-    assert flags <= parser._option_string_actions.keys()
+    assert flags <= {"--", *parser._option_string_actions}
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tool_runs import CFG, SMALL
 
-from pcdet_freeze.cli.train import add_arguments
+from pcdet_freeze.cli.arguments.train import add_arguments
 from pcdet_freeze.config import load_cfg, plain
 from pcdet_freeze.engine.rerun import check_commands, rerun_command
 from pcdet_freeze.engine.run_context import RunFolders, TrainOptions

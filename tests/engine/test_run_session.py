@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pcdet_freeze.datasets.loader import shut_down_workers
 from pcdet_freeze.engine.logger import create_logger
-from pcdet_freeze.engine.run_context import LOWEST, EvalOptions, RunOptions, TrainOptions, run_folders
+from pcdet_freeze.engine.option_limits import LOWEST
+from pcdet_freeze.engine.run_context import EvalOptions, RunOptions, TrainOptions, run_folders
 from pcdet_freeze.engine.run_session import clear_message, run_session
 from pcdet_freeze.errors import ConfigError, DataError
 

@@ -17,3 +17,11 @@ def test_the_table_has_one_column_per_stage_and_a_dash_for_missing_values() -> N
     assert rows["seconds per iteration (median)"] == ["0.510", "-"]
     assert rows["the detector"] == ["the", "same"]
     assert len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_the_table_of_three_stages_fits_80_columns() -> None:
+    titles = ("1 detection", "2 segmentation", "3 lanes", "no network")
+    verdict = ("the detector's outputs, bit for bit", ["", "the same", "the same", ""])
+    text = stage_table({title: {"lane/F1": 0.705} for title in titles}, [verdict])
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.splitlines()[1].split() == ["detection", "segmentation", "lanes", "network"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from pcdet_freeze.cli.arguments.train import add_arguments
 from pcdet_freeze.cli.common.flags import options_of
-from pcdet_freeze.cli.train import add_arguments
 from pcdet_freeze.engine.run_context import TrainOptions
 from pcdet_freeze.engine.train_api import train
 

@@ -157,9 +157,9 @@ def test_p6_explain_prints_frozen_modules_and_the_losses_that_reach_each_module(
     code, out = shown("--cfg_file", CFG, "--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", f"{TRUNK},dense_head")
     assert code == 0
     assert "frozen 573 of 767 parameters" in out and "losses traced with one batch of ToyDataset" in out
-    rows = {line.split()[0]: line for line in out.splitlines() if line and line[0].isalpha()}
-    assert rows["dense_head"].endswith("gives none") and "2 locked" in rows["backbone_3d"]
-    assert "point_head, roi_head" in rows["pfe"] and "0,1" in rows["pfe"]
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith(("├", "└"))}
+    assert "dense_head; gives no" in rows["dense_head"] and "2 locked" in rows["backbone_3d"]
+    assert "loss of point_head" in rows["pfe"] and "0,1" in rows["pfe"]
     assert "dense_head gives no loss; in training it runs in eval mode" in out.replace("\n  ", " ")
 
 
@@ -233,3 +233,19 @@ def test_p7_verify_compares_two_checkpoints(standin: Standin, capsys: Any) -> No
 def test_without_arguments_the_usage_is_printed(capsys: Any) -> None:
     assert openpcdet.main([]) == 2
     assert "usage: python -m pcdet_freeze.openpcdet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["explain"], ["verify"]])
+def test_the_help_begins_with_two_examples_and_fits_80_columns(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    if words:
+        with pytest.raises(SystemExit):
+            openpcdet.main([*words, "--help"])
+    else:
+        assert openpcdet.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "examples:" and max(map(len, lines)) <= 80
+    begun = " ".join(["  python -m pcdet_freeze.openpcdet", *words])
+    assert sum(line.startswith(begun) for line in lines[: lines.index("")]) == 2

@@ -88,8 +88,8 @@ def test_the_documented_example_trains_beside_a_frozen_detection_and_resumes(
 def test_explain_shows_the_head_and_its_loss(standin: Standin, example: Path, capsys: Any) -> None:
     words = ["explain", "--cfg_file", CFG, "--set", "DATA_CONFIG.DATA_PATH", str(example.parent), *FROZEN]
     text = run_in_process(standin, ["--task", str(example), *words])
-    row = next(line for line in text.splitlines() if line.startswith("segment_head"))
-    assert row.endswith("segment_head") and "one batch of ScanDataset" in text
+    row = next(line for line in text.splitlines() if "─ segment_head" in line)
+    assert row.endswith("loss of segment_head") and "one batch of ScanDataset" in text
 
 
 @pytest.mark.parametrize(

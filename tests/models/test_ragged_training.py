@@ -17,7 +17,7 @@ from waits import PackageWaits
 
 from pcdet_freeze.freezing import FreezePlan, freeze
 from pcdet_freeze.models.vfe import pillar_vfe
-from pcdet_freeze.ops.pillars import ragged_kernels
+from pcdet_freeze.ops.pillars import ragged_kernels, ragged_norm
 from pcdet_freeze.ops.pillars.pillar_max import pillar_max
 from pcdet_freeze.utils.picklable_hook import PicklableHook
 from pcdet_freeze.utils.tensors import relative_error
@@ -71,6 +71,15 @@ def test_in_train_mode_features_of_64_channels_are_bitwise_equal() -> None:
     for counts in (USUAL, [SLOTS] * 9, [1] * 333):
         padded, ragged = (result_of(vfe, pillars_of(counts), form)["features"] for form in (False, True))
         assert torch.equal(padded, ragged) or not rounds_rows_alike(vfe)
+
+
+@pytest.mark.parametrize("block", [1, 100])
+def test_the_size_of_blocks_changes_no_bit(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vfe, pillars = vfe_of((16, 16)), pillars_of(USUAL)
+    whole = result_of(vfe, pillars, True)
+    monkeypatch.setattr(ragged_norm, "BLOCK", block * 16)
+    for name, value in result_of(vfe, pillars, True).items():
+        assert torch.equal(value, whole[name]), name
 
 
 def rounds_rows_alike(vfe: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcdet_freeze.ops.lanes import draw_lines, line_points
@@ -37,6 +37,32 @@ def test_points_outside_the_range_are_dropped() -> None:
 def test_more_lines_than_numbers_are_an_error() -> None:
     with pytest.raises(ValueError, match="at most 255 lines; got 256"):
         draw_lines([np.zeros((2, 2))] * 256, LIMITS, (40, 40))
+
+
+ROWS = st.integers(-15, 15)
+
+
+@pytest.mark.parametrize("edge", [0.5, 0.32, 0.3, 0.7])
+@settings(max_examples=25)
+@given(border=ROWS, first=ROWS, length=st.integers(1, 30), width=st.sampled_from([0.0, 0.2]))
+def test_a_line_on_a_border_takes_the_cells_above_it_whichever_way_it_is_drawn(
+    edge: float, border: int, first: int, length: int, width: float
+) -> None:
+    limits = [-20 * edge, -20 * edge, -3.0, 20 * edge, 20 * edge, 1.0]
+    line = np.array([[first, border], [first + length, border]]) * edge
+    expected = np.full((40, 40), 255)
+    expected[border + 20, first + 20 : first + length + 20] = 0
+    for way in (line, line[::-1]):
+        along_x = draw_lines([way], limits, (40, 40), width * edge)
+        along_y = draw_lines([way[:, ::-1]], limits, (40, 40), width * edge)
+        assert np.array_equal(along_x, expected) and np.array_equal(along_y, expected.T)
+
+
+@pytest.mark.parametrize("y", [0.0, 0.25, 0.1, 0.4999, 0.4921])
+def test_a_line_of_two_cells_width_takes_two_rows_wherever_it_lies(y: float) -> None:
+    lane_map = draw_lines([np.array([[-10, y], [10, y]])], LIMITS, (40, 40), width=1.0)
+    rows = np.unique(np.nonzero(lane_map == 0)[0])
+    assert len(rows) == 2 and (lane_map[rows] == 0).all()
 
 
 @given(a=st.tuples(INSIDE, INSIDE), b=st.tuples(INSIDE, INSIDE), width=st.sampled_from([0.0, 0.5, 1.5]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import pickle
 from typing import Any
 
@@ -142,3 +143,13 @@ def test_a_copy_computes_the_same(how: str) -> None:
 def test_the_state_has_the_layout_of_spconv_2() -> None:
     assert list(layers().state_dict()["0.weight"].shape) == [6, 3, 3, 3, 4]
     assert list(layers().state_dict())[:2] == ["0.weight", "0.bias"]
+
+
+def test_what_torch_advises_the_authors_of_spconv_is_not_logged() -> None:
+    sparse._spconv()
+    logger = logging.getLogger("torch.fx._symbolic_trace")
+
+    def is_logged(text: str) -> bool:
+        return bool(logger.filter(logging.makeLogRecord({"msg": text})))
+
+    assert not is_logged("is_fx_tracing will return true for both") and is_logged("another warning")

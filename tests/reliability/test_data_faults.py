@@ -13,13 +13,16 @@ from kitti_maker import CAR, make_kitti
 
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataloader
+from pcdet_freeze.datasets.augmentor.database import DATABASE
 from pcdet_freeze.datasets.collate import collate
 from pcdet_freeze.datasets.file_formats.files import read_bin, read_pickle, write_pickle
 from pcdet_freeze.datasets.kitti import KittiDataset, prepare_kitti
 from pcdet_freeze.datasets.kitti.calibration import Calibration
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.labels import read_labels
-from pcdet_freeze.datasets.reading.bad_data import FRAME, OBJECT, BadItem
+from pcdet_freeze.datasets.packed import opening
+from pcdet_freeze.datasets.packed.packing import pack
+from pcdet_freeze.datasets.reading.bad_data import FRAME, OBJECT, BadFramePolicy, BadItem
 from pcdet_freeze.errors import ConfigError, DataError
 
 CLASSES = ["Car", "Pedestrian"]
@@ -163,6 +166,25 @@ def test_a_bad_entry_of_the_database_is_left_out_at_the_start(
     write_pickle(path, database)
     assert KittiDataset(cfg, CLASSES).totals()[OBJECT] == whole - 1
     assert "left out of the database" in caplog.text and "entry 0 of Car" in caplog.text
+
+
+def test_a_record_of_the_database_that_is_damaged_after_the_start_is_left_out_by_name_or_an_error(
+    cfg: EasyDict, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(opening, "PACK_FROM", 0)
+    source = Path(cfg.DATA_PATH) / "kitti_dbinfos_train.pkl"
+    pack(DATABASE, [source], packed := source.with_suffix(".packed"))
+    dataset = KittiDataset(cfg, CLASSES)
+    with packed.open("r+b") as file:  # the first record follows a line of text
+        file.seek(60)
+        file.write(b"\0\0\0")
+    samples = [dataset[index] for index in range(3)]
+    found = {(item.kind, item.name) for sample in samples for item in sample.get("bad_data", [])}
+    assert len(found) == 1 and next(iter(found))[0] == OBJECT and "entry 0" in next(iter(found))[1]
+    assert caplog.text.count("skipped database object entry 0") == 1
+    dataset.data_augmentor.steps[0].policy = BadFramePolicy(skip=False)
+    with pytest.raises(DataError, match=r"kitti_dbinfos_train\.packed: entry 0 .*ON_BAD_FRAME: skip"):
+        [dataset[index] for index in range(3)]
 
 
 def test_a_path_of_the_database_stays_within_its_folder(cfg: EasyDict) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import torch
+from engine_toy import toy_trainer
 from html_checks import Page
+from waits import PackageWaits
 
+from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.engine.hooks.logging import LogHook, TensorboardHook
+from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.report.curves import Series, draw
+from pcdet_freeze.utils.deferred_numbers import DeferredNumbers, read_numbers
 
 
 def filled(count: int, most: int = 8) -> Series:
@@ -31,11 +38,50 @@ def test_a_long_series_keeps_few_points_with_the_mean_of_what_they_stand_for() -
         begin = iteration
 
 
+def test_values_are_read_when_the_log_reads_its_own_without_a_further_wait() -> None:
+    curves = [Series() for _ in range(3)]
+    with PackageWaits() as waits:
+        for iteration in range(1, 51):
+            for curve in curves:
+                curve.add(iteration, torch.tensor(float(iteration)))
+        assert waits.lines.total() == 0
+        assert read_numbers([torch.tensor(7.0)]) == [7.0] and waits.lines.total() == 1
+        assert [curve.read() for curve in curves] == [[[float(i), float(i)] for i in range(1, 51)]] * 3
+        assert waits.lines.total() == 1
+
+
+def test_a_training_with_curves_waits_as_often_as_one_without(tmp_path: Path) -> None:
+    class Curves(Hook):
+        series = Series()
+
+        def after_step(self, trainer: Trainer) -> None:
+            self.series.add(trainer.iteration, trainer.loss_on_device)
+
+    def waits_of(*hooks: Hook) -> int:
+        with PackageWaits() as waits:
+            toy_trainer([LogHook(4), TensorboardHook(tmp_path), *hooks], epochs=20).run()
+        return waits.lines.total()
+
+    curves = Curves()
+    assert waits_of(curves) == waits_of()
+    assert len(curves.series.read()) == 80
+
+
 def test_values_that_are_not_finite_do_not_count() -> None:
     series = Series()
     for iteration, value in enumerate([1.0, math.nan, math.inf, 3.0]):
         series.add(iteration, value)
     assert series.read() == [[0.0, 1.0], [3.0, 3.0]]
+
+
+def test_deferred_numbers_keep_their_order_and_are_read_by_themselves_where_many_wait() -> None:
+    numbers = DeferredNumbers(most=3)
+    numbers.append(1.0)
+    with PackageWaits() as waits:
+        for value in (torch.tensor(2.0), 3.0, torch.tensor(4, dtype=torch.int64)):
+            numbers.append(value)
+        assert waits.lines.total() == 2  # one for each dtype
+    assert numbers.drain() == [1.0, 2.0, 3.0, 4.0] and numbers.values() == []
 
 
 def test_a_series_continues_from_a_checkpoint() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html_checks import Page
 
+from pcdet_freeze.evaluation import table
 from pcdet_freeze.report.forgetting import draw_forgetting, lines_of, shown, task_of
 from pcdet_freeze.report.record import RunRecord, Task
 
@@ -43,6 +44,14 @@ def test_of_kittis_figures_only_the_moderate_ones_are_shown() -> None:
     keys = [AP, "Car_3d/easy_R40", "Car_bev/moderate_R40", "Car_aos/hard", "recall/roi_0.3", MIOU]
     assert shown(keys) == [AP, MIOU]
     assert shown(["mAP", "NDS"]) == ["mAP", "NDS"]
+
+
+def test_the_row_of_an_ap_names_its_iou_as_the_table_of_the_log_does() -> None:
+    metrics = {AP: 80.0, "Car_3d_0.50/moderate_R40": 80.0, "Car_3d_0.30/moderate_R40": 90.0, MIOU: 60.0}
+    found = [line.metric for line in lines_of(RunRecord(after=metrics))]
+    assert found == [f"{AP} at IoU 0.50", MIOU]
+    assert [line.metric for line in lines_of(RunRecord(before=metrics))] == found
+    assert all(f"  {name}  " in table(metrics, {}) for name in found[:1])
 
 
 def test_a_run_without_evaluation_says_how_to_have_one() -> None:

@@ -268,6 +268,14 @@ def test_a_finished_run_that_is_started_again_says_what_is_done_and_what_to_do(t
     assert "epoch 1 of 1, 3 iterations" in again and "--epochs" in again and "--extra_tag" in again
 
 
+def test_a_run_that_is_finished_at_its_iteration_limit_says_so(tmp_path: Path) -> None:
+    assert train(tmp_path, "--max_iters", 4) == train(tmp_path, "--max_iters", 4) == 0
+    log = log_of(folder(tmp_path))
+    again = log[log.rindex("Start training") : log.rindex("End training")]
+    assert "limit of 4 iterations" in again and "raise --max_iters" in again and "--extra_tag" in again
+    assert "epoch 1 of 2" not in again
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stop_iteration_of_the_data_set_is_no_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, workers: int

@@ -1,15 +1,16 @@
-"""Flags that several commands share."""
+"""Flags that several commands share; imports no torch."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pcdet_freeze.config import cfg_faults, load_cfg
-from pcdet_freeze.config.easy_dict import EasyDict
-from pcdet_freeze.engine.run_context import LOWEST, RunOptions, default_workers
-from pcdet_freeze.utils.settings.faults import raise_faults
+from pcdet_freeze.engine.option_limits import LOWEST, default_workers
+
+if TYPE_CHECKING:
+    from pcdet_freeze.config.easy_dict import EasyDict
+    from pcdet_freeze.engine.run_context import RunOptions
 
 CFG_HELP = "config: a file, or the name of a packaged one, such as synthetic_models/pointpillar.yaml"
 
@@ -45,11 +46,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--pretrained_model", help="checkpoint whose tensors are loaded where name and shape fit")
     add("--allow_mismatch", action="store_true", help="skip pretrained tensors of another shape")
     add_trust(parser)
-    add("--launcher", choices=["none", "pytorch", "slurm"], default="none")
+    add("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="what started the processes")
     add("--tcp_port", type=int, default=18888, help="port of the process group, where the launcher sets none")
     add("--local_rank", "--local-rank", type=int, help="ignored; the launcher sets LOCAL_RANK")
     add_number(parser, "start_epoch", "first epoch whose checkpoint is evaluated", 0)
     add("--save_to_file", action="store_true", help="write the predictions as text files too")
+    add("--digest", action="store_true", help="write digests of the outputs of an evaluation, too")
     add("--device", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--timeout", type=seconds, default=600,
         help="seconds until a rank that does not answer, or an iteration that does not end, is an error; "
@@ -110,6 +112,10 @@ def cfg_of(args: argparse.Namespace, needed: Sequence[str] = (), check: bool = T
     Raises ConfigError where the config is not valid, or a section of ``needed`` is missing; with
     ``check=False`` the caller checks it (:func:`~pcdet_freeze.engine.check_config.check_config`).
     """
+    # not for help and completion, which must be fast
+    from pcdet_freeze.config import cfg_faults, load_cfg
+    from pcdet_freeze.utils.settings.faults import raise_faults
+
     args.cfg = cfg = load_cfg(args.cfg_file, args.set_cfgs)
     if check:
         raise_faults(cfg_faults(cfg, needed), cfg)

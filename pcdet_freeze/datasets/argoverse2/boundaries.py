@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pcdet_freeze.datasets.argoverse2.poses import Pose
+from pcdet_freeze.datasets.reading.last_kept import last_kept
 from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 from pcdet_freeze.ops.lanes import along
@@ -25,6 +26,7 @@ STRAIGHT = 0.5
 """Least cosine between the directions of two pieces that are one line."""
 
 
+@last_kept
 def read_boundaries(path: Path, painted_only: bool) -> list[np.ndarray]:
     """Boundaries of all lane segments of a ``log_map_archive_*.json``, each (n, 3) metres in the city frame.
 

@@ -5,9 +5,7 @@ A small data set, meant for trying a pipeline on real frames: it reads the sweep
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,22 +33,12 @@ class Argoverse2Sweeps(SweepFrames):
     Settings = SweepSettings
     labels = LABEL_KEYS
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings = self.read_settings(dataset_cfg)
+    def open_files(self, settings: SweepSettings) -> None:
         self.class_map = category_names(settings.class_map)
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
         self.boundaries = settings.lane
         self.min_points = settings.min_points
-        self.sweeps = self._sweeps(settings.sweeps.of(training))
-        self.repeat = settings.repeat if training else 1
+        self.sweeps = self._sweeps(settings.sweeps.of(self.training))
+        self.repeat = settings.repeat if self.training else 1
         self._read: dict[int, Sample] = {}
 
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pcdet_freeze.datasets.file_formats.files import read_npy
+from pcdet_freeze.datasets.reading.last_kept import last_kept
 from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
@@ -43,7 +44,11 @@ def read_heights(folder: Path) -> HeightMap:
         raise DataError(
             f"{folder}: has no height map ({' and '.join(FILES)}). Fetch the maps, or set POINT_LABELS: false"
         )
-    heights, place = files[0][0], files[1][0]
+    return _read(files[0][0], files[1][0])
+
+
+@last_kept
+def _read(heights: Path, place: Path) -> HeightMap:
     values = read_npy(heights)
     try:
         found = json.loads(timed(place, place.read_bytes))

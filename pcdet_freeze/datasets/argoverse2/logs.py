@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,22 +33,11 @@ class Argoverse2Dataset(SweepFrames):
 
     Settings = LogSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: LogSettings = self.read_settings(dataset_cfg)
-        self.settings = settings
+    def open_files(self, settings: LogSettings) -> None:
         self.class_map = category_names(settings.class_map)
         self.boundaries, self.min_points = settings.lane, settings.min_points
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        split = inside(self.root_path, settings.data_split.of(training), "a folder of DATA_SPLIT")
-        self.sweeps, self.older = self._find_sweeps(split, settings.interval.of(training))
+        split = inside(self.root_path, settings.data_split.of(self.training), "a folder of DATA_SPLIT")
+        self.sweeps, self.older = self._find_sweeps(split, settings.interval.of(self.training))
         self.labels = self._find_labels()
 
     @classmethod

@@ -11,22 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pcdet_freeze.datasets.argoverse2.logs import Argoverse2Dataset
-from pcdet_freeze.datasets.file_formats.files import write_pickle
+from pcdet_freeze.datasets.prepare_modes import Preparation, label_infos, objects_of, prepare_modes
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     PrepareReport,
-    count_points,
     key_of,
-    make_parts,
-    parts_folder,
-    points_of_classes,
-    write_database,
-    write_objects,
 )
-from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
 
-PARTS = ".argoverse2_parts"
 Info = dict[str, Any]
 
 
@@ -39,27 +31,10 @@ def prepare_argoverse2(
 ) -> PrepareReport:
     """Read the frames of both splits; write their infos and the objects of the training frames.
 
-    ``out_dir`` defaults to INFO_ROOT, then to DATA_PATH. A bad frame is left out, named with its reason, and
-    counted. Frames that an interrupted run finished are not read again, unless their files or the config
-    changed. Each file is written whole or not at all.
-
-    Raises:
-        DataError: a split without logs, no good frame, a folder that cannot be written.
-        ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
+    See :func:`~pcdet_freeze.datasets.prepare_modes.prepare_modes`.
     """
-    log, report = logger or logging.getLogger("pcdet_freeze"), PrepareReport()
-    with reads_within(limit_of(dataset_cfg)):
-        frames = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
-        out = Path(out_dir or frames["train"].info_root)
-        with parts_folder(out, PARTS) as folder:
-            for mode, dataset in frames.items():
-                parts = make_parts(_frames(dataset, mode, out), folder, workers, report)
-                write_pickle(out / f"argoverse2_infos_{mode}.pkl", [part["info"] for part in parts])
-                if mode == "train":
-                    write_database(out / "argoverse2_dbinfos_train.pkl", parts, report)
-                    report.points = points_of_classes(parts, dataset.semantic_class_names)
-    report.log(log, class_names, out)
-    return report
+    preparation = Preparation("argoverse2", "frame", _dataset, _frames)
+    return prepare_modes(preparation, dataset_cfg, class_names, out_dir, workers, logger)
 
 
 def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.Logger) -> Argoverse2Dataset:
@@ -75,7 +50,9 @@ def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.
 def _frames(dataset: Argoverse2Dataset, mode: str, out: Path) -> Frames:
     def make(index: int) -> Info:
         sample = dataset.load_sample(index)
-        return {"info": _info(dataset, index, sample), "objects": _objects(sample, out, mode)}
+        frame = sample["frame_id"]
+        objects = objects_of(sample, out, frame, frame_id=frame) if mode == "train" else []
+        return {"info": _info(dataset, index, sample), "objects": objects}
 
     def key(index: int) -> str:
         sweep = dataset.sweeps[index]
@@ -97,18 +74,4 @@ def _info(dataset: Argoverse2Dataset, index: int, sample: Info) -> Info:
         "lidar_path": str(sweep.path.relative_to(dataset.root_path)),
         "sweeps": [other.timestamp for other in dataset.older[index]],
     }
-    if "gt_boxes" in sample:
-        info["annos"] = {"name": sample["gt_names"], "gt_boxes_lidar": sample["gt_boxes"]}
-    if "point_labels" in sample:
-        info["point_counts"] = count_points(sample["point_labels"], dataset.semantic_class_names)
-    return info
-
-
-def _objects(sample: Info, out: Path, mode: str) -> list[Info]:
-    if mode != "train" or "gt_boxes" not in sample:
-        return []
-    frame = sample["frame_id"]
-    entries = write_objects(
-        out, "gt_database", frame, sample["points"], sample["gt_boxes"], sample["gt_names"].tolist()
-    )
-    return [entry | {"frame_id": frame} for entry in entries]
+    return info | label_infos(sample, dataset.semantic_class_names)

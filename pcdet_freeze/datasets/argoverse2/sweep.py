@@ -11,12 +11,26 @@ from pcdet_freeze.datasets.argoverse2.boundaries import lines_around, read_bound
 from pcdet_freeze.datasets.argoverse2.poses import QUATERNION, TRANSLATION, Pose, headings
 from pcdet_freeze.datasets.argoverse2.tables import read_table
 from pcdet_freeze.datasets.frames import check_points
+from pcdet_freeze.datasets.reading.last_kept import last_kept
 from pcdet_freeze.datasets.reading.timed_reads import timed
 from pcdet_freeze.errors import DataError
 
 TURNED = 1e-2
 """of a rotation's entries: what rounding leaves is far below"""
 SIZE = ("length_m", "width_m", "height_m")
+
+
+@last_kept
+def _read_boxes(path: Path) -> dict[str, np.ndarray]:
+    """The cuboids of all sweeps of a log."""
+    numbers = ("timestamp_ns", "num_interior_pts", *TRANSLATION, *SIZE, *QUATERNION)
+    return read_table(path, numbers, ("category",))
+
+
+@last_kept
+def _read_poses(path: Path) -> dict[str, np.ndarray]:
+    """The vehicle's poses in a log."""
+    return read_table(path, ("timestamp_ns", *QUATERNION, *TRANSLATION))
 
 
 @dataclass(frozen=True)
@@ -68,10 +82,7 @@ class Sweep:
 
     def boxes(self) -> Boxes:
         """All cuboids of the sweep; the centre is the middle of the box."""
-        path = self.boxes_path
-        table = read_table(
-            path, ("timestamp_ns", "num_interior_pts", *TRANSLATION, *SIZE, *QUATERNION), ("category",)
-        )
+        table = _read_boxes(self.boxes_path)
         here = table["timestamp_ns"] == self.timestamp
         columns = {name: values[here] for name, values in table.items()}
         turn = headings(np.stack([columns[name] for name in QUATERNION], axis=1))
@@ -105,7 +116,7 @@ class Sweep:
     def city_from_ego(self) -> Pose:
         """The vehicle's pose at the time of the sweep."""
         path = self.poses_path
-        table = read_table(path, ("timestamp_ns", *QUATERNION, *TRANSLATION))
+        table = _read_poses(path)
         rows = np.flatnonzero(table["timestamp_ns"] == self.timestamp)
         if not len(rows):
             raise DataError(f"{path}: has no pose at the sweep's time {self.timestamp}")

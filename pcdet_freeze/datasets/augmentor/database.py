@@ -127,7 +127,7 @@ def _usable(
             if asked:
                 sound &= entries.column(key).astype(bool)
         for number in np.flatnonzero(~sound).tolist():
-            fault = _entry_fault(entries[number], filters)
+            fault = _fault_at(entries, number, filters)
             item = BadItem(OBJECT, f"entry {number} of {name}", f"{path}: entry {number} of {name}: {fault}")
             if not policy.skip:
                 raise DataError(f"{item.reason}. {SKIP_HINT}")
@@ -135,6 +135,13 @@ def _usable(
             bad.add([item])
         found[name] = entries.where(sound)
     return found
+
+
+def _fault_at(entries: Rows, number: int, filters: Filters) -> str:
+    try:
+        return _entry_fault(entries[number], filters)
+    except DataError as error:  # the record itself is damaged
+        return str(error)
 
 
 def _entry_fault(entry: Any, filters: Filters) -> str:

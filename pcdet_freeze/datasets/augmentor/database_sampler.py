@@ -103,22 +103,40 @@ class DatabaseSampler:
 
     def __call__(self, sample: Sample, rng: np.random.RandomState) -> Sample:
         chosen: list[ObjectInfo] = []
+        bad: list[BadItem] = []
         boxes = sample.get("gt_boxes")
         if boxes is None:
             return sample
         for name, number in self.groups.items():
             if self.limit_whole_scene:
                 number -= int(np.sum(np.asarray(sample["gt_names"], str) == name))
-            drawn = self._draw(name, number, rng)
+            drawn = self._draw(name, number, rng, bad)
             free = [drawn[i] for i in free_places(_boxes_of(drawn), boxes[:, :7])]
             chosen += free
             boxes = np.concatenate([boxes[:, :7], _boxes_of(free)])
-        return self._paste(sample, chosen) if chosen else sample
+        return self._paste(sample, chosen, bad) if chosen or bad else sample
 
-    def _draw(self, name: str, number: int, rng: np.random.RandomState) -> list[ObjectInfo]:
-        pool = self.database[name]
+    def _draw(
+        self, name: str, number: int, rng: np.random.RandomState, bad: list[BadItem]
+    ) -> list[ObjectInfo]:
+        """Random entries of a class; those whose record cannot be read are added to ``bad``."""
+        pool, found = self.database[name], []
         number = min(number, len(pool))
-        return [pool[i] for i in rng.choice(len(pool), number, replace=False)] if number > 0 else []
+        for i in rng.choice(len(pool), number, replace=False) if number > 0 else ():
+            try:
+                found.append(pool[i])
+            except DataError as error:
+                bad.append(self._left_out(f"entry {pool.numbers[i]} of the database, {name}", error))
+        return found
+
+    def _left_out(self, name: str, error: DataError) -> BadItem:
+        """What is counted for an object that cannot be used; DataError where the policy allows none."""
+        if not self.policy.skip:
+            raise DataError(f"{error}. {SKIP_HINT}") from error
+        if name not in self._warned:
+            self._warned.add(name)
+            self.logger.warning("skipped database object %s: %s", name, error)
+        return BadItem(OBJECT, name, str(error))
 
     @property
     def size(self) -> int:
@@ -133,17 +151,12 @@ class DatabaseSampler:
                 clouds.append(read_object(self.root, info, self.features))
                 usable.append(info)
             except DataError as error:
-                if not self.policy.skip:
-                    raise DataError(f"{error}. {SKIP_HINT}") from error
-                bad.append(BadItem(OBJECT, info["path"], str(error)))
-                if info["path"] not in self._warned:
-                    self._warned.add(info["path"])
-                    self.logger.warning("skipped database object %s: %s", info["path"], error)
+                bad.append(self._left_out(info["path"], error))
         return usable, clouds, bad
 
-    def _paste(self, sample: Sample, drawn: list[ObjectInfo]) -> Sample:
-        chosen, clouds, bad = self._read(drawn)
-        out = dict(sample)
+    def _paste(self, sample: Sample, drawn: list[ObjectInfo], bad_entries: list[BadItem]) -> Sample:
+        chosen, clouds, bad_files = self._read(drawn)
+        out, bad = dict(sample), [*bad_entries, *bad_files]
         if bad:
             out["bad_data"] = [*out.get("bad_data", []), *bad]
         if not chosen:

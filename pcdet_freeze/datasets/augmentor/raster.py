@@ -43,8 +43,7 @@ def resample_raster(
     xs, ys = (low[i] + (np.arange(size[i]) + 0.5) * cell[i] for i in (0, 1))
     new = np.stack(np.meshgrid(xs, ys), axis=-1)
     came_from = new @ np.asarray(back, np.float64) - (0.0 if shift is None else shift)
-    old = np.floor((came_from - low) / cell).astype(np.int64)
-    known = ((old >= 0) & (old < size)).all(axis=-1)
-    out = np.full_like(raster, IGNORE)
-    out[known] = raster[old[known][:, 1], old[known][:, 0]]
-    return out
+    column, row = (np.floor((came_from[..., i] - low[i]) / cell[i]).astype(np.int64) for i in (0, 1))
+    known = (column >= 0) & (column < size[0]) & (row >= 0) & (row < size[1])
+    place = np.where(known, row * size[0] + column, 0)
+    return np.where(known, raster.take(place), raster.dtype.type(IGNORE))

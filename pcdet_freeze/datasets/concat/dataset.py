@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,9 @@ from pcdet_freeze.datasets.reading.bad_data import OBJECT
 from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate, LabelForms
 from pcdet_freeze.errors import ConfigError, DataError
-from pcdet_freeze.utils.settings.faults import raise_faults
+
+PLACES = re.compile(r"DATA_CONFIG\.(DATA_PATH|PROCESSED_DATA_TAG)\b")
+"""keys in errors of a set that are its own in a joined one"""
 
 
 class Part(NamedTuple):
@@ -53,18 +55,7 @@ class ConcatDataset(DatasetTemplate):
 
     Settings = ConcatSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: ConcatSettings = self.read_settings(dataset_cfg)
-        raise_faults(self.config_faults(dataset_cfg), dataset_cfg)
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+    def open_files(self, settings: ConcatSettings) -> None:
         self.box_columns = WITH_VELOCITY if settings.pred_velocity else PLAIN
         self.members = [self._member(name, member) for name, member in settings.datasets.items()]
         self.starts = np.cumsum([0, *map(len, self.members)])
@@ -91,7 +82,7 @@ class ConcatDataset(DatasetTemplate):
             dataset = build_dataset(cfg, names, self.training, logger=self.logger)
         except DataError as error:
             key = f"DATA_CONFIG.DATASETS.{name}"
-            text = str(error).replace("DATA_CONFIG.DATA_PATH", f"{key}.DATA_CONFIG.DATA_PATH")
+            text = PLACES.sub(lambda place: f"{key}.{place[0]}", str(error))
             raise DataError(f"{key}: {text}") from error
         missing = sorted({*(settings.labels or ())} - {*dataset.labels})
         if missing and self.training:

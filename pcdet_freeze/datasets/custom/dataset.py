@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,21 +30,11 @@ class CustomDataset(LidarAnnos, DatasetTemplate):
 
     Settings = CustomSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: CustomSettings = self.read_settings(dataset_cfg)
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+    def open_files(self, settings: CustomSettings) -> None:
         self.min_points = settings.min_points
         self.frames = CustomFrames.of(self.root_path, settings)
         self.frames.check_folders()
-        split, self._info_names = settings.data_split.of(training), settings.info_path.of(training)
+        split, self._info_names = settings.data_split.of(self.training), settings.info_path.of(self.training)
         self.infos = read_infos([self.info_root / name for name in self._info_names], split)
         self.logger.info("Custom %s: %d frames in %s", split, len(self.infos), self.root_path)
         self.labels = self._find_labels(split)

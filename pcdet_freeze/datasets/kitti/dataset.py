@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,23 +81,13 @@ class KittiDataset(DatasetTemplate):
 
     Settings = KittiSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings = self.read_settings(dataset_cfg)
+    def open_files(self, settings: Any) -> None:
         semantic = settings.semantic if "point_labels" in settings.get_item_list else None
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
         lanes = None
         if self.lane_map_shape is not None:
             lanes = LaneSettings(self.lane_map_shape, settings.lane.folder)
-        self.split = settings.data_split.of(training)
-        self._info_names = settings.info_path.of(training)
+        self.split = settings.data_split.of(self.training)
+        self._info_names = settings.info_path.of(self.training)
         self.files = FrameFiles(self.root_path / ("testing" if self.split == "test" else "training"))
         self.own_labels = LabelFiles(self.files.folder, semantic, lanes)
         self.fov_points_only = settings.fov_points_only

@@ -15,6 +15,7 @@ from pcdet_freeze.datasets.kitti.check_info import KITTI_INFOS, has_scores
 from pcdet_freeze.datasets.kitti.frame_files import FrameFiles
 from pcdet_freeze.datasets.kitti.infos import Info, frame_info, write_objects
 from pcdet_freeze.datasets.packed import packed_file
+from pcdet_freeze.datasets.prepare_parts import writing_infos
 from pcdet_freeze.datasets.reading.timed_reads import (
     current_limit,
     limit_of,
@@ -24,6 +25,7 @@ from pcdet_freeze.datasets.reading.timed_reads import (
 )
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.utils.progress import progress
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -81,18 +83,12 @@ def prepare_kitti(
         splits = read_splits(root)
         needs_image = bool(dataset_cfg.get("FOV_POINTS_ONLY"))
         check_folders(root / "training", needs_image)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
+        with writing_infos(out):
             frames = _read_all(root, out, splits, workers, report, needs_image)
             _write_all(out, splits, frames, report)
             for split in splits:
                 packed_file(KITTI_INFOS, [out / f"kitti_infos_{split}.pkl"], log)
             packed_file(DATABASE, [out / "kitti_dbinfos_train.pkl"], log)
-        except OSError as error:
-            raise DataError(
-                f"the info files cannot be written to {out} ({error}). Name another folder with "
-                "--out DIR, and set DATA_CONFIG.INFO_ROOT to it"
-            ) from error
     _log(log, report, out, class_names)
     return report
 
@@ -186,8 +182,9 @@ def _read(
         out = database_of(frame) if database_of is not None else None
         return _Frame(info, write_objects(out, info, points) if out is not None else [])
 
-    found = {}
-    for frame, result in zip(ids, pool.map(one, ids), strict=True):
+    found, log = {}, logging.getLogger("pcdet_freeze.prepare").info
+    results = progress(pool.map(one, ids), len(ids), files.folder.name, "frame", log)
+    for frame, result in zip(ids, results, strict=True):
         if isinstance(result, DataError):
             report.skipped[f"{files.folder.name}/{frame}"] = str(result)
         else:

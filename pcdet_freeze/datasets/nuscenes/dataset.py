@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -53,26 +52,17 @@ class NuScenesDataset(DatasetTemplate):
 
     Settings = NuScenesSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: NuScenesSettings = self.read_settings(dataset_cfg)
-        self.settings = settings
+    def check_root(self) -> None:
+        self.root_path = find_root(self.root_path, self.settings.version)
+
+    def open_files(self, settings: NuScenesSettings) -> None:
         self.semantic, self.lane = settings.semantic, settings.lane
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        given = Path(root_path if root_path is not None else settings.data_path or ".")
-        super().__init__(dataset_cfg, class_names, training, find_root(given, settings.version), logger)
-        self.split = settings.data_split.of(training)
-        self.infos = self._read_infos(settings.info_path.of(training))
+        self.split = settings.data_split.of(self.training)
+        self.infos = self._read_infos(settings.info_path.of(self.training))
         self.labels = self._find_labels()
         self.maps = self._read_maps()
         self.order = np.arange(len(self.infos))
-        if training and settings.balanced_resampling:
+        if self.training and settings.balanced_resampling:
             names = names_of(self.infos, self.class_names)
             self.order = balanced_frames(names, self.class_names, self.logger)
             self.logger.info("nuScenes: %d frames an epoch after balanced resampling", len(self.order))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pcdet_freeze.datasets.boxes import box_fault
 from pcdet_freeze.datasets.file_formats.files import read_bin
 from pcdet_freeze.datasets.labels.lidar_annos import add_levels, boxes_to_anno, in_range, predicted_annos
 from pcdet_freeze.datasets.packed import frame_of, read_infos
-from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
+from pcdet_freeze.datasets.registry import DATASETS, Sample
 from pcdet_freeze.datasets.settings import DataSettings, Modes
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.errors import DataError
@@ -65,17 +64,8 @@ class OnceDataset(DatasetTemplate):
 
     Settings = OnceSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: OnceSettings = self.read_settings(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        self.split = settings.data_split.of(training)
+    def open_files(self, settings: OnceSettings) -> None:
+        self.split = settings.data_split.of(self.training)
         paths = [self.info_root / name for name in settings.info_path[self.split]]
         infos = read_infos(paths, self.logger)
         self.infos = infos.where(infos.column("labelled"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -44,24 +43,14 @@ class PandaSetDataset(LidarAnnos, DatasetTemplate):
 
     Settings = PandaSetSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: PandaSetSettings = self.read_settings(dataset_cfg)
+    def open_files(self, settings: PandaSetSettings) -> None:
         self.semantic, self.lane, self.sensors = settings.semantic, settings.lane, settings.sensors
-        self.semantic_class_names, self.lane_map_shape = self.label_forms(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
         self.class_map = {
             label: name for name, labels in (settings.class_map or {}).items() for label in labels
         }
         self.min_points = settings.min_points
-        self.sweeps = find_sweeps(self.root_path, settings.sweeps.of(training))
-        self.repeat = settings.repeat if training else 1
+        self.sweeps = find_sweeps(self.root_path, settings.sweeps.of(self.training))
+        self.repeat = settings.repeat if self.training else 1
         self.labels = self._find_labels()
         self._read: dict[int, Sample] = {}
 

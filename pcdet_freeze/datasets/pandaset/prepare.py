@@ -10,26 +10,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pcdet_freeze.datasets.augmentor.database import DATABASE as OBJECTS
-from pcdet_freeze.datasets.file_formats.files import write_pickle
-from pcdet_freeze.datasets.packed import packed_file
 from pcdet_freeze.datasets.pandaset.dataset import PandaSetDataset
+from pcdet_freeze.datasets.prepare_modes import Preparation, label_infos, objects_of, prepare_modes
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     Info,
     PrepareReport,
-    count_points,
     key_of,
-    make_parts,
-    parts_folder,
-    points_of_classes,
-    write_database,
-    write_objects,
 )
-from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
-
-DATABASE, PARTS = "gt_database", ".pandaset_parts"
 
 
 def prepare_pandaset(
@@ -41,27 +30,10 @@ def prepare_pandaset(
 ) -> PrepareReport:
     """Read the sweeps of ``SWEEPS`` at DATA_PATH; write their infos and the objects of the training sweeps.
 
-    ``out_dir`` defaults to INFO_ROOT, then to the data folder. A bad sweep is left out, named with its
-    reason, and counted. Finished sweeps of an interrupted run are not read again, unless their files or the
-    config changed. Each file is written whole or not at all.
-
-    Raises:
-        DataError: a sweep that is not there, no good sweep, a folder that cannot be written.
-        ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
+    See :func:`~pcdet_freeze.datasets.prepare_modes.prepare_modes`.
     """
-    log, report = logger or logging.getLogger("pcdet_freeze"), PrepareReport("sweep")
-    with reads_within(limit_of(dataset_cfg)):
-        modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
-        out = Path(out_dir or modes["train"].info_root)
-        with parts_folder(out, PARTS) as folder:
-            parts = {
-                mode: make_parts(_frames(dataset, mode, out), folder, workers, report)
-                for mode, dataset in modes.items()
-            }
-            _write(out, parts, report, modes["train"].semantic_class_names)
-            packed_file(OBJECTS, [out / "pandaset_dbinfos_train.pkl"], log)
-    report.log(log, class_names, out)
-    return report
+    preparation = Preparation("pandaset", "sweep", _dataset, _frames)
+    return prepare_modes(preparation, dataset_cfg, class_names, out_dir, workers, logger)
 
 
 def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.Logger) -> PandaSetDataset:
@@ -75,8 +47,10 @@ def _dataset(dataset_cfg: Config, names: Sequence[str], mode: str, log: logging.
 
 def _frames(dataset: PandaSetDataset, mode: str, out: Path) -> Frames:
     def make(index: int) -> Info:
-        sample = dataset.load_sample(index)
-        objects = _objects(dataset, index, sample, out) if mode == "train" else []
+        sample, sweep = dataset.load_sample(index), dataset.sweeps[index]
+        objects = []
+        if mode == "train":
+            objects = objects_of(sample, out, sweep.name, sequence=sweep.scene.name, frame_idx=sweep.number)
         return {"info": _info(dataset, index, sample), "objects": objects}
 
     def key(index: int) -> str:
@@ -97,28 +71,9 @@ def _info(dataset: PandaSetDataset, index: int, sample: Info) -> Info:
             key: str(sweep.path(folder).relative_to(dataset.root_path))
             for key, folder in (("lidar_path", "lidar"), ("cuboids_path", "annotations/cuboids"))
         },
+        **label_infos(sample, dataset.semantic_class_names),
     }
-    if "gt_boxes" in sample:
-        info["annos"] = {"name": sample["gt_names"], "gt_boxes_lidar": sample["gt_boxes"]}
-    if "point_labels" in sample:
-        info["point_counts"] = count_points(sample["point_labels"], dataset.semantic_class_names)
     lines = dataset.lane_lines(index) if dataset.lane is not None else None
     if lines is not None:
         info["lane_lines"] = lines
     return info
-
-
-def _objects(dataset: PandaSetDataset, index: int, sample: Info, out: Path) -> list[Info]:
-    """Write the points of each box, and return the database's entries."""
-    if "gt_boxes" not in sample:
-        return []
-    sweep, boxes, names = dataset.sweeps[index], sample["gt_boxes"], sample["gt_names"]
-    entries = write_objects(out, DATABASE, sweep.name, sample["points"], boxes, names.tolist())
-    return [entry | {"sequence": sweep.scene.name, "frame_idx": sweep.number} for entry in entries]
-
-
-def _write(out: Path, parts: dict[str, list[Info]], report: PrepareReport, classes: Sequence[str]) -> None:
-    for mode, found in parts.items():
-        write_pickle(out / f"pandaset_infos_{mode}.pkl", [part["info"] for part in found])
-    write_database(out / "pandaset_dbinfos_train.pkl", parts["train"], report)
-    report.points = points_of_classes(parts["train"], classes)

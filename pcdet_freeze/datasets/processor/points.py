@@ -22,8 +22,13 @@ FAR = 40.0
 
 def points_in_range(points: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Mask (N,) of the points whose x and y lie in the range, both bounds included; z is not tested."""
-    inside = (points[:, :2] >= limits[:2]) & (points[:, :2] <= limits[3:5])
-    return inside.all(axis=1)
+    inside = np.ones(len(points), bool)
+    for axis in (0, 1):  # numpy's all() over two columns takes four times as long
+        column = points[:, axis]
+        # bounds are arrays: a number would be compared in the precision of the column
+        inside &= column >= limits[axis : axis + 1]
+        inside &= column <= limits[3 + axis : 4 + axis]
+    return inside
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,25 +46,15 @@ class SemanticKittiDataset(DatasetTemplate):
     absent_classes_count = True
     """the official mean is over all classes: one without a labelled point has an IoU of 0"""
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        settings: SemanticKittiSettings = self.read_settings(dataset_cfg)
+    def open_files(self, settings: SemanticKittiSettings) -> None:
         self.semantic = semantic_settings(settings.moving_classes)
-        self.semantic_class_names = self.semantic.classes
         self.numbers = np.array([found[0] for found in classes_of(settings.moving_classes).values()], "<u4")
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        self.sweeps = find_sweeps(self.root_path, settings.sequences.of(training))
+        self.sweeps = find_sweeps(self.root_path, settings.sequences.of(self.training))
         labelled = sum(sweep.labelled for sweep in self.sweeps)
         self.logger.info(
             "SemanticKITTI %s: %d of %d sweeps have labels", self.mode, labelled, len(self.sweeps)
         )
-        if training and not labelled:
+        if self.training and not labelled:
             raise DataError(
                 f"SEQUENCES.train must have label files, but none of the {len(self.sweeps)} sweeps in "
                 f"{self.root_path / 'sequences'} has labels/<sweep>.label; sequences 0 to 10 have them"

@@ -10,22 +10,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcdet_freeze.datasets.file_formats.files import write_pickle
+from pcdet_freeze.datasets.prepare_modes import Preparation, label_infos, prepare_modes
 from pcdet_freeze.datasets.prepare_parts import (
     Frames,
     Info,
     PrepareReport,
-    count_points,
     key_of,
-    make_parts,
-    parts_folder,
-    points_of_classes,
 )
-from pcdet_freeze.datasets.reading.timed_reads import limit_of, reads_within
 from pcdet_freeze.datasets.registry import Config
 from pcdet_freeze.datasets.semantic_kitti.dataset import NUM_FEATURES, SemanticKittiDataset
-
-PARTS = ".semantic_kitti_parts"
 
 
 def prepare_semantic_kitti(
@@ -37,26 +30,10 @@ def prepare_semantic_kitti(
 ) -> PrepareReport:
     """Read the sweeps of ``SEQUENCES`` at DATA_PATH and write their infos.
 
-    ``out_dir`` defaults to INFO_ROOT, then to the data folder. A bad sweep is left out, named with its
-    reason, and counted. Finished sweeps of an interrupted run are not read again, unless their files or the
-    config changed. Each file is written whole or not at all.
-
-    Raises:
-        DataError: a sequence that is not there, no good sweep, a folder that cannot be written.
-        ReadTimeoutError: a file is not read within DATA_CONFIG.TIMEOUT; the message names it.
+    See :func:`~pcdet_freeze.datasets.prepare_modes.prepare_modes`.
     """
-    log, report = logger or logging.getLogger("pcdet_freeze"), PrepareReport("sweep")
-    with reads_within(limit_of(dataset_cfg)):
-        modes = {mode: _dataset(dataset_cfg, class_names, mode, log) for mode in ("train", "test")}
-        out = Path(out_dir or modes["train"].info_root)
-        with parts_folder(out, PARTS) as folder:
-            for mode, dataset in modes.items():
-                parts = make_parts(_frames(dataset, mode), folder, workers, report)
-                write_pickle(out / f"semantic_kitti_infos_{mode}.pkl", [part["info"] for part in parts])
-                if mode == "train":
-                    report.points = points_of_classes(parts, dataset.semantic_class_names)
-    report.log(log, [], out)
-    return report
+    preparation = Preparation("semantic_kitti", "sweep", _dataset, _frames, has_objects=False)
+    return prepare_modes(preparation, dataset_cfg, class_names, out_dir, workers, logger)
 
 
 def _dataset(
@@ -68,7 +45,7 @@ def _dataset(
     return SemanticKittiDataset({**dataset_cfg, "SEQUENCES": sequences}, names, training=False, logger=log)
 
 
-def _frames(dataset: SemanticKittiDataset, mode: str) -> Frames:
+def _frames(dataset: SemanticKittiDataset, mode: str, out: Path) -> Frames:
     def key(index: int) -> str:
         sweep = dataset.sweeps[index]
         return key_of([sweep.points, sweep.labels], dict(dataset.dataset_cfg))
@@ -87,5 +64,4 @@ def _info(dataset: SemanticKittiDataset, index: int) -> Info:
     }
     if "point_labels" in sample:
         info["label_path"] = str(sweep.labels.relative_to(dataset.root_path))
-        info["point_counts"] = count_points(sample["point_labels"], dataset.semantic_class_names)
-    return info
+    return info | label_infos(sample, dataset.semantic_class_names)

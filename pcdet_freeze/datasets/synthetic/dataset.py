@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,17 +35,8 @@ class SyntheticDataset(LidarAnnos, DatasetTemplate):
     labels = LABEL_KEYS
     semantic_class_names = CLASSES
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
-        self.settings = read_settings(dataset_cfg, training)
-        self.lane_map_shape = self.settings.grid.shape
+    def open_files(self, settings: Any) -> None:
+        self.settings = read_settings(self.dataset_cfg, self.training)
         self._cache = FrameCache(self.settings, self.render, self.logger)
 
     @classmethod

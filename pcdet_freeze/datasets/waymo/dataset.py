@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from pcdet_freeze.datasets.labels.lidar_annos import LidarAnnos, add_levels, boxes_to_anno, in_range
 from pcdet_freeze.datasets.packed import Rows, frame_of, read_infos
-from pcdet_freeze.datasets.registry import DATASETS, Config, Sample
+from pcdet_freeze.datasets.registry import DATASETS, Sample
 from pcdet_freeze.datasets.template import DatasetTemplate
 from pcdet_freeze.datasets.waymo.segments import (
     Info,
@@ -35,18 +34,9 @@ class WaymoDataset(LidarAnnos, DatasetTemplate):
 
     Settings = WaymoSettings
 
-    def __init__(
-        self,
-        dataset_cfg: Config,
-        class_names: Sequence[str],
-        training: bool = True,
-        root_path: str | Path | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        self.settings: WaymoSettings = self.read_settings(dataset_cfg)
-        super().__init__(dataset_cfg, class_names, training, root_path, logger)
+    def open_files(self, settings: WaymoSettings) -> None:
         self.folder = self.root_path / self.settings.processed_data_tag
-        self.split = self.settings.data_split.of(training)
+        self.split = self.settings.data_split.of(self.training)
         self.infos = self._read_infos()
 
     def _read_infos(self) -> Rows:
@@ -112,13 +102,13 @@ def find_infos(root: Path, folder: Path, split: str, log: logging.Logger) -> lis
 
     Raises DataError where none is.
     """
-    names = segment_names(root, split)
+    names = segment_names(root, split, folder.name)
     paths = [path for name in names if (path := info_path(folder, name)) is not None]
     if not paths:
         raise DataError(
             f"none of the {len(names)} segments of ImageSets/{split}.txt is in {folder.absolute()}. "
-            "Convert the raw files with OpenPCDet's create_waymo_infos, and set DATA_PATH and "
-            "PROCESSED_DATA_TAG to its output"
+            "Convert the raw files with OpenPCDet's create_waymo_infos; set DATA_CONFIG.DATA_PATH to the "
+            "folder of its output, and DATA_CONFIG.PROCESSED_DATA_TAG to the folder of the segments in it"
         )
     if len(paths) < len(names):
         log.warning(

@@ -27,14 +27,18 @@ _INTENSITY = 3
 _BROKEN = (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError)
 
 
-def segment_names(root: Path, split: str) -> list[str]:
-    """Names of the segments in ``ImageSets/<split>.txt``, without the suffix of the raw file."""
+def segment_names(root: Path, split: str, tag: str) -> list[str]:
+    """Names of the segments in ``ImageSets/<split>.txt``, without the suffix of the raw file.
+
+    ``tag``: PROCESSED_DATA_TAG, the folder of the segments, for the error.
+    """
     path = inside(root / "ImageSets", f"{split}.txt", "DATA_SPLIT")
     try:
         lines = read_frame_ids(path)
     except DataError as error:
         raise DataError(
-            f"{error}. Set DATA_CONFIG.DATA_PATH to the folder that holds ImageSets and PROCESSED_DATA_TAG"
+            f"{error}. Set DATA_CONFIG.DATA_PATH to the folder that holds ImageSets/ and the segments in "
+            f"{tag}/ (DATA_CONFIG.PROCESSED_DATA_TAG)"
         ) from error
     return list(dict.fromkeys(line.removesuffix(".tfrecord") for line in lines))
 

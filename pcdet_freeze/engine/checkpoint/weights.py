@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,13 +82,17 @@ def load_pretrained(
     *,
     allow_mismatch: bool = False,
     trust: bool = False,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Load the tensors of ``path`` that fit by name and shape, and log a table of all.
+
+    ``checkpoint`` is the content of ``path``, where it was read already.
 
     Raises CheckpointError, and changes nothing, if a shape differs (unless ``allow_mismatch``, which skips
     such a tensor), if a head was trained for other classes (unless ``allow_mismatch``) or if no tensor fits.
     """
-    checkpoint = load_checkpoint(path, trust)
+    if checkpoint is None:
+        checkpoint = load_checkpoint(path, trust)
     state = fit_state(model, trained_weights(checkpoint), path)
     fit = compare_keys(model, state)
     if allow_mismatch:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pcdet_freeze.datasets.checks.frame_survey import FrameSurvey, survey_frame
 from pcdet_freeze.datasets.loader import EpochSampler, each_batch
 from pcdet_freeze.datasets.reading.frame_loader import FrameLoader
 from pcdet_freeze.datasets.reading.lone_reader import lone_reader
 from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, reads_within
+from pcdet_freeze.utils.progress import progress
 from pcdet_freeze.utils.rng import untouched_rng
 
 SAMPLE = 20
@@ -54,11 +53,8 @@ def survey_all(dataset: Any, workers: int) -> list[FrameSurvey]:
     frames: Any = SurveyedFrames(dataset)
     order = EpochSampler(frames, 1, shuffle=False, fill=False)
     loader = FrameLoader(frames, batch_size=1, sampler=order, num_workers=workers, collate_fn=_only)
-    bar = tqdm(
-        each_batch(loader), total=len(frames), desc="check", unit="frame", disable=not sys.stderr.isatty()
-    )
     with untouched_rng(accelerators=False):
-        return list(bar)
+        return list(progress(each_batch(loader), len(frames), "check", "frame"))
 
 
 def _only(surveys: Sequence[FrameSurvey]) -> FrameSurvey:

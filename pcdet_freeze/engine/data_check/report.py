@@ -13,7 +13,11 @@ from pcdet_freeze.engine.data_check import boxes, files, labels, points
 from pcdet_freeze.engine.data_check.boxes import boxes_by_class
 from pcdet_freeze.engine.data_check.expected import Columns, DataFinding, Expected
 from pcdet_freeze.engine.data_check.files import Frames
+from pcdet_freeze.utils.terminal import Color, paint, shorten, wrap
 
+HEAD = ("class", "boxes", "in range", "outside x, y, z", "empty", "points", "size (median, m)")
+LEAST_NAME = 8
+COLORS: dict[str, Color] = {"ERROR": "red", "WARNING": "yellow"}
 Check = Callable[[Frames, Expected], Iterator[DataFinding]]
 CHECKS: tuple[Check, ...] = (
     files.bad_files,
@@ -122,9 +126,17 @@ def _point_classes(report: DataReport) -> dict[str, int]:
     return dict(zip((*names, "no class"), counts.tolist(), strict=False))
 
 
-def as_text(report: DataReport) -> str:
-    """Figures, then a table of the boxes, then the findings."""
-    return "\n".join([*_figures(report), "", *_class_table(report), "", *finding_lines(report)])
+def as_text(report: DataReport, limit: int = 80) -> str:
+    """Figures, then a table of the boxes, then the findings, in lines of ``limit`` characters."""
+    figures = [line for text in _figures(report) for line in wrap(text[14:], limit, " " * 14, text[:14])]
+    found = [part for line in finding_lines(report) for part in _finding(line, limit)]
+    return "\n".join([*figures, "", *_class_table(report, limit), "", *found])
+
+
+def _finding(line: str, limit: int) -> list[str]:
+    level = line.partition(":")[0]
+    first, *rest = wrap(line, limit, "  ", "")
+    return [first.replace(level, paint(level, COLORS.get(level)), 1), *rest]
 
 
 def finding_lines(report: DataReport) -> list[str]:
@@ -155,23 +167,26 @@ def _words(spread: dict[str, float]) -> str:
     return f"{spread['min']:g} to {spread['max']:g} a frame, median {spread['median']:g}"
 
 
-def _class_table(report: DataReport) -> Iterator[str]:
+def _class_table(report: DataReport, limit: int) -> Iterator[str]:
     rows = class_rows(report)
     if not rows:
         return
-    wide = max(len("class"), *(len(row["class"]) for row in rows))
-    yield (
-        f"{'class':<{wide}}  {'boxes':>7}  {'in range':>8}  {'outside x, y, z':>18}  {'empty':>5}  "
-        f"{'points':>6}  size (median, m)"
-    )
-    for row in rows:
-        outside = ", ".join(map(str, row["outside"].values()))
-        size = " x ".join(f"{edge:g}" for edge in row["size"]) if row["size"] else "-"
-        middle = "-" if row["points"] is None else f"{row['points']:g}"
-        yield (
-            f"{row['class']:<{wide}}  {row['boxes']:>7}  {row['in_range']:>8}  {outside:>18}  "
-            f"{row['empty']:>5}  {middle:>6}  {size}{'' if row['trained'] else '  (not trained)'}"
-        )
+    lines = [HEAD, *map(_class_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths[0] = max(LEAST_NAME, min(widths[0], limit - sum(widths[1:]) - 2 * (len(HEAD) - 1)))
+    for name, *others, size in lines:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=False)]
+        yield "  ".join([shorten(name, widths[0]).ljust(widths[0]), *cells, size])
+    if not all(row["trained"] for row in rows):
+        yield "* not in CLASS_NAMES: not trained"
+
+
+def _class_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    outside = ", ".join(map(str, row["outside"].values()))
+    size = " x ".join(f"{edge:g}" for edge in row["size"]) if row["size"] else "-"
+    middle = "-" if row["points"] is None else f"{row['points']:g}"
+    name = row["class"] if row["trained"] else f"{row['class']}*"
+    return name, str(row["boxes"]), str(row["in_range"]), outside, str(row["empty"]), middle, size
 
 
 def worst_frames(report: DataReport, count: int) -> list[FrameSurvey]:

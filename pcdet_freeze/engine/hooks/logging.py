@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +16,21 @@ from tqdm import tqdm
 
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.run_events import EPOCH, RunEvents
+from pcdet_freeze.engine.remaining_time import RemainingTime
 from pcdet_freeze.engine.tracking.process import Trackers
 from pcdet_freeze.engine.trainer import Trainer
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.deferred_numbers import Number, read_numbers
 from pcdet_freeze.utils.output_files import write_text
+from pcdet_freeze.utils.progress import clock, shows_bars
+
+UNKNOWN = "--:--"
+"""total time of a training of which only the first iteration is done"""
+BAR = (
+    "{{desc}}: {{percentage:3.0f}}%|{{bar}}| {{n_fmt}}/{{total_fmt}} "
+    "[{{elapsed}}<{left}, {{rate_fmt}}{{postfix}}]"
+)
+"""as tqdm's own; the remaining time is that of the log"""
 
 
 class LogHook(Hook):
@@ -37,10 +46,10 @@ class LogHook(Hook):
         self._count, self._finite = 0, 0
         self._skipped: list[str] = []
         self._begin = time.monotonic()
-        self._first = 0
+        self._remaining = RemainingTime()
 
     def before_train(self, trainer: Trainer) -> None:
-        self._begin, self._first = time.monotonic(), trainer.iteration
+        self._begin, self._remaining = time.monotonic(), RemainingTime()
 
     def before_epoch(self, trainer: Trainer) -> None:
         self._sums, self._losses, self._skipped = {}, [], []
@@ -48,6 +57,7 @@ class LogHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         self._count += 1
+        self._remaining.step(trainer)
         self._losses.append(trainer.loss_on_device)  # read where a line is logged
         for name, value in trainer.seconds.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -68,15 +78,15 @@ class LogHook(Hook):
         self._losses, self._finite = [], self._finite + len(losses)
         mean = {name: total / self._count for name, total in self._sums.items()}
         mean["loss"] = self._sums["loss"] / self._finite if self._finite else math.nan
-        now, done = trainer.seconds, trainer.iteration - self._first
+        now, left = trainer.seconds, self._remaining.left(trainer)
         spent = time.monotonic() - self._begin
-        left = spent / done * trainer.iterations_left
+        total = UNKNOWN if left is None else clock(spent + left)
         epoch, length = trainer.epoch_number, trainer.epoch_length
         return (
             f"Train: {epoch:>4}/{trainer.epochs} ({100 * epoch // trainer.epochs:>3}%) "
             f"[{trainer.offset:>4}/{length} ({100 * trainer.offset // length:>3}%)]  "
             f"Loss: {trainer.loss:#.4g} ({mean['loss']:#.3g})  LR: {trainer.lr:.3e}  "
-            f"Time cost: {_clock(spent)}/{_clock(spent + left)}  Acc_iter {trainer.iteration}  "
+            f"Time cost: {clock(spent)}/{total}  Acc_iter {trainer.iteration}  "
             f"Data time: {now['data']:.2f}({mean['data']:.2f})  "
             f"Forward time: {now['forward']:.2f}({mean['forward']:.2f})  "
             f"Batch time: {now['batch']:.2f}({mean['batch']:.2f}){_head_losses(trainer.tb_dict)}"
@@ -167,36 +177,34 @@ class TensorboardHook(Hook):
         self.events.close()
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
-
-
 class ProgressHook(Hook):
     """One bar over all iterations, on rank 0, if standard error is a terminal (``show`` overrides this)."""
 
     def __init__(self, show: bool | None = None) -> None:
-        self.show = sys.stderr.isatty() if show is None else show
+        self.show = shows_bars() if show is None else show
         self._bar: Any = None
         self._shown = -math.inf
+        self._remaining = RemainingTime()
 
     def before_train(self, trainer: Trainer) -> None:
         if self.show and distributed.rank() == 0:
-            done = trainer.iteration
+            done, self._remaining = trainer.iteration, RemainingTime()
             self._bar = tqdm(
                 total=done + trainer.iterations_left,
                 initial=done,
                 desc="train",
                 dynamic_ncols=True,
                 leave=True,
+                bar_format=BAR.format(left=UNKNOWN),
             )
 
     def after_step(self, trainer: Trainer) -> None:
         if self._bar is not None:
+            self._remaining.step(trainer)
             if time.monotonic() - self._shown >= 1:  # reading the loss waits for the device
-                epoch, loss = trainer.epoch_number, f"{trainer.loss:.4g}"
-                self._bar.set_postfix(epoch=epoch, loss=loss, lr=f"{trainer.lr:.3e}", refresh=False)
+                left = self._remaining.left(trainer)
+                self._bar.bar_format = BAR.format(left=UNKNOWN if left is None else clock(left))
+                self._bar.set_postfix(epoch=trainer.epoch_number, loss=f"{trainer.loss:.4g}", refresh=False)
                 self._shown = time.monotonic()
             self._bar.update(1)
 

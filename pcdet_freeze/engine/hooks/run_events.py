@@ -92,9 +92,14 @@ class RunEvents:
         return iteration in self._evaluated
 
     def picture(self, tag: str, path: Path, iteration: int) -> None:
-        """A PNG at an iteration."""
-        if self._file is not None:
+        """A PNG at an iteration; one that cannot be read is left out with a warning."""
+        if self._file is None or self._trainer is None:
+            return
+        try:
             png = path.read_bytes()
+        except OSError as error:
+            self._trainer.logger.warning("The events lack the picture %s: %s", path, error)
+        else:
             self._file.add_picture(tag, png, iteration)
             self.trackers.picture(tag, png, iteration)
 

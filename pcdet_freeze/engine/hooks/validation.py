@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from pcdet_freeze.config.schema import BestSettings, ValidationKeys
+from pcdet_freeze.engine.checkpoint.io import newest_checkpoint
 from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import write_checkpoint
 from pcdet_freeze.engine.hooks.ema import model_to_evaluate
@@ -148,8 +150,8 @@ class ValidationHook(Hook):
                     f"The task {task_of(name)} must keep its metric within OPTIMIZATION.GUARD, but {name} "
                     f"went from {before:.4g} to {now:.4g} after epoch {trainer.epoch}: by {fall:.4g}, where "
                     f"{allowed:g} is allowed. Freeze what the task needs (`pcdet-freeze suggest --keep`), "
-                    "lower its learning rate (MODEL.FREEZE.LR_SCALE), or allow more. The last checkpoint is "
-                    "from the epoch before."
+                    "lower its learning rate (MODEL.FREEZE.LR_SCALE), or allow more. "
+                    f"{_newest(self.path.parent, trainer.logger)}"
                 )
 
     def _compare(self, trainer: Trainer, best: BestSettings, found: Mapping[str, float]) -> None:
@@ -192,6 +194,18 @@ def validation_settings(
 def evaluates_between(optim_cfg: Mapping[str, Any]) -> bool:
     """Whether a training needs its test data between epochs: BEST, GUARD, VALIDATION_LOSS."""
     return validation_settings(optim_cfg) is not None or bool(optim_cfg.get("VALIDATION_LOSS"))
+
+
+def _newest(folder: Path, logger: logging.Logger) -> str:
+    """A sentence about the checkpoint in ``folder`` with the most iterations."""
+    try:
+        found = newest_checkpoint(folder, logger)
+    except CheckpointError as error:
+        return str(error)
+    if found is None:
+        return f"No checkpoint is in {folder} yet."
+    path, state = found
+    return f"The newest checkpoint is {path} (epoch {state.get('epoch')}, iteration {state.get('it')})."
 
 
 def _value(found: Mapping[str, float], name: str, key: str) -> float:

@@ -44,6 +44,7 @@ class Evaluation:
             save_to_file=context.options.save_to_file,
             infer_time=self.infer_time,
             points=points,
+            digest=context.options.digest,
         )
         if self.on_result is not None:
             self.on_result(epoch, self.metrics, points)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,19 +15,21 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pcdet_freeze.datasets.loader import each_batch
 from pcdet_freeze.engine.checkpoint.io import epoch_of
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
 from pcdet_freeze.engine.hooks.event_file import EventFile
 from pcdet_freeze.engine.testing.joined_scores import score_with_parts
+from pcdet_freeze.engine.testing.output_digest import OutputDigests, to_plain
 from pcdet_freeze.engine.testing.scoring import FrameResult, TaskCounter
 from pcdet_freeze.evaluation import PrecisionRecall
+from pcdet_freeze.freezing.checks.output_drift import plain_arithmetic
 from pcdet_freeze.freezing.verification.averages import trained_weights
 from pcdet_freeze.models import load_data_to_gpu
 from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.output_files import write_text, writing
+from pcdet_freeze.utils.progress import progress
 from pcdet_freeze.utils.untrusted_files.safe_torch_load import load_checkpoint
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ def eval_one_epoch(
     save_to_file: bool = False,
     infer_time: bool = False,
     points: list[PrecisionRecall] | None = None,
+    digest: bool = False,
 ) -> dict[str, float]:
     """Predict every frame of ``loader`` and score the predictions; returns metric name -> value.
 
@@ -56,7 +58,8 @@ def eval_one_epoch(
     On rank 0 writes ``result.pkl`` (the boxes, as OpenPCDet does) and ``result.json`` (the metrics) to
     ``result_dir``, and with ``save_to_file`` one text file a frame below ``final_result/data``. With
     ``dist_test`` each rank predicts its share; all ranks return the same metrics. ``points`` gets the counts
-    of the precision curves, on rank 0.
+    of the precision curves, on rank 0. With ``digest``, predicts in plain arithmetic and also writes
+    ``digest.json``, the digests of all outputs (:class:`OutputDigests`).
     Raises DataError unless there is one prediction for each frame, and a label to score one of them.
     """
     logger.info("*************** EPOCH %s EVALUATION *****************", epoch_id)
@@ -67,7 +70,8 @@ def eval_one_epoch(
             text_folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     counter = TaskCounter(loader.dataset)
-    share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter)
+    digests = OutputDigests(model) if digest else None
+    share = _predict(model, loader, cfg["CLASS_NAMES"], text_folder, counter, logger, digests)
     frames, recall = share.frames, share.recall
     if dist_test:
         frames = interleave(distributed.gather(frames), len(loader.dataset))
@@ -82,7 +86,7 @@ def eval_one_epoch(
         else {}
     )
     if folder is not None:
-        distributed.main_only(lambda: _write(folder, frames, result))
+        distributed.main_only(lambda: _write(folder, frames, result, digests))
         logger.info("Result is saved to %s", folder)
     return result
 
@@ -99,7 +103,13 @@ class _Share:
 
 
 def _predict(
-    model: nn.Module, loader: Any, class_names: list[str], text_folder: Path | None, counter: TaskCounter
+    model: nn.Module,
+    loader: Any,
+    class_names: list[str],
+    text_folder: Path | None,
+    counter: TaskCounter,
+    logger: logging.Logger,
+    digests: OutputDigests | None,
 ) -> _Share:
     model = distributed.unwrap(model)
     device = next(model.parameters()).device
@@ -107,15 +117,17 @@ def _predict(
     model.eval()
     if hasattr(loader.sampler, "set_epoch"):
         loader.sampler.set_epoch(0)
-    hidden = distributed.rank() > 0 or not sys.stderr.isatty()
-    for batch in tqdm(
-        each_batch(loader), total=len(loader), desc="eval", dynamic_ncols=True, leave=False, disable=hidden
-    ):
+    batches = each_batch(loader)
+    if distributed.rank() == 0:
+        batches = progress(batches, len(loader), "eval", "batch", logger.info)
+    for batch in batches:
         load_data_to_gpu(batch, device)
         begin = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if digests is None else plain_arithmetic():
             predictions, recall = model(batch)
         share.seconds += time.perf_counter() - begin
+        if digests is not None:
+            digests.add(batch, predictions)
         for key, value in recall.items():
             share.recall[key] = share.recall.get(key, 0) + float(value)
         annos = _annos(loader.dataset, batch, predictions, class_names, text_folder)
@@ -149,12 +161,16 @@ def interleave(parts: Sequence[Sequence[T]], total: int) -> list[T]:
     return merged[:total]
 
 
-def _write(folder: Path, frames: Sequence[FrameResult], result: Mapping[str, float]) -> None:
+def _write(
+    folder: Path, frames: Sequence[FrameResult], result: Mapping[str, float], digests: OutputDigests | None
+) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "result.pkl").open("wb") as file:
             pickle.dump([frame.anno for frame in frames], file)
     write_text(folder / "result.json", json.dumps(dict(result), indent=1, sort_keys=True) + "\n")
+    if digests is not None:
+        write_text(folder / "digest.json", json.dumps(to_plain(digests.found), indent=1) + "\n")
 
 
 def evaluate_all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,26 +39,42 @@ class OutputDigest:
         return self._hash.hexdigest()
 
 
-@torch.no_grad()
-def output_digests(model: nn.Module, loader: Iterable[Any], device: torch.device) -> dict[str, OutputDigest]:
-    """Name -> digest over all frames of ``loader``, in eval mode and plain arithmetic.
+class OutputDigests:
+    """Digests of all outputs of a model over the frames that it predicts in eval mode and plain arithmetic.
 
     The names are those of the heads (raw outputs: the declared keys, and tensors that are kept for the loss)
     and the keys of the predictions (``pred_boxes``, ``pred_lane_map`` ...).
 
     Equal digests mean equal bits. Digests depend on device, thread count and batch size.
     """
-    root, found = unwrap(model), dict[str, OutputDigest]()
-    heads = [stage for stage in stages(root) if stage.has_loss]
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found: dict[str, OutputDigest] = {}
+        self._heads = [stage for stage in stages(unwrap(model)) if stage.has_loss]
+
+    def add(self, batch: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
+        """Add a batch after the forward, and what the model returned."""
+        for head in self._heads:
+            kept = getattr(head.module, "forward_ret_dict", {})
+            raw = {"kept": kept, **{key: batch.get(key) for key in sorted(head.writes)}}
+            self.found.setdefault(head.name, OutputDigest()).add(tensors_with_path(raw), rows=False)
+        for frame in predictions:
+            for key, value in frame.items():
+                self.found.setdefault(key, OutputDigest()).add(tensors_with_path(value), rows=True)
+
+
+@torch.no_grad()
+def output_digests(model: nn.Module, loader: Iterable[Any], device: torch.device) -> dict[str, OutputDigest]:
+    """Name -> digest over all frames of ``loader``, see :class:`OutputDigests`."""
+    root, digests = unwrap(model), OutputDigests(model)
     with eval_mode(root), plain_arithmetic():
         for batch in loader:
             load_data_to_gpu(batch, device)
             predictions, _ = root(batch)
-            for head in heads:
-                kept = getattr(head.module, "forward_ret_dict", {})
-                raw = {"kept": kept, **{key: batch.get(key) for key in sorted(head.writes)}}
-                found.setdefault(head.name, OutputDigest()).add(tensors_with_path(raw), rows=False)
-            for frame in predictions:
-                for key, value in frame.items():
-                    found.setdefault(key, OutputDigest()).add(tensors_with_path(value), rows=True)
-    return found
+            digests.add(batch, predictions)
+    return digests.found
+
+
+def to_plain(found: Mapping[str, OutputDigest]) -> dict[str, dict[str, Any]]:
+    """Plain data, for JSON: name -> ``digest`` and ``count``."""
+    return {name: {"digest": digest.hexdigest(), "count": digest.count} for name, digest in found.items()}

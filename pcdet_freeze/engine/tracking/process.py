@@ -67,18 +67,25 @@ class TrackerProcess:
         """Hand over a message; nothing is waited for."""
         if self._process is None:
             return
-        self._waiting += json.dumps(message, default=str).encode() + b"\n"
-        self._exchange()
+        try:
+            self._waiting += json.dumps(message, default=str).encode() + b"\n"
+            self._exchange()
+        except (OSError, TypeError, ValueError) as error:  # whatever it is, the training goes on
+            self._fail(f"{type(error).__name__}: {error}")
+            self._end(0)
         if len(self._waiting) > MOST_BYTES:
             self._fail(f"it does not answer, and {len(self._waiting) >> 20} MiB wait for it")
             self._end(0)
 
     def wait_until_finished(self, seconds: float) -> None:
         """Wait until the tracker has done what the last message says; gives up after ``seconds``."""
-        if self._process is None:
-            return
-        if not self._pump(seconds, lambda: self._done) and self._process is not None:
-            self._fail(f"it has not finished within {seconds:.0f} s; it may lack the last figures and files")
+        try:
+            if not self._pump(seconds, lambda: self._done) and self._process is not None:
+                self._fail(
+                    f"it has not finished within {seconds:.0f} s; it may lack the last figures and files"
+                )
+        except (OSError, TypeError, ValueError) as error:
+            self._fail(f"{type(error).__name__}: {error}")
         self._end(5)
 
     def _pump(self, seconds: float, is_over: Callable[[], bool]) -> bool:

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcdet_freeze.errors import ConfigError, DataError
+from pcdet_freeze.errors import DataError
 from pcdet_freeze.models.context import BuildContext
 from pcdet_freeze.models.loss_normalization import Normalizers, for_log, normalizers_of
 from pcdet_freeze.models.map_layers import Conv2d
-from pcdet_freeze.models.partial_labels import frame_names, labelled_frames
 from pcdet_freeze.models.registry import TASK_HEADS
 from pcdet_freeze.models.task_heads.losses import lovasz_softmax_sum
-from pcdet_freeze.models.task_heads.segment_settings import SegmentHeadSettings
-from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of, count_each, in_cells
-from pcdet_freeze.utils.devices import host_copy, is_accelerator, send_together
-
-WHERE = "MODEL.SEGMENT_HEAD (SegmentHead)"
+from pcdet_freeze.models.task_heads.segment_settings import WHERE, SegmentHeadSettings, number_of_classes
+from pcdet_freeze.models.task_heads.segment_targets import cell_means as cell_means
+from pcdet_freeze.models.task_heads.segment_targets import evenly_spaced, targets_of
+from pcdet_freeze.ops.bev_cells import IGNORE, cell_majority, cells_of, in_cells
+from pcdet_freeze.utils.devices import host_copy, is_accelerator
 
 
 @TASK_HEADS.register
@@ -40,7 +39,7 @@ class SegmentHead(nn.Module):
         super().__init__()
         given = context.features_of("seg_features_2d", WHERE)
         self.settings = settings
-        self.num_class = _number_of_classes(settings, context)
+        self.num_class = number_of_classes(settings, context)
         self.limits = context.point_cloud_range
         layers: list[nn.Module] = []
         width = given.channels + 2 * context.num_point_features + 2
@@ -78,8 +77,9 @@ class SegmentHead(nn.Module):
             if cell_logits is not None:
                 batch_dict["cell_logits"] = cell_logits
             return batch_dict
-        labels, sizes = self._targets(batch_dict, len(features))
-        chosen = self._subsample(points[:, 0].long(), sizes)
+        most = self.settings.max_points
+        labels, sizes = targets_of(batch_dict, len(features), self.num_class, count_points=most is not None)
+        chosen = evenly_spaced(points[:, 0].long(), sizes, most)
         of_points = self.point_features(points, cells, shape, len(features))
         self.forward_ret_dict = {
             "logits": self.point_logits(features, of_points[chosen], cells[chosen]),
@@ -203,115 +203,6 @@ class SegmentHead(nn.Module):
         seen = self.class_weights.new_zeros(batch_size + 1).index_fill_(0, frames, 1.0)
         return seen[:batch_size].sum()
 
-    def _subsample(self, frames: Tensor, sizes: list[int]) -> Tensor:
-        """Indices of at most MAX_POINTS points of each frame, evenly spaced.
-
-        Args:
-            frames: (N,) int64, frame of each point.
-            sizes: number of points of each frame; empty without MAX_POINTS.
-        """
-        most = self.settings.max_points
-        if most is None or max(sizes, default=0) <= most:
-            return torch.arange(len(frames), device=frames.device)
-        on_host = [torch.tensor([min(number, most) for number in sizes]), torch.tensor(sizes)]
-        kept, size = send_together(on_host, frames.device)
-        total = sum(min(number, most) for number in sizes)
-        place = torch.arange(total, device=frames.device)
-        frame = torch.bucketize(place, kept.cumsum(dim=0), right=True)
-        within = (place - (kept.cumsum(dim=0) - kept)[frame]) * size[frame] // kept[frame]
-        return frames.argsort(stable=True)[(size.cumsum(dim=0) - size)[frame] + within]
-
-    def _targets(self, batch_dict: dict[str, Any], samples: int) -> tuple[Tensor, list[int]]:
-        """(N,) labels, 255 in unlabelled frames, and with MAX_POINTS the number of points of each frame.
-
-        Raises DataError if the labels are invalid or all ignored.
-        """
-        points, frames = batch_dict["points"], labelled_frames(batch_dict, "point_labels", WHERE)
-        sizes = self._sizes(points, samples)
-        if "point_labels" not in batch_dict:
-            return torch.full((len(points),), IGNORE, device=points.device), sizes
-        labels = batch_dict["point_labels"]
-        if labels.shape != points.shape[:1]:
-            raise DataError(
-                f"{WHERE} needs one label per point; the batch has {len(points)} points and point_labels of "
-                f"shape {tuple(labels.shape)}"
-            )
-        self._check_labels(batch_dict, host_copy(points)[:, 0], host_copy(labels))
-        labels = labels.long()
-        return (labels if frames is None else _of_labelled(labels, points[:, 0], frames)), sizes
-
-    def _check_labels(self, batch_dict: dict[str, Any], samples: Tensor, labels: Tensor) -> None:
-        """Raise DataError if ``labels`` (N,) are no classes, or all ignored; they are on the CPU, as are the
-        numbers of their ``samples`` (N,)."""
-        flags = labelled_frames(batch_dict, "point_labels", WHERE)
-        flags = None if flags is None else host_copy(flags)
-        labels = labels.long() if flags is None else _of_labelled(labels.long(), samples, flags)
-        wrong = (labels != IGNORE) & ((labels < 0) | (labels >= self.num_class))
-        if bool(wrong.any()):
-            found = torch.unique(labels[wrong])[:8].tolist()
-            inside = samples[wrong].long().bincount(minlength=int(batch_dict["batch_size"])) > 0
-            raise DataError(
-                f"point_labels must be 0..{self.num_class - 1} or {IGNORE} (ignore); got {found} in the "
-                f"frames {frame_names(batch_dict, inside)}: map them to the classes of {WHERE}"
-            )
-        if len(labels) and bool((labels == IGNORE).all()) and (flags is None or bool(flags.any())):
-            raise DataError(
-                f"{WHERE} needs labelled points, but all point_labels are {IGNORE} (ignore) in the frames "
-                f"{frame_names(batch_dict, flags)}. Remove these labels, or remove the frames."
-            )
-
-    def _sizes(self, points: Tensor, samples: int) -> list[int]:
-        """Points of each frame; none without MAX_POINTS, which alone needs them."""
-        if self.settings.max_points is None:
-            return []
-        sizes: list[int] = host_copy(points)[:, 0].long().bincount(minlength=samples).tolist()
-        return sizes
-
     def __getstate__(self) -> dict[str, Any]:
         # outputs belong to the last batch, and non-leaf tensors can be neither copied nor pickled
         return {**self.__dict__, "forward_ret_dict": {}}
-
-
-def _of_labelled(labels: Tensor, samples: Tensor, flags: Tensor) -> Tensor:
-    """``labels`` (N,), 255 in the samples without flag (B,)."""
-    return torch.where(flags[samples.long()], labels, IGNORE)
-
-
-@torch.no_grad()
-def cell_means(columns: Tensor, cells: Tensor, count: int) -> Tensor:
-    """(N, C): mean of ``columns`` (N, C) over all points in the cell of each point.
-
-    Sums are in fixed point with 1/65536 resolution, so that the result does not depend on the order of
-    summation and is deterministic on a GPU too.
-
-    Args:
-        cells: (N,) int64 in 0..count - 1.
-        count: number of cells.
-    """
-    if len(cells) == 0:
-        return columns
-    whole = (columns.double() * 65536).round().long()
-    total = whole.new_zeros(count, columns.shape[1]).index_add_(0, cells, whole)
-    points = count_each(cells, count)
-    return (total / (65536.0 * points.clamp(min=1).unsqueeze(1)))[cells].to(columns.dtype)
-
-
-def _number_of_classes(settings: SegmentHeadSettings, context: BuildContext) -> int:
-    names = context.semantic_class_names
-    if settings.num_class is None and not names:
-        raise ConfigError(
-            f"{WHERE}: the data set has no semantic classes. Add point_labels (docs/labels.md: "
-            "GET_ITEM_LIST, SEMANTIC.CLASSES), or set NUM_CLASS if the head is not trained."
-        )
-    number = settings.num_class or len(names)
-    if names and number != len(names):
-        raise ConfigError(
-            f"{WHERE}: NUM_CLASS must be the number of semantic classes of the data set, {len(names)} "
-            f"({', '.join(names)}); got {number}"
-        )
-    if len(settings.loss_config.class_weights) not in (0, number):
-        raise ConfigError(
-            f"{WHERE}: LOSS_CONFIG.CLASS_WEIGHTS must have {number} entries, one per class, or none; got "
-            f"{len(settings.loss_config.class_weights)}"
-        )
-    return number

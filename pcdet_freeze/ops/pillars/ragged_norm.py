@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pcdet_freeze.ops.pillars.ragged_kernels import arrays, has_kernels, kernels
 from pcdet_freeze.ops.pillars.ragged_pillars import RaggedPillars
+from pcdet_freeze.utils.devices import has_cpu_forms
 
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+BLOCK = 1 << 17
+"""values of a block, per thread: 512 kB, half of the second-level cache of a core"""
 
 
 @dataclass(frozen=True)
@@ -190,10 +194,14 @@ class _Normalise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, *(again or (rows,)))
         ctx.statistics, ctx.dtype = statistics, rows.dtype
-        # the order of torch's kernel for strided tensors, which the padded form runs
-        result = _precise(rows).sub(statistics.mean).mul_(statistics.invstd)
-        result = result if weight is None else result.mul_(weight)
-        return (result if bias is None else result.add_(bias)).to(rows.dtype)
+        given = _precise(rows)
+        result = torch.empty_like(given)
+        for block in _blocks(given, statistics.points):
+            # the order of torch's kernel for strided tensors, which the padded form runs
+            part = torch.sub(given[block], statistics.mean, out=result[block]).mul_(statistics.invstd)
+            part = part if weight is None else part.mul_(weight)
+            part = part if bias is None else part.add_(bias)
+        return result.to(rows.dtype)
 
     @staticmethod
     @once_differentiable
@@ -202,29 +210,54 @@ class _Normalise(torch.autograd.Function):
         again: Any = (None if tensor is None else tensor.to(ctx.dtype) for tensor in saved)
         rows = saved[0] if len(saved) == 1 else F.linear(*again)
         gradient = _precise(gradient)
-        standard = _precise(rows).sub(known.mean).mul_(known.invstd)
-        for_weight = (gradient * standard).sum(dim=0, dtype=torch.float64)
-        for_bias = gradient.sum(dim=0, dtype=torch.float64)
+        standard, sums = _standardised(_precise(rows), gradient, known)
+        for_bias, for_weight = sums.to(known.mean.dtype)
         for_rows = None
         if ctx.needs_input_grad[0]:
-            for_rows = _for_rows(gradient, standard, torch.stack([for_bias, for_weight]), known)
-            for_rows.mul_(known.invstd if weight is None else known.invstd * weight)
-            for_rows = for_rows.to(ctx.dtype)
-        own = (for_weight.to(known.mean.dtype), for_bias.to(known.mean.dtype))
+            factor = known.invstd if weight is None else known.invstd * weight
+            for_rows = _for_rows(gradient, standard, sums, factor, known).to(ctx.dtype)
+        own = (for_weight, for_bias)
         of_weight, of_bias = (g if ctx.needs_input_grad[1 + i] else None for i, g in enumerate(own))
         return for_rows, of_weight, of_bias, *[None] * (1 if len(saved) == 1 else 4)
 
 
-def _for_rows(gradient: Tensor, standard: Tensor, sums: Tensor, known: _Statistics) -> Tensor:
-    """Gradient of the rows, before the factor of their channel; overwrites ``standard``.
+def _blocks(rows: Tensor, points: int) -> list[slice]:
+    """Slices of ``rows`` (R, C) that fit into a cache of the CPU, those of points and of padding apart.
+
+    On other devices each of the two parts is one slice: there the host would launch more kernels.
+    """
+    size = max(1, BLOCK * torch.get_num_threads() // rows.shape[1]) if has_cpu_forms(rows) else max(points, 1)
+    begins = [*range(0, points, size), points]
+    return [slice(*ends) for ends in (*pairwise(begins), (points, len(rows)))]
+
+
+def _standardised(rows: Tensor, gradient: Tensor, known: _Statistics) -> tuple[Tensor, Tensor]:
+    """Standardised rows, and the sums (2, C) in float64 of the gradient, and of its product with them.
+
+    A sum in float64 first copies its rows to float64, which is slow where the copy does not fit in a cache.
+    """
+    standard, sums = torch.empty_like(rows), rows.new_zeros(2, rows.shape[1], dtype=torch.float64)
+    for block in _blocks(rows, known.points):
+        part, upper = torch.sub(rows[block], known.mean, out=standard[block]), gradient[block]
+        part.mul_(known.invstd)
+        sums[0] += upper.sum(dim=0, dtype=torch.float64)
+        sums[1] += (upper * part).sum(dim=0, dtype=torch.float64)
+    return standard, sums
+
+
+def _for_rows(gradient: Tensor, standard: Tensor, sums: Tensor, factor: Tensor, known: _Statistics) -> Tensor:
+    """Gradient of the rows, with the ``factor`` (C,) of their channel; overwrites ``standard``.
 
     The statistics depend on each slot: a row of the padding has the share of all its slots.
     """
     if known.slots is None:
-        return gradient.clone()
+        return gradient * factor
     if known.group is not None:
         dist.all_reduce(sums, group=known.group)
     first, second = (sums / known.count).to(standard)
-    share = standard.mul_(second).add_(first)
-    share[known.points :].mul_(known.slots)
-    return share.neg_().add_(gradient)
+    for block in _blocks(standard, known.points):
+        share = standard[block].mul_(second).add_(first)
+        if block.start == known.points:
+            share.mul_(known.slots)
+        share.neg_().add_(gradient[block]).mul_(factor)
+    return standard

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,33 @@ def test_the_estimated_time_ends_with_max_iters(logger: Any, caplog: pytest.LogC
     found = [TIMES.search(message).groups() for message in caplog.messages]
     assert found[0][2] == "1" and found[-1][2] == "6"
     assert found[-1][0] == found[-1][1]  # nothing is left after the last iteration
+
+
+def test_a_line_of_the_log_leaves_the_progress_bar_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    logger = create_logger(name="pcdet_freeze.bar")
+    monkeypatch.setattr("sys.stderr", sys.stdout)  # one terminal
+    toy_trainer([LogHook(every=1), ProgressHook(show=True)], max_iters=3, logger=logger).run()
+    close_logger(logger)
+    lines = [line.rpartition("\r")[2] for line in capsys.readouterr().out.splitlines()]
+    found = [line for line in lines if "Acc_iter" in line]
+    assert len(found) == 3 and not any("train:" in line for line in found)
+
+
+def test_the_level_of_a_warning_is_coloured_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for forced in ("0", "1"):
+        monkeypatch.setenv("FORCE_COLOR", forced)
+        logger = create_logger(tmp_path / "log.txt", name="pcdet_freeze.colour")
+        logger.warning("a WARNING")
+        close_logger(logger)
+    plain, coloured = capsys.readouterr().out.splitlines()
+    assert plain.endswith("  WARNING  a WARNING") and coloured.endswith("  \033[33mWARNING\033[0m  a WARNING")
+    assert "\033" not in (tmp_path / "log.txt").read_text()
 
 
 def test_the_last_iteration_of_max_iters_is_logged(logger: Any, caplog: pytest.LogCaptureFixture) -> None:

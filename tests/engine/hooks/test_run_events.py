@@ -115,6 +115,14 @@ def test_frames_are_drawn_after_evaluations_between_epochs_and_taken_from_the_re
     assert found[-1][2].encoded_image_string == (root / "000001.png").read_bytes()
 
 
+def test_a_picture_that_is_gone_is_a_warning(tmp_path: Path, caplog: Any) -> None:
+    tensorboard = TensorboardHook(tmp_path / "events", keep_open=True)
+    draws = Draws(tmp_path)
+    draws.pictures = [Picture("gone", "", "gone.png")]
+    toy_trainer([tensorboard, LastEventsHook(tensorboard.events, draws, RunFolders(tmp_path), None)]).run()
+    assert len(caplog.messages) == 1 and "gone.png" in caplog.text
+
+
 class EvaluatesOnly(Hook):
     """After the second and the last epoch."""
 

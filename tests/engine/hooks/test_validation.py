@@ -105,6 +105,17 @@ def test_a_task_that_falls_too_far_ends_the_run_before_its_checkpoint(tmp_path: 
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["checkpoint_epoch_1.pth"]
 
 
+@pytest.mark.parametrize(
+    ("interval", "known"),
+    [(2, r"checkpoint_epoch_2\.pth \(epoch 2, iteration \d+\)"), (9, "No checkpoint is in ")],
+)
+def test_the_error_of_a_guard_names_the_newest_checkpoint(tmp_path: Path, interval: int, known: str) -> None:
+    hook = ValidationHook(Scores(60, 60, 60, 60, 50), tmp_path, None, {MIOU: 1.0})
+    trainer = toy_trainer([hook, CheckpointHook(tmp_path, interval)], epochs=5)
+    with pytest.raises(TrainingError, match=f"after epoch 4.*{known}"):
+        trainer.run()
+
+
 NAN = float("nan")
 
 

@@ -13,9 +13,12 @@ from task_cases import STAGE_2, task_batch, task_config, task_model
 from pcdet_freeze.__main__ import main
 from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.datasets import build_dataset
+from pcdet_freeze.engine.run_context import EvalOptions, RunContext
 from pcdet_freeze.engine.testing.output_digest import output_digests
+from pcdet_freeze.errors import ConfigError
 from pcdet_freeze.freezing import freeze
 from pcdet_freeze.models import build_network
+from pcdet_freeze.utils.distributed import World
 
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
 ROOT = Path(__file__).parents[3]
@@ -74,16 +77,28 @@ def test_boxes_are_counted_and_the_mode_is_left_as_it_was() -> None:
     )
 
 
-def test_the_command_prints_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_and_an_evaluation_write_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = cfg_from_yaml_file(ROOT / "cfgs/synthetic_models/stage1_detect.yaml")
     cfg.DATA_CONFIG.NUM_SCENES.test = 1
     data = build_dataset(cfg.DATA_CONFIG, cfg.CLASS_NAMES, False)
     model = build_network(cfg.MODEL, len(cfg.CLASS_NAMES), data)
     torch.save({"model_state": model.state_dict()}, tmp_path / "a.pth")
     words = ["--cfg_file", str(ROOT / "cfgs/synthetic_models/stage1_detect.yaml"), "--device", "cpu"]
-    words += ["--ckpt", str(tmp_path / "a.pth"), "--out", str(tmp_path / "a.json")]
-    assert main(["digest", *words, "--set", "DATA_CONFIG.NUM_SCENES.test", "1"]) == 0
+    words += ["--ckpt", str(tmp_path / "a.pth"), "--batch_size", "2"]
+    few = ["--set", "DATA_CONFIG.NUM_SCENES.test", "1", "DATA_CONFIG.CACHE", str(tmp_path / "scenes")]
+    assert main(["digest", *words, "--out", str(tmp_path / "a.json"), *few]) == 0
     written = json.loads((tmp_path / "a.json").read_text())
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
         [name, entry["digest"]] for name, entry in written.items()
     ]
+    assert main(["test", *words, "--workers", "0", "--output_dir", str(tmp_path), "--digest", *few]) == 0
+    (file,) = tmp_path.glob("**/digest.json")
+    assert json.loads(file.read_text()) == written and (file.parent / "result.json").is_file()
+
+
+def test_digests_of_an_evaluation_need_a_single_process() -> None:
+    rest: Any = dict.fromkeys(("cfg", "device", "folders", "logger", "plan"))
+    with pytest.raises(ConfigError, match=r"--digest .* one process .* got 2"):
+        RunContext(EvalOptions(digest=True), world=World(0, 2, 0), **rest)

@@ -96,7 +96,11 @@ def test_a_tracker_that_cannot_start_says_why_without_secrets(
 
 @pytest.mark.parametrize(
     ("log", "why"),
-    [("raise OSError('no space left')", "no space left"), ("os._exit(3)", "process has ended")],
+    [
+        ("raise OSError('no space left')", "no space left"),
+        ("os._exit(3)", "process has ended"),
+        ("os.write(4, b'nonsense\\n')", "JSONDecodeError"),
+    ],
 )
 def test_trouble_in_a_training_is_one_warning_and_the_training_is_the_same(
     tmp_path: Path, monkeypatch: Any, caplog: Any, log: str, why: str

@@ -1,0 +1,1 @@
+"""Help, examples and flags of each command; no torch is imported, so that help and completion are fast."""
