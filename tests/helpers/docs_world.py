@@ -173,8 +173,8 @@ def _kitti(world: World) -> None:
 
 
 def _no_images(world: World) -> None:
-    shutil.rmtree(world.folder / "data/kitti/training/image_2")
-    (world.folder / "data/kitti/training/image_2").mkdir()
+    for image in (world.folder / "data/kitti/training/image_2").iterdir():
+        image.unlink()
 
 
 def _kitti_infos(world: World) -> None:
@@ -200,13 +200,12 @@ def _small_nuscenes(folder: Path) -> None:
 
 
 def _other_sets(world: World) -> None:
-    data = world.folder / "data"
     made: dict[str, Callable[[Path], Any]] = {
         "nuscenes": _small_nuscenes, "waymo": make_waymo, "once": make_once, "pandaset": make_pandaset,
     }  # fmt: skip
     for name, make in made.items():
         if f"data/{name}" in (ROOT / world.page).read_text() or "mixed" in world.page:
-            make(data / name)
+            make(world.folder / "data" / name)
 
 
 def _pandaset_stages(world: World) -> None:
@@ -217,10 +216,6 @@ def _pandaset_stages(world: World) -> None:
 def _semantic_kitti(world: World) -> None:
     for number in range(11):
         make_sequence(world.folder / "data/semantic_kitti", number, sweeps=1)
-
-
-def _argoverse2(world: World) -> None:
-    make_log(world.folder / "data/av2/val")
 
 
 def _nuscenes_results(world: World) -> None:
@@ -274,17 +269,13 @@ def _openpcdet(world: World) -> None:
 STAGE1 = "output/synthetic_models/stage1_detect/default/ckpt/checkpoint_epoch_5.pth"
 
 
-def _openpcdet_at_home(world: World) -> None:
-    shutil.copytree(STANDIN, world.folder / "OpenPCDet")
-
-
 HEADS = _stages("det.pth", "seg.pth", "lane.pth")
-PAGES: dict[str, tuple[Callable[[World], None], ...]] = {
+PAGES: dict[str, tuple[Callable[[World], Any], ...]] = {
     "README.md": (_kitti, _openpcdet, HEADS),
     "docs/benchmarks.md": (_kitti_elsewhere, _stages(STAGE1)),
     "docs/check_data.md": (_kitti, _kitti_infos),
     "docs/datasets.md": (_kitti_elsewhere,),
-    "docs/datasets/argoverse2.md": (_argoverse2,),
+    "docs/datasets/argoverse2.md": (lambda world: make_log(world.folder / "data/av2/val"),),
     "docs/datasets/nuscenes.md": (_other_sets, _nuscenes_results),
     "docs/datasets/once.md": (_other_sets,),
     "docs/datasets/pandaset.md": (_other_sets, _pandaset_stages),
@@ -299,7 +290,11 @@ PAGES: dict[str, tuple[Callable[[World], None], ...]] = {
     "docs/pictures.md": (_kitti, _kitti_infos, _stages("stage1.pth", "stage2.pth")),
     "docs/recipes/freeze_first_stage.md": (_openpcdet,),
     "docs/report.md": (_two_runs,),
-    "docs/troubleshooting.md": (_kitti, _kitti_infos, _openpcdet_at_home),
+    "docs/troubleshooting.md": (
+        _kitti,
+        _kitti_infos,
+        lambda world: shutil.copytree(STANDIN, world.folder / "OpenPCDet"),
+    ),
     "docs/your_data.md": (_kitti, _no_images),
 }
 """page -> what its reader has besides configs"""
