@@ -31,8 +31,10 @@ def cfg_from_yaml_file(path: str | Path) -> EasyDict:
 
     Args:
         path: a YAML file, relative to the working directory or absolute, or the name of a packaged config.
+
     Returns:
         EasyDict; `where(cfg, "MODEL.VFE")` is the file and line of a key.
+
     Raises:
         ConfigError: missing file, YAML that does not parse, a duplicate key, an unknown top-level key,
             a value of the wrong type in OPTIMIZATION or at the top level; the message names file and line.

@@ -61,6 +61,7 @@ def load(path: Path, parents: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Ma
 
     Args:
         parents: the files that name this one as their base, directly or not.
+
     Raises:
         ConfigError: a file that is missing or does not parse, a duplicate key, a cycle of bases.
     """

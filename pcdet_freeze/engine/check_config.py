@@ -21,6 +21,7 @@ def check_config(cfg: Any, *, training: bool = True, data: bool = True) -> Freez
     Args:
         training: also check what only a training reads: OPTIMIZATION as a whole.
         data: also check DATA_CONFIG; not where random frames may stand in for a data set.
+
     Raises:
         ConfigError: every fault, each with file and line; FreezeError where all are of the freeze's keys.
     """

@@ -86,6 +86,7 @@ def train(
         output_dir: folder for all runs, default ``output``; the run's own folder lies below it.
         options: fields of :class:`~pcdet_freeze.engine.run_context.TrainOptions`, which are the flags of
             the command: ``epochs=1``, ``max_iters=100``, ``extra_tag="stage2"``, ``workers=0``, ...
+
     Raises:
         PCDetFreezeError: anything that is wrong with config, data, checkpoint or freeze.
         KeyboardInterrupt: Ctrl-C; within the training loop after the step, when the checkpoint is written.
@@ -195,10 +196,13 @@ def evaluate(
     """Evaluate a checkpoint on the test data of a config; returns metric name -> value.
 
     Args:
-        cfg, overrides, output_dir: as for :func:`train`.
+        cfg: as for :func:`train`.
         ckpt: checkpoint of this model.
+        overrides: as for :func:`train`.
         pretrained: in place of ``ckpt``: a checkpoint of which only some tensors fit.
+        output_dir: as for :func:`train`.
         options: fields of :class:`~pcdet_freeze.engine.run_context.EvalOptions`.
+
     Raises:
         PCDetFreezeError: no weights, or anything that is wrong with config, data or checkpoint.
     """

@@ -33,6 +33,7 @@ def read_table(
         numbers: names of columns that are finite float64.
         texts: names of columns that are str.
         most: rows; columns of a small file may share their bytes, so its size bounds no memory.
+
     Raises:
         DataError: the file is missing or broken, has too many rows, no such column or one of another kind.
             The message names the file.

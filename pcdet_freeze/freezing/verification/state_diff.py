@@ -22,7 +22,8 @@ def compare_states(
     """Compare the frozen part of two ``state_dict`` mappings bit for bit, without a model (P7).
 
     Args:
-        a, b: model states, also of a wrapped or compiled model: see :func:`plain_state`.
+        a: model state, also of a wrapped or compiled model: see :func:`plain_state`.
+        b: model state to compare with ``a``.
         entries: as in the YAML, matched with the names of the keys.
         only: names of tensors (those of a certificate, say) to which the comparison is confined.
 

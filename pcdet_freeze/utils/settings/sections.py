@@ -104,6 +104,7 @@ def read_section(
         cls: a dataclass, a :class:`Section` or a plain one.
         where: the section's dotted key (``MODEL.BACKBONE_2D``), empty for a whole config.
         partial: only check the keys that are there; nothing is made.
+
     Returns:
         (the section, None where something is wrong or it is ``partial``; every fault).
     """

@@ -20,6 +20,7 @@ def inside(
         relative: what a file or a flag names: a frame id, ``gt_database/000001_Car_0.bin``.
         what: what ``relative`` is, for the message.
         error: the class of the exception.
+
     Raises:
         error: ``relative`` is absolute, goes up with ``..``, or holds a control character.
     """
