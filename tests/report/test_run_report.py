@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from html_checks import Page
+from PIL import Image
 from tool_runs import CFG, LIST
 from torch import nn
 
@@ -19,7 +20,9 @@ import pcdet_freeze
 from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, timed
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.report.frames import shrink
 from pcdet_freeze.report.record import RunRecord, load_record
+from pcdet_freeze.visualization.bev import BOX_COLORS, CLASS_COLORS, LANE_COLOR
 from pcdet_freeze.visualization.demo import Frame
 from pcdet_freeze.visualization.scene import Scene
 
@@ -243,6 +246,17 @@ def test_a_picture_outside_of_the_runs_folder_is_not_embedded(tmp_path: Path) ->
     (tmp_path / "run").mkdir()
     record = RunRecord(pictures=[Picture("a", "", "../secret.png"), Picture("b", "", "none.png")])
     assert Page(run_page(record, tmp_path / "run")).count("img") == 0
+
+
+def test_classes_have_the_same_colors_in_the_pictures_of_a_report(tmp_path: Path) -> None:
+    colors = [*CLASS_COLORS, *BOX_COLORS, LANE_COLOR]
+    pure = np.array([[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in colors], np.uint8)
+    opacity = np.linspace(0, 1, 100)[:, None, None]
+    edges = (opacity * pure + (1 - opacity) * 255).astype(np.uint8)  # lines are drawn with soft edges
+    image = np.concatenate([np.repeat(pure[None], 20, axis=0), edges])
+    Image.fromarray(image).save(tmp_path / "frame.png")
+    shrink(tmp_path / "frame.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "frame.png").convert("RGB"))[0], pure)
 
 
 def test_report_json_is_plain(second: Any) -> None:
