@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,15 @@ class FrameArtist:
             return "No pictures: matplotlib is not installed (pip install 'pcdet-freeze[vis]')."
         return ""
 
-    def look(self, model: nn.Module, device: torch.device) -> None:
-        """Keep what ``model`` finds now, as the prediction of the start."""
+    def look(self, model: nn.Module, device: torch.device, loaded: Sequence[str]) -> None:
+        """Keep what ``model`` finds now, as the prediction of the start.
+
+        Args:
+            loaded: names of the pretrained tensors; without any, a head is not drawn: its weights are random.
+        """
         if not self.obstacle:
-            self._before = [scene for _, scene in self._predict(model, device)]
+            found = self._predict(model, device)
+            self._before = [without_new_heads(scene, model, loaded) for _, scene in found]
 
     def draw(self, model: nn.Module, device: torch.device, root: Path) -> list[Picture]:
         """Write the pictures below ``root``, with what ``model`` finds now."""
@@ -79,11 +85,21 @@ class FrameArtist:
             return [(frame, predict(model, reader, frame, device, score=0.3)) for frame in frames]
 
 
+def without_new_heads(scene: Scene, model: nn.Module, loaded: Sequence[str]) -> Scene:
+    """``scene`` without point classes, cells or lanes of heads that no tensor of ``loaded`` belongs to."""
+    known = {name.partition(".")[0] for name in loaded}
+    if hasattr(model, "segment_head") and "segment_head" not in known:
+        scene = replace(scene, point_classes=None, cells=None)
+    if hasattr(model, "lane_head") and "lane_head" not in known:
+        scene = replace(scene, lanes=[])
+    return scene
+
+
 def shrink(path: Path) -> None:
     """Rewrite a PNG with at most 256 colours, in a third of its bytes.
 
-    The palette has the most frequent colours as they are. With averages (``quantize`` alone), a class would have
-    another colour in each picture. The page holds all pictures.
+    The palette has the most frequent colours as they are. With averages (``quantize`` alone), the colour of a
+    class would be another one in each picture.
     """
     with Image.open(path) as opened:
         picture = opened.convert("RGB")

@@ -20,7 +20,7 @@ import pcdet_freeze
 from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, timed
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
-from pcdet_freeze.report.frames import shrink
+from pcdet_freeze.report.frames import shrink, without_new_heads
 from pcdet_freeze.report.record import RunRecord, load_record
 from pcdet_freeze.visualization.bev import BOX_COLORS, CLASS_COLORS, LANE_COLOR
 from pcdet_freeze.visualization.demo import Frame
@@ -257,6 +257,18 @@ def test_classes_have_the_same_colors_in_the_pictures_of_a_report(tmp_path: Path
     Image.fromarray(image).save(tmp_path / "frame.png")
     shrink(tmp_path / "frame.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "frame.png").convert("RGB"))[0], pure)
+
+
+def test_a_head_with_random_weights_is_not_in_the_prediction_of_the_start() -> None:
+    model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("dense_head", "segment_head", "lane_head")})
+    scene = Scene(
+        np.zeros((2, 4)), point_classes=np.zeros(2), cells=np.zeros((1, 1)), lanes=[np.zeros((2, 2))]
+    )
+    scene.boxes, scene.labels = np.zeros((1, 7), np.float32), np.ones(1, np.int64)
+    first = without_new_heads(scene, model, ["dense_head.weight"])
+    assert (first.point_classes, first.cells, first.lanes) == (None, None, []) and len(first.boxes) == 1
+    second = without_new_heads(scene, model, ["dense_head.weight", "segment_head.weight"])
+    assert second.point_classes is scene.point_classes and not second.lanes
 
 
 def test_report_json_is_plain(second: Any) -> None:
