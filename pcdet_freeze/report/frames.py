@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -18,13 +19,23 @@ from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.report.record import Picture
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.visualization.bev import ColorBy, Style
+from pcdet_freeze.visualization.bev import (
+    BOX_COLORS,
+    CHANGED_COLOR,
+    CLASS_COLORS,
+    KEPT_COLOR,
+    LANE_COLOR,
+    NO_CLASS_COLOR,
+    ColorBy,
+    Style,
+)
 from pcdet_freeze.visualization.demo import Frame, draw_frame, found_in, frames_of_dataset, predict
 from pcdet_freeze.visualization.scene import Scene
 
 FOLDER = "pictures"
 WIDTH = 4.5
 """inches of one picture"""
+MEANINGS = (*CLASS_COLORS, *BOX_COLORS, NO_CLASS_COLOR, LANE_COLOR, KEPT_COLOR, CHANGED_COLOR)
 
 
 class FrameArtist:
@@ -98,12 +109,20 @@ def without_new_heads(scene: Scene, model: nn.Module, loaded: Sequence[str]) -> 
 def shrink(path: Path) -> None:
     """Rewrite a PNG with at most 256 colours, in a third of its bytes.
 
-    The palette has the most frequent colours as they are. With averages (``quantize`` alone), the colour of a
-    class would be another one in each picture.
+    Colours with a meaning, and the most frequent ones, stay as they are. With averages, as of
+    ``Image.quantize``, the colour of a class would be another one in each picture.
     """
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    found = sorted(picture.getcolors(picture.width * picture.height), reverse=True)[:256]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([channel for _, color in found for channel in color])
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(path, format="PNG", optimize=True)
+    with Image.open(path) as picture:
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), np.int32), 2, 0)
+    codes, place, counts = np.unique(
+        (red << 16) + (green << 8) + blue, return_inverse=True, return_counts=True
+    )
+    first = np.lexsort((-counts, ~np.isin(codes, [int(color[1:], 16) for color in MEANINGS])))
+    colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    palette = colors[first[:256]]
+    nearest = np.concatenate(
+        [((part[:, None] - palette) ** 2).sum(axis=2).argmin(axis=1) for part in np.array_split(colors, 64)]
+    )
+    small = Image.fromarray(nearest.astype(np.uint8)[place].reshape(red.shape), "P")
+    small.putpalette(palette.astype(np.uint8).tobytes())
+    small.save(path, format="PNG", optimize=True)
