@@ -253,8 +253,8 @@ def test_classes_have_the_same_colors_in_the_pictures_of_a_report(tmp_path: Path
     pure = np.array([[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in colors], np.uint8)
     opacity = np.linspace(0, 1, 100)[:, None, None]
     edges = (opacity * pure + (1 - opacity) * 255).astype(np.uint8)  # lines are drawn with soft edges
-    heights = np.repeat(np.arange(17 * 18, dtype=np.uint8).reshape(1, 18, 17, 1) // [1, 2, 3], 60, axis=0)
-    image = np.concatenate([pure[None], edges, heights.reshape(-1, 17, 3).astype(np.uint8)])
+    heights = np.arange(20 * len(pure), dtype=np.uint8).reshape(20, -1, 1) // np.array([1, 2, 3], np.uint8)
+    image = np.concatenate([pure[None], edges, *[heights] * 40])
     Image.fromarray(image).save(tmp_path / "frame.png")
     shrink(tmp_path / "frame.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "frame.png").convert("RGB"))[0], pure)
