@@ -218,6 +218,7 @@ def test_set_keeps_types_and_reaches_into_lists(model_yaml: Path) -> None:
         (["MODEL.FREEZE.parameters", "False"], r"did you mean PARAMETERS\?"),
         (["MODEL.NOT_TRAIN_IN_MULTITASK", "vfe"], r"did you mean NOT_TRAIN_IN_MULTI_TASK\?"),
         (["OPTIMIZATION.MOMS.7", "1"], r"known: 0\.\.1"),
+        (["MODEL.NOT_TRAIN_IN_MULTI_TASK", "[vfe,", "dense_head]"], r'--set KEY "\[a, b\]"'),
     ],
 )
 def test_set_refuses_what_has_no_effect(model_yaml: Path, items: list[str], message: str) -> None:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if changed and compare_keys(before, averages, keys):
         changed = compare_keys(averages, after, keys)
         scope.notes += (AVERAGES.format(file=args.before),)
-    named = ", ".join(scope.names)
+    named = scope.text
     if changed:
         _print(f"CHANGED: {len(changed)} of the {len(keys)} stored tensors of {named}:", "red")
         print("\n".join(f"  {line}" for line in changed))
@@ -69,6 +69,13 @@ class Scope:
     """FREEZE.IGNORE"""
     unseen: str = "buffers with persistent=False"
     notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The names; those that begin with ``!`` as exceptions."""
+        names = ", ".join(name for name in self.names if not name.startswith("!"))
+        exempted = ", ".join(name[1:] for name in self.names if name.startswith("!"))
+        return f"{names} (without {exempted})" if exempted else names
 
     def choose(self, stored: Iterable[str]) -> list[str]:
         """The names among ``stored`` to compare.

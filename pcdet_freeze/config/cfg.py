@@ -116,7 +116,10 @@ def apply_overrides(items: Sequence[str], cfg: EasyDict) -> None:
             f"--set consumes all remaining arguments, but {options[0]} follows it. Put --set last."
         )
     if len(items) % 2:
-        raise ConfigError(f"--set takes pairs KEY VALUE; got {len(items)} words: {' '.join(items)}")
+        raise ConfigError(
+            f"--set takes pairs KEY VALUE; got {len(items)} words: {' '.join(items)}. "
+            'Quote a value that contains spaces: --set KEY "[a, b]"'
+        )
     for key, text in zip(items[::2], items[1::2], strict=True):
         _set(cfg, key, text)
         marks = getattr(cfg, "_marks", None)

@@ -33,7 +33,7 @@ def environment_of(device: torch.device, processes: int, seed: int) -> dict[str,
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "device": f"{device}{gpu}",
-        "processes": f"{processes}, {torch.get_num_threads()} threads each",
+        "processes": f"{processes}, threads each: {torch.get_num_threads()}",
         "random seed": str(seed),
     }
 

@@ -107,7 +107,8 @@ def _open_log(
     log_environment(logger, device, world.size)
     if keep_freed_memory():
         logger.info("Freed memory stays in the process for the next step (%s=0 turns this off)", SWITCH)
-    log_config(logger, {"cfg_file": file_of(cfg), **asdict(options)}, cfg)
+    flags = {name: value for name, value in asdict(options).items() if name != "notes"}
+    log_config(logger, {"cfg_file": file_of(cfg), **flags}, cfg)
     return logger
 
 

@@ -116,7 +116,9 @@ def log_environment(logger: logging.Logger, device: torch.device, processes: int
     logger.info(
         "pcdet_freeze %s, torch %s, Python %s", __version__, torch.__version__, platform.python_version()
     )
-    logger.info("device %s%s, %d processes, %d threads each", device, gpu, processes, torch.get_num_threads())
+    logger.info(
+        "device %s%s, processes: %d, threads each: %d", device, gpu, processes, torch.get_num_threads()
+    )
 
 
 def log_config(logger: logging.Logger, options: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:

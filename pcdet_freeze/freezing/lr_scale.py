@@ -54,6 +54,6 @@ def lr_scaled_groups(plan: FreezePlan, model: nn.Module) -> list[tuple[tuple[str
 def describe_lr_scale(plan: FreezePlan, model: nn.Module) -> list[str]:
     """A line for the log about each name."""
     return [
-        f"learning rate x {part.lr_scale:g}: {name} ({len(part.names)} trainable parameters)"
+        f"learning rate x {part.lr_scale:g}: {name} ({len(part.names)} trainable parameter tensors)"
         for name, part in scaled_parameters(plan, model).items()
     ]

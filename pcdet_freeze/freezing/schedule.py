@@ -60,7 +60,7 @@ class Phase:
 def _line(phase: ScheduleEntry, entered: AddedParameters) -> str:
     epochs = "epoch" if phase.epoch == 1 else "epochs"
     begin = "begins" if len(phase.train) == 1 else "begin"
-    what = f"{len(entered.names)} parameters" if entered.names else "no parameters, only locked layers"
+    what = f"{len(entered.names)} parameter tensors" if entered.names else "no parameters, only locked layers"
     rate = f", learning rate x {phase.lr_scale:g}" if phase.lr_scale != 1 else ""
     return f"after {phase.epoch} {epochs}, {', '.join(phase.train)} {begin} to train ({what}{rate})"
 

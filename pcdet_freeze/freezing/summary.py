@@ -44,10 +44,12 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def counts(part: int, total: int) -> str:
-    """ "4.2 of 4.8 M", or plain numbers for small models and small parts."""
+    """ "4.2 of 4.8 M", more digits if the part is nearly all; plain numbers for small models, parts."""
     if total < 100_000 or 0 < part < 50_000:
         return f"{part:,} of {total:,}"
-    return f"{part / 1e6:.1f} of {total / 1e6:.1f} M"
+    millions = [[f"{number / 1e6:.{digits}f}" for number in (part, total)] for digits in (1, 2, 3, 6)]
+    shown, of = next((pair for pair in millions if pair[0] != pair[1]), millions[0])
+    return f"{shown} of {of} M"
 
 
 def report(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -17,13 +19,23 @@ from pcdet_freeze.freezing.checks.unchanged_state import same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.report.record import Picture
 from pcdet_freeze.utils.rng import untouched_rng
-from pcdet_freeze.visualization.bev import ColorBy, Style
+from pcdet_freeze.visualization.bev import (
+    BOX_COLORS,
+    CHANGED_COLOR,
+    CLASS_COLORS,
+    KEPT_COLOR,
+    LANE_COLOR,
+    NO_CLASS_COLOR,
+    ColorBy,
+    Style,
+)
 from pcdet_freeze.visualization.demo import Frame, draw_frame, found_in, frames_of_dataset, predict
 from pcdet_freeze.visualization.scene import Scene
 
 FOLDER = "pictures"
 WIDTH = 4.5
 """inches of one picture"""
+MEANINGS = (*CLASS_COLORS, *BOX_COLORS, NO_CLASS_COLOR, LANE_COLOR, KEPT_COLOR, CHANGED_COLOR)
 
 
 class FrameArtist:
@@ -48,10 +60,15 @@ class FrameArtist:
             return "No pictures: matplotlib is not installed (pip install 'pcdet-freeze[vis]')."
         return ""
 
-    def look(self, model: nn.Module, device: torch.device) -> None:
-        """Keep what ``model`` finds now, as the prediction of the start."""
+    def look(self, model: nn.Module, device: torch.device, loaded: Sequence[str]) -> None:
+        """Keep what ``model`` finds now, as the prediction of the start.
+
+        Args:
+            loaded: names of the pretrained tensors; without any, a head is not drawn: its weights are random.
+        """
         if not self.obstacle:
-            self._before = [scene for _, scene in self._predict(model, device)]
+            found = self._predict(model, device)
+            self._before = [without_new_heads(scene, model, loaded) for _, scene in found]
 
     def draw(self, model: nn.Module, device: torch.device, root: Path) -> list[Picture]:
         """Write the pictures below ``root``, with what ``model`` finds now."""
@@ -66,7 +83,7 @@ class FrameArtist:
             style = Style(self.dataset.point_cloud_range, self.class_names, self.dataset.semantic_class_names,
                           color_by=color, width=WIDTH, axes=False)  # fmt: skip
             path, kept = draw_frame(frame, style, root / FOLDER, scene, before)
-            _shrink(path)
+            shrink(path)
             note = "; ".join(filter(None, (found_in(scene, self.class_names), kept)))
             made.append(Picture(frame.name, note, f"{FOLDER}/{path.name}"))
         return made
@@ -79,8 +96,33 @@ class FrameArtist:
             return [(frame, predict(model, reader, frame, device, score=0.3)) for frame in frames]
 
 
-def _shrink(path: Path) -> None:
-    """Rewrite a PNG with 64 colours, in a quarter of its bytes: the page holds all of them."""
+def without_new_heads(scene: Scene, model: nn.Module, loaded: Sequence[str]) -> Scene:
+    """``scene`` without point classes, cells or lanes of heads that no tensor of ``loaded`` belongs to."""
+    known = {name.partition(".")[0] for name in loaded}
+    if hasattr(model, "segment_head") and "segment_head" not in known:
+        scene = replace(scene, point_classes=None, cells=None)
+    if hasattr(model, "lane_head") and "lane_head" not in known:
+        scene = replace(scene, lanes=[])
+    return scene
+
+
+def shrink(path: Path) -> None:
+    """Rewrite a PNG with at most 256 colours, in a third of its bytes.
+
+    Colours with a meaning, and the most frequent ones, stay as they are. With averages, as of
+    ``Image.quantize``, the colour of a class would be another one in each picture.
+    """
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
-    small.save(path, format="PNG")
+        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), np.int32), 2, 0)
+    codes, place, counts = np.unique(
+        (red << 16) + (green << 8) + blue, return_inverse=True, return_counts=True
+    )
+    first = np.lexsort((-counts, ~np.isin(codes, [int(color[1:], 16) for color in MEANINGS])))
+    colors = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
+    palette = colors[first[:256]]
+    nearest = np.concatenate(
+        [((part[:, None] - palette) ** 2).sum(axis=2).argmin(axis=1) for part in np.array_split(colors, 64)]
+    )
+    small = Image.fromarray(nearest.astype(np.uint8)[place].reshape(red.shape), "P")
+    small.putpalette(palette.astype(np.uint8).tobytes())
+    small.save(path, format="PNG", optimize=True)

@@ -145,7 +145,7 @@ def _cost(record: RunRecord) -> str:
     else:
         note = (
             "What freezing saves was not measured: a run of at least 1000 iterations measures it, without "
-            "--no_savings; `pcdet-freeze bench` does at any time."
+            "--no_savings; pcdet-freeze bench measures it at any time."
         )
     return table(["", ""], rows) + (tag("p", text(note), class_="soft") if note and record.entries else "")
 

@@ -26,6 +26,7 @@ COLORS: tuple[ColorBy, ...] = ("height", "intensity", "class")
 CLASS_COLORS = (
     "#5b9bd5", "#f4a259", "#7fc97f", "#b0685a", "#a48ad4",
     "#8c9c3c", "#e78ac3", "#c9b400", "#2fb7c4", "#7f7f7f",
+    "#1f3b73", "#3f7f5f",
 )  # fmt: skip
 """of classes 0, 1, ... of points and cells, repeated"""
 BOX_COLORS = ("#b2001d", "#0033a0", "#006b2d", "#8a4b00", "#5c0a8c", "#00606b")

@@ -53,6 +53,14 @@ def test_no_line_is_longer_than_the_terminal_and_both_ends_of_a_name_are_kept(li
     assert [name[-4:] for name in shown] == ["irst", "cond"]
 
 
+def test_a_name_longer_than_the_last_column_is_split_behind_a_dot() -> None:
+    names = ("backbone.a_part_of_it", "backbone.b")
+    line = row("backbone", "partly", names, norm_locked=11, norm_train=8, groups=(0, 1), dropout_off=3)
+    _, *lines = draw_tree([line], 76)
+    texts = [text.split()[-1] for text in lines]
+    assert texts == ["backbone.", "a_part_of_it,", "backbone.b"]
+
+
 def test_a_very_narrow_terminal_gets_longer_lines_and_no_error() -> None:
     assert len(draw_tree(TREE, 20)) >= len(TREE) + 1
 

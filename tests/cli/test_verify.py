@@ -114,3 +114,11 @@ def test_a_certified_tensor_that_one_file_lacks_is_a_change(tmp_path: Path, caps
     part = {key: value for key, value in whole.items() if key != "trunk.0.module.weight"}
     assert verify(save(tmp_path / "a.pth", whole), save(tmp_path / "b.pth", part, certificate)) == 1
     assert "trunk.0.module.weight is missing" in capsys.readouterr().out
+
+
+def test_exempted_modules_are_named_as_exceptions(tmp_path: Path, capsys: Any) -> None:
+    model = toy()
+    certificate = freeze(model, ["trunk.0", "trunk.1", "!trunk.1"]).certificate()
+    file = save(tmp_path / "a.pth", model.state_dict(), certificate)
+    assert verify(file, file) == 0
+    assert "of trunk.0 (without trunk.1) are the same" in " ".join(capsys.readouterr().out.split())

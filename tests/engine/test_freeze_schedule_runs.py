@@ -237,10 +237,13 @@ def test_p1_a_change_between_an_epoch_and_the_phase_after_it_is_found() -> None:
 def test_r3_the_log_says_what_will_begin_and_what_began(caplog: Any) -> None:
     caplog.set_level(logging.INFO)
     frozen_trainer(cfg=SCHEDULED, epochs=3).run()
-    line = "after 1 epoch, vfe.[13] begins to train (2 parameters, learning rate x 0.1)"
+    line = "after 1 epoch, vfe.[13] begins to train (2 parameter tensors, learning rate x 0.1)"
     assert f"  schedule: {line}" in caplog.text and f"Epoch 2: {line}" in caplog.text
-    assert "Epoch 3: after 2 epochs, vfe.0 begins to train (2 parameters, learning rate x 0.5)" in caplog.text
-    assert "2 parameters keep theirs, 2 start with a fresh one. Certificate renewed." in caplog.text
+    assert (
+        "Epoch 3: after 2 epochs, vfe.0 begins to train (2 parameter tensors, learning rate x 0.5)"
+        in caplog.text
+    )
+    assert "2 parameter tensors keep theirs, 2 start with a fresh one. Certificate renewed." in caplog.text
     assert "Certificate intact" not in caplog.text  # nothing is frozen at the end
 
 

@@ -84,5 +84,5 @@ def test_the_log_says_what_trains_with_which_rate() -> None:
     model = ToyModel()
     model.vfe[0].requires_grad_(False)
     (line,) = describe_lr_scale(FreezePlan((), lr_scale={"vfe": 0.1}), model)
-    assert line == "learning rate x 0.1: vfe (2 trainable parameters)"
+    assert line == "learning rate x 0.1: vfe (2 trainable parameter tensors)"
     assert torch.is_tensor(model.head.weight) and describe_lr_scale(FreezePlan(()), model) == []

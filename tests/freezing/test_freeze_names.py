@@ -295,7 +295,16 @@ def test_n4_upper_and_lower_case_do_not_hide_the_nearest_name(wrong: str) -> Non
 
 @pytest.mark.parametrize(
     ("part", "total", "told"),
-    [(0, 99, "0 of 99"), (352, 644_680, "352 of 644,680"), (4_200_000, 4_800_000, "4.2 of 4.8 M")],
+    [
+        (0, 99, "0 of 99"),
+        (352, 644_680, "352 of 644,680"),
+        (4_200_000, 4_800_000, "4.2 of 4.8 M"),
+        (630_784, 644_680, "0.63 of 0.64 M"),
+        (59_999_999, 60_000_000, "59.999999 of 60.000000 M"),
+        (644_680, 644_680, "0.6 of 0.6 M"),
+    ],
 )
-def test_the_summary_never_calls_a_small_part_nothing(part: int, total: int, told: str) -> None:
+def test_the_summary_tells_small_parts_from_nothing_and_large_ones_from_all(
+    part: int, total: int, told: str
+) -> None:
     assert counts(part, total) == told

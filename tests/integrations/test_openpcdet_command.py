@@ -185,7 +185,9 @@ def test_p6_explain_prints_json_with_a_schedule(shown: Any) -> None:
     words = ["--set", "MODEL.NOT_TRAIN_IN_MULTI_TASK", "[backbone_3d, backbone_2d]", *schedule]
     code, out = shown("--cfg_file", CFG, "--json", *words)
     found = json.loads(out)
-    assert code == 0 and found["schedule"] == ["after 5 epochs, backbone_2d begins to train (16 parameters)"]
+    assert code == 0 and found["schedule"] == [
+        "after 5 epochs, backbone_2d begins to train (16 parameter tensors)"
+    ]
     assert {row["module"]: row["frozen"] for row in found["rows"]}["backbone_2d"] == "yes"
 
 

@@ -36,7 +36,10 @@ def test_r3_modules_are_unfrozen_at_their_epoch(standin: Standin) -> None:
     assert run.code == 0, run.err
     assert moved(run, 1, 2) == {"backbone_2d.blocks"}
     assert moved(run, 2, 3) == {"backbone_2d.blocks", "backbone_2d.deblocks"}
-    assert "after 1 epoch, backbone_2d.blocks begins to train (8 parameters, learning rate x 0.1)" in run.err
+    assert (
+        "after 1 epoch, backbone_2d.blocks begins to train (8 parameter tensors, learning rate x 0.1)"
+        in run.err
+    )
 
 
 def test_r3_modules_that_stay_frozen_stay_certified(standin: Standin) -> None:

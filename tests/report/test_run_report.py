@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from html_checks import Page
+from PIL import Image
 from tool_runs import CFG, LIST
 from torch import nn
 
@@ -19,7 +20,9 @@ import pcdet_freeze
 from pcdet_freeze.datasets.reading.timed_reads import ReadTimeoutError, timed
 from pcdet_freeze.engine.hooks import report as hook
 from pcdet_freeze.engine.hooks.base import Hook
+from pcdet_freeze.report.frames import shrink, without_new_heads
 from pcdet_freeze.report.record import RunRecord, load_record
+from pcdet_freeze.visualization.bev import BOX_COLORS, CLASS_COLORS, LANE_COLOR
 from pcdet_freeze.visualization.demo import Frame
 from pcdet_freeze.visualization.scene import Scene
 
@@ -243,6 +246,30 @@ def test_a_picture_outside_of_the_runs_folder_is_not_embedded(tmp_path: Path) ->
     (tmp_path / "run").mkdir()
     record = RunRecord(pictures=[Picture("a", "", "../secret.png"), Picture("b", "", "none.png")])
     assert Page(run_page(record, tmp_path / "run")).count("img") == 0
+
+
+def test_classes_have_the_same_colors_in_the_pictures_of_a_report(tmp_path: Path) -> None:
+    colors = [*CLASS_COLORS, *BOX_COLORS, LANE_COLOR]
+    pure = np.array([[int(color[k : k + 2], 16) for k in (1, 3, 5)] for color in colors], np.uint8)
+    opacity = np.linspace(0, 1, 100)[:, None, None]
+    edges = (opacity * pure + (1 - opacity) * 255).astype(np.uint8)  # lines are drawn with soft edges
+    heights = np.arange(20 * len(pure), dtype=np.uint8).reshape(20, -1, 1) // np.array([1, 2, 3], np.uint8)
+    image = np.concatenate([pure[None], edges, *[heights] * 40])
+    Image.fromarray(image).save(tmp_path / "frame.png")
+    shrink(tmp_path / "frame.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "frame.png").convert("RGB"))[0], pure)
+
+
+def test_a_head_with_random_weights_is_not_in_the_prediction_of_the_start() -> None:
+    model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("dense_head", "segment_head", "lane_head")})
+    scene = Scene(
+        np.zeros((2, 4)), point_classes=np.zeros(2), cells=np.zeros((1, 1)), lanes=[np.zeros((2, 2))]
+    )
+    scene.boxes, scene.labels = np.zeros((1, 7), np.float32), np.ones(1, np.int64)
+    first = without_new_heads(scene, model, ["dense_head.weight"])
+    assert (first.point_classes, first.cells, first.lanes) == (None, None, []) and len(first.boxes) == 1
+    second = without_new_heads(scene, model, ["dense_head.weight", "segment_head.weight"])
+    assert second.point_classes is scene.point_classes and not second.lanes
 
 
 def test_report_json_is_plain(second: Any) -> None:

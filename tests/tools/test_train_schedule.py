@@ -14,7 +14,7 @@ from pcdet_freeze.__main__ import main as command
 
 PHASE = "{EPOCH: 1, TRAIN: [backbone_2d.blocks.2], LR_SCALE: 0.1}"
 SCHEDULE = [*FREEZE, "MODEL.FREEZE.SCHEDULE", f"[{PHASE}]"]
-ENTERS = "after 1 epoch, backbone_2d.blocks.2 begins to train (6 parameters, learning rate x 0.1)"
+ENTERS = "after 1 epoch, backbone_2d.blocks.2 begins to train (6 parameter tensors, learning rate x 0.1)"
 
 
 @pytest.fixture(scope="module")

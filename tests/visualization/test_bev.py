@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pcdet_freeze.datasets.synthetic.labels import CLASSES
 from pcdet_freeze.errors import OutputError, PCDetFreezeError
 from pcdet_freeze.visualization.bev import (
     CHANGED_COLOR,
+    CLASS_COLORS,
     KEPT_COLOR,
     LANE_COLOR,
     Style,
@@ -109,3 +111,8 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PCDetFreezeError, match=r"pcdet-freeze\[vis\]"):
         require_matplotlib()
+
+
+def test_each_class_of_the_simulated_scenes_has_a_color_of_its_own() -> None:
+    names = CLASSES
+    assert len(names) == 11 and len(set(CLASS_COLORS[: len(names)])) == len(names)

@@ -56,8 +56,14 @@ def _color(row: Row) -> Color | None:
     return None if row.frozen in ("no", "partly") else "blue"
 
 
-def _pieces(word: str, width: int) -> list[str]:
-    return [word[start : start + width] for start in range(0, len(word), width)]
+def _pieces(text: str, width: int) -> list[str]:
+    """``text`` in parts of at most ``width``; a longer name is split behind a dot, if it has one."""
+    parts = []
+    while len(text) > width:
+        end = text.rfind(".", 0, width) + 1 or width
+        parts.append(text[:end])
+        text = text[end:]
+    return [*parts, text]
 
 
 def _branch(rows: Sequence[Row], index: int, signs: Glyphs) -> tuple[str, str]:

@@ -185,7 +185,8 @@ class MultiTaskFreezeHook(ConfiguredHook):
         self._first_step.wait_for(optimizer)
         trainer.logger.info("Epoch %d: %s", trainer.epoch + 1, "; ".join(phase.lines()))
         trainer.logger.info(
-            "Optimizer state: %d parameters keep theirs, %d start with a fresh one. Certificate renewed.",
+            "Optimizer state: %d parameter tensors keep theirs, %d start with a fresh one. "
+            "Certificate renewed.",
             kept,
             new,
         )

@@ -96,7 +96,8 @@ class ReportHook(Hook):
             )
         if fresh and pretrained is not None:
             look = self._artist.look
-            self._try("pictures of the start", lambda: look(unwrap(trainer.model), trainer.device), None)
+            model, loaded = unwrap(trainer.model), self.context.loaded
+            self._try("pictures of the start", lambda: look(model, trainer.device, loaded), None)
 
     def before_epoch(self, trainer: Trainer) -> None:
         if self.owner is None or distributed.rank() != 0:
