@@ -95,6 +95,24 @@ def test_a_tracker_that_cannot_start_says_why_without_secrets(
 
 
 @pytest.mark.parametrize(
+    ("init", "why"),
+    [
+        ("os._exit(3)", "process has ended"),
+        ("os.write(4, b'nonsense\\n'); time.sleep(60)", "JSONDecodeError"),
+        ("os.write(4, b'1\\n'); time.sleep(60)", "TypeError"),
+    ],
+)
+def test_a_tracker_that_ends_or_talks_nonsense_at_its_start_has_no_run(
+    tmp_path: Path, monkeypatch: Any, init: str, why: str
+) -> None:
+    stand_in(tmp_path, monkeypatch, init=init)
+    trackers = started(tmp_path)
+    (refusal,) = trackers.refusals()
+    assert refusal.startswith("wandb: ") and why in refusal
+    trackers.finish(None)
+
+
+@pytest.mark.parametrize(
     ("log", "why"),
     [
         ("raise OSError('no space left')", "no space left"),
