@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import os
 import select
 import subprocess
@@ -180,9 +181,13 @@ class Trackers:
             known = _known_id(folder, tracker.name) if resumed else None
             tracker.start({**message, "folder": str(folder.resolve()), "resume": known})
 
-    def refusals(self) -> list[str]:
-        """The trackers that could not start their run, with the reason."""
-        found = ((tracker.name, tracker.wait_until_started(self.START_S)) for tracker in self._all)
+    def refusals(self, seconds: float = math.inf) -> list[str]:
+        """The trackers that could not start their run, with the reason.
+
+        Waits for ``START_S`` or ``seconds``, whichever is less, for all together.
+        """
+        end = time.monotonic() + min(self.START_S, seconds)
+        found = ((tracker.name, tracker.wait_until_started(end - time.monotonic())) for tracker in self._all)
         return [f"{name}: {why}" for name, why in found if why]
 
     def scalars(self, values: Mapping[str, float], axis: str, step: int, epoch: float) -> None:
