@@ -183,7 +183,9 @@ def start_trackers(context: TrainContext, checkpoint: Checkpoint | None) -> None
 
 def require_trackers(context: TrainContext, iteration: int) -> None:
     """Raise ConfigError on all ranks where a new run cannot have its trackers; a resumed one goes on."""
-    refusals = distributed.from_main(context.trackers.refusals() if iteration == 0 else [])
+    # the other ranks wait for no longer than --timeout
+    found = context.trackers.refusals(context.options.timeout / 2) if iteration == 0 else []
+    refusals = distributed.from_main(found)
     if refusals:
         raise ConfigError(
             f"OPTIMIZATION.TRACKER, or --tracker, needs trackers that can begin a run; "

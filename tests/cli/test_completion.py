@@ -80,6 +80,12 @@ def test_entries_are_modules_of_the_config_and_what_its_list_names() -> None:
     assert "lane_head" in entries_of(None) and "lane_head" in entries_of("no/such.yaml")
 
 
+@pytest.mark.parametrize("model", ["{DENSE_HEADS: [1]}", "{NOT_TRAIN_IN_MULTI_TASK: [{a: b}, vfe]}"])
+def test_a_config_that_is_not_valid_yet_gives_the_words_that_it_has(tmp_path: Path, model: str) -> None:
+    (tmp_path / "new.yaml").write_text(f"MODEL: {model}\n")
+    assert entries_of(str(tmp_path / "new.yaml")) == (["vfe"] if "vfe" in model else [])
+
+
 def test_a_value_is_offered_where_it_can_be_named() -> None:
     assert values_of(STAGE2, "OPTIMIZATION.LR") == ["0.003"]
     assert values_of(STAGE2, "MODEL.DENSE_HEAD.USE_DIRECTION_CLASSIFIER") == ["True", "False"]

@@ -105,3 +105,12 @@ def test_several_curves_are_named_and_constant_or_single_ones_can_be_drawn() -> 
     found = Page(draw("parts", {"a": [[1, 2.0], [2, 2.0]], "b": [[1, 0.0]], "empty": []}))
     assert found.faults == [] and "a" in found.text.split() and "b" in found.text.split()
     assert found.count("circle") == 1 and draw("none", {"empty": []}) == ""
+
+
+def test_a_checkpoint_has_the_stride_of_its_points_where_values_were_still_on_a_device() -> None:
+    late, known = Series(most=4), Series(most=4)
+    for iteration in range(1, 21):
+        late.add(iteration, torch.tensor(float(iteration)))
+        known.add(iteration, float(iteration))
+    assert late.to_plain() == known.to_plain()
+    assert late.to_plain()["stride"] == 8

@@ -36,10 +36,14 @@ def entries_of(cfg_file: str | None) -> list[str]:
     model = _read(cfg_file).get("MODEL") or {}
     if not model:
         return [module for modules in MODULES.values() for module in modules]
-    named = model.get("NOT_TRAIN_IN_MULTI_TASK") or []
     own = [module for section, modules in MODULES.items() if section in model for module in modules]
-    heads = [name.lower() for name in model.get("DENSE_HEADS") or {}]
-    return list(dict.fromkeys([*own, *heads, *(named if isinstance(named, list) else [])]))
+    heads = [name.lower() for name in _names(model.get("DENSE_HEADS"))]
+    return list(dict.fromkeys([*own, *heads, *_names(model.get("NOT_TRAIN_IN_MULTI_TASK"))]))
+
+
+def _names(value: object) -> list[str]:
+    """The strings of a list, or the keys of a section; a config that is being written may have others."""
+    return [name for name in value if isinstance(name, str)] if isinstance(value, (list, Mapping)) else []
 
 
 def keys_of(cfg_file: str | None) -> list[str]:

@@ -30,6 +30,8 @@ KEY = "validation_loss"
 class ValidationLossHook(Hook):
     """``val/loss`` and its parts after every ``every`` epochs and the last, over all test frames.
 
+    Where a limit of iterations or OPTIMIZATION.BEST ends the run before its last epoch, it comes there.
+
     It is the loss of the training, of the heads that train, with every layer in eval mode (running
     statistics, no dropout) and without augmentation. Weights, buffers, modes and random generators are
     unchanged. With several ranks, frames that fill up the last batch count twice.
@@ -41,23 +43,34 @@ class ValidationLossHook(Hook):
     def __init__(self, data: Data, every: int, events: RunEvents) -> None:
         self.data, self.every, self.events = data, every, events
         self._found: list[dict[str, float]] = []
+        self._began_at = 0
 
     def before_train(self, trainer: Trainer) -> None:
         require_labels(distributed.unwrap(trainer.model), self.data.dataset)
         if not self._found:
             self._found = [dict(each) for each in trainer.resumed.get(KEY, [])]
         trainer.results[KEY] = self._found
+        self._began_at = trainer.iteration
 
     def after_epoch(self, trainer: Trainer) -> None:
-        if trainer.epoch % self.every and trainer.epoch != trainer.epochs:
-            return
+        if trainer.epoch % self.every == 0 or trainer.epoch == trainer.epochs:
+            self._measure(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        known = self._began_at, *(each["iteration"] for each in self._found)
+        if trainer.iteration not in known:
+            distributed.share_buffers(trainer.model)
+            self._measure(trainer)
+
+    def _measure(self, trainer: Trainer) -> None:
+        epoch, place = trainer.epoch_number, trainer.epoch + trainer.offset / trainer.epoch_length
         found = validation_loss(model_to_evaluate(trainer), self.data, trainer.device)
         named = {f"val/{name}": value for name, value in found.items()}
-        self.events.scalars(named, trainer.iteration, trainer.epoch)
-        self.events.scalars_of_epoch(named, trainer.epoch)
+        self.events.scalars(named, trainer.iteration, place)
+        self.events.scalars_of_epoch(named, epoch)
         parts = "  ".join(f"{name}: {value:#.4g}" for name, value in found.items() if name != "loss")
-        trainer.logger.info("Validation loss after epoch %d: %#.4g  %s", trainer.epoch, found["loss"], parts)
-        self._found.append({"epoch": trainer.epoch, "iteration": trainer.iteration, "loss": found["loss"]})
+        trainer.logger.info("Validation loss after epoch %d: %#.4g  %s", epoch, found["loss"], parts)
+        self._found.append({"epoch": epoch, "iteration": trainer.iteration, "loss": found["loss"]})
 
     def at_checkpoint(self, trainer: Trainer, ours: dict[str, Any]) -> None:
         ours[KEY] = [dict(each) for each in self._found]

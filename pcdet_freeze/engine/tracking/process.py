@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import os
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,35 +68,37 @@ class TrackerProcess:
         """Hand over a message; nothing is waited for."""
         if self._process is None:
             return
-        try:
+        with self._never_an_error():
             self._waiting += json.dumps(message, default=str).encode() + b"\n"
             self._exchange()
-        except (OSError, TypeError, ValueError) as error:  # whatever it is, the training goes on
-            self._fail(f"{type(error).__name__}: {error}")
-            self._end(0)
         if len(self._waiting) > MOST_BYTES:
             self._fail(f"it does not answer, and {len(self._waiting) >> 20} MiB wait for it")
             self._end(0)
 
     def wait_until_finished(self, seconds: float) -> None:
         """Wait until the tracker has done what the last message says; gives up after ``seconds``."""
-        try:
-            if not self._pump(seconds, lambda: self._done) and self._process is not None:
-                self._fail(
-                    f"it has not finished within {seconds:.0f} s; it may lack the last figures and files"
-                )
-        except (OSError, TypeError, ValueError) as error:
-            self._fail(f"{type(error).__name__}: {error}")
+        if not self._pump(seconds, lambda: self._done) and self._process is not None:
+            self._fail(f"it has not finished within {seconds:.0f} s; it may lack the last figures and files")
         self._end(5)
 
     def _pump(self, seconds: float, is_over: Callable[[], bool]) -> bool:
         """Exchange messages until ``is_over``, at most ``seconds``; whether it is."""
         end = time.monotonic() + seconds
         while not is_over() and self._process is not None and (left := end - time.monotonic()) > 0:
-            sink, source = _pipes(self._process)
-            select.select([source], [sink] if self._waiting else [], [], min(left, 1.0))
-            self._exchange()
+            with self._never_an_error():
+                sink, source = _pipes(self._process)
+                select.select([source], [sink] if self._waiting else [], [], min(left, 1.0))
+                self._exchange()
         return is_over()
+
+    @contextmanager
+    def _never_an_error(self) -> Iterator[None]:
+        """Whatever the process says or does, the training goes on without it."""
+        try:
+            yield
+        except (OSError, TypeError, ValueError) as error:
+            self._fail(f"{type(error).__name__}: {error}")
+            self._end(0)
 
     def _exchange(self) -> None:
         """Read what has come, and write what the pipe takes now."""
@@ -133,14 +136,14 @@ class TrackerProcess:
         if "note" in said:
             self.logger.info("%s: %s", self.name, said["note"])
         if "error" in said:
-            self.refusal = "" if self.started else str(said["error"])
-            self._fail(str(said["error"]))
+            self._fail(str(said["error"]).rstrip("."))
 
     def _fail(self, why: str) -> None:
+        if not self.started:
+            self.refusal = self.refusal or why
         if not self._warned:
-            self.logger.warning(
-                "The tracker %s: %s. The training continues; TensorBoard has all figures.", self.name, why
-            )
+            then = "The training continues" if self.started else "It has no run"  # which can be an error
+            self.logger.warning("The tracker %s: %s. %s; TensorBoard has all figures.", self.name, why, then)
         self._warned = True
 
     def _end(self, seconds: float) -> None:
@@ -178,9 +181,13 @@ class Trackers:
             known = _known_id(folder, tracker.name) if resumed else None
             tracker.start({**message, "folder": str(folder.resolve()), "resume": known})
 
-    def refusals(self) -> list[str]:
-        """The trackers that could not start their run, with the reason."""
-        found = ((tracker.name, tracker.wait_until_started(self.START_S)) for tracker in self._all)
+    def refusals(self, seconds: float = math.inf) -> list[str]:
+        """The trackers that could not start their run, with the reason.
+
+        Waits for ``START_S`` or ``seconds``, whichever is less, for all together.
+        """
+        end = time.monotonic() + min(self.START_S, seconds)
+        found = ((tracker.name, tracker.wait_until_started(end - time.monotonic())) for tracker in self._all)
         return [f"{name}: {why}" for name, why in found if why]
 
     def scalars(self, values: Mapping[str, float], axis: str, step: int, epoch: float) -> None:

@@ -32,7 +32,7 @@ LAST_S = 600
 """seconds to finish in where the training is gone"""
 SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET|PASSWD", re.IGNORECASE)
 """in the name of an environment variable whose value must not be repeated"""
-USER = re.compile(r"//[^/@\s]+@")
+USER = re.compile(r"//[^/\s]+@")
 """name and password in an address"""
 
 Message = dict[str, Any]

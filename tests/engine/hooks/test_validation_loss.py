@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from pcdet_freeze.engine.checkpoint.resume import resume
 from pcdet_freeze.engine.checkpoint.weights import load_model_state
+from pcdet_freeze.engine.hooks.base import Hook
 from pcdet_freeze.engine.hooks.checkpoint import CheckpointHook
 from pcdet_freeze.engine.hooks.logging import TensorboardHook
 from pcdet_freeze.engine.hooks.validation_loss import ValidationLossHook, validation_loss
@@ -57,6 +58,30 @@ def test_the_loss_comes_every_few_epochs_and_after_the_last(tmp_path: Path) -> N
     told = trainer.results["validation_loss"]
     assert [(each["epoch"], each["iteration"]) for each in told] == [(2, 8), (3, 12)]
     assert told[-1]["loss"] == pytest.approx(found["val/loss"][-1][1])
+
+
+class EndsEarly(Hook):
+    """Ends the run after an iteration, as OPTIMIZATION.BEST does after an epoch."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_step(self, trainer: Trainer) -> None:
+        trainer.stopped = trainer.iteration == self.iteration
+
+
+@pytest.mark.parametrize(("end", "last"), [(4, (1, 4)), (6, (2, 6)), (8, (2, 8))])
+def test_it_comes_where_the_run_ends_before_its_last_epoch(tmp_path: Path, end: int, last: Any) -> None:
+    tensorboard = TensorboardHook(tmp_path, keep_open=True)
+    hook = ValidationLossHook(TEST_DATA, 2, tensorboard.events)
+    trainer = toy_trainer([tensorboard, EndsEarly(end), hook], epochs=3)
+    trainer.run()
+    (found,) = trainer.results["validation_loss"]
+    assert (found["epoch"], found["iteration"]) == last
+    trainer.run()  # the rest
+    assert [each["iteration"] for each in trainer.results["validation_loss"]] == sorted({end, 8, 12})
+    tensorboard.events.close()
+    assert [step for step, _ in scalars_in(tmp_path)["val/loss"]] == sorted({end, 8, 12})
 
 
 def test_it_is_the_loss_of_the_model_in_eval_mode(tmp_path: Path) -> None:

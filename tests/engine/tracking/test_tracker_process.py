@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from engine_toy import assert_same_state, tensors_of, toy_trainer
 from tracker_cases import stand_in
 
 from pcdet_freeze.engine.hooks.logging import TensorboardHook
+from pcdet_freeze.engine.launch import require_trackers
 from pcdet_freeze.engine.tracking.process import LOGGER, TrackerProcess, Trackers
+from pcdet_freeze.engine.tracking.worker import redacted
 
 MESSAGE = {"project": "p", "name": "n", "group": "g", "config": {"MODEL": {"NAME": "A"}}, "store": ""}
 
@@ -95,6 +98,24 @@ def test_a_tracker_that_cannot_start_says_why_without_secrets(
 
 
 @pytest.mark.parametrize(
+    ("init", "why"),
+    [
+        ("os._exit(3)", "process has ended"),
+        ("os.write(4, b'nonsense\\n'); time.sleep(60)", "JSONDecodeError"),
+        ("os.write(4, b'1\\n'); time.sleep(60)", "TypeError"),
+    ],
+)
+def test_a_tracker_that_ends_or_talks_nonsense_at_its_start_has_no_run(
+    tmp_path: Path, monkeypatch: Any, init: str, why: str
+) -> None:
+    stand_in(tmp_path, monkeypatch, init=init)
+    trackers = started(tmp_path)
+    (refusal,) = trackers.refusals()
+    assert refusal.startswith("wandb: ") and why in refusal
+    trackers.finish(None)
+
+
+@pytest.mark.parametrize(
     ("log", "why"),
     [
         ("raise OSError('no space left')", "no space left"),
@@ -133,6 +154,23 @@ def test_a_tracker_that_hangs_costs_no_time_until_the_end(
     assert time.monotonic() - begin < 100
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "does not answer" in warning
+
+
+def test_a_tracker_that_hangs_at_the_start_is_waited_for_within_the_timeout_of_the_ranks(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    stand_in(tmp_path, monkeypatch, init="time.sleep(1000)")
+    monkeypatch.setattr(Trackers, "FINISH_S", 0.1)
+    with started(tmp_path) as trackers:
+        begin = time.monotonic()
+        require_trackers(SimpleNamespace(trackers=trackers, options=SimpleNamespace(timeout=0.2)), 0)
+        assert time.monotonic() - begin < Trackers.START_S / 2
+        trackers._all[0]._process.kill()
+
+
+@pytest.mark.parametrize("address", ["http://me:p@ss@host/x", "http://token@host/x", "http://:p@host/x"])
+def test_no_part_of_a_password_in_an_address_is_repeated(address: str) -> None:
+    assert redacted(f"no answer from {address}") == "no answer from http://***@host/x"
 
 
 def test_the_generators_of_the_training_are_not_used(tmp_path: Path, monkeypatch: Any) -> None:
