@@ -31,11 +31,13 @@ def keep_boxes(sample: Sample, which: np.ndarray) -> None:
 
 
 def _keep(sample: Sample, keys: tuple[str, ...], which: np.ndarray) -> None:
-    index = np.asarray(which)
+    index, given = np.asarray(which), None
     if index.dtype == bool:
-        index = index.nonzero()[0]  # once for all keys
+        index, given = index.nonzero()[0], len(index)  # once for all keys
     for key in keys:
         if sample.get(key) is not None:
+            if given not in (None, len(sample[key])):  # take() would cut the longer one
+                raise DataError(f"{key} must have one row for each of {given}; got {len(sample[key])}")
             sample[key] = sample[key].take(index, axis=0)  # faster than an index of the array
 
 
@@ -59,6 +61,12 @@ def check_labels(sample: Sample, classes: int, lane_shape: tuple[int, int] | Non
     boxes = sample.get("gt_boxes")
     if boxes is not None and len(boxes) and (fault := box_fault(boxes[:, :3], boxes[:, 3:6], boxes[:, 6])):
         raise DataError(f"{where}: gt_boxes: {fault}")
+    names = sample.get("gt_names")
+    if boxes is not None and names is not None and len(names) != len(boxes):
+        raise DataError(
+            f"{where}: gt_names must hold one name for each of the {len(boxes)} boxes of gt_boxes; got "
+            f"{len(names)}. Is the label file cut off, or was one of the two filtered?"
+        )
     if (labels := sample.get("point_labels")) is not None:
         if labels.shape != (len(sample["points"]),):
             raise DataError(

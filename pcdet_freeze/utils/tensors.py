@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -16,6 +16,8 @@ ERROR_PIECE = 2**20
 """elements that are compared at a time: float64 copies of no more are needed"""
 INFINITE = 0.0, 0.0, 1.0
 """sums of an infinite error, see :func:`error_sums`"""
+Copies = dict[int, tuple[Any, Any]]
+"""id of an object -> the object and its copy"""
 
 
 def clone_detached(value: Any, device: torch.device | str | None = None) -> Any:
@@ -24,22 +26,23 @@ def clone_detached(value: Any, device: torch.device | str | None = None) -> Any:
     Args:
         device: device of the clones; None: that of each tensor.
     """
+    return _clone(value, device, {})
+
+
+def _clone(value: Any, device: torch.device | str | None, copies: Copies) -> Any:
     if isinstance(value, Tensor):
         moved = value.detach().to(device) if device is not None else value.detach()
         return moved.clone() if moved.data_ptr() == value.data_ptr() else moved
-    if isinstance(value, dict):
-        return with_items(value, {key: clone_detached(item, device) for key, item in value.items()})
     if isinstance(value, list):
-        return [clone_detached(item, device) for item in value]
+        return [_clone(item, device, copies) for item in value]
     if isinstance(value, tuple):
-        items = [clone_detached(item, device) for item in value]
+        items = [_clone(item, device, copies) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if device is None and hasattr(value, "replace_feature"):  # spconv's SparseConvTensor
+    if (
+        device is None and not isinstance(value, dict) and hasattr(value, "replace_feature")
+    ):  # spconv's SparseConvTensor
         return value.replace_feature(value.features.detach().clone())
-    held = dataclass_items(value)
-    if held:
-        return with_items(value, {key: clone_detached(item, device) for key, item in held.items()})
-    return value
+    return with_items(value, lambda item: _clone(item, device, copies), copies)
 
 
 def dataclass_items(value: Any) -> dict[str, Any]:
@@ -49,17 +52,27 @@ def dataclass_items(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name, None) for field in fields(value)}
 
 
-def with_items(value: Any, items: Mapping[Any, Any]) -> Any:
-    """A shallow copy of a dict or dataclass with other items.
+def with_items(value: Any, make: Callable[[Any], Any], copies: Copies) -> Any:
+    """A shallow copy of a dict or dataclass with ``make(item)`` for each item; anything else as it is.
 
     Items are set one by one: the outputs of transformers' models are dicts that refuse ``update``.
+
+    Args:
+        copies: those made before, and gets this one: an object may hold itself, as a node that its parent
+            and its children know.
     """
+    items = value if isinstance(value, dict) else dataclass_items(value)
+    if not isinstance(value, dict) and not items:
+        return value
+    if id(value) in copies:
+        return copies[id(value)][1]
     made = copy(value)
-    for key, item in items.items():
+    copies[id(value)] = value, made
+    for key, item in list(items.items()):
         if isinstance(value, dict):
-            made[key] = item
+            made[key] = make(item)
         else:
-            object.__setattr__(made, key, item)  # a frozen dataclass too
+            object.__setattr__(made, key, make(item))  # a frozen dataclass too
     return made
 
 
@@ -68,23 +81,30 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     return (tensor for _, tensor in tensors_with_path(value, indices=False))
 
 
-def tensors_with_path(value: Any, path: str = "", indices: bool = True) -> Iterator[tuple[str, Tensor]]:
+def tensors_with_path(
+    value: Any, path: str = "", indices: bool = True, around: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """Yield (path, tensor) for every tensor in ``value``, in order.
 
     Args:
         path: of ``value`` itself.
         indices: whether the ``indices`` of a sparse tensor (spconv) follow its ``features``.
+        around: ids of what holds ``value``: an object that holds itself is not entered again.
     """
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, Mapping):
+        return
+    if id(value) in around:
+        return
+    around = (*around, id(value))
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from tensors_with_path(item, f"{path}.{key}" if path else str(key), indices)
+            yield from tensors_with_path(item, f"{path}.{key}" if path else str(key), indices, around)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from tensors_with_path(item, f"{path}[{index}]", indices)
+            yield from tensors_with_path(item, f"{path}[{index}]", indices, around)
     elif held := dataclass_items(value):
-        yield from tensors_with_path(held, path, indices)
+        yield from tensors_with_path(held, path, indices, around)
     elif isinstance(getattr(value, "features", None), Tensor):
         yield f"{path}.features", value.features
         if indices and isinstance(getattr(value, "indices", None), Tensor):

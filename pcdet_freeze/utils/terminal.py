@@ -86,3 +86,8 @@ def wrap(text: str, width: int, indent: str = "", first: str | None = None) -> l
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def printable(text: str) -> str:
+    """``text`` with ``\\udce9`` for a byte of a file name that is not UTF-8, which print() refuses."""
+    return text.encode("utf-8", "backslashreplace").decode()

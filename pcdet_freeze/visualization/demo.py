@@ -14,8 +14,10 @@ from torch import nn
 
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles
 from pcdet_freeze.datasets.template import DatasetTemplate
+from pcdet_freeze.errors import DataError
 from pcdet_freeze.models import load_data_to_gpu
-from pcdet_freeze.visualization.bev import Style, draw, new_figure, picture_name, save
+from pcdet_freeze.utils.terminal import printable
+from pcdet_freeze.visualization.bev import Style, draw, name_of, new_figure, picture_name, save
 from pcdet_freeze.visualization.scene import Part, Scene, kept_boxes, prediction_of, truth_of
 
 EMPTY = "no points in range: an empty result"
@@ -65,15 +67,20 @@ def frames_of_files(files: PointFiles) -> Frames:
 
     def read(index: int) -> Frame:
         raw = files.raw_points(index)
-        given = {"points": raw.copy(), "frame_id": files.files[index].stem}
+        given = {"points": raw.copy(), "frame_id": printable(files.files[index].stem)}
         sample = files.prepare_data(given, files.random_state(index))
-        return Frame(files.files[index].name, raw, files.columns, sample)
+        return Frame(printable(files.files[index].name), raw, files.columns, sample)
 
     return Frames(len(files), read)
 
 
 def frames_of_dataset(dataset: DatasetTemplate, count: int) -> Frames:
-    """``count`` frames of a data set in test mode, evenly spaced."""
+    """``count`` frames of a data set in test mode, evenly spaced; DataError where it has none."""
+    if not len(dataset):
+        raise DataError(
+            f"{type(dataset).__name__} at {dataset.root_path} has no frame in test mode. Check "
+            "DATA_CONFIG.DATA_SPLIT.test, or give --data_path"
+        )
     columns = dataset.point_feature_encoder.src_feature_list
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
 
@@ -108,7 +115,7 @@ def found_in(scene: Scene, class_names: Sequence[str]) -> str:
         return EMPTY
     found = []
     if scene.scores is not None:
-        counts = Counter(class_names[label - 1] for label in scene.labels.tolist())
+        counts = Counter(name_of(class_names, label - 1) for label in scene.labels.tolist())
         each = ", ".join(f"{name} {count}" for name, count in counts.most_common())
         found.append(f"{len(scene.boxes)} boxes{f' ({each})' if each else ''}")
     if scene.point_classes is not None:

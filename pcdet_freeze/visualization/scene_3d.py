@@ -74,8 +74,10 @@ def point_colors(scene: Scene, rows: np.ndarray, by: ColorBy) -> PointColors:
         shown, values = "intensity", scene.intensity[rows]
     if not len(rows):
         return PointColors(np.zeros((0, 3), np.uint8), shown)
-    values = np.nan_to_num(np.asarray(values, np.float64))
-    low, high = np.percentile(values, [2, 98]).tolist()
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [2, 98]).tolist() if len(finite) else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     return PointColors(ramp((values - low) / max(high - low, 1e-6)), shown, low, high)
 
 

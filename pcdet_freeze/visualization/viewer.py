@@ -6,6 +6,7 @@ the same frame.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pcdet_freeze.errors import ConfigError, PCDetFreezeError
+from pcdet_freeze.utils.memory import free_cached_memory, is_memory_error
+from pcdet_freeze.utils.terminal import printable
 from pcdet_freeze.visualization.bev import COLORS, Style
 from pcdet_freeze.visualization.demo import found_in, kept_in
 from pcdet_freeze.visualization.scene import Part
@@ -49,13 +52,18 @@ class Look:
 
 
 def require_viser() -> None:
-    """Raise an error that names the extra if viser is not installed."""
+    """Raise an error that names the extra if viser is not installed, or too old."""
     try:
-        import viser  # noqa: F401
+        import viser
     except ImportError as error:
         raise PCDetFreezeError(
             "--view needs viser, which is not installed: pip install 'pcdet-freeze[viewer]'"
         ) from error
+    if not hasattr(viser.GuiApi, "add_command"):  # the newest of what is called here
+        raise PCDetFreezeError(
+            f"--view needs viser 1.1 or later; got {getattr(viser, '__version__', 'an older one')}: "
+            "pip install -U 'pcdet-freeze[viewer]'"
+        )
 
 
 def free_port(host: str, port: int) -> int:
@@ -72,6 +80,8 @@ def free_port(host: str, port: int) -> int:
                 return int(found.getsockname()[1])
         except OSError as error:
             reason = str(error)
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                break  # no port of such a host can be used, and to look up its name takes time
     raise ConfigError(
         f"--host must be an address of this machine, with a free port from --port on; got {host} and {port} "
         f"({reason}). Use --host 127.0.0.1, or another --port"
@@ -90,7 +100,8 @@ class Viewer:
 
     Args:
         count: number of frames.
-        look: index of a frame -> what to show of it; a PCDetFreezeError is shown in place of the frame.
+        look: index of a frame -> what to show of it. A PCDetFreezeError, an error of a file, and that memory
+            ran out, is shown in place of the frame.
         style: limits and names of classes; ``color_by`` is the colour at the start.
         score: boxes with a lower score are not drawn at the start.
         port: wanted; the next free one is used if another program has it.
@@ -186,7 +197,10 @@ class Viewer:
         self.status.content = _html(f"frame {index + 1} of {self.count}: reading and predicting ...")
         try:
             return self._look(index)
-        except PCDetFreezeError as error:
+        except (PCDetFreezeError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_memory_error(error):
+                raise
+            free_cached_memory()
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             return Look(f"{type(error).__name__}: {error}")
 
@@ -259,7 +273,7 @@ class Viewer:
 
 
 def _html(*lines: str) -> str:
-    shown = "".join(f"<div>{escape(line)}</div>" for line in lines if line)
+    shown = "".join(f"<div>{escape(printable(line))}</div>" for line in lines if line)
     return f'<div style="padding:0 1em;font-size:0.85em;overflow-wrap:anywhere">{shown}</div>'
 
 

@@ -10,7 +10,7 @@ import pytest
 from toy_dataset import ToyDataset
 
 from pcdet_freeze.datasets.collate import collate
-from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels
+from pcdet_freeze.datasets.frames import LABEL_KEYS, check_labels, keep_boxes
 from pcdet_freeze.errors import DataError
 
 FLAGS = {f"has_{key}" for key in LABEL_KEYS}
@@ -179,3 +179,11 @@ def test_a_custom_label_can_be_missing_in_some_frames(toy_cfg: Any) -> None:
     np.testing.assert_array_equal(batch["height_map"][1], 3.5)
     none = dataset.collate_batch([dataset[1], dataset[3]])
     assert "height_map" not in none and none["has_height_map"].tolist() == [False, False]
+
+
+def test_boxes_without_a_name_each_are_an_error_and_not_cut() -> None:
+    boxes, names = np.ones((3, 7), np.float32), np.array(["Car", "Van"])
+    with pytest.raises(DataError, match=r"gt_names .* 3 boxes of gt_boxes; got 2"):
+        check_labels({"points": np.zeros((1, 4)), "gt_boxes": boxes, "gt_names": names}, 0, None)
+    with pytest.raises(DataError, match="gt_boxes"):
+        keep_boxes({"gt_boxes": boxes, "gt_names": names}, names == "Car")

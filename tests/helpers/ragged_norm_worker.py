@@ -15,7 +15,7 @@ from pcdet_freeze.utils import distributed
 from pcdet_freeze.utils.tensors import relative_error
 
 COUNTS = [1, 2, 3, 5, 1, 1, 4, 2] * 8
-SPLITS = {"even": 32, "uneven": 3, "all on one rank": 64, "nothing": 0}
+SPLITS = {"even": 32, "uneven": 3, "all on one rank": 64, "nothing": 0, "float64": 5}
 
 
 def part_of(pillars: Pillars, first: int, rank: int) -> Pillars:
@@ -36,11 +36,11 @@ def on_two_ranks(vfe: Any, pillars: Pillars, first: int, weight: torch.Tensor) -
     return {"features": features.detach(), **gradients, **dict(vfe.named_buffers())}
 
 
-def compare(filters: tuple[int, ...], first: int) -> dict[str, float]:
-    pillars = pillars_of(COUNTS if first else [])
+def compare(filters: tuple[int, ...], first: int, dtype: torch.dtype) -> dict[str, float]:
+    pillars = pillars_of(COUNTS if first else [], dtype=dtype)
     draw = torch.Generator().manual_seed(1)
-    weight = torch.randn(len(pillars["voxels"]), filters[-1], generator=draw)
-    vfe = vfe_of(filters)
+    weight = torch.randn(len(pillars["voxels"]), filters[-1], generator=draw).to(dtype)
+    vfe = vfe_of(filters).to(dtype)
     for norm in norms_of(vfe):
         norm.momentum = None if first == 3 else 0.1
     wanted = result_of(vfe, pillars, ragged=False)
@@ -60,7 +60,8 @@ def main() -> None:
     errors = {}
     for filters in ((16,), (16, 16)):
         for name, first in SPLITS.items():
-            own = compare(filters, first)
+            dtype = torch.float64 if name == "float64" else torch.float32
+            own = compare(filters, first, dtype)
             gathered = distributed.gather(own)
             errors[f"{name}, {filters}"] = {key: max(one[key] for one in gathered) for key in own}
     if world.is_main:

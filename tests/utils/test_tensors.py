@@ -12,6 +12,7 @@ import pytest
 import torch
 from waits import PackageWaits
 
+from pcdet_freeze.freezing.checks.rerun_call import alias
 from pcdet_freeze.utils.tensors import (
     clone_detached,
     error_sums,
@@ -155,3 +156,20 @@ def test_an_exact_comparison_takes_any_difference_for_an_infinite_error() -> Non
     a, b = torch.tensor([2**60, 3]), torch.tensor([2**60 + 1, 3])  # equal in float64
     assert relative_errors([error_sums(a, b), error_sums(a, b, exact=True)]) == [0.0, inf]
     assert relative_errors([error_sums(a, a.clone(), exact=True)]) == [0.0]
+
+
+@dataclass
+class Node:
+    feature: torch.Tensor
+    parent: Any = None
+
+
+def test_an_object_that_holds_itself_is_listed_and_copied_once() -> None:
+    node = Node(torch.ones(2))
+    node.parent = {"children": [node]}
+    assert [path for path, _ in tensors_with_path(node)] == ["feature"]
+    copied = clone_detached(node)
+    assert copied is not node and copied.parent["children"][0] is copied
+    assert copied.feature is not node.feature and torch.equal(copied.feature, node.feature)
+    aliased = alias(node)
+    assert aliased.parent["children"][0] is aliased and aliased.feature is not node.feature

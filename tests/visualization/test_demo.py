@@ -11,7 +11,7 @@ import sys
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,9 +23,9 @@ from pcdet_freeze.config import cfg_from_yaml_file
 from pcdet_freeze.config.cfg import cfg_from_list
 from pcdet_freeze.datasets import build_dataset
 from pcdet_freeze.datasets.file_formats.point_files import PointFiles
-from pcdet_freeze.errors import ConfigError
+from pcdet_freeze.errors import ConfigError, DataError
 from pcdet_freeze.models import build_network
-from pcdet_freeze.visualization.demo import frames_of_dataset, predict
+from pcdet_freeze.visualization.demo import frames_of_dataset, frames_of_files, predict
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,21 @@ def test_a_view_serves_its_page_until_ctrl_c(folder: Path, root: Path) -> None:
         finally:
             view.kill()
     assert view.returncode == 130 and out == "" and err.endswith(": interrupted\n") and err.count("\n") == 2
+
+
+class NoFrames(list[Any]):
+    root_path = Path("data/nothing")
+
+
+def test_a_test_set_without_frames_is_an_error_that_names_its_folder() -> None:
+    with pytest.raises(DataError, match=r"(?s)data.nothing.*no frame.*DATA_SPLIT"):
+        frames_of_dataset(cast("Any", NoFrames()), 3)
+
+
+def test_the_name_of_a_file_that_is_not_utf8_can_be_printed(folder: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(folder / "points") + b"/\xe9.bin"))
+    path.write_bytes((folder / "points/a.bin").read_bytes())
+    cfg = cfg_from_yaml_file(CFG)
+    frame = frames_of_files(PointFiles(cfg.DATA_CONFIG, cfg.CLASS_NAMES, [path])).read(0)
+    path.unlink()
+    assert frame.summary().encode().startswith(b"\\udce9.bin: ")

@@ -150,3 +150,12 @@ def test_the_legend_names_colours_and_escapes_names() -> None:
     for words in ("&lt;wall&gt;", "#123456", "Car", "#654321", "height -1.9 m", "0.8 m"):
         assert words in text
     assert "height" not in legend(None, {}, {})
+
+
+def test_an_intensity_that_is_not_finite_leaves_the_colours_of_the_others_alone() -> None:
+    points = np.array([[0, 0, 0, 0.0], [0, 0, 0, 1.0], [0, 0, 0, 0.5]], np.float32)
+    wanted = point_colors(Scene(points), np.arange(3), "intensity")
+    strange = np.concatenate([points, [[0, 0, 0, np.inf], [0, 0, 0, -np.inf], [0, 0, 0, np.nan]]])
+    found = point_colors(Scene(strange), np.arange(6), "intensity")
+    np.testing.assert_array_equal(found.rgb[:3], wanted.rgb)
+    assert (found.low, found.high) == (wanted.low, wanted.high)

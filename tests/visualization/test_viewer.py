@@ -143,6 +143,28 @@ def test_a_large_cloud_is_drawn_in_part_and_says_so() -> None:
     assert f"{MAX_POINTS} of 1000000 points are drawn" in large.status.content
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone", "a.bin"), MemoryError("too large")])
+def test_a_frame_whose_file_is_gone_or_that_is_too_large_is_named_and_the_next_is_drawn(error: Any) -> None:
+    def look_at(index: int) -> Look:
+        if index == 0:
+            raise error
+        return LOOKS[0]
+
+    shown = Viewer(2, look_at, STYLE, port=0)
+    shown.update()
+    assert type(error).__name__ in shown.status.content
+    assert "alone" in at(shown, 2).status.content
+    shown.close()
+
+
+def test_a_class_and_a_name_of_a_file_that_nobody_can_print_are_shown() -> None:
+    scene = Scene(POINTS, BOXES, np.array([1, 7]), np.array([0.9, 0.5]))
+    shown = Viewer(1, lambda _: Look("b\udce9.bin", [Part("prediction", scene)]), STYLE, port=0)
+    shown.update()
+    assert "class 6 1" in shown.status.content and "b\\udce9.bin" in shown.status.content
+    shown.close()
+
+
 def test_steps_end_at_the_first_and_the_last_frame(viewer: Viewer) -> None:
     for by, frame in ((-1, 1), (1, 2), (5, 4)):
         viewer.step(by)
@@ -189,6 +211,27 @@ def test_a_browser_opens_only_where_a_display_is(monkeypatch: pytest.MonkeyPatch
     assert has_display()
     monkeypatch.setenv("SSH_CONNECTION", "there")
     assert not has_display()
+
+
+def test_the_name_of_a_foreign_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def no_such_name(address: Any, **_: Any) -> Any:
+        asked.append(address)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_server", no_such_name)
+    with pytest.raises(ConfigError, match="--host"):
+        free_port("nowhere.invalid", 8080)
+    assert len(asked) == 1
+
+
+def test_an_older_viser_is_named_with_the_version_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import viser
+
+    monkeypatch.delattr(viser.GuiApi, "add_command")
+    with pytest.raises(PCDetFreezeError, match=r"viser 1\.1 or later"):
+        require_viser()
 
 
 def test_without_viser_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from pcdet_freeze.freezing import FreezeHandle, is_frozen
-from pcdet_freeze.freezing.checks.eval_advice import advice
+from pcdet_freeze.freezing.checks.eval_advice import Advice
 from pcdet_freeze.freezing.checks.examine_call import CallExamination, Finding
 from pcdet_freeze.freezing.checks.output_sketch import Sketcher
 from pcdet_freeze.freezing.checks.rerun_call import Call, alias, instance_forward
@@ -97,16 +97,17 @@ class DeterminismCheck:
         before = self._digests
         after = self._state() if before else {}
         changed = [name for name, value in before.items() if after.get(name) != value]
-        lines = [self._state_line(holder, changed) for holder in dict.fromkeys(map(_holder, changed))]
+        fixes, fixes_of_notes = (Advice(self.handle.model, self._frozen_modules()) for _ in range(2))
+        lines = [self._state_line(holder, changed, fixes) for holder in dict.fromkeys(map(_holder, changed))]
         reported = {_holder(name) for name in changed}
         for found in self._found:
             if found.path in reported:
                 continue
             reported.add(found.path)
             if found.is_rare:
-                self.notes.append(f"{found}. {self._advice(found.path)}")
+                self.notes.append(fixes_of_notes.after(str(found), found.path))
             elif found.fixed_by_eval:
-                lines.append(f"{found}. {self._advice(found.path)}")
+                lines.append(fixes.after(str(found), found.path))
             elif found.is_noise:
                 self.notes.append(str(found))
             else:
@@ -199,10 +200,7 @@ class DeterminismCheck:
             }
         )
 
-    def _advice(self, path: str) -> str:
-        return advice(self.handle.model, self._frozen_modules(), path)
-
-    def _state_line(self, holder: str, changed: list[str]) -> str:
+    def _state_line(self, holder: str, changed: list[str], fixes: Advice) -> str:
         names = ", ".join(name for name in changed if _holder(name) == holder)
         found = find(self.handle.model, holder)
         assert found is not None
@@ -212,10 +210,8 @@ class DeterminismCheck:
                 f"{holder} ({type(module).__name__}) changes {names} in its forward, in eval mode too. "
                 f"Remove it from the list, or exclude these buffers with FREEZE.IGNORE: [{names}]"
             )
-        return (
-            f"{holder} ({type(module).__name__}) changes {names} in its training forward. "
-            f"{self._advice(holder)}"
-        )
+        finding = f"{holder} ({type(module).__name__}) changes {names} in its training forward"
+        return fixes.after(finding, holder)
 
 
 def _holder(name: str) -> str:

@@ -13,25 +13,43 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """classes whose modules have nothing in common"""
 
 
-def advice(root: nn.Module, frozen: Iterable[tuple[str, nn.Module]], path: str) -> str:
-    """Name the module at ``path`` and the frozen ones of its class, which run the same code.
+class Advice:
+    """The fix of each finding; modules of one class have one, which is given once.
 
-    The check finds the first of them only: blocks of a transformer would be named one a run.
+    The check finds the first module of a class that runs in one call: blocks of a transformer would be named
+    one a run. Where each block is a call of its own, all are found.
+
+    Args:
+        root: the model.
+        frozen: paths and modules to name.
     """
-    alike = _same_class(root, frozen, path)
-    if len(alike) == 1:
-        return f"Lock it in eval mode: FREEZE.EVAL: [{path}]"
-    entries = ", ".join(_entries(root, alike))
-    return f"Lock the {len(alike)} frozen modules of this class in eval mode: FREEZE.EVAL: [{entries}]"
 
+    def __init__(self, root: nn.Module, frozen: Iterable[tuple[str, nn.Module]]) -> None:
+        self._root, self._frozen = root, list(frozen)
+        self._given: set[str] = set()
 
-def _same_class(root: nn.Module, frozen: Iterable[tuple[str, nn.Module]], path: str) -> list[str]:
-    found = find(root, path)
-    kind = base_class(unwrap(found[0])) if found else None
-    if kind is None or kind in CONTAINERS:
-        return [path]
-    alike = (place for place, module in frozen if base_class(unwrap(module)) is kind)
-    return list(dict.fromkeys([path, *alike]))
+    def after(self, finding: str, path: str) -> str:
+        """``finding`` with its fix: the module at ``path`` and the frozen ones of its class in eval mode."""
+        if path in self._given:
+            return finding
+        alike = self._same_class(path)
+        self._given.update(alike)
+        if len(alike) == 1:
+            return f"{finding}. Lock it in eval mode: FREEZE.EVAL: [{path}]"
+        entries = ", ".join(_entries(self._root, alike))
+        fix = f"Lock the {len(alike)} frozen modules of this class in eval mode: FREEZE.EVAL: [{entries}]"
+        return f"{finding}. {fix}"
+
+    def _same_class(self, path: str) -> list[str]:
+        found = find(self._root, path)
+        own = unwrap(found[0]) if found else None
+        kind = None if own is None else base_class(own)
+        if kind is None or kind in CONTAINERS:
+            return [path]
+        frozen = [(place, unwrap(module)) for place, module in self._frozen]
+        # the same module may have two paths
+        alike = [path if module is own else place for place, module in frozen if base_class(module) is kind]
+        return list(dict.fromkeys(alike if path in alike else [path, *alike]))
 
 
 def _entries(root: nn.Module, paths: list[str]) -> list[str]:

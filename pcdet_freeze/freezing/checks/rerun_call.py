@@ -20,7 +20,7 @@ from pcdet_freeze.freezing.checks.output_sketch import Sketch, Sketcher
 from pcdet_freeze.freezing.checks.unchanged_state import Attributes, WriteGuard, own_tensors, same_buffers
 from pcdet_freeze.freezing.eval_lock import eval_mode
 from pcdet_freeze.utils.rng import OWN_GENERATORS, Generators, same_rng_state
-from pcdet_freeze.utils.tensors import dataclass_items, tensors_with_path, with_items
+from pcdet_freeze.utils.tensors import Copies, tensors_with_path, with_items
 from pcdet_freeze.utils.wrappers import is_compiled
 
 NO_FORWARD: Any = object()
@@ -79,25 +79,20 @@ def alias(value: Any, make: Callable[[Tensor], Tensor] = lambda tensor: tensor.d
     return _alias(value, make, {})
 
 
-def _alias(value: Any, make: Callable[[Tensor], Tensor], made: dict[int, tuple[Tensor, Tensor]]) -> Any:
+def _alias(value: Any, make: Callable[[Tensor], Tensor], made: Copies) -> Any:
     if isinstance(value, Tensor):
-        return made.setdefault(id(value), (make(value), value))[0]
-    if isinstance(value, dict):
-        return with_items(value, {key: _alias(item, make, made) for key, item in value.items()})
+        return made.setdefault(id(value), (value, make(value)))[1]
     if isinstance(value, list):
         return [_alias(item, make, made) for item in value]
     if isinstance(value, tuple):
         items = [_alias(item, make, made) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if hasattr(value, "replace_feature"):  # spconv's SparseConvTensor
+    if not isinstance(value, dict) and hasattr(value, "replace_feature"):  # spconv's SparseConvTensor
         sparse = value.replace_feature(_alias(value.features, make, made))
         # each layer adds its indices to this dict, and some refuse to find their own there
         sparse.indice_dict = copy(getattr(value, "indice_dict", {}))
         return sparse
-    held = dataclass_items(value)
-    if held:
-        return with_items(value, {key: _alias(item, make, made) for key, item in held.items()})
-    return value
+    return with_items(value, lambda item: _alias(item, make, made), made)
 
 
 def run(call: Call, training: bool, seed: int | None = None) -> Run:

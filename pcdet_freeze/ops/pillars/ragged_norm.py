@@ -211,7 +211,8 @@ class _Normalise(torch.autograd.Function):
         rows = saved[0] if len(saved) == 1 else F.linear(*again)
         gradient = _precise(gradient)
         standard, sums = _standardised(_precise(rows), gradient, known)
-        for_bias, for_weight = sums.to(known.mean.dtype)
+        # copies: the sums are added over all ranks below
+        for_bias, for_weight = sums.to(known.mean.dtype, copy=True)
         for_rows = None
         if ctx.needs_input_grad[0]:
             factor = known.invstd if weight is None else known.invstd * weight

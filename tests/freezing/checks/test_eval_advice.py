@@ -60,6 +60,22 @@ def test_h3_the_fix_lists_modules_that_no_pattern_of_numbers_names() -> None:
     assert "FREEZE.EVAL: [vfe.0.attention, vfe.1]" in refusal(part)
 
 
+def test_h3_the_fix_of_blocks_that_are_calls_of_their_own_is_given_once() -> None:
+    names = ("vfe", "!vfe.1.3")  # so that each of the other blocks is a call
+    part = nn.Sequential(nn.Linear(4, 4), nn.Sequential(*(Block(attention=OwnDropout) for _ in range(4))))
+    with pytest.raises(FreezeError) as caught:
+        Loop(part, plan=FreezePlan(names)).step()
+    message = str(caught.value)
+    assert all(f"vfe.1.{k}.attention (OwnDropout) is not deterministic" in message for k in range(3))
+    assert message.count("FREEZE.EVAL: [vfe.1.0.attention, vfe.1.1.attention, vfe.1.2.attention]") == 1
+    assert message.count("FREEZE.EVAL") == 1
+
+
+def test_h3_a_module_that_is_used_twice_is_named_once() -> None:
+    part = OwnDropout()
+    assert "FREEZE.EVAL: [vfe.0]" in refusal(nn.Sequential(part, nn.ReLU(), part)).replace("vfe.2", "vfe.0")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_h3_a_block_that_is_left_out_at_random_is_named_and_not_its_container(seed: int) -> None:
     torch.manual_seed(seed)
