@@ -22,12 +22,12 @@ from pcdet_freeze.utils.output_files import write_text
 STAGES = {"1 detection": "stage1_detect", "2 segmentation": "stage2_segment", "3 lanes": "stage3_lane"}
 DETECTION = ("dense_head", "pred_boxes", "pred_scores", "pred_labels")
 QUICK = ["DATA_CONFIG.NUM_SCENES.train", "8", "DATA_CONFIG.NUM_SCENES.test", "4"]
-LENGTHS = {"stage1_detect": 500, "stage2_segment": 440, "stage3_lane": 350}
+LENGTHS = {"stage1_detect": 500, "stage2_segment": 380, "stage3_lane": 320}
 """iterations of each stage, of BATCH_SIZE scenes"""
 BATCH_SIZE = 2
 KEYS: dict[str, list[str]] = {
     "stage1_detect": [],
-    "stage2_segment": ["MODEL.SEGMENT_HEAD.MAX_POINTS", "20480"],
+    "stage2_segment": ["MODEL.SEGMENT_HEAD.MAX_POINTS", "16384"],
     "stage3_lane": ["OPTIMIZATION.PCT_START", "0.2", "OPTIMIZATION.DIV_FACTOR", "4"],
 }
 """config keys that make a stage short; they change its training, not its model"""
