@@ -90,7 +90,7 @@ def test_the_former_checkpoint_remains_on_a_full_disk(tmp_path: Path) -> None:
 
 def test_files_of_an_evaluation_on_a_full_disk_are_one_error(tmp_path: Path) -> None:
     with full_disk(0), pytest.raises(OutputError, match=f"{tmp_path}.*Free disk space"):
-        _write(tmp_path, [], {"a": 1.0})
+        _write(tmp_path, [], {"a": 1.0}, None)
 
 
 def test_the_summary_is_whole_or_the_former_one(tmp_path: Path) -> None:
