@@ -18,6 +18,7 @@ import pytest
 import pcdet_freeze
 
 OPTIONAL = {
+    "argcomplete",
     "blosc2",
     "laspy",
     "matplotlib",
@@ -27,6 +28,7 @@ OPTIONAL = {
     "onnxscript",
     "pyarrow",
     "pypcd4",
+    "viser",
 }
 """distributions that an extra brings"""
 NOT_REQUIRED = {"pcdet", "train_utils"}
